@@ -1,0 +1,99 @@
+"""Facts that the user states about themselves; it knows nothing of what is already remembered.
+
+Questions, hypotheticals, reports of what somebody else said and quotations yield nothing. A fact's key is its kind and
+its folded words: the same in every conversation, spelt with diacritics or without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from convo.analysis.local import asked, english, forms, vietnamese, words
+from convo.conversation.model import Conversation, Memories, MemoryFact
+
+FACTS_MAX = 50
+TEXT_CHARACTERS_MAX = 200
+CLAUSE_CHARACTERS_MAX = 160
+
+_TONGUES: dict[words.Language, forms.Tongue] = {
+    "english": english.ENGLISH,
+    "vietnamese": vietnamese.MARKED,
+    "bare vietnamese": vietnamese.BARE,
+}
+_QUESTION_WORDS_MIN = 3
+
+
+def memories(conversation: Conversation) -> Memories:
+    """Find what the user said of themselves, in order, each fact once."""
+    found: dict[str, MemoryFact] = {}
+    for said in words.user_turns(conversation):
+        for fact in stated(said):
+            found.setdefault(fact.key, fact)
+        if len(found) >= FACTS_MAX:
+            break
+    return Memories(facts=tuple(found.values())[:FACTS_MAX])
+
+
+def stated(said: words.Said) -> Iterator[MemoryFact]:
+    """Give the facts of one turn; repeats are left in."""
+    tongue = _TONGUES[said.language]
+    greeted = tongue.greetings.match(_spelt(said.text, said.language)) is not None
+    for sentence in words.sentences(words.unquoted(said.text)):
+        spelt = _spelt(sentence.text, said.language)
+        if tongue.mentions.search(spelt) and not tongue.unreal.search(spelt):
+            for clause in _told(sentence, said.language):
+                yield from _facts(clause, said.language, greeted=greeted)
+
+
+def _spelt(text: str, language: words.Language) -> str:
+    return words.fold(text) if language == "bare vietnamese" else words.lower(text)
+
+
+def _told(sentence: words.Sentence, language: words.Language) -> list[str]:
+    # "I like tea, what about you?" tells and asks; "I like tea, right?" only asks.
+    parts = words.clauses(sentence.text)
+    asking = [asked.asks(part, language) for part in parts]
+    if not sentence.asked and not asked.asks(sentence.text, language):
+        return parts
+    if not any(asking) or (sentence.asked and not asking[-1]) or len(words.words(parts[-1])) < _QUESTION_WORDS_MIN:
+        return []
+    return [part for part, is_question in zip(parts, asking, strict=True) if not is_question]
+
+
+def _facts(clause: str, language: words.Language, *, greeted: bool) -> Iterator[MemoryFact]:
+    tongue = _TONGUES[language]
+    for part in _openings(clause.replace("’", "'"), language):
+        spelt = _spelt(part, language)
+        lead = tongue.leads.match(spelt)
+        start = lead.end() if lead else 0
+        if tongue.mentions.search(spelt, start):
+            yield from _first_fact(part[start:], spelt[start:], tongue, greeted=greeted)
+
+
+def _first_fact(part: str, spelt: str, tongue: forms.Tongue, *, greeted: bool) -> Iterator[MemoryFact]:
+    for form in tongue.forms:
+        if (greeted or form.trim != "greeted") and (fact := _fact(form, part, spelt, tongue)):
+            yield fact
+            return
+
+
+def _openings(clause: str, language: words.Language) -> list[str]:
+    parts, start = [], 0
+    for opening in _TONGUES[language].openings.finditer(_spelt(clause, language)):
+        parts.append(clause[start : opening.start()])
+        start = opening.end()
+    return [part.strip()[:CLAUSE_CHARACTERS_MAX] for part in (*parts, clause[start:]) if part.strip()]
+
+
+def _fact(form: forms.Form, part: str, spelt: str, tongue: forms.Tongue) -> MemoryFact | None:
+    match = form.pattern.match(spelt)
+    if match is None:
+        return None
+    # The pattern reads lower case, the fact keeps the user's own spelling.
+    captured = {name: part[slice(*match.span(name))].strip() for name in match.groupdict() if match[name]}
+    captured["it"] = forms.cut(captured["it"], form.trim, tongue)
+    identity = words.key(" ".join(captured[name].removeprefix("the ") for name in sorted(captured)))
+    if not captured["it"] or not identity:
+        return None
+    text = form.text.format(**captured)[:TEXT_CHARACTERS_MAX].strip()
+    return MemoryFact(key=f"{form.kind}:{identity}"[:TEXT_CHARACTERS_MAX], text=text, kind=form.kind)

@@ -1,0 +1,244 @@
+"""One remote dependency: how its calls are bounded and tried again, and what its failures are called here.
+
+It knows the transport and nothing of what is asked or answered. Foreign errors end here. No text of a request, of an
+answer or of a key goes into an error: only the status, the dependency's own error code and the kind of failure.
+"""
+
+from __future__ import annotations
+
+import random as dice
+import re
+import ssl
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+import httpx
+import msgspec
+import trio
+from msgspec import Struct
+
+from convo.config import RemoteSettings, Secret
+from convo.conversation.model import Conversation, PartName
+from convo.deadline import deadline
+from convo.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    RemoteBusy,
+    RemoteError,
+    RemoteGarbage,
+    RemoteRefused,
+    RemoteUnavailable,
+)
+from convo.resilience.retry import retry_after_seconds, retrying
+
+T = TypeVar("T")
+
+ANSWER_BYTES_MAX = 1 << 20
+"""No answer is read further than this."""
+
+# The transport's own limits only back the deadline up: looser by this factor.
+_BACKSTOP = 2.0
+_PING_SECONDS = 2.0
+# 409 and 425 are what a server says while it is still at work on the same idempotency key; 498 is Groq's "no capacity".
+_PASSING = frozenset({408, 409, 425, 498})
+_CODE = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
+
+
+def open_client(settings: RemoteSettings) -> httpx.AsyncClient:
+    """Make the client of one dependency, with exactly as many connections as calls are let through at a time."""
+    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
+    timeout = settings.attempt_seconds * _BACKSTOP
+    return httpx.AsyncClient(limits=limits, timeout=timeout, verify=_trusted_authorities())
+
+
+@cache
+def _trusted_authorities() -> ssl.SSLContext:
+    # Reading them takes tenths of a second, more than all else at a start.
+    return httpx.create_ssl_context()
+
+
+def idempotency_key(conversation: Conversation, part: PartName) -> str:
+    """Name one part of one conversation's content in ASCII, the same at each attempt."""
+    return f"{quote(conversation.conversation_id, safe='')}:{part}:{conversation.digest}"
+
+
+def key_text(name: str, api_key: Secret) -> str:
+    """Reveal a key that can stand in a header.
+
+    Raises:
+        ConfigError: it holds something else than visible ASCII characters; the text does not show it.
+    """
+    key = api_key.reveal()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise ConfigError(f"{name}.api_key holds characters that cannot stand in a header (a line break, perhaps)")
+    return key
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """What came back: the status, the error code that stands in a refusal, the wait it asks for, the body."""
+
+    status: int
+    code: str
+    retry_after_seconds: float | None
+    body: bytes
+
+    @property
+    def good(self) -> bool:
+        """Tell whether this is a 2xx."""
+        return 200 <= self.status < 300
+
+
+class Remote:
+    """One dependency, called through one shared client behind one limiter.
+
+    The limiter is also what keeps the client alive: calls that are cancelled while they wait for a connection cost
+    httpx slots of its pool, so nobody waits there. ``settings.concurrency`` must not exceed the client's connections.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        client: httpx.AsyncClient,
+        settings: RemoteSettings,
+        *,
+        headers: Mapping[str, str],
+        random: Callable[[], float] = dice.random,
+    ) -> None:
+        self.name = name
+        self._client = client
+        self._settings = settings
+        self._random = random
+        self._limiter = trio.CapacityLimiter(settings.concurrency)
+        # Compressed answers could inflate past any bound: they are not asked for, and not decompressed either.
+        self._headers = {**headers, "content-type": "application/json", "accept-encoding": "identity"}
+
+    async def call(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make ``attempt`` under the deadline named ``wait``, again where that can help.
+
+        Raises:
+            RemoteError: the last attempt failed.
+        """
+
+        async def bounded() -> T:
+            async with self._limiter:
+                return await self._in_time(wait, attempt)
+
+        return await retrying(
+            bounded,
+            attempts=self._settings.attempts,
+            backoff_seconds=self._settings.backoff_seconds,
+            backoff_max_seconds=self._settings.backoff_max_seconds,
+            random=self._random,
+        )
+
+    async def ping(self, url: str) -> None:
+        """See whether the dependency answers at all, whatever it says.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached, or no call gets through in time.
+        """
+
+        async def ask() -> None:
+            async with self._limiter:
+                await self._client.get(url, headers=self._headers)
+
+        try:
+            with deadline(f"{self.name}.ping", _PING_SECONDS):
+                await ask()
+        except (DeadlineExceeded, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise RemoteUnavailable(self.name, f"it does not answer ({type(error).__name__})") from error
+
+    async def _in_time(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        try:
+            with deadline(wait, self._settings.attempt_seconds):
+                found = await attempt()
+        except DeadlineExceeded as error:
+            raise RemoteUnavailable(self.name, error.detail) from error
+        return found
+
+    async def post(self, url: str, body: object, *, key: str) -> Answer:
+        """Post ``body`` as JSON once, whatever is answered.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached, or the connection broke.
+            RemoteRefused: what we would send is no valid request.
+            RemoteGarbage: the answer is too large.
+        """
+        headers = {**self._headers, "idempotency-key": key}
+        content = msgspec.json.encode(body)
+        backstop = self._settings.attempt_seconds * _BACKSTOP
+        try:
+            async with self._client.stream("POST", url, content=content, headers=headers, timeout=backstop) as response:
+                return await self._read(response)
+        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            # Its text can quote a header, and one of the headers is the key.
+            raise RemoteRefused(self.name, f"the request cannot be sent ({type(error).__name__})") from None
+        except httpx.HTTPError as error:
+            raise RemoteUnavailable(self.name, f"the connection failed ({type(error).__name__})") from error
+
+    async def _read(self, response: httpx.Response) -> Answer:
+        body = bytearray()
+        async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > ANSWER_BYTES_MAX:
+                    raise RemoteGarbage(self.name, f"the answer is larger than {ANSWER_BYTES_MAX} bytes")
+        return Answer(
+            status=response.status_code,
+            code="" if response.is_success else _error_code(bytes(body)),
+            retry_after_seconds=retry_after_seconds(response.headers, datetime.now(UTC)),
+            body=bytes(body),
+        )
+
+    def body_of(self, answer: Answer) -> bytes:
+        """Take the body of a good answer.
+
+        Raises:
+            RemoteError: the status says otherwise; of the kind that fits it.
+        """
+        if answer.good:
+            return answer.body
+        raise failure(self.name, answer)
+
+    def decode(self, body: bytes | str, kind: type[T]) -> T:
+        """Read JSON as ``kind``.
+
+        Raises:
+            RemoteGarbage: it is not JSON, or not of this kind.
+        """
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RemoteGarbage(self.name, f"the answer does not fit ({type(error).__name__})") from error
+
+
+def failure(name: str, answer: Answer) -> RemoteError:
+    """Name the failure that a status stands for."""
+    detail = f"answered {answer.status}" + (f" ({answer.code})" if answer.code else "")
+    if answer.status == 429:
+        return RemoteBusy(name, detail, retry_after_seconds=answer.retry_after_seconds)
+    if answer.status >= 500 or answer.status in _PASSING:
+        return RemoteUnavailable(name, detail, retry_after_seconds=answer.retry_after_seconds)
+    return RemoteRefused(name, detail)
+
+
+class _Fault(Struct, frozen=True):
+    code: Any = None
+    type: Any = None
+
+
+class _Refusal(Struct, frozen=True):
+    error: _Fault
+
+
+def _error_code(body: bytes) -> str:
+    """Find the code in a refusal's ``{"error": {"code": …}}``; what does not look like a code is left unsaid."""
+    try:
+        fault = msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+    return next((text for text in (fault.code, fault.type) if isinstance(text, str) and _CODE.fullmatch(text)), "")

@@ -1,0 +1,1 @@
+"""What a conversation is: pure rules and values; no I/O, no clock, no trio."""

@@ -1,0 +1,52 @@
+"""Deadlines with names: every wait for something outside the process stands in one; it knows no wait by name."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Self
+
+import trio
+
+from convo.errors import DeadlineExceeded
+from convo.observe import metrics
+
+_innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
+
+
+class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept", 3.0):`)
+    """Bound a block to ``seconds`` under ``name``, the metric label, the log key and the text of the error.
+
+    Deadlines nest: the innermost one that was still waiting when an outer one ran out is remembered as the
+    outer's ``culprit``, so that an answer can name the wait that used the time up.
+
+    Raises:
+        DeadlineExceeded: the block was cancelled because this deadline's own time ran out.
+    """
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+        self.culprit: str | None = None
+        self.scope = trio.CancelScope()
+
+    def __enter__(self) -> Self:
+        self._started = trio.current_time()
+        self.scope.deadline = self._started + self.seconds
+        self._outer = _innermost.get()
+        self._token = _innermost.set(self)
+        self.scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _innermost.reset(self._token)
+        metrics.wait_seconds.labels(self.name).observe(trio.current_time() - self._started)
+        self.scope.__exit__(kind, error, trace)
+        if self.scope.cancelled_caught:
+            culprit = self.culprit or self.name
+            metrics.deadline_exceeded_total.labels(culprit).inc()
+            raise DeadlineExceeded(culprit, self.seconds)
+        if isinstance(error, trio.Cancelled) and self._outer is not None and self._outer.culprit is None:
+            self._outer.culprit = self.culprit or self.name

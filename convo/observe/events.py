@@ -1,0 +1,248 @@
+"""Everything the service tells, one function per event, with fields; it knows neither where lines go nor their form.
+
+An event's name is its function's name. ``conversation_id`` is given outright where the caller has it; what is called
+further in has it from ``bound``. No function takes settings or headers whole: secrets have no way in.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+_log: Any = structlog.get_logger()
+
+
+def tell_to(logger: Any) -> None:
+    """Send every event to ``logger`` from now on."""
+    global _log  # noqa: PLW0603  (a logger passed along with every call would be the only alternative)
+    _log = logger
+
+
+def bound(**fields: object) -> AbstractContextManager[None]:
+    """Put ``fields`` on every line told inside the block, by this Trio task and those it starts."""
+    return bound_contextvars(**fields)
+
+
+# --- the process
+
+
+def service_started(*, url: str, pid: int, database: str, data_dir: str, **fields: object) -> None:
+    """Tell that requests are taken; ``database`` is its name or place, never its URL with a password."""
+    _log.info("service_started", url=url, pid=pid, database=database, data_dir=data_dir, **fields)
+
+
+def service_stopping(*, reason: str) -> None:
+    """Tell that the drain begins, and why."""
+    _log.info("service_stopping", reason=reason)
+
+
+def service_stopped(*, seconds: float | None = None) -> None:
+    """Tell that all is closed, ``seconds`` after the drain began."""
+    _log.info("service_stopped", seconds=seconds)
+
+
+def asyncio_stray(*, text: str, error: str) -> None:
+    """Tell of an asyncio failure that nobody awaited."""
+    _log.error("asyncio_stray", text=text, error=error)
+
+
+def unexpected(*, where: str, error: BaseException) -> None:
+    """Tell of a bug that ended something other than a request or a job, with its traceback."""
+    _log.error("unexpected", where=where, exc_info=error)
+
+
+def log_dropped(*, lines: int) -> None:
+    """Tell how many lines were dropped since the last one of this kind, the queue being full."""
+    _log.warning("log_dropped", lines=lines)
+
+
+# --- the database
+
+
+def migrated(*, from_version: int, to_version: int) -> None:
+    """Tell that the schema moved."""
+    _log.info("migrated", from_version=from_version, to_version=to_version)
+
+
+def embedded_started(*, folder: str, size_bytes: int, **fields: object) -> None:
+    """Tell where the private PostgreSQL keeps its data, and how much that is."""
+    _log.info("embedded_started", folder=folder, size_bytes=size_bytes, **fields)
+
+
+def embedded_stopped(*, seconds: float | None = None) -> None:
+    """Tell that the private PostgreSQL is down."""
+    _log.info("embedded_stopped", seconds=seconds)
+
+
+def durability_warning(*, setting: str, value: str) -> None:
+    """Warn of a server setting with which a receipt may not outlive a crash."""
+    _log.warning("durability_warning", setting=setting, value=value)
+
+
+def disk_full(*, error: str) -> None:
+    """Tell that the database has no room left on its disk."""
+    _log.error("disk_full", error=error)
+
+
+def slow_query(*, name: str, seconds: float) -> None:
+    """Warn of a unit of database work over its threshold."""
+    _log.warning("slow_query", name=name, seconds=seconds)
+
+
+# --- the door
+
+
+def request_failed(*, route: str, method: str, error: BaseException, conversation_id: str | None = None) -> None:
+    """Tell of an exception that no one foresaw and that ended one request, with its traceback."""
+    _log.error("request_failed", route=route, method=method, conversation_id=conversation_id, exc_info=error)
+
+
+def slow_request(*, route: str, method: str, status: int, seconds: float) -> None:
+    """Warn of a request over its threshold."""
+    _log.warning("slow_request", route=route, method=method, status=status, seconds=seconds)
+
+
+def request_answered(*, route: str, method: str, status: int, seconds: float) -> None:
+    """Tell of one answer; the access log, off by default."""
+    _log.info("request_answered", route=route, method=method, status=status, seconds=seconds)
+
+
+# --- intake
+
+
+def accepted(*, conversation_id: str, turns: int) -> None:
+    """Tell that a conversation is safe."""
+    _log.debug("accepted", conversation_id=conversation_id, turns=turns)
+
+
+def replayed(*, conversation_id: str) -> None:
+    """Tell that the same content came again under its id."""
+    _log.debug("replayed", conversation_id=conversation_id)
+
+
+def conflict(*, conversation_id: str) -> None:
+    """Tell that other content came under an id that is taken."""
+    _log.info("conflict", conversation_id=conversation_id)
+
+
+def batch_committed(*, rows: int, bytes_: int, seconds: float) -> None:
+    """Tell of one transaction of the committer."""
+    _log.debug("batch_committed", rows=rows, bytes=bytes_, seconds=seconds)
+
+
+def batch_split(*, rows: int, sqlstate: str) -> None:
+    """Warn that the database refused a batch, which is now halved to find the row."""
+    _log.warning("batch_split", rows=rows, sqlstate=sqlstate)
+
+
+def batch_failed(*, rows: int, error: str) -> None:
+    """Tell that a batch was not committed and its waiters were refused."""
+    _log.error("batch_failed", rows=rows, error=error)
+
+
+# --- jobs
+
+
+def jobs_leased(*, jobs: int, seconds: float | None = None) -> None:
+    """Tell of one lease statement that found something."""
+    _log.debug("jobs_leased", jobs=jobs, seconds=seconds)
+
+
+def part_done(*, conversation_id: str, part: str, by: str, seconds: float) -> None:
+    """Tell that one part is stored, and who made it."""
+    _log.debug("part_done", conversation_id=conversation_id, part=part, by=by, seconds=seconds)
+
+
+def part_failed(*, conversation_id: str, part: str, attempt: int, reason: str) -> None:
+    """Warn that one part was not found at this attempt."""
+    _log.warning("part_failed", conversation_id=conversation_id, part=part, attempt=attempt, reason=reason)
+
+
+def job_settled(*, conversation_id: str, score: float, **fields: object) -> None:
+    """Tell that a job is done and its score counted."""
+    _log.info("job_settled", conversation_id=conversation_id, score=score, **fields)
+
+
+def job_failed(*, conversation_id: str, attempt: int, reason: str, again_in_seconds: float | None = None) -> None:
+    """Warn that an attempt was spent, and when the next one is due."""
+    _log.warning(
+        "job_failed", conversation_id=conversation_id, attempt=attempt, reason=reason, again_in_seconds=again_in_seconds
+    )
+
+
+def job_crashed(*, conversation_id: str, error: BaseException) -> None:
+    """Tell of an exception that no one foresaw and that ended one job, with its traceback."""
+    _log.error("job_crashed", conversation_id=conversation_id, exc_info=error)
+
+
+def job_buried(*, conversation_id: str, attempts: int, reason: str) -> None:
+    """Tell that a job is a dead letter now."""
+    _log.error("job_buried", conversation_id=conversation_id, attempts=attempts, reason=reason)
+
+
+def job_released(*, conversation_id: str, reason: str) -> None:
+    """Tell that a job was given back with its attempt."""
+    _log.info("job_released", conversation_id=conversation_id, reason=reason)
+
+
+def job_retried(*, conversation_id: str) -> None:
+    """Tell that a dead letter was revived."""
+    _log.info("job_retried", conversation_id=conversation_id)
+
+
+def lease_lost(*, conversation_id: str, reason: str) -> None:
+    """Warn that a worker stopped because its lease is another's or has ended."""
+    _log.warning("lease_lost", conversation_id=conversation_id, reason=reason)
+
+
+def lease_rescued(*, count: int) -> None:
+    """Warn that leases were taken back from holders that are gone."""
+    _log.warning("lease_rescued", count=count)
+
+
+def renewal_failed(*, leases: int, reason: str) -> None:
+    """Tell that a heartbeat could not renew; the leases stand until their time."""
+    _log.warning("renewal_failed", leases=leases, reason=reason)
+
+
+def lease_failed(*, reason: str) -> None:
+    """Tell that no jobs could be leased now; the publisher tries again at its next poll."""
+    _log.warning("lease_failed", reason=reason)
+
+
+def ending_failed(*, conversation_id: str, reason: str) -> None:
+    """Tell that an ending could not be stored; the end of the lease makes the job ready again."""
+    _log.warning("ending_failed", conversation_id=conversation_id, reason=reason)
+
+
+def watch_failed(*, reason: str) -> None:
+    """Tell that endings in other processes could not be looked for now."""
+    _log.warning("watch_failed", reason=reason)
+
+
+def sample_failed(*, reason: str) -> None:
+    """Tell that the gauges of jobs could not be read now."""
+    _log.warning("sample_failed", reason=reason)
+
+
+def prepare_failed(*, reason: str) -> None:
+    """Tell that the database is not there yet at the start; it is tried again."""
+    _log.warning("prepare_failed", reason=reason)
+
+
+def own_leases_released(*, count: int) -> None:
+    """Tell how many jobs of this process, or of the dead one whose name it bears, were given back."""
+    _log.info("own_leases_released", count=count)
+
+
+def connections_warning(*, connections: int, max_connections: int) -> None:
+    """Tell that all living processes together may open more connections than the database takes."""
+    _log.warning("connections_warning", connections=connections, max_connections=max_connections)
+
+
+def llm_without_schema(*, seconds: float) -> None:
+    """Tell that the model's server refused a JSON schema and took plain JSON; for how long it is asked that way."""
+    _log.warning("llm_without_schema", seconds=seconds)

@@ -1,0 +1,182 @@
+"""The figures of this process, and their exposition in Prometheus' text form; it knows nobody who counts.
+
+Counters and distributions that are written on every request are plain cells, folded into prometheus-client's
+families at the scrape: its own cells take a lock and search the labels anew at each call, ten times the price.
+Cells are written from the loop's thread alone; what other threads count (``log_dropped_total``) is
+prometheus-client's own, with its lock.
+"""
+
+from __future__ import annotations
+
+import platform
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""What ``exposition`` is written in."""
+
+WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
+ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+class Count:
+    """A number that only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1.0) -> None:
+        """Add ``amount``."""
+        self.value += amount
+
+
+class Distribution:
+    """How often a figure fell at or below each bound, and the sum of all."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, figure: float) -> None:
+        """Note one figure, in the unit of the family's name."""
+        self.counts[bisect_left(self.bounds, figure)] += 1
+        self.total += figure
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """List each bound with the number of figures at or below it."""
+        reached, rows = 0, []
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            reached += count
+            rows.append(("+Inf" if bound == float("inf") else str(bound), float(reached)))
+        return rows
+
+
+Cell = TypeVar("Cell")
+
+
+class Family(Generic[Cell]):
+    """The cells of one name, one for each combination of label values that was ever asked for."""
+
+    def __init__(self, name: str, text: str, label_names: tuple[str, ...], new_cell: Callable[[], Cell]) -> None:
+        self.name = name
+        self.text = text
+        self.label_names = label_names
+        self.cells: dict[tuple[str, ...], Cell] = {}
+        self._new_cell = new_cell
+
+    def labels(self, *values: str) -> Cell:
+        """Find the cell of these label values, in the order of the family's label names.
+
+        Raises:
+            ValueError: there are more or fewer values than names.
+        """
+        cell = self.cells.get(values)
+        return self._add(values) if cell is None else cell
+
+    def _add(self, values: tuple[str, ...]) -> Cell:
+        if len(values) != len(self.label_names):
+            raise ValueError(f"{self.name} has the labels {self.label_names}, not {values}")
+        cell = self.cells[values] = self._new_cell()
+        return cell
+
+
+class Folding(Collector):
+    """Shows families of cells to prometheus-client when it collects."""
+
+    def __init__(self) -> None:
+        self._counts: list[Family[Count]] = []
+        self._distributions: list[Family[Distribution]] = []
+
+    def count(self, name: str, text: str, *label_names: str) -> Family[Count]:
+        """Add a family of counts; Prometheus' ``_total`` is part of the name."""
+        family = Family(name, text, label_names, Count)
+        self._counts.append(family)
+        return family
+
+    def distribution(
+        self, name: str, text: str, *label_names: str, bounds: tuple[float, ...] = WAIT_BOUNDS
+    ) -> Family[Distribution]:
+        """Add a family of distributions over ``bounds``."""
+        family = Family(name, text, label_names, lambda: Distribution(bounds))
+        self._distributions.append(family)
+        return family
+
+    def collect(self) -> Iterator[Metric]:
+        """Fold every cell into prometheus-client's families."""
+        for counts in self._counts:
+            yield _fold_counts(counts)
+        for distributions in self._distributions:
+            yield _fold_distributions(distributions)
+
+
+def _fold_counts(family: Family[Count]) -> CounterMetricFamily:
+    metric = CounterMetricFamily(family.name, family.text, labels=family.label_names)
+    for values, cell in list(family.cells.items()):
+        metric.add_metric(values, cell.value)
+    return metric
+
+
+def _fold_distributions(family: Family[Distribution]) -> HistogramMetricFamily:
+    metric = HistogramMetricFamily(family.name, family.text, labels=family.label_names)
+    for values, cell in list(family.cells.items()):
+        metric.add_metric(values, buckets=cell.cumulative(), sum_value=cell.total)
+    return metric
+
+
+registry = CollectorRegistry()
+_folding = Folding()
+registry.register(_folding)
+ProcessCollector(registry=registry)
+
+# --- the door
+requests_total = _folding.count("convo_requests_total", "Requests answered.", "route", "method", "status")
+accept_seconds = _folding.distribution(
+    "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
+).labels()
+
+# --- the committer
+intake_batch_rows = _folding.distribution(
+    "convo_intake_batch_rows", "Conversations in one transaction of the committer.", bounds=ROW_BOUNDS
+).labels()
+intake_commit_seconds = _folding.distribution(
+    "convo_intake_commit_seconds", "One transaction of the committer, fsync included."
+).labels()
+
+# --- every named wait
+wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named deadline.", "name")
+deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")
+
+# --- jobs and their parts
+jobs = Gauge("convo_jobs", "Jobs by state, sampled.", ["state"], registry=registry)
+oldest_ready_job_age_seconds = Gauge(
+    "convo_oldest_ready_job_age_seconds", "Age of the oldest job that is ready and due, sampled.", registry=registry
+)
+part_seconds = _folding.distribution("convo_part_seconds", "One attempt at one part.", "part", "outcome")
+jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased jobs.", "ending")
+leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
+handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
+
+# --- this process
+log_dropped_total = Counter("convo_log_dropped_total", "Log lines dropped, the queue full.", registry=registry)
+build_info = Gauge("convo_build_info", "Always 1; the labels say what runs.", ["version", "python"], registry=registry)
+
+
+def tell_build(version: str) -> None:
+    """Say which version of convo runs, and on which Python."""
+    build_info.labels(version, platform.python_version()).set(1)
+
+
+def exposition() -> bytes:
+    """Write every figure in Prometheus' text form, as ``CONTENT_TYPE`` says."""
+    return generate_latest(registry)

@@ -1,0 +1,1 @@
+"""When to try again, and when to leave a dependency alone; it knows no dependency by name."""

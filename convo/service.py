@@ -1,0 +1,399 @@
+"""Who owns whom: opens resources and nurseries in order, and closes them in the opposite one.
+
+The only file that does. It knows every part by name and the work of none.
+
+    asyncio loop > PostgreSQL (embedded or given) > HTTP clients
+      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler)
+        > workers nursery
+          > feed nursery: publisher; its body is the HTTP server
+
+**Stop order is nesting order.** On SIGTERM ``/readyz`` turns 503 for ``shutdown.notice_seconds`` while requests are
+still taken; then the server stops accepting and finishes its requests (``shutdown.intake_seconds``); the feed is
+cancelled, which closes the channel; the workers run dry (``shutdown.workers_seconds``), what is left of them is
+released (``shutdown.settle_seconds``); the keepers are cancelled; pool and database close.
+
+The workers are siblings of the server and never children of the app's own nursery: a crash there would leave a server
+that answers 202 with nobody behind it. A bug in one job is that job's failure (``pipeline.worker``), a bug in one
+request is that request's (``web.door``); a bug in a loop ends the process, and the leases make that safe.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as serve_hypercorn
+from msgspec import Struct, structs
+
+from convo import __version__, identity
+from convo.analysis import local
+from convo.analysis.analyze import Analyst, Analysts, in_process
+from convo.analysis.llm import Model
+from convo.analysis.memory import MemoryService
+from convo.analysis.remote import open_client
+from convo.bell import Bell
+from convo.bridge import open_bridge
+from convo.config import Settings
+from convo.conversation.model import PartName
+from convo.deadline import deadline
+from convo.errors import ConvoError, DatabaseUnavailable, Refused
+from convo.observe import events, metrics
+from convo.pipeline.held import Held
+from convo.pipeline.publisher import Handed, Publisher
+from convo.pipeline.worker import Worker
+from convo.store import embedded
+from convo.store.conversations import Reader
+from convo.store.intake import Committer
+from convo.store.jobs import Jobs
+from convo.store.logs import Handover
+from convo.store.migrate import migrate
+from convo.store.postgres import Postgres, inspect, open_postgres
+from convo.store.settle import Settler
+from convo.store.watch import Watch
+from convo.web.app import Api, make_app
+from convo.web.conversations import Intake
+from convo.web.operations import DATABASE, Operations, Ping
+from convo.web.readiness import Readiness
+from convo.web.reading import Reading
+
+# The committer's connection; the settler and all others go through the pool.
+_LINES = 1
+_PREPARE_AGAIN_SECONDS = 1.0
+# The embedded server's own log is cut back when it is past its bound.
+_TRIM_SECONDS = 600.0
+# A batch's rows and logs stay in the server's memory while they are joined.
+_COMMITTER_SETTINGS = {"application_name": "convo committer", "work_mem": "32MB"}
+
+
+class Started(Struct, frozen=True, kw_only=True):
+    """What is told once requests are served."""
+
+    url: str
+    database: str
+    data_dir: Path
+    warnings: tuple[str, ...]
+
+
+Announce = Callable[[Started], None]
+Keeper = Callable[[], Awaitable[None]]
+Ready = Callable[[Sequence[str]], None]
+
+
+async def serve(settings: Settings, announce: Announce) -> None:
+    """Serve until SIGTERM or SIGINT, then stop in order; ``announce`` is called once, when requests are served.
+
+    Raises:
+        Refused: the service cannot start as things stand.
+    """
+    data_dir = Path(settings.server.data_dir)
+    metrics.tell_build(__version__)
+    # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
+    with (
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        identity.claim(data_dir) as name,
+    ):
+        async with open_bridge() as bridge, AsyncExitStack() as stack:
+            url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
+            postgres = await stack.enter_async_context(open_postgres(bridge, url, settings.database))
+            analysts, pings = await stack.enter_async_context(_analysts(settings))
+            listening = stack.enter_context(_listen(settings))
+            service = Service(settings, postgres, name, analysts, pings)
+            started = Started(url=_url(listening), database=described, data_dir=data_dir.resolve(), warnings=())
+
+            def ready(warnings: Sequence[str]) -> None:
+                announce(structs.replace(started, warnings=tuple(warnings)))
+                events.service_started(
+                    url=started.url, pid=os.getpid(), database=described, data_dir=str(started.data_dir)
+                )
+
+            await service.run(listening, signals, keepers, ready)
+    events.service_stopped()
+
+
+class Service:
+    """The parts of one process and their nurseries."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        postgres: Postgres,
+        name: str,
+        analysts: Analysts,
+        pings: Mapping[str, Ping],
+    ) -> None:
+        self._settings = settings
+        self._postgres = postgres
+        self._bell = Bell()
+        self._stop = trio.Event()
+        self._prepared = trio.Event()
+        self._readiness = Readiness()
+        self._jobs = Jobs(postgres, settings.jobs, name)
+        self._handover = Handover(settings.jobs.handover_bytes)
+        self._held = Held(self._jobs, settings.jobs)
+        self._settler = Settler(postgres, settings.score)
+        self._watch = Watch(postgres, settings.jobs.poll_seconds)
+        self._committer = Committer(
+            postgres.line(**_COMMITTER_SETTINGS), settings.intake, postgres.unit_seconds, self._taken
+        )
+        self._publisher = Publisher(self._jobs, settings.jobs, self._bell)
+        self._worker = Worker(
+            settings=settings,
+            postgres=postgres,
+            jobs=self._jobs,
+            settler=self._settler,
+            handover=self._handover,
+            held=self._held,
+            analysts=analysts,
+            bell=self._bell,
+            ended=self._watch.tell,
+        )
+        reader = Reader(postgres)
+        self._api = Api(
+            settings=settings,
+            intake=Intake(settings=settings.web, committer=self._committer, readiness=self._readiness),
+            reading=Reading(
+                settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
+            ),
+            operations=Operations(readiness=self._readiness, pings={DATABASE: reader.ping, **pings}),
+        )
+
+    def _taken(self, committed: list[tuple[int, bytes]]) -> None:
+        self._handover.put(committed)
+        self._bell.ring()
+
+    async def run(
+        self, listening: socket.socket, signals: AsyncIterator[int], others: Sequence[Keeper], ready: Ready
+    ) -> None:
+        """Run every part until the stop, then stop them in order."""
+        async with trio.open_nursery() as keepers:
+            keepers.start_soon(self._hear, signals)
+            for keeper in (self._committer.run, self._settler.run, self._held.beat, self._watch.run, self._sample):
+                await keepers.start(keeper)
+            for keep in others:
+                keepers.start_soon(keep)
+            keepers.start_soon(self._prepare, ready)
+            await self._work(listening)
+            await self._settle_accounts()
+            keepers.cancel_scope.cancel()
+
+    async def _work(self, listening: socket.socket) -> None:
+        async with trio.open_nursery() as workers:
+            send, receive = trio.open_memory_channel[Handed](0)
+            async with receive:
+                for _ in range(self._settings.jobs.workers):
+                    workers.start_soon(self._worker.run, receive.clone())
+            async with trio.open_nursery() as feed:
+                feed.start_soon(self._publish, send)
+                await self._serve(listening)
+                feed.cancel_scope.cancel()
+            workers.cancel_scope.deadline = trio.current_time() + self._settings.shutdown.workers_seconds
+
+    async def _publish(self, send: trio.MemorySendChannel[Handed]) -> None:
+        async with send:
+            await self._prepared.wait()
+            await self._publisher.run(send)
+
+    async def _serve(self, listening: socket.socket) -> None:
+        config = Config()
+        # hypercorn closes the number it is given
+        config.bind = [f"fd://{os.dup(listening.fileno())}"]
+        config.graceful_timeout = self._settings.shutdown.intake_seconds
+        config.keep_alive_timeout = self._settings.connection.keep_alive_seconds
+        config.alpn_protocols = ["http/1.1"]
+        # hypercorn listens once more, with its own number
+        config.backlog = self._settings.server.backlog
+        config.accesslog = None
+        config.errorlog = logging.getLogger("hypercorn.error")
+        await serve_hypercorn(make_app(self._api), config, shutdown_trigger=self._stopping, mode="asgi")
+
+    async def _stopping(self) -> None:
+        """Wait for the stop, then for the notice that those in front of us are given."""
+        await self._stop.wait()
+        self._readiness.drain()
+        await trio.sleep(self._settings.shutdown.notice_seconds)
+
+    async def _hear(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            events.service_stopping(reason=signal.Signals(number).name)
+            self._stop.set()
+
+    # --- the start
+
+    async def _prepare(self, ready: Ready) -> None:
+        """Migrate and sign in, as soon as the database answers; until then accepts are refused with 503."""
+        line = self._postgres.line(application_name="convo preparation")
+        while not self._prepared.is_set():
+            try:
+                found = await inspect(self._postgres, line)
+                before, after = await migrate(line)
+                await self._sign_in(found)
+            except DatabaseUnavailable as error:
+                events.prepare_failed(reason=f"{error.detail}: {error.__cause__}")
+                await trio.sleep(_PREPARE_AGAIN_SECONDS)
+            else:
+                if before != after:
+                    events.migrated(from_version=before, to_version=after)
+                self._prepared.set()
+        await line.close()
+        # What stands by now stands till the end: the collector need not walk it again and again.
+        gc.collect()
+        gc.freeze()
+        self._readiness.open()
+        ready(self._readiness.warnings)
+
+    async def _sign_in(self, found: Mapping[str, str]) -> None:
+        self._warn_of_durability(found)
+        mine = self._settings.database.pool_max + _LINES
+        everybody = await self._jobs.enter(os.getpid(), socket.gethostname(), mine)
+        spare = int(found["max_connections"]) - int(found["superuser_reserved_connections"])
+        if mine > spare:
+            raise Refused(
+                f"database.pool_max = {mine - _LINES} and the committer's own connection are more than the {spare} that"
+                f" the database takes (max_connections {found['max_connections']}); lower the one or raise the other"
+            )
+        if everybody > spare:
+            events.connections_warning(connections=everybody, max_connections=spare)
+            self._readiness.warnings.append(
+                f"all convo processes may open {everybody} connections, the database takes {spare}"
+            )
+        # We hold the folder of this name: whoever leased under it before us is dead.
+        released = await self._jobs.release_all()
+        if released:
+            events.own_leases_released(count=released)
+
+    def _warn_of_durability(self, found: Mapping[str, str]) -> None:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            if found[setting] == "off":
+                events.durability_warning(setting=setting, value="off")
+                self._readiness.warnings.append(f"the database runs with {setting} = off: {_RISKS[setting]}")
+
+    # --- the stop, and the gauges
+
+    async def _settle_accounts(self) -> None:
+        """Give back what a cut-off publisher or worker may still have leased, and sign out."""
+        with trio.move_on_after(self._settings.shutdown.settle_seconds):
+            if not self._prepared.is_set():
+                return
+            try:
+                released = await self._jobs.release_all()
+                await self._jobs.leave()
+            except ConvoError as error:
+                events.ending_failed(conversation_id="*", reason=error.detail)
+            else:
+                events.own_leases_released(count=released)
+
+    async def _sample(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await self._prepared.wait()
+        while True:
+            try:
+                counts, oldest = await self._jobs.count()
+            except ConvoError as error:
+                events.sample_failed(reason=error.detail)
+            else:
+                for state, count in counts.items():
+                    metrics.jobs.labels(state).set(count)
+                metrics.oldest_ready_job_age_seconds.set(oldest)
+            await trio.sleep(self._settings.observe.sample_seconds)
+
+
+_RISKS = {
+    "fsync": "a crash of its machine can lose or corrupt everything",
+    "full_page_writes": "a crash of its machine can corrupt everything",
+    "synchronous_commit": "convo overrides it for what it accepts and settles; what others store there may be lost",
+}
+
+
+# --- the resources
+
+
+@asynccontextmanager
+async def _database(settings: Settings, data_dir: Path) -> AsyncIterator[tuple[str, str, Sequence[Keeper]]]:
+    """Yield the database's URL, its description without secrets, and the keepers it needs."""
+    if settings.database.url:
+        url = settings.database.url.reveal()
+        yield url, _described(url), ()
+        return
+    async with embedded.embedded(data_dir) as server:
+
+        async def keep() -> None:
+            await embedded.keep(server)
+
+        async def trim() -> None:
+            while True:
+                await trio.sleep(_TRIM_SECONDS)
+                try:
+                    with deadline("embedded.trim", _TRIM_SECONDS):
+                        await trio.to_thread.run_sync(embedded.trim_log, server.log_file)
+                except OSError as error:
+                    events.disk_full(error=f"the log {server.log_file} cannot be cut back: {error.strerror}")
+
+        described = (
+            f"embedded PostgreSQL {server.version} in {server.data_folder}"
+            f" ({_megabytes(server.size_bytes)} used, {_megabytes(server.disk_free_bytes)} free)"
+        )
+        yield server.dsn, described, (keep, trim)
+
+
+def _described(url: str) -> str:
+    # Only what cannot hold a password: it may stand in the query, too.
+    parts = urlsplit(url)
+    return f"PostgreSQL at {parts.netloc.rpartition('@')[2] or 'a local socket'}{parts.path}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / (1 << 20):,.0f} MiB"
+
+
+@asynccontextmanager
+async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Mapping[str, Ping]]]:
+    """Yield who finds each part, and a ping for each remote dependency."""
+    offload = settings.web.offload_bytes
+    analysts: dict[PartName, Analyst] = {
+        "questions": in_process(local.BY, local.questions, offload),
+        "emotion": in_process(local.BY, local.emotion, offload),
+        "memories": in_process(local.BY, local.memories, offload),
+    }
+    pings: dict[str, Ping] = {}
+    async with AsyncExitStack() as stack:
+        if settings.llm.model:
+            model = Model(await stack.enter_async_context(open_client(settings.llm)), settings.llm)
+            analysts["questions"] = Analyst(by=model.by, find=model.questions)
+            analysts["emotion"] = Analyst(by=model.by, find=model.emotion)
+            pings["llm"] = model.ping
+        if settings.memory.url:
+            service = MemoryService(await stack.enter_async_context(open_client(settings.memory)), settings.memory)
+            analysts["memories"] = Analyst(by=service.by, find=service.memories)
+            pings["memory"] = service.ping
+        yield analysts, pings
+
+
+def _listen(settings: Settings) -> socket.socket:
+    server = settings.server
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((server.host, server.port))
+        listening.listen(server.backlog)
+    except OSError as error:
+        listening.close()
+        raise Refused(
+            f"cannot listen on server.host {server.host} server.port {server.port}: {error.strerror};"
+            " stop what listens there, or choose another with --port"
+        ) from error
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

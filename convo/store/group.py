@@ -1,0 +1,147 @@
+"""Group commit: many callers, one transaction at a time; it does not know what they commit.
+
+While one transaction is under way the next batch gathers; nobody waits for a timer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import trio
+
+from convo.bell import Bell
+from convo.errors import BadRow, ConvoError, Draining, TransactionLost
+from convo.observe import events
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+Commit = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | ConvoError]]]
+
+
+class _Waiter(Generic[Item, Outcome]):
+    __slots__ = ("afford_until", "answered", "gone", "item", "outcome")
+
+    def __init__(self, item: Item) -> None:
+        self.item = item
+        self.afford_until = trio.current_effective_deadline()
+        self.answered = trio.Event()
+        self.outcome: Outcome | ConvoError | None = None
+        self.gone = False
+
+    def answer(self, outcome: Outcome | ConvoError) -> None:
+        self.outcome = outcome
+        self.answered.set()
+
+
+class Group(Generic[Item, Outcome]):
+    """Gathers items of concurrent callers and commits them in batches, in the order they came.
+
+    ``commit`` takes a batch and returns one outcome an item, in order; an error among them is that item's alone.
+    ``item_bytes`` is the size that counts towards ``bytes_max``; ``unit_seconds`` is what one more transaction may
+    take.
+    """
+
+    def __init__(
+        self,
+        commit: Commit[Item, Outcome],
+        *,
+        rows_max: int,
+        bytes_max: int,
+        unit_seconds: float,
+        item_bytes: Callable[[Item], int],
+    ) -> None:
+        self._commit = commit
+        self._rows_max = rows_max
+        self._bytes_max = bytes_max
+        self._unit_seconds = unit_seconds
+        self._item_bytes = item_bytes
+        self._queue: deque[_Waiter[Item, Outcome]] = deque()
+        self._bell = Bell()
+        self._closed = False
+
+    async def submit(self, item: Item) -> Outcome:
+        """Commit ``item`` with whoever else is there, and return its outcome.
+
+        A caller that is cancelled before its batch is taken leaves with its item; afterwards only its waiting ends.
+
+        Raises:
+            ConvoError: what the commit says of this item; Draining when the process stops.
+        """
+        if self._closed:
+            raise Draining("the service is stopping; nothing was stored")
+        waiter: _Waiter[Item, Outcome] = _Waiter(item)
+        self._queue.append(waiter)
+        self._bell.ring()
+        try:
+            await waiter.answered.wait()
+        finally:
+            waiter.gone = True
+        if isinstance(waiter.outcome, ConvoError):
+            raise waiter.outcome
+        return waiter.outcome  # type: ignore[return-value]
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit batch after batch until cancelled; whoever still waits then is told that we are stopping."""
+        batch: list[_Waiter[Item, Outcome]] = []
+        task_status.started()
+        try:
+            while True:
+                batch = self._take()
+                if batch:
+                    await self._settle(batch)
+                else:
+                    await self._bell.heard()
+        finally:
+            self._closed = True
+            for waiter in (*batch, *self._queue):
+                if not waiter.answered.is_set():
+                    waiter.answer(Draining("the service is stopping; send it again, it is stored at most once"))
+
+    def _take(self) -> list[_Waiter[Item, Outcome]]:
+        batch: list[_Waiter[Item, Outcome]] = []
+        size = 0
+        while self._queue and len(batch) < self._rows_max:
+            waiter = self._queue[0]
+            if not waiter.gone:
+                size += self._item_bytes(waiter.item)
+                if batch and size > self._bytes_max:
+                    break
+                batch.append(waiter)
+            self._queue.popleft()
+        return batch
+
+    async def _settle(self, batch: list[_Waiter[Item, Outcome]]) -> None:
+        try:
+            outcomes = await self._commit_twice_if_lost(batch)
+        except BadRow as error:
+            await self._split(batch, error)
+        except ConvoError as error:
+            events.batch_failed(rows=len(batch), error=error.detail)
+            for waiter in batch:
+                waiter.answer(error)
+        else:
+            for waiter, outcome in zip(batch, outcomes, strict=True):
+                waiter.answer(outcome)
+
+    async def _commit_twice_if_lost(self, batch: list[_Waiter[Item, Outcome]]) -> Sequence[Outcome | ConvoError]:
+        items = [waiter.item for waiter in batch]
+        try:
+            return await self._commit(items)
+        except TransactionLost:
+            # Whether it was committed is not known: what is committed here must be safe to commit twice.
+            waiting = [waiter.afford_until for waiter in batch if not waiter.gone]
+            if not waiting or min(waiting) < trio.current_time() + self._unit_seconds:
+                raise
+        return await self._commit(items)
+
+    async def _split(self, batch: list[_Waiter[Item, Outcome]], error: BadRow) -> None:
+        """Halve the batch until the row that the database refuses is alone."""
+        if len(batch) == 1:
+            batch[0].answer(error)
+            return
+        events.batch_split(rows=len(batch), sqlstate=error.sqlstate)
+        middle = len(batch) // 2
+        await self._settle(batch[:middle])
+        await self._settle(batch[middle:])

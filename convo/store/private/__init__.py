@@ -1,0 +1,1 @@
+"""The parts of the embedded PostgreSQL; only store.embedded and store.backup know them."""

@@ -1,0 +1,129 @@
+"""End whatever still serves a data folder after its starter died; it never touches a process that does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from convo.deadline import deadline
+from convo.errors import DeadlineExceeded, Refused
+
+_FAST_SECONDS = 20.0
+_AT_ONCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
+_STATUS_LINE = 7
+
+
+async def clear(folder: Path) -> int | None:
+    """Stop every PostgreSQL process on ``folder``; return the pid of the server that was there, if one was.
+
+    The caller holds the folder for itself: nobody else starts a server on it meanwhile.
+
+    Raises:
+        Refused: it does not end.
+    """
+    pid = recorded_pid(folder)
+    found = await _users(folder)
+    if found:
+        await _stop(folder, pid)
+    if pid is not None and is_alive(pid):
+        # The pid has gone to a stranger, or is a zombie that nobody reaps. PostgreSQL would refuse to start for it.
+        (folder / "postmaster.pid").unlink(missing_ok=True)
+    return pid if pid in found else None
+
+
+def recorded_pid(folder: Path) -> int | None:
+    """Return the pid of the server that last started on ``folder`` and did not end in order."""
+    try:
+        return int((folder / "postmaster.pid").read_text().split("\n", maxsplit=1)[0])
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def is_ready(folder: Path, pid: int) -> bool:
+    """Tell whether the server ``pid`` on ``folder`` takes connections, by what it writes of itself."""
+    try:
+        lines = (folder / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) > _STATUS_LINE and lines[0] == str(pid) and lines[_STATUS_LINE].strip() == "ready"
+
+
+async def _stop(folder: Path, postmaster: int | None) -> None:
+    for name, how, seconds in (
+        ("embedded.orphan", signal.SIGINT, _FAST_SECONDS),
+        ("embedded.orphan_at_once", signal.SIGQUIT, _AT_ONCE_SECONDS),
+    ):
+        try:
+            with deadline(name, seconds):
+                await _signal_until_gone(folder, postmaster, how)
+        except DeadlineExceeded:
+            continue
+        return
+    raise Refused(
+        f"PostgreSQL processes of an earlier start still run on {folder} and do not end: {await _users(folder)}."
+        " Stop them, then start again"
+    )
+
+
+async def _signal_until_gone(folder: Path, postmaster: int | None, how: signal.Signals) -> None:
+    told: set[int] = set()
+    while users := await _users(folder):
+        # A postmaster ends its own children in order; without one each has to be told.
+        for pid in {postmaster} & set(users) or set(users):
+            if pid is not None and pid not in told:
+                told.add(pid)
+                _send(pid, how)
+        await trio.sleep(_LOOK_SECONDS)
+
+
+def _send(pid: int, how: signal.Signals) -> None:
+    try:
+        os.kill(pid, how)
+    except ProcessLookupError:
+        return
+    except PermissionError as error:
+        raise Refused(f"an earlier start left PostgreSQL running as another user, pid {pid}: stop it") from error
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of this pid, whoever it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+async def _users(folder: Path) -> list[int]:
+    look = _users_by_proc if sys.platform == "linux" else _users_by_ps
+    return await trio.to_thread.run_sync(look, folder.resolve())
+
+
+def _users_by_proc(folder: Path) -> list[int]:
+    # Every PostgreSQL process has its data folder as its working folder. A zombie has none, nor has one just gone.
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal() and _serves(entry, folder)]
+
+
+def _serves(entry: Path, folder: Path) -> bool:
+    try:
+        return (
+            (entry / "cwd").readlink() == folder
+            and (entry / "comm").read_text().startswith("postgres")
+            and int(entry.name) != os.getpid()
+        )
+    except OSError:
+        return False
+
+
+def _users_by_ps(folder: Path) -> list[int]:
+    listed = subprocess.run(["/bin/ps", "-axo", "pid=,command="], capture_output=True, text=True, check=True)
+    lines = (line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    return [int(pid) for pid, command in lines if f"postgres -D {folder} " in command]

@@ -1,0 +1,107 @@
+-- One conversation is three rows: what it is, its log, its job. seq ties them: a small key that only grows, so that the
+-- indexes of the log and of the job are appended to at their right end. There are no foreign keys: the three rows are
+-- made by one statement, and the check would cost each accept two look-ups.
+
+-- The one clock of all rows. A function, so that a test can set it forward and back.
+CREATE FUNCTION convo_now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT now()';
+
+CREATE TABLE conversation (
+    seq             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    conversation_id text COLLATE "C" NOT NULL,
+    user_id         text COLLATE "C" NOT NULL,
+    bot_id          text COLLATE "C" NOT NULL,
+    bot_name        text,
+    bot_type        text,
+    agent_tag       text,
+    started_at      timestamptz NOT NULL,
+    ended_at        timestamptz NOT NULL,
+    received_at     timestamptz NOT NULL,
+    turns           integer NOT NULL,
+    exchanges       integer NOT NULL,
+    digest          text COLLATE "C" NOT NULL
+);
+-- accept's ON CONFLICT and its second statement; every read by id
+CREATE UNIQUE INDEX conversation_by_id ON conversation (conversation_id);
+-- lists of one user, newest first; all other lists walk the primary key backwards
+CREATE INDEX conversation_by_user ON conversation (user_id, seq);
+-- lists of one bot
+CREATE INDEX conversation_by_bot ON conversation (bot_id, seq);
+
+-- The log is bytes that PostgreSQL neither parses nor compresses again: zstd has done that.
+CREATE TABLE conversation_log (
+    seq  bigint PRIMARY KEY,
+    body bytea NOT NULL
+);
+ALTER TABLE conversation_log ALTER COLUMN body SET STORAGE EXTERNAL;
+
+-- states: ready -> leased -> done | dead, and back to ready (failed, released, rescued, retried)
+CREATE TABLE job (
+    seq             bigint PRIMARY KEY,
+    state           text COLLATE "C" NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'leased', 'done', 'dead')),
+    attempts        integer NOT NULL DEFAULT 0,
+    available_at    timestamptz NOT NULL DEFAULT convo_now(),
+    lease_token     bigint,
+    leased_until    timestamptz,
+    leased_by       text COLLATE "C",
+    last_error      text,
+    ended_at        timestamptz,
+    score           integer,
+    breakdown       jsonb,
+    weights_version text,
+    CHECK ((state = 'leased') = (lease_token IS NOT NULL)),
+    CHECK ((state IN ('done', 'dead')) = (ended_at IS NOT NULL)),
+    CHECK ((state = 'done') = (score IS NOT NULL))
+) WITH (fillfactor = 80); -- room for the renewals, which touch no indexed column
+-- lease: the oldest due job first
+CREATE INDEX job_ready ON job (available_at, seq) WHERE state = 'ready';
+-- heartbeat, rescue, release: only the few rows that are leased
+CREATE INDEX job_leased ON job (seq) WHERE state = 'leased';
+-- the list of dead letters
+CREATE INDEX job_dead ON job (seq) WHERE state = 'dead';
+CREATE TABLE part (
+    seq          bigint NOT NULL,
+    name         text COLLATE "C" NOT NULL CHECK (name IN ('questions', 'emotion', 'memories')),
+    state        text COLLATE "C" NOT NULL CHECK (state IN ('done', 'failed')),
+    made_by      text NOT NULL,
+    result       jsonb,
+    new_memories integer NOT NULL DEFAULT 0,
+    error        text,
+    updated_at   timestamptz NOT NULL DEFAULT convo_now(),
+    PRIMARY KEY (seq, name),
+    CHECK ((state = 'done') = (result IS NOT NULL))
+);
+
+CREATE TABLE memory (
+    memory_seq    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    user_id       text COLLATE "C" NOT NULL,
+    key           text COLLATE "C" NOT NULL,
+    kind          text NOT NULL,
+    text          text NOT NULL,
+    seq           bigint NOT NULL,
+    first_seen_at timestamptz NOT NULL DEFAULT convo_now()
+);
+-- no memory twice
+CREATE UNIQUE INDEX memory_by_key ON memory (user_id, key);
+-- a user's memories, newest first
+CREATE INDEX memory_by_user ON memory (user_id, memory_seq);
+
+CREATE TABLE relationship (
+    user_id       text COLLATE "C" NOT NULL,
+    bot_id        text COLLATE "C" NOT NULL,
+    score         bigint NOT NULL,
+    conversations integer NOT NULL,
+    last_emotion  text NOT NULL,
+    last_seq      bigint NOT NULL,
+    updated_at    timestamptz NOT NULL DEFAULT convo_now(),
+    PRIMARY KEY (user_id, bot_id)
+);
+
+-- Who is at work on this database, and how many connections each may open.
+CREATE TABLE process (
+    name            text COLLATE "C" PRIMARY KEY,
+    pid             integer NOT NULL,
+    host            text NOT NULL,
+    connections_max integer NOT NULL,
+    started_at      timestamptz NOT NULL DEFAULT convo_now(),
+    seen_at         timestamptz NOT NULL DEFAULT convo_now()
+);

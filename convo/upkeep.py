@@ -1,0 +1,58 @@
+"""``convo backup`` and ``convo restore``: finds the database that the settings mean, running or not, and copies it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from convo import identity
+from convo.bridge import open_bridge
+from convo.config import Settings
+from convo.errors import Refused
+from convo.store import backup as copies
+from convo.store import embedded
+from convo.store.jobs import signed_in
+from convo.store.postgres import open_postgres
+
+
+async def backup(settings: Settings, file: Path) -> int:
+    """Write a consistent copy of the database to ``file``, while it is in use or not; return its size in bytes.
+
+    Raises:
+        Refused: there is no such database, or it does not let us.
+    """
+    url = settings.database.url.reveal() or embedded.address(Path(settings.server.data_dir))
+    if url:
+        return await copies.backup(url, file)
+    if not (Path(settings.server.data_dir) / "postgres").is_dir():
+        raise Refused(f"there is no database in {settings.server.data_dir}; name the folder with --data-dir")
+    async with stopped(settings) as started:
+        return await copies.backup(started, file)
+
+
+async def restore(settings: Settings, file: Path) -> None:
+    """Put the database back to what ``file`` holds, whole or not at all.
+
+    Raises:
+        Refused: a convo serves the database, ``file`` is no backup, or the database does not let us.
+    """
+    url = settings.database.url.reveal()
+    if not url:
+        async with stopped(settings) as started:
+            await copies.restore(started, file)
+        return
+    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+        names = await signed_in(postgres)
+    if names:
+        raise Refused(f"{', '.join(names)} still serve on this database: stop them, then restore")
+    await copies.restore(url, file)
+
+
+@asynccontextmanager
+async def stopped(settings: Settings) -> AsyncIterator[str]:
+    """Run the embedded PostgreSQL for ourselves, made new where there is none; refused while a convo serves on it."""
+    data_dir = Path(settings.server.data_dir)
+    with identity.claim(data_dir):
+        async with embedded.embedded(data_dir) as server:
+            yield server.dsn

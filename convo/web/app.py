@@ -1,0 +1,205 @@
+"""The Quart-Trio app: routes to the plain functions, and their answers to responses; it decides nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import trio
+from msgspec import Struct
+from quart import Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+from convo import errors
+from convo.config import Settings
+from convo.observe import events
+from convo.web.conversations import Intake
+from convo.web.door import Answer, answered, check_head, problem, too_large
+from convo.web.operations import Operations
+from convo.web.reading import Reading
+
+ACCEPT = "/v1/conversations/end"
+_CONVERSATION = "/v1/conversations/<conversation_id>"
+_USER = "/v1/users/<user_id>"
+
+
+class Api(Struct, frozen=True, kw_only=True):
+    """Everything the routes call."""
+
+    settings: Settings
+    intake: Intake
+    reading: Reading
+    operations: Operations
+
+
+def make_app(api: Api) -> QuartTrio:
+    """Make the app that serves every route of convo, under any ASGI server on trio."""
+    app = QuartTrio("convo", static_folder=None)
+    # "//" is no other spelling of "/": nothing is there, and nobody is sent elsewhere.
+    app.url_map.merge_slashes = False
+    web = api.settings.web
+    # What Quart reads of a body before it says 413; its own limits in time are left to our deadlines.
+    app.config.update(MAX_CONTENT_LENGTH=web.body_bytes_max, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+    _route_intake(app, api)
+    _route_reading(app, api)
+    _route_operations(app, api)
+
+    # Quart's own place for what stands around an app; mypy sees a method assigned to.
+    app.asgi_app = _finishing(app.asgi_app, web.request_seconds)  # type: ignore[method-assign,assignment]
+
+    @app.errorhandler(HTTPException)
+    async def refused(error: HTTPException) -> Response:
+        async def serve() -> Answer:
+            return _framework_problem(error, api.settings)
+
+        return await _serve(api, "unmatched", serve)
+
+    return app
+
+
+_Asgi = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def _finishing(app: _Asgi, seconds: float) -> _Asgi:
+    """Let every answer come to its end, within ``seconds``.
+
+    At the end of an answer hypercorn tells the app that the client is gone, and Quart-Trio then cancels the very
+    ``send`` that was about to recycle or close the connection: the next request on it would never be answered.
+    """
+
+    async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        async def finish(part: Any) -> None:
+            if part.get("more_body", True) or part["type"] != "http.response.body":
+                await send(part)
+                return
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                await send(part)
+
+        await app(scope, receive, finish)
+
+    return finishing
+
+
+def _route_intake(app: QuartTrio, api: Api) -> None:
+    web = api.settings.web
+
+    @app.post(ACCEPT)
+    async def end() -> Response:
+        started = trio.current_time()
+
+        async def serve() -> Answer:
+            check_head(request.headers.get("Content-Type", ""), request.content_length, web)
+            try:
+                body = cast("bytes", await request.get_data(cache=False))
+            except RequestEntityTooLarge:
+                raise too_large(web) from None
+            g.body_read = True
+            return await api.intake.end(body, request.headers.get("Content-Encoding", ""), started)
+
+        return await _serve(api, ACCEPT, serve, started)
+
+
+def _route_reading(app: QuartTrio, api: Api) -> None:
+    reading = api.reading
+
+    def route(rule: str, function: Callable[..., Awaitable[Answer]], method: str = "GET") -> None:
+        async def view(**values: str) -> Response:
+            async def serve() -> Answer:
+                api.intake.readiness.check()
+                if any("\x00" in value for value in values.values()):
+                    raise errors.NotFound("no id holds a NUL character")
+                try:
+                    return await function(**values)
+                except errors.ConvoError as error:
+                    error.conversation_id = values.get("conversation_id")
+                    raise
+
+            return await _serve(api, rule, serve)
+
+        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
+
+    async def one(conversation_id: str) -> Answer:
+        return await reading.one(conversation_id, request.args, request.headers.get("If-None-Match", ""))
+
+    async def log(conversation_id: str) -> Answer:
+        return await reading.log(conversation_id, request.headers.get("If-None-Match", ""))
+
+    async def many() -> Answer:
+        return await reading.many(request.args)
+
+    async def memories(user_id: str) -> Answer:
+        return await reading.memories(user_id, request.args)
+
+    route("/v1/conversations", many)
+    route(_CONVERSATION, one)
+    route(f"{_CONVERSATION}/log", log)
+    route(f"{_CONVERSATION}/retry", reading.retry, "POST")
+    route(f"{_USER}/relationship", reading.relationship)
+    route(f"{_USER}/memories", memories)
+
+
+def _route_operations(app: QuartTrio, api: Api) -> None:
+    operations = api.operations
+
+    def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
+        async def view() -> Response:
+            return await _serve(api, rule, function)
+
+        app.add_url_rule(rule, rule, view, methods=["GET"])
+
+    route("/livez", operations.livez)
+    route("/readyz", operations.readyz)
+    route("/metrics", operations.metrics)
+    route("/openapi.json", operations.openapi)
+    route("/docs", operations.docs)
+
+
+async def _serve(
+    api: Api, route: str, serve: Callable[[], Awaitable[Answer]], started: float | None = None
+) -> Response:
+    began = trio.current_time() if started is None else started
+    answer = await answered(route, request.method, api.settings.web, serve, started=began)
+    if api.settings.observe.access_log:
+        events.request_answered(
+            route=route, method=request.method, status=answer.status, seconds=trio.current_time() - began
+        )
+    return _response(answer)
+
+
+def _response(answer: Answer) -> Response:
+    response = Response(answer.body, status=answer.status, content_type=answer.content_type)
+    for name, value in answer.headers:
+        response.headers[name] = value
+    if answer.status >= 400 and _has_unread_body():
+        # What is left of it would stand where the next request begins.
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _has_unread_body() -> bool:
+    sent = bool(request.content_length) or "Transfer-Encoding" in request.headers
+    return sent and not g.get("body_read", False)
+
+
+def _framework_problem(error: HTTPException, settings: Settings) -> Answer:
+    """Turn what the framework refused by itself into one of our problems."""
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        answer = problem(errors.MethodNotAllowed(f"{request.method} is not taken here; send {allowed}"))
+        return _with(answer, "Allow", allowed)
+    if isinstance(error, NotFound):
+        return problem(errors.NotFound(f"there is nothing at {request.path!r}; see /docs"))
+    if isinstance(error, RequestEntityTooLarge):
+        return problem(too_large(settings.web))
+    status = error.code or 500
+    return problem(errors.BadRequest("the request cannot be read") if status < 500 else errors.ConvoError())
+
+
+def _with(answer: Answer, name: str, value: str) -> Answer:
+    return Answer(
+        status=answer.status,
+        body=answer.body,
+        content_type=answer.content_type,
+        headers=[*answer.headers, (name, value)],
+    )

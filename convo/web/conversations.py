@@ -1,0 +1,128 @@
+"""``/v1/conversations…`` and ``/v1/users…``: what they take and what they answer; it knows no framework."""
+
+from __future__ import annotations
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from convo.config import WebSettings
+from convo.conversation import digest as digests
+from convo.conversation import transcript
+from convo.conversation.decode import decode
+from convo.conversation.model import Receipt
+from convo.deadline import deadline
+from convo.errors import ConvoError, Invalid
+from convo.observe import events, metrics
+from convo.store import logs
+from convo.store.intake import Accept, Committer, Stored
+from convo.web import answers
+from convo.web.door import Answer, encode, inflate, problem
+from convo.web.readiness import Readiness
+
+_ANSWER_SECONDS = 0.05
+
+
+class Intake(Struct, frozen=True, kw_only=True):
+    """What the accept route works with."""
+
+    settings: WebSettings
+    committer: Committer
+    readiness: Readiness
+
+    async def end(self, body: bytes, encoding: str, started: float) -> Answer:
+        """Take one finished conversation: answer with its receipt once it is durably stored.
+
+        ``started`` is when the request began, by ``trio.current_time()``.
+
+        Raises:
+            ConvoError: what is wrong with the request, before its conversation is known.
+        """
+        self.readiness.check()
+        read = trio.current_time()
+        accept = await self._prepare(body, encoding)
+        decoded = trio.current_time()
+        try:
+            # A little before the request's own time is over, while the id is still at hand for the answer.
+            remaining = trio.current_effective_deadline() - trio.current_time() - _ANSWER_SECONDS
+            with deadline("web.accept", max(0.0, remaining)):
+                stored = await self.committer.accept(accept)
+        except ConvoError as error:
+            _tell_refused(accept, error)
+            return problem(error, accept.ended.conversation_id)
+        done = trio.current_time()
+        metrics.accept_seconds.observe(done - started)
+        timing = _timing(read=read - started, decode=decoded - read, commit=done - decoded, total=done - started)
+        return _receipt(stored, timing)
+
+    async def _prepare(self, body: bytes, encoding: str) -> Accept:
+        # What a compressed body inflates to is not known yet: text packs to a tenth at best.
+        if len(body) * (10 if encoding else 1) < self.settings.offload_bytes:
+            return _prepare(body, encoding, self.settings)
+        with deadline("web.decode", self.settings.request_seconds):
+            return await trio.to_thread.run_sync(_prepare, body, encoding, self.settings, abandon_on_cancel=True)
+
+
+def _prepare(body: bytes, encoding: str, settings: WebSettings) -> Accept:
+    inflated = inflate(body, encoding, settings)
+    try:
+        ended = decode(inflated)
+        checked = transcript.check(ended)
+    except Invalid as error:
+        error.conversation_id = _claimed_id(inflated)
+        raise
+    log_bytes = transcript.encode_log(transcript.read_log(ended)[1])
+    return Accept(
+        ended=ended,
+        digest=digests.digest(ended, log_bytes),
+        turns=checked.turns,
+        exchanges=checked.exchanges,
+        started_at=checked.started_at,
+        ended_at=checked.ended_at,
+        log_bytes=log_bytes,
+        body=logs.pack(log_bytes),
+    )
+
+
+# The longest id that there is: what is longer names no conversation, and is not sent back.
+_CLAIMED_CHARACTERS_MAX = 255
+
+
+class _Claimed(Struct):
+    conversation_id: str | None = None
+
+
+def _claimed_id(body: bytes) -> str | None:
+    """Read which conversation a body that is not one claims to be."""
+    try:
+        claimed = msgspec.json.decode(body, type=_Claimed).conversation_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
+
+
+def _tell_refused(accept: Accept, error: ConvoError) -> None:
+    if error.status == 409:
+        events.conflict(conversation_id=accept.ended.conversation_id)
+
+
+def _receipt(stored: Stored, timing: str) -> Answer:
+    links = answers.links(stored.conversation_id)
+    receipt = Receipt(
+        conversation_id=stored.conversation_id,
+        digest=stored.digest,
+        turns=stored.turns,
+        received_at=stored.received_at,
+        links=links,
+    )
+    headers = [("Location", links.self), ("Server-Timing", timing)]
+    if stored.replayed:
+        headers.append(("Idempotent-Replayed", "true"))
+        events.replayed(conversation_id=stored.conversation_id)
+    else:
+        events.accepted(conversation_id=stored.conversation_id, turns=stored.turns)
+    return Answer(status=202, body=encode(receipt), headers=headers)
+
+
+def _timing(**seconds: float) -> str:
+    return ", ".join(f"{name};dur={value * 1000:.2f}" for name, value in seconds.items())

@@ -1,0 +1,219 @@
+#!/usr/bin/env python3
+"""Post conversations to a running server and say what became of them; how a good client talks is ``seed_client``'s.
+
+Exit codes: 0 all were taken; 1 some were refused or lost; 2 nothing was posted; 3 all were taken, but some are dead
+letters or were not analysed within ``--wait``; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+try:
+    import httpx
+    import trio
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Table
+    from rich.text import Text
+
+    from scripts.seed_bodies import SAMPLES, BadSource, Body, prepare, read_bodies
+    from scripts.seed_client import ATTEMPT_SECONDS, Api, Tally, await_end, post
+except ImportError as missing:
+    venv = Path(__file__).resolve().parent.parent / ".venv"
+    python = venv / "bin" / "python"
+    if Path(sys.prefix).resolve() == venv or not python.exists():
+        sys.exit(f"seed.py: {missing}. Run scripts/serve first: it makes .venv with all that is needed.")
+    os.execv(python, [str(python), *sys.argv])  # noqa: S606  (the same program again, where its imports are)
+
+T = TypeVar("T")
+
+
+class NoServer(Exception):
+    """Nothing that speaks HTTP answers at the address."""
+
+
+def options_of(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(prog="seed.py", description="Post conversations to a running convo server.")
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:30020", help="the server (%(default)s)")
+    add("--from", dest="source", type=Path, default=SAMPLES, metavar="FILE", help="JSON Lines or Topical-Chat JSON")
+    add("--count", type=_whole, metavar="N", help="how many to post (each of the file once)")
+    add("--rate", type=_positive, default=0.0, metavar="R", help="posts a second (as fast as answers come)")
+    add("--concurrency", type=_whole, default=16, metavar="N", help="requests under way at once (%(default)s)")
+    add("--size-kb", type=_positive, default=0.0, metavar="KB", help="grow bodies to about this size")
+    add("--user-prefix", default="", metavar="TEXT", help="put before every user_id and conversation_id")
+    add("--fresh", action="store_true", help="new conversation ids (else the same each time: a second run replays)")
+    add("--wait", type=float, default=60.0, metavar="S", help="seconds to await the analyses, 0: do not (%(default)g)")
+    add("--key", default="", help="the API key, sent as a bearer token")
+    return parser.parse_args(arguments)
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e9:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
+@asynccontextmanager
+async def connect(options: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
+    """Open the one client, and see that something answers.
+
+    Raises:
+        NoServer: the first connection failed; later ones are tried again.
+    """
+    headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
+    limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
+    backstop = httpx.Timeout(ATTEMPT_SECONDS + 5)  # the deadline of an attempt stands in Api
+    async with httpx.AsyncClient(base_url=options.url, headers=headers, limits=limits, timeout=backstop) as client:
+        try:
+            await client.get("/livez")
+        except httpx.TransportError as error:
+            why = type(error).__name__
+            raise NoServer(f"no server answers at {options.url} ({why}): start scripts/serve") from error
+        yield client
+
+
+async def seed(api: Api, options: argparse.Namespace, bodies: Iterable[Body], tally: Tally, console: Console) -> None:
+    """Post all bodies, then await their analyses; what comes of it stands in ``tally``, also when cancelled."""
+    with bar(console, "posting", options.count) as advance:
+        await side_by_side(bodies, options.concurrency, options.rate, lambda body: post(api, body, tally), advance)
+    if options.wait <= 0:
+        return
+    until = trio.current_time() + options.wait
+    with bar(console, "analysing", len(tally.taken)) as advance:
+        await side_by_side(
+            tally.taken, options.concurrency, 0, lambda name: await_end(api, name, until, tally), advance
+        )
+
+
+async def side_by_side(
+    items: Iterable[T], abreast: int, per_second: float, one: Callable[[T], Awaitable[None]], ended: Callable[[], None]
+) -> None:
+    """Run ``one(item)`` for every item, at most ``abreast`` at once, started at that pace (0: without a pace)."""
+    send, receive = trio.open_memory_channel[T](0)
+
+    async def work() -> None:
+        async for item in receive:
+            await one(item)
+            ended()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(abreast):
+            nursery.start_soon(work)
+        async with send:
+            started = trio.current_time()
+            for number, item in enumerate(items):
+                if per_second:
+                    await trio.sleep_until(started + number / per_second)
+                await send.send(item)
+
+
+@contextmanager
+def bar(console: Console, name: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a progress bar while on a terminal; yield the function that moves it on by one."""
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        row = progress.add_task("", total=total)
+        yield lambda: progress.advance(row)
+
+
+def report(tally: Tally, total: int, seconds: float) -> Table:
+    """Draw the final table."""
+    table = Table("what", "count", "of which", title=f"{total} conversations in {seconds:.1f} s", title_justify="left")
+    for outcome in ("accepted", "replayed", "refused", "lost"):
+        table.add_row(outcome, str(tally.outcomes[outcome]), _counts(tally, outcome))
+    if missing := total - tally.outcomes.total() + tally.states["lost"]:
+        table.add_row("not posted", str(missing))
+    table.add_row("tried again", str(tally.retries.total()), _listed(tally.retries.most_common()))
+    for share in (50, 99):
+        value = f"{percentile(tally.latencies, share) * 1000:.1f} ms" if tally.latencies else "none"
+        table.add_row(f"latency p{share}", value)
+    for state in ("done", "dead", "pending"):
+        table.add_row(f"analysed: {state}", str(tally.states[state]) if tally.states else "not awaited")
+    return table
+
+
+def _counts(tally: Tally, outcome: str) -> Text:
+    return _listed((why, number) for (kind, why), number in tally.reasons.most_common() if kind == outcome)
+
+
+def _listed(counts: Iterable[tuple[str, int]]) -> Text:
+    # The words come from whatever answered: no markup in them is obeyed, and no control character passes.
+    text = ", ".join(f"{why} × {number}" for why, number in counts)
+    return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Find the smallest of the values that at least ``share`` percent of them do not exceed; 0 without values."""
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(len(ranked) * share / 100) - 1)] if ranked else 0.0
+
+
+def exit_code(tally: Tally, *, interrupted: bool) -> int:
+    """Say in one number how it went; the module's docstring has the meanings."""
+    if interrupted:
+        return 130
+    if tally.outcomes["refused"] or tally.outcomes["lost"]:
+        return 1
+    return 3 if tally.states["dead"] or tally.states["pending"] else 0
+
+
+async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
+    """Run ``work`` to its end or to the first Ctrl-C, and say whether it was Ctrl-C."""
+    interrupted = False
+    with trio.CancelScope() as scope, trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                nonlocal interrupted
+                async for _ in signals:
+                    interrupted = True
+                    scope.cancel()
+
+            nursery.start_soon(listen)
+            await work()
+            nursery.cancel_scope.cancel()
+    return interrupted
+
+
+async def run(arguments: list[str], console: Console) -> int:
+    """Do what the command line says and return the exit code."""
+    options, tally = options_of(arguments), Tally()
+    try:
+        source = read_bodies(options.source)
+        options.count = total = options.count or len(source)
+        run_name = f"{secrets.token_hex(3)}-" if options.fresh else ""
+        bodies = prepare(source, count=total, size_kb=options.size_kb, prefix=options.user_prefix, run=run_name)
+        async with connect(options) as client:
+            api, started = Api(client, options.concurrency, tally), trio.current_time()
+            interrupted = await until_interrupted(lambda: seed(api, options, bodies, tally, console))
+    except (BadSource, NoServer, httpx.InvalidURL) as error:
+        console.print(f"seed.py: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 2
+    console.print(report(tally, total, trio.current_time() - started))
+    return exit_code(tally, interrupted=interrupted)
+
+
+if __name__ == "__main__":
+    sys.exit(trio.run(run, sys.argv[1:], Console()))

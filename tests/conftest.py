@@ -1,0 +1,121 @@
+"""What tests share: one embedded PostgreSQL for the whole run, and a database of its own for each test that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import trio
+
+from convo.bridge import open_bridge
+from convo.config import DatabaseSettings
+from convo.store.migrate import migrate
+from convo.store.postgres import open_postgres
+
+GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
+_MEMORY_BYTES = 2 * 1024**3
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", params=["embedded", "given"] if GIVEN else ["embedded"])
+def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a PostgreSQL whose role may make databases: the embedded one, then a given one where there is one."""
+    if request.param == "given":
+        yield GIVEN
+        return
+    with roomy_folder() as folder, embedded_server(folder) as url:
+        yield url
+
+
+@contextmanager
+def roomy_folder() -> Iterator[Path]:
+    """Make a folder for a database: in memory where there is room, for a test mostly waits for the disk."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > _MEMORY_BYTES
+    with tempfile.TemporaryDirectory(prefix="convo-test-", dir=memory if roomy else None) as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def embedded_server(data_dir: Path) -> Iterator[str]:
+    """Run the embedded PostgreSQL in a process of its own; yield its URL. It ends with us and takes the data along."""
+    command = [sys.executable, "-m", "tests.embedded_server", str(data_dir), "remove"]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        process_group=0,
+    ) as process:
+        assert process.stdout is not None
+        said: list[str] = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("postgresql://"):
+                break
+        else:
+            pytest.fail(f"the embedded PostgreSQL did not start: {''.join(said)}")
+        yield said[-1].strip()
+        # Leaving the block closes its standard input, at which it stops, and waits for it.
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str) -> Iterator[str]:
+    """A database with convo's schema that the others are copied from."""
+    with _database(postgres_url) as url:
+        trio.run(_migrate, url)
+        yield urlsplit(url).path.removeprefix("/")
+
+
+@pytest.fixture
+def database(postgres_url: str, template: str) -> Iterator[str]:
+    """The URL of a database of this test's own, with convo's schema and no rows."""
+    with _database(postgres_url, template) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database(postgres_url: str) -> Iterator[str]:
+    """The URL of a database of this test's own, with nothing in it."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+async def _migrate(url: str) -> None:
+    async with open_bridge() as bridge, open_postgres(bridge, url, DatabaseSettings()) as postgres:
+        line = postgres.line()
+        try:
+            await migrate(line)
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await line.close()
+
+
+@contextmanager
+def _database(url: str, template: str = "template0") -> Iterator[str]:
+    name = f"convo_test_{os.getpid()}_{next(_numbers)}"
+    asyncio.run(_execute(url, f"CREATE DATABASE {name} TEMPLATE {template} ENCODING 'UTF8'"))
+    try:
+        yield urlsplit(url)._replace(path=f"/{name}").geturl()
+    finally:
+        asyncio.run(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(url: str, sql: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        connection.terminate()

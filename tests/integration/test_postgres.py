@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from convo.errors import (
+    BadRow,
+    ConvoError,
+    DatabaseDeadlineExceeded,
+    DatabaseUnavailable,
+    DiskFull,
+    PoolExhausted,
+    Refused,
+    TransactionLost,
+)
+from convo.store import postgres as module
+from convo.store.postgres import RELAXED, Connection, Postgres, inspect
+from tests.making import ask, open_line, open_store, told
+
+_ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
+
+
+@pytest.fixture
+async def postgres(empty_database: str) -> AsyncIterator[Postgres]:
+    async with open_store(empty_database) as opened:
+        yield opened
+
+
+def sleeping(seconds: float) -> Callable[[Connection], Any]:
+    async def body(connection: Connection) -> None:
+        await connection.fetchval("SELECT pg_sleep($1)", seconds)
+
+    return body
+
+
+def raising(sqlstate: str) -> Callable[[Connection], Any]:
+    async def body(connection: Connection) -> None:
+        await connection.execute(f"DO $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{sqlstate}'; END $$")
+
+    return body
+
+
+async def ending(connection: Connection) -> None:
+    await connection.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
+    await connection.fetchval("SELECT 1")
+
+
+async def backends(postgres: Postgres) -> int:
+    """Count the connections to this test's database but for the one that asks."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    count: int = await ask(postgres, query)
+    return count
+
+
+# --- deadlines and cancellation
+
+
+async def test_a_deadline_fires_in_the_middle_of_a_query_and_the_connection_is_usable_again(
+    empty_database: str,
+) -> None:
+    async with open_store(empty_database, acquire_seconds=0.2, statement_seconds=0.1) as postgres:
+        with pytest.raises(DatabaseDeadlineExceeded, match=r"db\.slow took longer than its 0\.3 s"):
+            await postgres.run("db.slow", sleeping(30))
+        assert await ask(postgres, "SELECT 1") == 1
+        assert await ask(postgres, _ASLEEP) == 0
+
+
+async def test_after_hundreds_of_random_cancellations_every_connection_is_still_there(empty_database: str) -> None:
+    rolls = random.Random(2)
+    cancelled = 0
+
+    async def unit(postgres: Postgres) -> None:
+        nonlocal cancelled
+        with trio.move_on_after(rolls.random() * 0.02) as scope:
+            await postgres.run("db.unit", sleeping(rolls.random() * 0.02))
+        cancelled += scope.cancelled_caught
+
+    async with open_store(empty_database, pool_max=4, acquire_seconds=10.0) as postgres:
+        for _ in range(25):
+            async with trio.open_nursery() as nursery:
+                for _ in range(16):
+                    nursery.start_soon(unit, postgres)
+        assert cancelled > 100
+        together = trio.Event()
+        inside = 0
+
+        async def hold_one() -> None:
+            nonlocal inside
+            await postgres.run("db.all", sleeping(0.2))
+            inside += 1
+            if inside == 4:
+                together.set()
+
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(hold_one)
+                await together.wait()
+        assert await backends(postgres) <= 3
+
+
+async def test_a_unit_that_was_cancelled_leaves_nothing_behind(postgres: Postgres) -> None:
+    await ask(postgres, "CREATE TABLE kept (n integer)")
+    written = trio.Event()
+
+    async def body(connection: Connection) -> None:
+        await connection.execute("INSERT INTO kept VALUES (1)")
+        written.set()
+        await connection.fetchval("SELECT pg_sleep(30)")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(postgres.run, "db.unit", body)
+        await written.wait()
+        nursery.cancel_scope.cancel()
+    assert await ask(postgres, "SELECT count(*) FROM kept") == 0
+
+
+async def test_a_unit_that_raises_is_rolled_back_and_its_error_passes(postgres: Postgres) -> None:
+    await ask(postgres, "CREATE TABLE kept (n integer)")
+
+    async def body(connection: Connection) -> None:
+        await connection.execute("INSERT INTO kept VALUES (1)")
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError):
+        await postgres.run("db.unit", body)
+    assert await ask(postgres, "SELECT count(*) FROM kept") == 0
+
+
+async def test_a_full_pool_is_told_within_its_seconds(empty_database: str) -> None:
+    async with open_store(empty_database, pool_max=2, acquire_seconds=0.2) as postgres, trio.open_nursery() as nursery:
+        entered = [trio.Event(), trio.Event()]
+
+        async def hold(mine: trio.Event) -> None:
+            async def body(connection: Connection) -> None:
+                mine.set()
+                await connection.fetchval("SELECT pg_sleep(30)")
+
+            await postgres.run("db.hold", body)
+
+        for event in entered:
+            nursery.start_soon(hold, event)
+        with trio.fail_after(5):
+            for event in entered:
+                await event.wait()
+        with pytest.raises(PoolExhausted, match=r"database\.acquire_seconds = 0\.2 s"):
+            await postgres.run("db.unit", sleeping(0))
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a server process where it stands; skip where it is not ours to stop."""
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text("utf-8").strip()
+        os.kill(pid, 0)
+    except OSError:
+        pytest.skip("the server's processes cannot be signalled from here")
+    assert name.startswith("postgres"), f"pid {pid} is {name}"
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_frozen_backend_does_not_hold_up_a_cancellation(empty_database: str) -> None:
+    async with open_store(empty_database, pool_max=2) as postgres:
+        with ExitStack() as afterwards:
+
+            async def body(connection: Connection) -> None:
+                afterwards.enter_context(frozen(await connection.fetchval("SELECT pg_backend_pid()")))
+                await connection.fetchval("SELECT 1")
+
+            started = trio.current_time()
+            with trio.move_on_after(0.3) as scope:
+                await postgres.run("db.frozen", body)
+            took = trio.current_time() - started
+        assert scope.cancelled_caught
+        assert (
+            took < 0.3 + 2.0
+        )  # undoing and giving the connection up takes two times 0.25 s; the rest is for the machine
+        assert await ask(postgres, "SELECT 1") == 1
+
+
+# --- what a connection is told
+
+
+async def test_a_vanished_process_leaves_no_transaction_behind_for_long(postgres: Postgres) -> None:
+    expected = {"statement_timeout": "4500ms", "idle_in_transaction_session_timeout": "4500ms", "jit": "off"}
+    for name, value in expected.items():
+        assert await ask(postgres, f"SHOW {name}") == value
+
+
+async def test_a_line_has_the_pools_settings_and_its_own(postgres: Postgres) -> None:
+    async def body(connection: Connection) -> list[str]:
+        return [await connection.fetchval(f"SHOW {name}") for name in ("application_name", "work_mem", "jit")]
+
+    async with open_line(postgres, application_name="convo test", work_mem="7MB") as line:
+        assert await line.run("db.show", body) == ["convo test", "7MB", "off"]
+
+
+@pytest.mark.parametrize("default", ["on", "off"])
+async def test_a_unit_commits_durably_or_not_as_it_says_whatever_the_servers_default(
+    empty_database: str, default: str
+) -> None:
+    async with open_store(empty_database) as postgres:
+        await ask(postgres, f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = {default}',"
+                            " current_database()); END $$")  # fmt: skip
+    async with open_store(empty_database) as postgres:
+
+        async def body(connection: Connection) -> str:
+            shown: str = await connection.fetchval("SHOW synchronous_commit")
+            return shown
+
+        assert await postgres.run("db.durable", body) == "on"
+        assert await postgres.run("db.relaxed", body, begin=RELAXED) == "off"
+
+
+async def test_a_unit_runs_at_read_committed_whatever_the_servers_default(empty_database: str) -> None:
+    async with open_store(empty_database) as postgres:
+        await ask(postgres, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation ="
+                            " serializable', current_database()); END $$")  # fmt: skip
+    async with open_store(empty_database) as postgres:
+        assert await ask(postgres, "SHOW transaction_isolation") == "read committed"
+
+
+# --- the database's word
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "expected"),
+    [
+        ("22021", BadRow),
+        ("23514", BadRow),
+        ("54000", BadRow),
+        ("40001", TransactionLost),
+        ("40P01", TransactionLost),
+        ("08006", TransactionLost),
+        ("57P01", TransactionLost),
+        ("53100", DiskFull),
+        ("53300", DatabaseUnavailable),
+        ("57014", DatabaseUnavailable),
+        ("42P01", DatabaseUnavailable),
+        ("XX000", DatabaseUnavailable),
+    ],
+)
+async def test_an_error_is_known_by_its_sqlstate(postgres: Postgres, sqlstate: str, expected: type[ConvoError]) -> None:
+    with pytest.raises(ConvoError) as caught:
+        await postgres.run("db.unit", raising(sqlstate))
+    assert type(caught.value) is expected
+    assert sqlstate in caught.value.detail
+    assert await ask(postgres, "SELECT 1") == 1
+
+
+async def test_a_full_disk_is_told(postgres: Postgres) -> None:
+    with told() as events, pytest.raises(DiskFull):
+        await postgres.run("db.unit", raising("53100"))
+    assert events == ["disk_full"]
+
+
+async def test_a_value_that_cannot_be_sent_is_a_bad_row(postgres: Postgres) -> None:
+    async def body(connection: Connection) -> None:
+        await connection.fetchval("SELECT $1::integer", 2**40)
+
+    with pytest.raises(BadRow):
+        await postgres.run("db.unit", body)
+
+
+async def test_a_nul_in_a_text_is_a_bad_row(postgres: Postgres) -> None:
+    async def body(connection: Connection) -> None:
+        await connection.fetchval("SELECT $1::text", "a\0b")
+
+    with pytest.raises(BadRow):
+        await postgres.run("db.unit", body)
+
+
+async def test_a_lone_surrogate_in_a_text_is_a_bad_row(postgres: Postgres) -> None:
+    async def body(connection: Connection) -> None:
+        await connection.fetchval("SELECT $1::text", "a\ud800b")
+
+    with pytest.raises(BadRow):
+        await postgres.run("db.unit", body)
+
+
+async def test_a_connection_that_is_ended_in_the_middle_is_a_lost_transaction(postgres: Postgres) -> None:
+    with pytest.raises(TransactionLost):
+        await postgres.run("db.unit", ending)
+    assert await ask(postgres, "SELECT 1") == 1
+
+
+async def test_a_line_opens_again_after_its_connection_was_ended(postgres: Postgres) -> None:
+    async def pid(connection: Connection) -> int:
+        found: int = await connection.fetchval("SELECT pg_backend_pid()")
+        return found
+
+    async with open_line(postgres) as line:
+        first = await line.run("db.line", pid)
+        assert await line.run("db.line", pid) == first
+        with pytest.raises(TransactionLost):
+            await line.run("db.line", ending)
+        assert await line.run("db.line", pid) != first
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://convo@127.0.0.1:1/convo", "postgresql:///convo?host=/nonexistent&user=convo"]
+)
+async def test_a_server_that_is_not_there_is_an_unavailable_database(url: str) -> None:
+    async with open_store(url) as postgres:
+        with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+            await postgres.run("db.unit", sleeping(0))
+        with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+            await postgres.line().run("db.unit", sleeping(0))
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://there/convo", "got 'mysql'"),
+        ("nonsense-sekrit", "invalid DSN"),
+        ("postgresql://me:sekrit/sekrit@there/convo", "ValueError"),
+        ("postgresql://me:sekrit@there/convo?sslmode=some", "sslmode"),
+        ("postgresql://me:sekrit@[::1/convo", "ValueError"),
+    ],
+)
+async def test_a_url_that_cannot_be_used_is_refused_without_a_word_of_its_password(url: str, said: str) -> None:
+    async with open_store(url) as postgres:
+        for run in (postgres.run, postgres.line().run):
+            with pytest.raises(Refused, match=rf"database\.url cannot be used: .*{said}") as caught:
+                await run("db.unit", sleeping(0))
+            assert "sekrit" not in str(caught.value)
+
+
+async def test_the_password_is_in_no_error(empty_database: str) -> None:
+    async with open_store("postgresql://convo:sekrit@127.0.0.1:1/convo") as postgres:
+        with pytest.raises(DatabaseUnavailable) as caught:
+            await postgres.run("db.unit", sleeping(0))
+    assert "sekrit" not in caught.value.detail
+
+
+# --- inspection
+
+
+async def inspected(postgres: Postgres) -> dict[str, str]:
+    async with open_line(postgres) as line:
+        return await inspect(postgres, line)
+
+
+async def test_inspection_tells_what_the_server_promises(postgres: Postgres) -> None:
+    found = await inspected(postgres)
+    assert (found["fsync"], found["full_page_writes"]) == ("on", "on")
+    assert int(found["max_connections"]) > int(found["superuser_reserved_connections"])
+
+
+async def test_an_older_server_is_refused_by_its_version(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_OLDEST", 990_000)
+    with pytest.raises(Refused, match=r"the database is PostgreSQL \d+\.\d+.*; convo needs 15 or later"):
+        await inspected(postgres)
+
+
+async def test_a_pooler_that_drops_settings_is_refused_by_name(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = postgres._server_settings()
+    asked = iter([{**settings, "statement_timeout": "0"}, settings])
+    monkeypatch.setattr(postgres, "_server_settings", lambda: next(asked))
+    with pytest.raises(Refused, match="pgbouncer"):
+        await inspected(postgres)
+
+
+async def test_a_database_that_does_not_exist_is_refused_for_good(empty_database: str) -> None:
+    absent = urlsplit(empty_database)._replace(path="/convo_none").geturl()
+    async with open_store(absent) as postgres:
+        with pytest.raises(Refused, match="SQLSTATE 3D000"):
+            await inspected(postgres)
+
+
+async def test_a_server_that_may_come_is_waited_for(empty_database: str) -> None:
+    async with open_store("postgresql://convo@127.0.0.1:1/convo") as postgres:
+        with pytest.raises(DatabaseUnavailable):
+            await inspected(postgres)
+
+
+async def test_closing_leaves_no_connection_behind(empty_database: str) -> None:
+    async with open_store(empty_database) as one:
+        async with open_store(empty_database) as other:
+            await ask(other, "SELECT 1")
+            assert await backends(one) == 1
+        with trio.fail_after(5):
+            # The server tells of the end of a connection a moment after the client has closed it.
+            while await backends(one):  # noqa: ASYNC110  (nothing here could tell us)
+                await trio.sleep(0.01)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from convo import config, identity, upkeep
+from convo.config import Settings
+from convo.errors import Refused
+from tests.conftest import roomy_folder
+
+
+def settings_of(data_dir: Path) -> Settings:
+    return config.load(None, {}, {("server", "data_dir"): str(data_dir)})
+
+
+async def test_a_backup_of_one_folder_is_restored_into_an_empty_one(tmp_path: Path) -> None:
+    file = tmp_path / "convo.backup"
+    with roomy_folder() as one, roomy_folder() as other:
+        async with upkeep.stopped(settings_of(one)):
+            pass
+        assert await upkeep.backup(settings_of(one), file) == file.stat().st_size
+        await upkeep.restore(settings_of(other), file)
+        assert (other / "postgres").is_dir()
+
+
+async def test_a_folder_without_a_database_cannot_be_backed_up(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="--data-dir"):
+        await upkeep.backup(settings_of(tmp_path / "nothing"), tmp_path / "convo.backup")
+
+
+async def test_nothing_is_restored_under_a_convo_that_serves(tmp_path: Path) -> None:
+    with identity.claim(tmp_path), pytest.raises(Refused, match="in use"):
+        await upkeep.restore(settings_of(tmp_path), tmp_path / "convo.backup")

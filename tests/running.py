@@ -1,0 +1,289 @@
+"""A running convo for tests: a real ``convo serve`` as a child process, or the whole service inside this trio run.
+
+A process is waited for until it says that it serves, is stopped by SIGTERM, and is only ever touched by its own pid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import httpx
+import pytest
+import structlog.testing
+import trio
+
+from convo import config, service
+
+ROOT = Path(__file__).parents[1]
+_START_SECONDS = 60.0
+_STOP_SECONDS = 40.0
+_ENDED = ("done", "dead")
+
+
+class Running:
+    """One ``convo serve``: its process, its URL, and what it said so far."""
+
+    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.url = ""
+        self._said = said
+
+    @property
+    def said(self) -> str:
+        """Everything on its standard output and error."""
+        return self._said.read_text("utf-8", "replace")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to this process alone."""
+        os.kill(self.pid, number)
+
+    def ended(self) -> int:
+        """Wait for its end, and return its exit code."""
+        try:
+            return self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"convo did not stop within {_STOP_SECONDS:g} s:\n{self.said}")
+
+    def stop(self) -> int:
+        """Ask it to stop as an orchestrator does, and return its exit code."""
+        self.process.terminate()
+        return self.ended()
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        self.process.kill()
+        self.process.wait()
+
+
+def command(data_dir: Path, *arguments: str) -> list[str]:
+    """Return the command line of a server on a free port."""
+    return [sys.executable, "-m", "convo", "serve", "--port", "0", "--data-dir", str(data_dir), *arguments]
+
+
+def environment(database_url: str = "", settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment of a server: this one's, but for all settings that are not given here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONVO_")}
+    url = {"CONVO_DATABASE__URL": database_url} if database_url else {}
+    return kept | url | _variables(settings or {})
+
+
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"CONVO_{name.replace('.', '__').upper()}": value for name, value in settings.items()}
+
+
+@contextmanager
+def running(
+    data_dir: Path,
+    database_url: str = "",
+    settings: Mapping[str, str] | None = None,
+    arguments: Sequence[str] = (),
+) -> Iterator[Running]:
+    """Run ``convo serve`` on a given database, or on its embedded one; ``settings`` are by name: "jobs.workers"."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    path = data_dir / f"said-{time.monotonic_ns()}.txt"
+    with path.open("wb") as said:
+        process = subprocess.Popen(
+            command(data_dir, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            env=environment(database_url, settings),
+            cwd=ROOT,
+        )
+    started = Running(process, path)
+    try:
+        _await_start(started)
+        yield started
+        if process.poll() is None:
+            started.stop()
+    finally:
+        started.kill()
+
+
+def _await_start(started: Running) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while (serves := re.search(r"^convo serves on (\S+)$", started.said, re.MULTILINE)) is None:
+        if started.process.poll() is not None or time.monotonic() > until:
+            pytest.fail(f"convo did not start:\n{started.said}")
+        time.sleep(0.02)
+    started.url = serves[1]
+
+
+@asynccontextmanager
+async def serving(
+    data_dir: Path, database_url: str, settings: Mapping[str, str] | None = None, *, prepared: bool = True
+) -> AsyncIterator[str]:
+    """Run the whole service inside this trio run; yield its URL, ``prepared`` or as soon as anything answers."""
+    told = trio.Event()
+    async with _quietly(), trio.open_nursery() as nursery:
+        port = free_port()
+        loaded = loaded_settings(data_dir, database_url, settings, port=port)
+        nursery.start_soon(service.serve, loaded, lambda _: told.set())
+        url = f"http://127.0.0.1:{port}"
+        await (told.wait() if prepared else _answering(url))
+        try:
+            yield url
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _quietly() -> AsyncIterator[None]:
+    """Keep what is told to the level of a warning, for the report of a test that fails."""
+    with structlog.testing.capture_logs() as told:
+        try:
+            yield
+        finally:
+            print(*(line for line in told if line["log_level"] in ("warning", "error", "critical")), sep="\n")
+
+
+async def _answering(url: str) -> None:
+    async with httpx.AsyncClient() as client:
+        while True:
+            try:
+                await client.get(f"{url}/livez")
+            except httpx.TransportError:
+                await trio.sleep(0.02)
+            else:
+                return
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def loaded_settings(
+    data_dir: Path, database_url: str, settings: Mapping[str, str] | None = None, *, port: int = 0
+) -> config.Settings:
+    """Return the settings of a service inside this process."""
+    arguments = {("server", "data_dir"): str(data_dir), ("server", "port"): str(port)}
+    given = {"database.url": database_url, **(settings or {})}
+    return config.load(None, _variables(given), arguments)
+
+
+# --- what is asked of it
+
+
+def ended(
+    conversation_id: str,
+    log: Sequence[object] | None = None,
+    *,
+    user_id: str = "user-1",
+    bot_id: str = "pika",
+    **fields: object,
+) -> dict[str, Any]:
+    """Make the body of a finished conversation."""
+    said = [("BOT", "Hello!"), ("USER", "I have a dog named Rex. Why do dogs bark?"), ("BOT", "To talk.")]
+    items = [{"character": who, "content": what} for who, what in said] if log is None else list(log)
+    ids = {"conversation_id": conversation_id, "user_id": user_id, "bot_id": bot_id}
+    return {**ids, "conversation_log": items, **fields}
+
+
+def until_ended(client: httpx.Client, link: str, seconds: float = 60.0) -> dict[str, Any]:
+    """Wait until a conversation is done or dead; return what is told of it."""
+    until = time.monotonic() + seconds
+    while True:
+        answer = client.get(link, params={"wait": "5"})
+        assert answer.status_code == 200, answer.text
+        told: dict[str, Any] = answer.json()
+        if told["state"] in _ENDED:
+            return told
+        if time.monotonic() > until:
+            pytest.fail(f"{link} is {told['state']} after {seconds:g} s")
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """Read one whole answer off a connection, or what there is of it when the connection ends."""
+    got = b""
+    while b"\r\n\r\n" not in got or len(got.partition(b"\r\n\r\n")[2]) < announced(got):
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        got += piece
+    return got
+
+
+def announced(got: bytes) -> int:
+    """Return how long the head of an answer says that its body is, in bytes."""
+    found = re.search(rb"\r\ncontent-length: (\d+)", got, re.IGNORECASE)
+    return int(found[1]) if found else 0
+
+
+def query(database_url: str, statement: str, *values: object) -> list[Any]:
+    """Ask the database itself; return all rows."""
+
+    async def on_asyncio() -> list[Any]:
+        async with asyncpg.create_pool(database_url, min_size=1, max_size=1) as pool:
+            rows: list[Any] = await pool.fetch(statement, *values)
+            return rows
+
+    return asyncio.run(on_asyncio())
+
+
+async def eventually(true: Callable[[], Any]) -> None:
+    """Wait for something true inside this trio run; pytest's own alarm is the bound."""
+    while not true():  # noqa: ASYNC110  (what becomes true may do so in another process)
+        await trio.sleep(0.01)
+
+
+# --- what is done to its database
+
+
+@asynccontextmanager
+async def holding(database_url: str, statement: str) -> AsyncIterator[None]:
+    """Run a statement in a transaction that stays open for as long as the block runs."""
+    runner = asyncio.Runner()
+
+    async def begin() -> Any:
+        connection = await asyncpg.connect(database_url)
+        await connection.execute(f"BEGIN; {statement}")
+        return connection
+
+    connection = await trio.to_thread.run_sync(runner.run, begin())
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(runner.run, connection.close())
+            await trio.to_thread.run_sync(runner.close)
+
+
+@asynccontextmanager
+async def away(postgres_url: str, database_url: str) -> AsyncIterator[None]:
+    """End every connection to a database and refuse new ones for as long as the block runs."""
+    name = urlsplit(database_url).path.removeprefix("/")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1"
+    await trio.to_thread.run_sync(query, postgres_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    await trio.to_thread.run_sync(query, postgres_url, end, name)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(query, postgres_url, f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@contextmanager
+def dead_socket(*, refuses: bool) -> Iterator[str]:
+    """Yield the URL of a database that is not there, or that takes a connection and never speaks."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if not refuses:
+            listening.listen(64)
+        yield f"postgresql://postgres@127.0.0.1:{listening.getsockname()[1]}/none"

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# A Python that notes each venv it makes and each installation, and does neither; $PIP is what installing comes to.
+FAKE_PYTHON = f"""#!/bin/sh
+case "$*" in
+*"-m venv"*) echo venv >>"$CALLS"; for folder; do :; done; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python" ;;
+*"-m pip"*install*) echo pip >>"$CALLS"; echo Collecting one; echo Installing collected packages: one; exec $PIP ;;
+*sys.executable*) echo "$0" ;;
+*) exec {os.path.realpath(sys.executable)} "$@" ;;
+esac
+"""
+
+
+class Tree:
+    """A copy of what scripts/setup needs, in a folder with a space in its name, and a PATH with one Python on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "a clone"
+        self.path = folder / "bin"
+        self.calls = folder / "calls"
+        (self.root / "scripts").mkdir(parents=True)
+        self.path.mkdir()
+        for name in ("setup", "lock.txt", "lock-dev.txt"):
+            shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
+        for tool in (
+            "bash",
+            "env",
+            "dirname",
+            "mkdir",
+            "rm",
+            "mv",
+            "grep",
+            "tee",
+            "tail",
+            "basename",
+            "sh",
+            "sleep",
+            "true",
+            "false",
+            "cp",
+        ):
+            (self.path / tool).symlink_to(shutil.which(tool) or pytest.fail(tool))
+        self.script(self.path / "python3", FAKE_PYTHON)
+
+    def script(self, path: Path, text: str) -> None:
+        path.unlink(missing_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def start(self, *arguments: str, pip: str = "true") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [str(self.root / "scripts" / "setup"), *arguments],
+            env={"PATH": str(self.path), "CALLS": str(self.calls), "PIP": pip},
+            cwd="/",
+            process_group=0,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def setup(self, *arguments: str, pip: str = "true") -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments, pip=pip)
+        out, error = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode, out, error)
+
+    def count(self, what: str) -> int:
+        return self.calls.read_text().split().count(what) if self.calls.exists() else 0
+
+    def installs(self) -> int:
+        return self.count("pip")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+def test_a_second_start_installs_nothing_and_says_nothing(tree: Tree) -> None:
+    first = tree.setup()
+    assert (first.returncode, tree.installs()) == (0, 1), first.stderr
+    assert "Installing what lock.txt names" in first.stderr
+    second = tree.setup()
+    assert (second.returncode, second.stderr, tree.installs()) == (0, "", 1)
+
+
+def test_a_changed_lock_is_installed(tree: Tree) -> None:
+    tree.setup()
+    (tree.root / "scripts" / "lock.txt").write_text("other==1.0\n")
+    assert tree.setup().returncode == 0
+    assert (tree.count("venv"), tree.count("pip")) == (1, 2)
+
+
+def test_the_tests_set_up_is_good_for_serving_but_not_the_other_way(tree: Tree) -> None:
+    tree.setup("dev")
+    tree.setup()
+    assert tree.installs() == 1
+    (tree.root / ".venv" / ".convo-dev").unlink()
+    tree.setup()
+    assert tree.installs() == 1
+    tree.setup("dev")
+    assert tree.installs() == 2
+
+
+def test_a_failed_installation_shows_why_and_is_tried_again(tree: Tree) -> None:
+    failed = tree.setup(pip="false")
+    assert failed.returncode == 1
+    assert "The installation failed" in failed.stderr
+    assert tree.installs() == 1
+    assert not (tree.root / ".venv" / ".convo-run").exists()
+
+
+def test_an_installation_that_was_cut_short_is_made_anew(tree: Tree) -> None:
+    with tree.start(pip="sleep 600") as process:
+        while tree.installs() == 0:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (tree.root / ".venv" / ".convo-run").exists()
+    assert tree.setup().returncode == 0
+    assert (tree.count("venv"), tree.count("pip")) == (2, 2)
+
+
+def test_two_at_once_install_once(tree: Tree) -> None:
+    both = [tree.start(pip="sleep 0.5") for _ in range(2)]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert tree.installs() == 1
+    assert sum("waiting for it" in text for text in said) == 1
+
+
+@pytest.mark.parametrize(
+    ("python", "says"),
+    [
+        (
+            'case "$*" in *version_info*) exit 1 ;; --version) echo Python 3.9.2 ;; esac',
+            "this machine has Python 3.9.2",
+        ),
+        (
+            'case "$*" in *version_info*) exit 1 ;; --version) echo Python 3.14.0 ;; esac',
+            "this machine has Python 3.14.0",
+        ),
+        (
+            'case "$*" in *ensurepip*) exit 1 ;; *executable*) echo "$0" ;; *print*) echo 3.12 ;; esac',
+            "bin/python3 has no venv or no ensurepip",
+        ),
+    ],
+)
+def test_a_python_that_does_not_serve_is_named_with_what_to_install_and_nothing_is_changed(
+    tree: Tree, python: str, says: str
+) -> None:
+    tree.script(tree.path / "python3", f"#!/bin/sh\n{python}\n")
+    refused = tree.setup()
+    assert refused.returncode == 1
+    assert says in refused.stderr
+    assert "sudo apt-get install python3" in refused.stderr
+    assert "sudo dnf install" in refused.stderr
+    assert "brew install" in refused.stderr
+    assert sorted(path.name for path in tree.root.iterdir()) == ["scripts"]
+
+
+def test_a_machine_without_python_is_told_so(tree: Tree) -> None:
+    (tree.path / "python3").unlink()
+    refused = tree.setup()
+    assert refused.returncode == 1
+    assert "convo needs Python 3.11, 3.12 or 3.13" in refused.stderr
+
+
+def test_the_locks_pin_every_package_with_hashes_and_agree() -> None:
+    pins: list[dict[str, str]] = []
+    for name in ("lock.txt", "lock-dev.txt"):
+        entries = (ROOT / "scripts" / name).read_text().replace("\\\n", " ").splitlines()
+        named = [entry for entry in entries if entry and not entry.startswith((" ", "#"))]
+        assert all("==" in entry and "--hash=sha256:" in entry for entry in named)
+        pins.append(dict(entry.split()[0].split("==") for entry in named))
+    assert pins[0].items() <= pins[1].items()

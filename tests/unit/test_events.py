@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from convo.observe import events
+
+NOT_EVENTS = {"bound", "tell_to", "bound_contextvars"}
+EVENTS = {
+    name: function
+    for name, function in vars(events).items()
+    if inspect.isfunction(function) and not name.startswith("_") and name not in NOT_EVENTS
+}
+SAMPLES = {"str": "x", "int": 1, "float": 1.5, "BaseException": ValueError("x")}
+
+
+def sample(parameter: inspect.Parameter) -> Any:
+    return SAMPLES[str(parameter.annotation).split(" | ", maxsplit=1)[0]]
+
+
+def named(function: Callable[..., None]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.KEYWORD_ONLY,)
+    return [parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind in kinds]
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_tells_its_name_and_every_field_it_was_given(name: str) -> None:
+    given = {parameter.name: sample(parameter) for parameter in named(EVENTS[name])}
+    with capture_logs() as lines:
+        EVENTS[name](**given)
+    (line,) = lines
+    assert line["event"] == name
+    expected = {
+        "exc_info" if isinstance(value, BaseException) else key.rstrip("_"): value for key, value in given.items()
+    }
+    assert {key: value for key, value in line.items() if key not in ("event", "log_level")} == expected
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_takes_its_fields_by_name_only(name: str) -> None:
+    kinds = {parameter.kind for parameter in inspect.signature(EVENTS[name]).parameters.values()}
+    assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [("accepted", "debug"), ("replayed", "debug"), ("batch_committed", "debug"), ("part_done", "debug"),
+     ("conflict", "info"), ("job_settled", "info"), ("job_released", "info"),
+     ("part_failed", "warning"), ("lease_rescued", "warning"), ("durability_warning", "warning"),
+     ("job_buried", "error"), ("request_failed", "error"), ("asyncio_stray", "error"), ("disk_full", "error")],
+)  # fmt: skip
+def test_events_have_their_level(name: str, level: str) -> None:
+    with capture_logs() as lines:
+        EVENTS[name](**{parameter.name: sample(parameter) for parameter in named(EVENTS[name])})
+    assert lines[0]["log_level"] == level
