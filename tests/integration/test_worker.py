@@ -61,9 +61,10 @@ class Units:
 
     async def run(self, name: str, body: Callable[[Connection], Awaitable[object]], *, begin: str = DURABLE) -> object:
         self.names.append(name)
-        if name in self.fault:
+        fault = self.fault.get(name)
+        if fault is not None:
             await trio.lowlevel.checkpoint()
-            raise self.fault[name]
+            raise fault
         return await self._run(name, body, begin=begin)
 
 
