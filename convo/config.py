@@ -106,6 +106,17 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     body_bytes_max: Bytes = 2 << 20
     offload_bytes: Bytes = 256 << 10
     list_rows_max: Count = 200
+    slow_seconds: SecondsOrNone = 0.0
+
+
+class ClientsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one client, by its address, may send; a rate of 0 is no limit."""
+
+    requests_per_second: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    requests_burst: Annotated[float, Meta(ge=1, le=1e9)] = 100.0
+    bytes_per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    bytes_burst: Annotated[float, Meta(ge=1, le=1e12)] = 16_777_216.0
+    tracked_max: Count = 10_000
 
 
 class DatabaseSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,8 +130,10 @@ class DatabaseSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class IntakeSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The committer: how much one transaction takes."""
+    """How much is let in at a time, and how much of it one transaction of the committer takes."""
 
+    in_flight_max: Count = 512
+    bytes_in_flight_max: Bytes = 64 << 20
     batch_rows: Count = 256
     batch_bytes: Bytes = 8 << 20
 
@@ -196,6 +209,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     connection: ConnectionSettings = ConnectionSettings()
     ladder: LadderSettings = LadderSettings()
     web: WebSettings = WebSettings()
+    clients: ClientsSettings = ClientsSettings()
     database: DatabaseSettings = DatabaseSettings()
     intake: IntakeSettings = IntakeSettings()
     jobs: JobsSettings = JobsSettings()

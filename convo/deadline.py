@@ -20,18 +20,21 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
     Deadlines nest: the innermost one that was still waiting when an outer one ran out is remembered as the
     outer's ``culprit``, so that an answer can name the wait that used the time up.
 
+    ``since``, by ``trio.current_time()``, is when the time began to run; now, where it is not given.
+
     Raises:
         DeadlineExceeded: the block was cancelled because this deadline's own time ran out.
     """
 
-    def __init__(self, name: str, seconds: float) -> None:
+    def __init__(self, name: str, seconds: float, *, since: float | None = None) -> None:
         self.name = name
         self.seconds = seconds
         self.culprit: str | None = None
         self.scope = trio.CancelScope()
+        self._since = since
 
     def __enter__(self) -> Self:
-        self._started = trio.current_time()
+        self._started = trio.current_time() if self._since is None else self._since
         self.scope.deadline = self._started + self.seconds
         self._outer = _innermost.get()
         self._token = _innermost.set(self)
@@ -45,8 +48,9 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
         metrics.wait_seconds.labels(self.name).observe(trio.current_time() - self._started)
         self.scope.__exit__(kind, error, trace)
         if self.scope.cancelled_caught:
-            culprit = self.culprit or self.name
-            metrics.deadline_exceeded_total.labels(culprit).inc()
-            raise DeadlineExceeded(culprit, self.seconds)
+            metrics.deadline_exceeded_total.labels(self.culprit or self.name).inc()
+            if self.culprit is None:
+                raise DeadlineExceeded(self.name, self.seconds)
+            raise DeadlineExceeded(self.culprit, self.seconds, self.name)
         if isinstance(error, trio.Cancelled) and self._outer is not None and self._outer.culprit is None:
             self._outer.culprit = self.culprit or self.name

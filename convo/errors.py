@@ -5,12 +5,14 @@ It knows no library: foreign errors are turned into these at the edge where they
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ConvoError(Exception):
     """The root of the tree: an error with an answer.
 
     ``status`` is the HTTP status to answer, ``code`` the stable name a client may switch on,
-    ``retryable`` whether the same call can succeed later without being changed.
+    ``retryable`` whether the same call can succeed later without being changed; ``headers`` go with the answer.
     """
 
     status = 500
@@ -19,11 +21,19 @@ class ConvoError(Exception):
     retryable = False
     conversation_id: str | None = None
 
-    def __init__(self, detail: str = "", *, path: str | None = None, retry_after_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        path: str | None = None,
+        retry_after_seconds: float | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(detail or self.title)
         self.detail = detail or self.title
         self.path = path
         self.retry_after_seconds = retry_after_seconds
+        self.headers = headers
 
 
 class ConfigError(ConvoError):
@@ -140,6 +150,22 @@ class DiskFull(DatabaseUnavailable):
     title = "The database's disk is full"
 
 
+class Overloaded(Unavailable):
+    """More requests are under way than this process takes; ``retry_after_seconds`` is when some will be done."""
+
+    code = "overloaded"
+    title = "The service has as much to do as it takes"
+
+
+class TooManyRequests(ConvoError):
+    """One client sends more than its share; ``retry_after_seconds`` is when it may send again."""
+
+    status = 429
+    code = "rate_limited"
+    title = "This client sends too much"
+    retryable = True
+
+
 class Draining(Unavailable):
     """The process is stopping; another one, or the next one, takes the request."""
 
@@ -153,10 +179,12 @@ class DeadlineExceeded(Unavailable):
     code = "deadline_exceeded"
     title = "The time for this ran out"
 
-    def __init__(self, name: str, seconds: float) -> None:
-        super().__init__(f"{name} took longer than its {seconds:g} s")
+    def __init__(self, name: str, seconds: float, budget: str = "") -> None:
+        own = f"{name} took longer than its {seconds:g} s"
+        super().__init__(f"the {seconds:g} s of {budget} ran out in {name}" if budget else own)
         self.name = name
         self.seconds = seconds
+        self.budget = budget
 
 
 class DatabaseDeadlineExceeded(DeadlineExceeded, DatabaseUnavailable):

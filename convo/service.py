@@ -59,7 +59,9 @@ from convo.store.migrate import migrate
 from convo.store.postgres import Postgres, inspect, open_postgres
 from convo.store.settle import Settler
 from convo.store.watch import Watch
+from convo.web.admission import Admission
 from convo.web.app import Api, make_app
+from convo.web.clients import Clients
 from convo.web.conversations import Intake
 from convo.web.operations import DATABASE, Operations, Ping
 from convo.web.readiness import Readiness
@@ -159,7 +161,13 @@ class Service:
         reader = Reader(postgres)
         self._api = Api(
             settings=settings,
-            intake=Intake(settings=settings.web, committer=self._committer, readiness=self._readiness),
+            intake=Intake(
+                settings=settings.web,
+                committer=self._committer,
+                readiness=self._readiness,
+                clients=Clients(settings.clients),
+                admission=Admission(settings.intake, settings.web.request_seconds),
+            ),
             reading=Reading(
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),

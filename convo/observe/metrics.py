@@ -145,6 +145,10 @@ accept_seconds = _folding.distribution(
     "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
 ).labels()
 
+# --- admission
+intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=registry)
+intake_in_flight_bytes = Gauge("convo_intake_in_flight_bytes", "Bytes that they may hold.", registry=registry)
+
 # --- the committer
 intake_batch_rows = _folding.distribution(
     "convo_intake_batch_rows", "Conversations in one transaction of the committer.", bounds=ROW_BOUNDS

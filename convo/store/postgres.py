@@ -245,7 +245,7 @@ class _mapped:  # noqa: N801  (reads as a statement)
 
 def _map(error: BaseException) -> ConvoError | None:
     if type(error) is DeadlineExceeded:
-        return DatabaseDeadlineExceeded(error.name, error.seconds)
+        return DatabaseDeadlineExceeded(error.name, error.seconds, error.budget)
     if isinstance(error, asyncpg.PostgresError):
         return _map_sqlstate(error.sqlstate or "", error)
     # The client's own refusal to encode a value: it never reached the server.

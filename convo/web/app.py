@@ -15,7 +15,7 @@ from convo import errors
 from convo.config import Settings
 from convo.observe import events
 from convo.web.conversations import Intake
-from convo.web.door import Answer, answered, check_head, problem, too_large
+from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
 from convo.web.operations import Operations
 from convo.web.reading import Reading
 
@@ -53,7 +53,7 @@ def make_app(api: Api) -> QuartTrio:
         async def serve() -> Answer:
             return _framework_problem(error, api.settings)
 
-        return await _serve(api, "unmatched", serve)
+        return await _serve(api, "unmatched", _head(), serve)
 
     return app
 
@@ -86,18 +86,34 @@ def _route_intake(app: QuartTrio, api: Api) -> None:
 
     @app.post(ACCEPT)
     async def end() -> Response:
-        started = trio.current_time()
+        head = _head()
 
-        async def serve() -> Answer:
-            check_head(request.headers.get("Content-Type", ""), request.content_length, web)
+        async def read() -> bytes:
             try:
                 body = cast("bytes", await request.get_data(cache=False))
             except RequestEntityTooLarge:
                 raise too_large(web) from None
             g.body_read = True
-            return await api.intake.end(body, request.headers.get("Content-Encoding", ""), started)
+            return body
 
-        return await _serve(api, ACCEPT, serve, started)
+        async def serve() -> Answer:
+            return await api.intake.receive(head, read)
+
+        return await _serve(api, ACCEPT, head, serve)
+
+
+def _head() -> Head:
+    """Say what the framework knows of the request; its first byte came a moment before this."""
+    return Head(
+        method=request.method,
+        path=request.path,
+        peer=request.remote_addr or "",
+        started=trio.current_time(),
+        content_type=request.headers.get("Content-Type", ""),
+        content_encoding=request.headers.get("Content-Encoding", ""),
+        content_length=request.content_length,
+        request_timeout=request.headers.get("Request-Timeout", ""),
+    )
 
 
 def _route_reading(app: QuartTrio, api: Api) -> None:
@@ -105,17 +121,20 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
 
     def route(rule: str, function: Callable[..., Awaitable[Answer]], method: str = "GET") -> None:
         async def view(**values: str) -> Response:
+            head = _head()
+
             async def serve() -> Answer:
                 api.intake.readiness.check()
+                headers = api.intake.clients.spend(head.peer, 0)
                 if any("\x00" in value for value in values.values()):
                     raise errors.NotFound("no id holds a NUL character")
                 try:
-                    return await function(**values)
+                    return with_headers(await function(**values), *headers)
                 except errors.ConvoError as error:
                     error.conversation_id = values.get("conversation_id")
                     raise
 
-            return await _serve(api, rule, serve)
+            return await _serve(api, rule, head, serve)
 
         app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
 
@@ -144,7 +163,7 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
 
     def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
         async def view() -> Response:
-            return await _serve(api, rule, function)
+            return await _serve(api, rule, _head(), function)
 
         app.add_url_rule(rule, rule, view, methods=["GET"])
 
@@ -155,14 +174,11 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
     route("/docs", operations.docs)
 
 
-async def _serve(
-    api: Api, route: str, serve: Callable[[], Awaitable[Answer]], started: float | None = None
-) -> Response:
-    began = trio.current_time() if started is None else started
-    answer = await answered(route, request.method, api.settings.web, serve, started=began)
+async def _serve(api: Api, route: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
+    answer = await answered(route, head, api.settings.web, serve)
     if api.settings.observe.access_log:
         events.request_answered(
-            route=route, method=request.method, status=answer.status, seconds=trio.current_time() - began
+            route=route, method=head.method, status=answer.status, seconds=trio.current_time() - head.started
         )
     return _response(answer)
 
@@ -187,19 +203,10 @@ def _framework_problem(error: HTTPException, settings: Settings) -> Answer:
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
         answer = problem(errors.MethodNotAllowed(f"{request.method} is not taken here; send {allowed}"))
-        return _with(answer, "Allow", allowed)
+        return with_headers(answer, ("Allow", allowed))
     if isinstance(error, NotFound):
         return problem(errors.NotFound(f"there is nothing at {request.path!r}; see /docs"))
     if isinstance(error, RequestEntityTooLarge):
         return problem(too_large(settings.web))
     status = error.code or 500
     return problem(errors.BadRequest("the request cannot be read") if status < 500 else errors.ConvoError())
-
-
-def _with(answer: Answer, name: str, value: str) -> Answer:
-    return Answer(
-        status=answer.status,
-        body=answer.body,
-        content_type=answer.content_type,
-        headers=[*answer.headers, (name, value)],
-    )

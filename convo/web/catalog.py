@@ -48,7 +48,21 @@ class Operation(Struct, frozen=True, kw_only=True):
 
 
 _NOT_MODIFIED = Answer(status=304, text="Still what the client has.", media=None, headers=("ETag",))
-_DATABASE = (errors.Unavailable, errors.DatabaseUnavailable, errors.DeadlineExceeded, errors.Draining)
+_DATABASE = (
+    errors.TooManyRequests,
+    errors.Unavailable,
+    errors.DatabaseUnavailable,
+    errors.DeadlineExceeded,
+    errors.Draining,
+)
+REQUEST_TIMEOUT = Parameter(
+    name="Request-Timeout",
+    where="header",
+    text="Seconds that the whole request may take, from the first byte of its head; it only tightens ours.",
+    type=Annotated[float, Meta(ge=0, le=999_999_999)],
+    sample=5,
+)
+"""Every route takes it."""
 
 _WITHOUT_NUL = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 _CONVERSATION = Parameter(
@@ -117,6 +131,7 @@ CONVERSATIONS = (
             errors.TooLarge,
             errors.UnsupportedMedia,
             errors.Invalid,
+            errors.Overloaded,
             errors.BadRow,
             errors.DiskFull,
             *_DATABASE,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 import trio
 from msgspec import Struct
@@ -17,10 +19,18 @@ from convo.observe import events, metrics
 from convo.store import logs
 from convo.store.intake import Accept, Committer, Stored
 from convo.web import answers
-from convo.web.door import Answer, encode, inflate, problem
+from convo.web.admission import Admission
+from convo.web.clients import Clients
+from convo.web.door import Answer, Head, check_head, encode, problem, with_headers
+from convo.web.inflate import inflate
 from convo.web.readiness import Readiness
 
 _ANSWER_SECONDS = 0.05
+# Text packs to a tenth at best: what a compressed body may inflate to.
+_PACKED = 10
+
+Read = Callable[[], Awaitable[bytes]]
+"""Reads the body of a request, whole, to the limit."""
 
 
 class Intake(Struct, frozen=True, kw_only=True):
@@ -29,6 +39,31 @@ class Intake(Struct, frozen=True, kw_only=True):
     settings: WebSettings
     committer: Committer
     readiness: Readiness
+    clients: Clients
+    admission: Admission
+
+    async def receive(self, head: Head, read: Read) -> Answer:
+        """Take one request to the accept route: what its head forbids is refused before ``read`` reads its body.
+
+        Raises:
+            ConvoError: what is wrong with the request, or with the time it comes at, before its conversation is known.
+        """
+        self.readiness.check()
+        check_head(head, self.settings)
+        expected = self._expected_bytes(head)
+        headers = self.clients.spend(head.peer, expected if head.content_length is None else head.content_length)
+        with self.admission.admitted(expected):
+            with deadline("web.body", self.settings.request_seconds, since=head.started):
+                body = await read()
+            answer = await self.end(body, head.content_encoding, head.started)
+        return with_headers(answer, *headers)
+
+    def _expected_bytes(self, head: Head) -> int:
+        """Tell how much memory a request may come to need: what it announces, or the most it may."""
+        limit = self.settings.body_bytes_max
+        if head.content_length is None:
+            return limit
+        return min(limit, head.content_length * (_PACKED if head.content_encoding else 1))
 
     async def end(self, body: bytes, encoding: str, started: float) -> Answer:
         """Take one finished conversation: answer with its receipt once it is durably stored.
@@ -38,7 +73,6 @@ class Intake(Struct, frozen=True, kw_only=True):
         Raises:
             ConvoError: what is wrong with the request, before its conversation is known.
         """
-        self.readiness.check()
         read = trio.current_time()
         accept = await self._prepare(body, encoding)
         decoded = trio.current_time()
@@ -56,8 +90,7 @@ class Intake(Struct, frozen=True, kw_only=True):
         return _receipt(stored, timing)
 
     async def _prepare(self, body: bytes, encoding: str) -> Accept:
-        # What a compressed body inflates to is not known yet: text packs to a tenth at best.
-        if len(body) * (10 if encoding else 1) < self.settings.offload_bytes:
+        if len(body) * (_PACKED if encoding else 1) < self.settings.offload_bytes:
             return _prepare(body, encoding, self.settings)
         with deadline("web.decode", self.settings.request_seconds):
             return await trio.to_thread.run_sync(_prepare, body, encoding, self.settings, abandon_on_cancel=True)

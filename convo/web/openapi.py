@@ -18,13 +18,13 @@ from convo import errors
 from convo.conversation.model import ConversationEnded
 from convo.web import samples, shapes
 from convo.web.answers import Problem, problem
-from convo.web.catalog import OPERATIONS, Answer, Operation, Parameter
+from convo.web.catalog import OPERATIONS, REQUEST_TIMEOUT, Answer, Operation, Parameter
 
 Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TIMES = re.compile(r"(_at|_time|^at|^timestamp)$")
-_ALWAYS = (errors.MethodNotAllowed, errors.ConvoError)
+_ALWAYS = (errors.BadRequest, errors.MethodNotAllowed, errors.ConvoError)
 _UNAVAILABLE = 503
 
 _TEXT = """\
@@ -55,6 +55,14 @@ _HEADERS: dict[str, Json] = {
         "description": "Seconds to wait before the same request again.",
         "required": True,
         "schema": {"type": "integer", "minimum": 0},
+    },
+    "RateLimit-Policy": {
+        "description": "What this client may send, where there is a limit (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests or bytes now, all of it in `t` seconds.",
+        "schema": {"type": "string"},
     },
     "Allow": {"description": "The methods that this address takes.", "required": True, "schema": {"type": "string"}},
     "Server-Timing": {
@@ -106,7 +114,7 @@ class _Schemas:
 
 
 def _types() -> Iterable[Any]:
-    yield from (ConversationEnded, Problem, *shapes.ITEM_SHAPES)
+    yield from (ConversationEnded, Problem, REQUEST_TIMEOUT.type, *shapes.ITEM_SHAPES)
     for operation in OPERATIONS:
         yield from (parameter.type for parameter in operation.parameters)
         yield from (answer.body for answer in operation.answers if answer.media)
@@ -133,11 +141,12 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
     described: Json = {"operationId": operation.name, "tags": [operation.tag], "summary": operation.summary}
     if operation.text:
         described["description"] = operation.text
-    if operation.parameters:
-        described["parameters"] = [_parameter(parameter, schemas) for parameter in operation.parameters]
+    parameters = (*operation.parameters, REQUEST_TIMEOUT)
+    described["parameters"] = [_parameter(parameter, schemas) for parameter in parameters]
     if operation.takes_conversation:
         described["requestBody"] = _body(schemas)
-    responses = _answers(operation.answers, schemas) | _problems(operation.problems + _ALWAYS, schemas)
+    problems = dict.fromkeys((*operation.problems, *_ALWAYS))
+    responses = _answers(operation.answers, schemas) | _problems(problems, schemas)
     described["responses"] = dict(sorted(responses.items()))
     return described
 
@@ -187,7 +196,8 @@ def _problems(kinds: Iterable[type[errors.ConvoError]], schemas: _Schemas) -> Js
 
 
 def _problem(status: int, kinds: list[type[errors.ConvoError]], schemas: _Schemas) -> Json:
-    headers = {405: ("Allow",), _UNAVAILABLE: ("Retry-After",)}.get(status, ())
+    limits = ("Retry-After", "RateLimit-Policy", "RateLimit")
+    headers = {405: ("Allow",), 429: limits, _UNAVAILABLE: ("Retry-After",)}.get(status, ())
     content = {"schema": schemas.of(Problem), "examples": {kind.code: {"value": _sample(kind)} for kind in kinds}}
     return {
         "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds) + ".",

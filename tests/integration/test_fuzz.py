@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from typing import Any
 
 import httpx
@@ -68,9 +69,17 @@ def test_every_answer_is_one_that_is_described(convo: Running, label: str, mode:
         @settings(FIXED, max_examples=30)
         @given(case=OPERATIONS[label].as_strategy(generation_mode=mode))
         def probe(case: Case[Any]) -> None:
+            give_time(case)
             case.call_and_validate(base_url=convo.url, session=session, checks=KEPT)
 
         probe()
+
+
+def give_time(case: Case[Any]) -> None:
+    """Leave out a budget that is too short for any answer but 503: that one is not looked for here."""
+    for name in [name for name in case.headers or () if name.lower() == "request-timeout"]:
+        if re.fullmatch(r"[0-9.]+", str(case.headers[name])):
+            del case.headers[name]
 
 
 # --- logs of all shapes, and of none
@@ -131,7 +140,7 @@ FIELDS = st.fixed_dictionaries(
 def test_every_log_is_refused_or_gets_done(client: httpx.Client) -> None:
     accepted: dict[str, int] = {}
 
-    @settings(FIXED, max_examples=250)
+    @settings(FIXED, max_examples=400)
     @given(fields=FIELDS)
     def post(fields: dict[str, Any]) -> None:
         body = {**ended(f"fuzz-{next(_numbers)}", log=[]), **fields}

@@ -565,3 +565,86 @@ async def test_a_database_that_was_never_reached_is_503(refuses: bool, tmp_path:
         serves = serving(tmp_path, dead, QUICK, prepared=False)
         async with serves as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
             problem(await end(client, ended("never-1")), 503, "unavailable")
+
+
+# --- overload
+
+
+def slow_body(url: str, name: str, wait_for: trio.Event) -> Callable[[], Any]:
+    """Make a post whose head comes at once, and whose last byte only when it is let go."""
+
+    async def post_it() -> bytes:
+        parts = urlsplit(url)
+        body = json.dumps(ended(name)).encode()
+        stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 0)
+        async with stream:
+            head = (
+                f"POST {END} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+            )
+            await stream.send_all(head.encode() + b"\r\n" + body[:-1])
+            await wait_for.wait()
+            await stream.send_all(body[-1:])
+            return bytes(await stream.receive_some())
+
+    return post_it
+
+
+async def test_beyond_what_is_let_in_a_request_is_refused_before_its_body(database: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, database, {"intake.in_flight_max": "2"}) as url, trio.open_nursery() as nursery:
+        let_go = trio.Event()
+        answers: list[bytes] = []
+
+        async def hold(name: str) -> None:
+            answers.append(await slow_body(url, name, let_go)())
+
+        nursery.start_soon(hold, "held-1")
+        nursery.start_soon(hold, "held-2")
+        async with httpx.AsyncClient(base_url=url) as client:
+            with trio.fail_after(10):
+                while "convo_intake_in_flight 2.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            refused = await trio.to_thread.run_sync(_head_only, url)
+            assert refused.startswith(b"HTTP/1.1 503")
+            assert b'"code":"overloaded"' in refused
+            assert re.search(rb"\r\nretry-after: [1-9]", refused, re.IGNORECASE)
+            assert re.search(rb"\r\nconnection: close", refused, re.IGNORECASE)
+            assert (await client.get("/v1/conversations")).status_code == 200  # reading has its own bounds
+            let_go.set()
+            with trio.fail_after(10):
+                while len(answers) < 2:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            assert all(answer.startswith(b"HTTP/1.1 202") for answer in answers)
+            assert (await client.post(END, json=ended("after-1"))).status_code == 202
+
+
+def _head_only(url: str) -> bytes:
+    """Announce a body and send none of it."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), 10) as connection:
+        head = f"POST {END} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode())
+        return read_answer(connection)
+
+
+async def test_a_client_over_its_share_is_told_when_to_come_back(database: str, tmp_path: Path) -> None:
+    limits = {"clients.requests_per_second": "0.01", "clients.requests_burst": "2"}
+    async with serving(tmp_path, database, limits) as url, httpx.AsyncClient(base_url=url) as client:
+        taken = await client.post(END, json=ended("share-1"))
+        assert (taken.status_code, taken.headers["ratelimit"]) == (202, '"requests";r=1;t=100')
+        assert taken.headers["ratelimit-policy"] == '"requests";q=2;w=200'
+        assert (await client.get("/v1/conversations")).headers["ratelimit"].startswith('"requests";r=0;')
+        refused = await client.post(END, json=ended("share-2"))
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert 90 <= int(refused.headers["retry-after"]) <= 100
+        assert refused.headers["ratelimit"].startswith('"requests";r=0;')
+        assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_clients_own_budget_is_what_the_database_gets(database: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, database) as url, httpx.AsyncClient(base_url=url) as client:
+        async with holding(database, "LOCK TABLE conversation IN ACCESS EXCLUSIVE MODE"):
+            answer = await client.get("/v1/conversations/some-1", headers={"Request-Timeout": "0.3"})
+        assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
+        assert answer.json()["detail"] == "the 0.3 s of web.request ran out in db.read"
+        wrong = await client.get("/livez", headers={"Request-Timeout": "soon"})
+        assert (wrong.status_code, wrong.json()["path"]) == (400, "Request-Timeout")

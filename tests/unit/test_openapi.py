@@ -121,9 +121,9 @@ def test_answers_name_their_headers(method: str, path: str, status: str, headers
 
 def test_the_accept_route_names_every_problem() -> None:
     responses = operation("post", "/v1/conversations/end")["responses"]
-    assert responses.keys() == {"202", "400", "405", "409", "413", "415", "422", "500", "503"}
+    assert responses.keys() == {"202", "400", "405", "409", "413", "415", "422", "429", "500", "503"}
     codes = responses["503"]["content"]["application/problem+json"]["examples"].keys()
-    assert codes == {"disk_full", "unavailable", "database_unavailable", "deadline_exceeded", "draining"}
+    assert codes == {"disk_full", "unavailable", "database_unavailable", "deadline_exceeded", "draining", "overloaded"}
 
 
 def test_not_modified_has_no_content() -> None:

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from convo.config import IntakeSettings
+from convo.errors import Overloaded
+from convo.observe import metrics
+from convo.web.admission import Admission
+
+REQUEST_SECONDS = 8.0
+
+
+def door(requests: int = 3, bytes_: int = 100, *, random: float = 0.0) -> Admission:
+    settings = IntakeSettings(in_flight_max=requests, bytes_in_flight_max=bytes_)
+    return Admission(settings, REQUEST_SECONDS, random=lambda: random)
+
+
+@contextmanager
+def full(admission: Admission, requests: int = 3) -> Iterator[None]:
+    with ExitStack() as inside:
+        for _ in range(requests):
+            inside.enter_context(admission.admitted(1))
+        yield
+
+
+def refused(admission: Admission, bytes_: int = 1) -> float:
+    with pytest.raises(Overloaded) as caught, admission.admitted(bytes_):
+        pass
+    assert caught.value.retry_after_seconds is not None
+    return caught.value.retry_after_seconds
+
+
+async def test_so_many_requests_are_let_in_and_no_more() -> None:
+    admission = door()
+    with full(admission):
+        refused(admission)
+    with full(admission):
+        assert admission.requests == 3
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
+async def test_so_many_bytes_are_let_in_and_no_more() -> None:
+    admission = door(requests=10)
+    with admission.admitted(60):
+        with admission.admitted(40):
+            refused(admission)
+        with admission.admitted(40):
+            assert admission.bytes == 100
+
+
+async def test_one_alone_is_let_in_whatever_its_size() -> None:
+    admission = door()
+    with admission.admitted(101):
+        refused(admission)
+
+
+async def test_whoever_fails_inside_gives_the_place_back() -> None:
+    admission = door()
+    with pytest.raises(ZeroDivisionError), admission.admitted(50):
+        raise ZeroDivisionError
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
+async def test_retry_after_is_when_those_inside_are_done_at_the_measured_rate(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    admission = door(requests=100, bytes_=1000)
+    # 20 a second for a long while.
+    for _ in range(1000):
+        with admission.admitted(1):
+            await trio.sleep(0.05)
+    assert admission.rate(trio.current_time()) == pytest.approx(20, rel=0.01)
+    with full(admission, 100):
+        assert refused(admission) == pytest.approx(5, rel=0.02)
+
+
+async def test_a_rate_fades_when_nothing_ends_any_more(autojump_clock: trio.testing.MockClock) -> None:
+    admission = door(requests=10)
+    for _ in range(1000):
+        with admission.admitted(1):
+            await trio.sleep(0.01)
+    with full(admission, 10):
+        at_once = refused(admission)
+        await trio.sleep(30)
+        assert refused(admission) == REQUEST_SECONDS > at_once
+
+
+async def test_retry_after_is_never_longer_than_the_budget_of_those_inside() -> None:
+    admission = door()
+    with full(admission):
+        assert refused(admission) == REQUEST_SECONDS
+
+
+@pytest.mark.parametrize(("random", "seconds"), [(0.0, 8.0), (0.5, 12.0), (1.0, 16.0)])
+async def test_those_refused_together_are_spread_over_as_long_again(random: float, seconds: float) -> None:
+    admission = door(random=random)
+    with full(admission):
+        assert refused(admission) == seconds
+
+
+async def test_what_is_under_way_is_a_gauge() -> None:
+    admission = door()
+    with admission.admitted(40):
+        shown = metrics.exposition().decode()
+        assert "convo_intake_in_flight 1.0" in shown
+        assert "convo_intake_in_flight_bytes 40.0" in shown

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from convo.config import ClientsSettings
+from convo.errors import TooManyRequests
+from convo.web.clients import Clients
+
+ME, YOU = "192.0.2.1", "192.0.2.2"
+
+
+def limited(**settings: Any) -> Clients:
+    return Clients(ClientsSettings(**settings))
+
+
+def wait(clients: Clients, client: str = ME, bytes_: int = 0) -> float:
+    """How long this client is told to wait before its next request."""
+    try:
+        clients.spend(client, bytes_)
+    except TooManyRequests as error:
+        return error.retry_after_seconds or math.inf
+    return 0.0
+
+
+async def test_without_limits_nobody_is_counted_and_nothing_is_told() -> None:
+    clients = limited()
+    assert [clients.spend(ME, 1 << 40) for _ in range(3)] == [(), (), ()]
+
+
+async def test_a_burst_is_taken_and_then_the_rate_decides(autojump_clock: trio.testing.MockClock) -> None:
+    clients = limited(requests_per_second=2.0, requests_burst=3.0)
+    assert [wait(clients) for _ in range(4)] == [0, 0, 0, 0.5]
+    await trio.sleep(0.5)
+    assert [wait(clients) for _ in range(2)] == [0, 0.5]
+    await trio.sleep(60)
+    assert [wait(clients) for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+async def test_a_refused_request_takes_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    clients = limited(requests_per_second=1.0, requests_burst=1.0)
+    assert [wait(clients) for _ in range(5)] == [0, 1, 1, 1, 1]
+    await trio.sleep(1)
+    assert wait(clients) == 0
+
+
+async def test_bytes_are_counted_too_and_a_large_body_is_paid_off(autojump_clock: trio.testing.MockClock) -> None:
+    clients = limited(bytes_per_second=100.0, bytes_burst=1000.0)
+    assert wait(clients, bytes_=3000) == 0
+    assert wait(clients, bytes_=1) == pytest.approx(20.01)
+    await trio.sleep(20.02)
+    assert wait(clients, bytes_=1) == 0
+
+
+async def test_one_client_does_not_pay_for_another() -> None:
+    clients = limited(requests_per_second=1.0, requests_burst=1.0)
+    assert (wait(clients, ME), wait(clients, YOU)) == (0, 0)
+    assert wait(clients, ME) > 0
+
+
+async def test_the_headers_tell_what_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    clients = limited(requests_per_second=2.0, requests_burst=10.0, bytes_per_second=100.0, bytes_burst=1000.0)
+    policy = '"requests";q=10;w=5, "bytes";q=1000;w=10;qu="content-bytes"'
+    assert dict(clients.spend(ME, 300)) == {
+        "RateLimit-Policy": policy,
+        "RateLimit": '"requests";r=9;t=1, "bytes";r=700;t=3',
+    }
+    clients.spend(ME, 800)
+    with pytest.raises(TooManyRequests, match=r"192\.0\.2\.1 is over clients\.bytes_per_second = 100") as caught:
+        clients.spend(ME, 1)
+    assert dict(caught.value.headers)["RateLimit"] == '"requests";r=8;t=1, "bytes";r=0;t=11'
+
+
+async def test_only_so_many_clients_are_remembered_and_the_silent_ones_go_first() -> None:
+    clients = limited(requests_per_second=1.0, requests_burst=1.0, tracked_max=2)
+    for client in ("one", "two", "one", "three"):
+        wait(clients, client)
+    assert wait(clients, "one") > 0
+    assert wait(clients, "two") == 0
