@@ -148,7 +148,14 @@ class JobsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     attempts_max: Count = 5
     backoff_seconds: Seconds = 5.0
     backoff_max_seconds: Seconds = 600.0
+    give_up_seconds: Seconds = 604_800.0
     handover_bytes: Bytes = 32 << 20
+
+
+class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Among whom the workers take turns."""
+
+    key: Literal["user", "bot", "none"] = "user"
 
 
 class AnalysisSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,6 +173,11 @@ class RemoteSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     backoff_seconds: Seconds = 2.0
     backoff_max_seconds: Seconds = 10.0
     concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+    retries_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    retries_floor: Annotated[int, Meta(ge=0, le=1000)] = 3
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    breaker_calls: Annotated[int, Meta(ge=2, le=1000)] = 20
+    breaker_open_seconds: Seconds = 60.0
 
 
 class LlmSettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -213,6 +225,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     database: DatabaseSettings = DatabaseSettings()
     intake: IntakeSettings = IntakeSettings()
     jobs: JobsSettings = JobsSettings()
+    fairness: FairnessSettings = FairnessSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     llm: LlmSettings = LlmSettings()
     memory: MemorySettings = MemorySettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
@@ -12,6 +13,18 @@ from convo.errors import DeadlineExceeded
 from convo.observe import metrics
 
 _innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
+
+
+def ends_at() -> float:
+    """Return when the first of the named deadlines around the caller ends, by ``trio.current_time()``; inf for none.
+
+    Scopes without a name do not count: a lease's, which is moved on while the work goes well, is one.
+    """
+    earliest, around = math.inf, _innermost.get()
+    while around is not None:
+        earliest = min(earliest, around.scope.deadline)
+        around = around.outer
+    return earliest
 
 
 class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept", 3.0):`)
@@ -30,13 +43,14 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
         self.name = name
         self.seconds = seconds
         self.culprit: str | None = None
+        self.outer: deadline | None = None
         self.scope = trio.CancelScope()
         self._since = since
 
     def __enter__(self) -> Self:
         self._started = trio.current_time() if self._since is None else self._since
         self.scope.deadline = self._started + self.seconds
-        self._outer = _innermost.get()
+        self.outer = _innermost.get()
         self._token = _innermost.set(self)
         self.scope.__enter__()
         return self
@@ -52,5 +66,5 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
             if self.culprit is None:
                 raise DeadlineExceeded(self.name, self.seconds)
             raise DeadlineExceeded(self.culprit, self.seconds, self.name)
-        if isinstance(error, trio.Cancelled) and self._outer is not None and self._outer.culprit is None:
-            self._outer.culprit = self.culprit or self.name
+        if isinstance(error, trio.Cancelled) and self.outer is not None and self.outer.culprit is None:
+            self.outer.culprit = self.culprit or self.name

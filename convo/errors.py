@@ -253,10 +253,34 @@ class RemoteBusy(RemoteUnavailable):
     code = "remote_busy"
 
 
+class RemoteTimeout(RemoteUnavailable):
+    """It did not answer in time; ``outage`` unless it answered others meanwhile."""
+
+    code = "remote_timeout"
+
+    def __init__(self, dependency: str, detail: str, *, outage: bool) -> None:
+        super().__init__(dependency, detail)
+        self.outage = outage
+
+
+class RemoteDown(RemoteError):
+    """It failed so often that nobody asks it for a while."""
+
+    code = "remote_down"
+    outage = True
+
+
 class RemoteRefused(RemoteError):
-    """400, 401, 403, 404, 422: the same call will be refused again."""
+    """400, 404, 422 and the like: the same call will be refused again."""
 
     code = "remote_refused"
+
+
+class RemoteDenied(RemoteError):
+    """401, 402, 403: it refuses us, whatever the call: a key or an account to be mended, no fault of the job."""
+
+    code = "remote_denied"
+    outage = True
 
 
 class RemoteGarbage(RemoteError):

@@ -21,6 +21,7 @@ from convo.config import LlmSettings
 from convo.conversation.model import Conversation, Mood, Questions
 from convo.errors import RemoteGarbage
 from convo.observe import events
+from convo.resilience.dependency import Dependency
 
 T = TypeVar("T")
 
@@ -76,7 +77,9 @@ class Model:
         """
         if not user_spoke(conversation):
             return Questions(questions=())
-        return await self._remote.call("llm.questions", partial(self._find, QUESTIONS, conversation, self._questions))
+        return await self._remote.dependency.call(
+            "llm.questions", partial(self._find, QUESTIONS, conversation, self._questions)
+        )
 
     async def emotion(self, conversation: Conversation) -> Mood:
         """Find how the user felt; neutral, without a call, where the user said nothing.
@@ -86,7 +89,12 @@ class Model:
         """
         if not user_spoke(conversation):
             return Mood(emotion="neutral")
-        return await self._remote.call("llm.emotion", partial(self._find, EMOTION, conversation, self._mood))
+        return await self._remote.dependency.call("llm.emotion", partial(self._find, EMOTION, conversation, self._mood))
+
+    @property
+    def dependency(self) -> Dependency:
+        """How all callers together see it."""
+        return self._remote.dependency
 
     async def ping(self) -> None:
         """See whether the server answers.

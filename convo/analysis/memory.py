@@ -19,6 +19,7 @@ from convo.analysis.prompt import clean, excerpt, user_spoke
 from convo.analysis.remote import Remote, idempotency_key, key_text
 from convo.config import MemorySettings
 from convo.conversation.model import Conversation, Memories, MemoryFact
+from convo.resilience.dependency import Dependency
 
 TEXT_CHARS_MAX = 200_000
 FACTS_MAX = 500
@@ -111,7 +112,12 @@ class MemoryService:
         """
         if not user_spoke(conversation):
             return Memories(facts=())
-        return await self._remote.call("memory.extract", partial(self._extract, conversation))
+        return await self._remote.dependency.call("memory.extract", partial(self._extract, conversation))
+
+    @property
+    def dependency(self) -> Dependency:
+        """How all callers together see it."""
+        return self._remote.dependency
 
     async def ping(self) -> None:
         """See whether the service answers.

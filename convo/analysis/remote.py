@@ -1,7 +1,8 @@
-"""One remote dependency: how its calls are bounded and tried again, and what its failures are called here.
+"""The transport to one remote dependency, and what its failures are called here.
 
-It knows the transport and nothing of what is asked or answered. Foreign errors end here. No text of a request, of an
-answer or of a key goes into an error: only the status, the dependency's own error code and the kind of failure.
+It knows nothing of what is asked or answered, and not when a call is made again (``resilience.dependency``). Foreign
+errors end here. No text of a request, of an answer or of a key goes into an error: only the status, the dependency's
+own error code and the kind of failure.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random as dice
 import re
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import cache
@@ -18,7 +19,6 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
-import trio
 from msgspec import Struct
 
 from convo.config import RemoteSettings, Secret
@@ -28,12 +28,14 @@ from convo.errors import (
     ConfigError,
     DeadlineExceeded,
     RemoteBusy,
+    RemoteDenied,
     RemoteError,
     RemoteGarbage,
     RemoteRefused,
     RemoteUnavailable,
 )
-from convo.resilience.retry import retry_after_seconds, retrying
+from convo.resilience.dependency import Dependency
+from convo.resilience.retry import retry_after_seconds
 
 T = TypeVar("T")
 
@@ -45,6 +47,8 @@ _BACKSTOP = 2.0
 _PING_SECONDS = 2.0
 # 409 and 425 are what a server says while it is still at work on the same idempotency key; 498 is Groq's "no capacity".
 _PASSING = frozenset({408, 409, 425, 498})
+# The key is wrong or the account is empty: every call would be refused, whatever it asks.
+_DENIED = frozenset({401, 402, 403})
 _CODE = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
 
 
@@ -93,11 +97,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Remote:
-    """One dependency, called through one shared client behind one limiter.
-
-    The limiter is also what keeps the client alive: calls that are cancelled while they wait for a connection cost
-    httpx slots of its pool, so nobody waits there. ``settings.concurrency`` must not exceed the client's connections.
-    """
+    """One dependency's HTTP client; ``dependency`` is how all its callers together see it."""
 
     def __init__(
         self,
@@ -111,29 +111,9 @@ class Remote:
         self.name = name
         self._client = client
         self._settings = settings
-        self._random = random
-        self._limiter = trio.CapacityLimiter(settings.concurrency)
+        self.dependency = Dependency(name, settings, random=random)
         # Compressed answers could inflate past any bound: they are not asked for, and not decompressed either.
         self._headers = {**headers, "content-type": "application/json", "accept-encoding": "identity"}
-
-    async def call(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Make ``attempt`` under the deadline named ``wait``, again where that can help.
-
-        Raises:
-            RemoteError: the last attempt failed.
-        """
-
-        async def bounded() -> T:
-            async with self._limiter:
-                return await self._in_time(wait, attempt)
-
-        return await retrying(
-            bounded,
-            attempts=self._settings.attempts,
-            backoff_seconds=self._settings.backoff_seconds,
-            backoff_max_seconds=self._settings.backoff_max_seconds,
-            random=self._random,
-        )
 
     async def ping(self, url: str) -> None:
         """See whether the dependency answers at all, whatever it says.
@@ -143,7 +123,7 @@ class Remote:
         """
 
         async def ask() -> None:
-            async with self._limiter:
+            async with self.dependency.slot():
                 await self._client.get(url, headers=self._headers)
 
         try:
@@ -151,14 +131,6 @@ class Remote:
                 await ask()
         except (DeadlineExceeded, httpx.HTTPError, httpx.InvalidURL) as error:
             raise RemoteUnavailable(self.name, f"it does not answer ({type(error).__name__})") from error
-
-    async def _in_time(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        try:
-            with deadline(wait, self._settings.attempt_seconds):
-                found = await attempt()
-        except DeadlineExceeded as error:
-            raise RemoteUnavailable(self.name, error.detail) from error
-        return found
 
     async def post(self, url: str, body: object, *, key: str) -> Answer:
         """Post ``body`` as JSON once, whatever is answered.
@@ -223,6 +195,8 @@ def failure(name: str, answer: Answer) -> RemoteError:
         return RemoteBusy(name, detail, retry_after_seconds=answer.retry_after_seconds)
     if answer.status >= 500 or answer.status in _PASSING:
         return RemoteUnavailable(name, detail, retry_after_seconds=answer.retry_after_seconds)
+    if answer.status in _DENIED:
+        return RemoteDenied(name, detail)
     return RemoteRefused(name, detail)
 
 

@@ -143,6 +143,19 @@ def batch_failed(*, rows: int, error: str) -> None:
     _log.error("batch_failed", rows=rows, error=error)
 
 
+# --- remote dependencies
+
+
+def breaker_opened(*, dependency: str, reason: str, seconds: float) -> None:
+    """Tell that a dependency is down, and for how long nobody asks it."""
+    _log.error("breaker_opened", dependency=dependency, reason=reason, seconds=seconds)
+
+
+def breaker_closed(*, dependency: str) -> None:
+    """Tell that a dependency is back."""
+    _log.warning("breaker_closed", dependency=dependency)
+
+
 # --- jobs
 
 

@@ -161,6 +161,13 @@ intake_commit_seconds = _folding.distribution(
 wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named deadline.", "name")
 deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")
 
+# --- remote dependencies
+remote_calls_total = _folding.count("convo_remote_calls_total", "Attempts made, by outcome.", "dependency", "outcome")
+retries_total = _folding.count(
+    "convo_retries_total", "Retries made, or refused by their budget.", "dependency", "verdict"
+)
+breaker_open = Gauge("convo_breaker_open", "1 while nobody asks it.", ["dependency"], registry=registry)
+
 # --- jobs and their parts
 jobs = Gauge("convo_jobs", "Jobs by state, sampled.", ["state"], registry=registry)
 oldest_ready_job_age_seconds = Gauge(

@@ -17,6 +17,7 @@ from typing import TypeVar
 import tenacity
 import trio
 
+from convo.deadline import ends_at
 from convo.errors import ConvoError
 
 T = TypeVar("T")
@@ -50,17 +51,20 @@ def wait_seconds(
     return max(backoff - jitter, asked_seconds + jitter)
 
 
-async def retrying(
+async def retrying(  # noqa: PLR0913  (numbers of one policy, each with a unit of its own)
     call: Callable[[], Awaitable[T]],
     *,
     attempts: int,
     backoff_seconds: float,
     backoff_max_seconds: float,
+    attempt_seconds: float = 0.0,
+    may_retry: Callable[[], bool] = lambda: True,
     random: Callable[[], float] = dice.random,
 ) -> T:
     """Make ``call`` until it succeeds, fails for good, or has failed ``attempts`` times; then its last error stands.
 
-    A wait that the dependency asked for and that the caller's own deadline would cut short is not begun.
+    ``may_retry`` is asked before each wait for another attempt. A wait is not begun when the caller's own deadline
+    would leave less than ``attempt_seconds`` after it.
 
     Raises:
         ConvoError: the last attempt's own error; any other exception of ``call`` passes at once.
@@ -75,12 +79,16 @@ async def retrying(
             random=random(),
         )
 
+    def stop(state: tenacity.RetryCallState) -> bool:
+        ends = state.attempt_number >= attempts
+        return ends or trio.current_time() + state.upcoming_sleep + attempt_seconds > ends_at() or not may_retry()
+
     async def attempt() -> T:
         return await call()
 
     policy = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(is_retryable),
-        stop=lambda state: state.attempt_number >= attempts or _would_be_cut_short(state),
+        stop=stop,
         wait=wait,
         sleep=trio.sleep,
         reraise=True,
@@ -91,12 +99,6 @@ async def retrying(
 def _asked_seconds(state: tenacity.RetryCallState) -> float | None:
     error = state.outcome.exception() if state.outcome is not None else None
     return error.retry_after_seconds if isinstance(error, ConvoError) else None
-
-
-def _would_be_cut_short(state: tenacity.RetryCallState) -> bool:
-    if _asked_seconds(state) is None:
-        return False
-    return trio.current_time() + state.upcoming_sleep >= trio.current_effective_deadline()
 
 
 def retry_after_seconds(headers: Mapping[str, str], now: datetime) -> float | None:

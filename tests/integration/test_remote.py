@@ -14,9 +14,11 @@ from convo.errors import (
     ConfigError,
     DeadlineExceeded,
     RemoteBusy,
+    RemoteDenied,
     RemoteError,
     RemoteGarbage,
     RemoteRefused,
+    RemoteTimeout,
     RemoteUnavailable,
 )
 from tests import fakes
@@ -56,7 +58,8 @@ def _http(status: int) -> Fault:
     [
         (fakes.rate_limited("7"), RemoteBusy),
         *[(_http(status), RemoteUnavailable) for status in (408, 409, 425, 498, 500, 502, 503, 504, 529)],
-        *[(_http(status), RemoteRefused) for status in (301, 400, 401, 402, 403, 404, 405, 410, 413, 422)],
+        *[(_http(status), RemoteRefused) for status in (301, 400, 404, 405, 410, 413, 422)],
+        *[(_http(status), RemoteDenied) for status in (401, 402, 403)],
         (fakes.garbage, RemoteGarbage),
         (fakes.not_utf8, RemoteGarbage),
         (fakes.deeply_nested, RemoteGarbage),
@@ -77,10 +80,11 @@ async def test_every_failure_has_its_kind(server: FakeServer, fault: Fault, kind
 
 
 @pytest.mark.parametrize("fault", [fakes.stuck, fakes.stuck_after_headers, fakes.slow_drip("0.05")])
-async def test_an_attempt_that_takes_too_long_counts_as_unavailable(server: FakeServer, fault: Fault) -> None:
+async def test_an_attempt_that_takes_too_long_is_a_timeout(server: FakeServer, fault: Fault) -> None:
     server.always = fault
     error = await failure_of(settings_for(server.url, attempt_seconds=0.3))
-    assert type(error) is RemoteUnavailable
+    assert type(error) is RemoteTimeout
+    assert error.outage
     assert isinstance(error.__cause__, DeadlineExceeded)
     assert error.__cause__.name == "llm.questions"
 

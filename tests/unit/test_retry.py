@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import trio
@@ -37,8 +38,9 @@ class Failing:
         return "answer"
 
 
-async def persist(call: Callable[[], Awaitable[str]], *, attempts: int = 3, random: float = 0.0) -> str:
-    return await retrying(call, attempts=attempts, backoff_seconds=2.0, backoff_max_seconds=10.0, random=lambda: random)
+async def persist(call: Callable[[], Awaitable[str]], *, attempts: int = 3, random: float = 0.0, **bounds: Any) -> str:
+    policy: dict[str, Any] = {"attempts": attempts, "backoff_seconds": 2.0, "backoff_max_seconds": 10.0, **bounds}
+    return await retrying(call, random=lambda: random, **policy)
 
 
 def busy(seconds: float | None = None) -> RemoteBusy:
@@ -109,9 +111,24 @@ async def test_one_attempt_means_one_call(autojump_clock: MockClock) -> None:
 
 async def test_a_wait_is_cancelled_with_its_caller(autojump_clock: MockClock) -> None:
     call = Failing(RemoteUnavailable("llm", "503"))
-    with pytest.raises(DeadlineExceeded, match=r"analysis\.job"), deadline("analysis.job", 1.0):
+    with trio.move_on_after(1.0):
         await persist(call)
     assert trio.current_time() == 1.0
+    assert call.called_at == [0.0]
+
+
+async def test_a_wait_after_which_there_is_no_time_for_an_attempt_is_not_begun(autojump_clock: MockClock) -> None:
+    call = Failing(RemoteUnavailable("llm", "503"))
+    with pytest.raises(RemoteUnavailable), deadline("analysis.job", 16.9):
+        await persist(call, attempt_seconds=15.0)
+    assert (call.called_at, trio.current_time()) == ([0.0], 0.0)
+
+
+async def test_a_retry_that_is_not_allowed_is_not_waited_for(autojump_clock: MockClock) -> None:
+    call = Failing(RemoteUnavailable("llm", "503"))
+    with pytest.raises(RemoteUnavailable):
+        await persist(call, may_retry=lambda: False)
+    assert (call.called_at, trio.current_time()) == ([0.0], 0.0)
 
 
 async def test_an_asked_wait_that_the_callers_deadline_would_cut_short_is_not_begun(
