@@ -37,6 +37,7 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
+FairKey = Literal["user", "bot", "none"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
@@ -155,7 +156,7 @@ class JobsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Among whom the workers take turns."""
 
-    key: Literal["user", "bot", "none"] = "user"
+    key: FairKey = "user"
 
 
 class AnalysisSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

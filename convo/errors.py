@@ -271,13 +271,13 @@ class RemoteDown(RemoteError):
 
 
 class RemoteRefused(RemoteError):
-    """400, 404, 422 and the like: the same call will be refused again."""
+    """400, 413, 422 and the like: the same call will be refused again."""
 
     code = "remote_refused"
 
 
 class RemoteDenied(RemoteError):
-    """401, 402, 403: it refuses us, whatever the call: a key or an account to be mended, no fault of the job."""
+    """401, 402, 403, 404: it refuses us, whatever the call: a setting to be mended, no fault of the job."""
 
     code = "remote_denied"
     outage = True

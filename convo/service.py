@@ -50,7 +50,7 @@ from convo.observe import events, metrics
 from convo.pipeline.held import Held
 from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
-from convo.store import embedded
+from convo.store import embedded, processes
 from convo.store.conversations import Reader
 from convo.store.intake import Committer
 from convo.store.jobs import Jobs
@@ -63,7 +63,7 @@ from convo.web.admission import Admission
 from convo.web.app import Api, make_app
 from convo.web.clients import Clients
 from convo.web.conversations import Intake
-from convo.web.operations import DATABASE, Operations, Ping
+from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
 
@@ -73,7 +73,7 @@ _PREPARE_AGAIN_SECONDS = 1.0
 # The embedded server's own log is cut back when it is past its bound.
 _TRIM_SECONDS = 600.0
 # A batch's rows and logs stay in the server's memory while they are joined.
-_COMMITTER_SETTINGS = {"application_name": "convo committer", "work_mem": "32MB"}
+_COMMITTER_SETTINGS = {"work_mem": "32MB"}
 
 
 class Started(Struct, frozen=True, kw_only=True):
@@ -86,6 +86,7 @@ class Started(Struct, frozen=True, kw_only=True):
 
 
 Announce = Callable[[Started], None]
+Remote = Model | MemoryService
 Keeper = Callable[[], Awaitable[None]]
 Ready = Callable[[Sequence[str]], None]
 
@@ -105,10 +106,12 @@ async def serve(settings: Settings, announce: Announce) -> None:
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
             url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
-            postgres = await stack.enter_async_context(open_postgres(bridge, url, settings.database))
-            analysts, pings = await stack.enter_async_context(_analysts(settings))
+            postgres = await stack.enter_async_context(
+                open_postgres(bridge, url, settings.database, name=name.rpartition("/")[2])
+            )
+            analysts, remotes = await stack.enter_async_context(_analysts(settings))
             listening = stack.enter_context(_listen(settings))
-            service = Service(settings, postgres, name, analysts, pings)
+            service = Service(settings, postgres, name, analysts, remotes)
             started = Started(url=_url(listening), database=described, data_dir=data_dir.resolve(), warnings=())
 
             def ready(warnings: Sequence[str]) -> None:
@@ -130,7 +133,7 @@ class Service:
         postgres: Postgres,
         name: str,
         analysts: Analysts,
-        pings: Mapping[str, Ping],
+        remotes: Sequence[Remote],
     ) -> None:
         self._settings = settings
         self._postgres = postgres
@@ -144,9 +147,14 @@ class Service:
         self._settler = Settler(postgres, settings.score)
         self._watch = Watch(postgres, settings.jobs.poll_seconds)
         self._committer = Committer(
-            postgres.line(**_COMMITTER_SETTINGS), settings.intake, postgres.unit_seconds, self._taken
+            postgres.line(**_COMMITTER_SETTINGS),
+            settings.intake,
+            settings.fairness.key,
+            postgres.unit_seconds,
+            self._taken,
         )
-        self._publisher = Publisher(self._jobs, settings.jobs, self._bell)
+        dependencies = [remote.dependency for remote in remotes]
+        self._publisher = Publisher(self._jobs, settings.jobs, self._bell, dependencies, self._watch.tell)
         self._worker = Worker(
             settings=settings,
             postgres=postgres,
@@ -155,10 +163,12 @@ class Service:
             handover=self._handover,
             held=self._held,
             analysts=analysts,
+            dependencies={dependency.name: dependency for dependency in dependencies},
             bell=self._bell,
             ended=self._watch.tell,
         )
         reader = Reader(postgres)
+        pings = {remote.dependency.name: remote.ping for remote in remotes}
         self._api = Api(
             settings=settings,
             intake=Intake(
@@ -238,7 +248,7 @@ class Service:
 
     async def _prepare(self, ready: Ready) -> None:
         """Migrate and sign in, as soon as the database answers; until then accepts are refused with 503."""
-        line = self._postgres.line(application_name="convo preparation")
+        line = self._postgres.line()
         while not self._prepared.is_set():
             try:
                 found = await inspect(self._postgres, line)
@@ -261,7 +271,9 @@ class Service:
     async def _sign_in(self, found: Mapping[str, str]) -> None:
         self._warn_of_durability(found)
         mine = self._settings.database.pool_max + _LINES
-        everybody = await self._jobs.enter(os.getpid(), socket.gethostname(), mine)
+        everybody = await processes.enter(
+            self._postgres, self._jobs.owner, pid=os.getpid(), host=socket.gethostname(), connections_max=mine
+        )
         spare = int(found["max_connections"]) - int(found["superuser_reserved_connections"])
         if mine > spare:
             raise Refused(
@@ -274,7 +286,7 @@ class Service:
                 f"all convo processes may open {everybody} connections, the database takes {spare}"
             )
         # We hold the folder of this name: whoever leased under it before us is dead.
-        released = await self._jobs.release_all()
+        released = await self._jobs.release_all(crashed=True)
         if released:
             events.own_leases_released(count=released)
 
@@ -292,8 +304,8 @@ class Service:
             if not self._prepared.is_set():
                 return
             try:
-                released = await self._jobs.release_all()
-                await self._jobs.leave()
+                released = await self._jobs.release_all(crashed=False)
+                await processes.leave(self._postgres, self._jobs.owner)
             except ConvoError as error:
                 events.ending_failed(conversation_id="*", reason=error.detail)
             else:
@@ -363,26 +375,26 @@ def _megabytes(size: int) -> str:
 
 
 @asynccontextmanager
-async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Mapping[str, Ping]]]:
-    """Yield who finds each part, and a ping for each remote dependency."""
+async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[Remote]]]:
+    """Yield who finds each part, and those of them that are remote."""
     offload = settings.web.offload_bytes
     analysts: dict[PartName, Analyst] = {
         "questions": in_process(local.BY, local.questions, offload),
         "emotion": in_process(local.BY, local.emotion, offload),
         "memories": in_process(local.BY, local.memories, offload),
     }
-    pings: dict[str, Ping] = {}
+    remotes: list[Remote] = []
     async with AsyncExitStack() as stack:
         if settings.llm.model:
             model = Model(await stack.enter_async_context(open_client(settings.llm)), settings.llm)
             analysts["questions"] = Analyst(by=model.by, find=model.questions)
             analysts["emotion"] = Analyst(by=model.by, find=model.emotion)
-            pings["llm"] = model.ping
+            remotes.append(model)
         if settings.memory.url:
             service = MemoryService(await stack.enter_async_context(open_client(settings.memory)), settings.memory)
             analysts["memories"] = Analyst(by=service.by, find=service.memories)
-            pings["memory"] = service.ping
-        yield analysts, pings
+            remotes.append(service)
+        yield analysts, remotes
 
 
 def _listen(settings: Settings) -> socket.socket:

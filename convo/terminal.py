@@ -194,6 +194,8 @@ def _draw_facts(view: answers.ConversationView) -> Table:
     _add(table, "digest", view.digest)
     _add(table, "state", _state(view.state))
     _add(table, "attempts", view.attempts)
+    if view.waits_for and view.parked_since:
+        _add(table, "waits for", f"{view.waits_for}, since {_time(view.parked_since)}")
     if view.last_error:
         _add(table, "last error", view.last_error)
     return table

@@ -12,8 +12,8 @@ from convo.config import Settings
 from convo.errors import Refused
 from convo.store import backup as copies
 from convo.store import embedded
-from convo.store.jobs import signed_in
 from convo.store.postgres import open_postgres
+from convo.store.processes import signed_in
 
 
 async def backup(settings: Settings, file: Path) -> int:

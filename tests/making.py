@@ -33,6 +33,7 @@ from convo.conversation.model import (
 from convo.pipeline.held import Held
 from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
+from convo.resilience.dependency import Dependency
 from convo.store import logs
 from convo.store.intake import Accept, Committer
 from convo.store.jobs import Jobs, Lease
@@ -89,6 +90,7 @@ def lease(seq: int = 1, *, token: int | None = None, **fields: Any) -> Lease:
     """Make a lease as ``Jobs.lease`` returns it."""
     usual: dict[str, Any] = {
         "attempts": 0,
+        "fair_key": "user-1",
         "conversation_id": f"talk-{seq}",
         "user_id": "user-1",
         "bot_id": "bot-1",
@@ -168,13 +170,20 @@ class Process:
         self.settler = Settler(postgres, settings.score)
         self.handover = Handover(settings.jobs.handover_bytes)
         self.held = Held(self.jobs, settings.jobs)
-        self.committer = Committer(postgres.line(), settings.intake, postgres.unit_seconds, self._take)
-        self.publisher = Publisher(self.jobs, settings.jobs, self.bell)
+        self.committer = Committer(
+            postgres.line(), settings.intake, settings.fairness.key, postgres.unit_seconds, self._take
+        )
+        self.dependencies: dict[str, Dependency] = {}
 
     def _take(self, committed: list[tuple[int, bytes]]) -> None:
         self.taken += committed
         self.handover.put(committed)
         self.bell.ring()
+
+    @property
+    def publisher(self) -> Publisher:
+        """Make the publisher, with the dependencies as they are now."""
+        return Publisher(self.jobs, self.settings.jobs, self.bell, [*self.dependencies.values()], self.ended.append)
 
     def worker(self, analysts: Analysts) -> Worker:
         """Make a worker with these analysts."""
@@ -186,6 +195,7 @@ class Process:
             handover=self.handover,
             held=self.held,
             analysts=analysts,
+            dependencies=self.dependencies,
             bell=self.bell,
             ended=self.ended.append,
         )
@@ -219,7 +229,7 @@ async def open_process(url: str, settings: Settings | None = None, owner: str = 
     told = settings or Settings()
     async with (
         open_bridge() as bridge,
-        open_postgres(bridge, url, told.database) as postgres,
+        open_postgres(bridge, url, told.database, name=owner.rpartition("/")[2]) as postgres,
         trio.open_nursery() as nursery,
     ):
         process = Process(postgres, told, owner)

@@ -47,8 +47,8 @@ _BACKSTOP = 2.0
 _PING_SECONDS = 2.0
 # 409 and 425 are what a server says while it is still at work on the same idempotency key; 498 is Groq's "no capacity".
 _PASSING = frozenset({408, 409, 425, 498})
-# The key is wrong or the account is empty: every call would be refused, whatever it asks.
-_DENIED = frozenset({401, 402, 403})
+# The key, the account, the address or the model's name is wrong: every call would be refused, whatever it asks.
+_DENIED = frozenset({401, 402, 403, 404})
 _CODE = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
 
 

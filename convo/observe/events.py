@@ -196,6 +196,16 @@ def job_buried(*, conversation_id: str, attempts: int, reason: str) -> None:
     _log.error("job_buried", conversation_id=conversation_id, attempts=attempts, reason=reason)
 
 
+def job_parked(*, conversation_id: str, waits_for: str, reason: str) -> None:
+    """Tell that a job waits for a dependency that is out, its attempts as they were."""
+    _log.info("job_parked", conversation_id=conversation_id, waits_for=waits_for, reason=reason)
+
+
+def job_given_up(*, seq: int, reason: str) -> None:
+    """Tell that a job is a dead letter for what happened around it: it is poison, or a dependency never came back."""
+    _log.error("job_given_up", seq=seq, reason=reason)
+
+
 def job_released(*, conversation_id: str, reason: str) -> None:
     """Tell that a job was given back with its attempt."""
     _log.info("job_released", conversation_id=conversation_id, reason=reason)

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+
 import trio
 
 from convo.bell import Bell
 from convo.config import JobsSettings
 from convo.errors import ConvoError
 from convo.observe import events, metrics
+from convo.resilience.dependency import Dependency
 from convo.store.jobs import Jobs, Lease
 
 Handed = tuple[Lease, float]
 """A lease, and when it was asked for by ``trio.current_time()``."""
 
+Ended = Callable[[int], None]
+"""Told the ``seq`` of every job that came to its last ending here: done or dead."""
+
 
 class Publisher:
-    """The feed of the workers: what it leases goes to a worker that is waiting, never into a queue."""
+    """The feed of the workers: what it leases goes to a worker that is waiting, never into a queue.
 
-    def __init__(self, jobs: Jobs, settings: JobsSettings, bell: Bell) -> None:
+    What waits for a dependency that is out is left where it is, but for one job that finds out whether it is back.
+    A suspect (a job whose process died with it before) is handed over when nothing else is at work.
+    """
+
+    def __init__(
+        self, jobs: Jobs, settings: JobsSettings, bell: Bell, dependencies: Sequence[Dependency], ended: Ended
+    ) -> None:
         self._jobs = jobs
         self._settings = settings
         self._bell = bell
+        self._dependencies = dependencies
+        self._ended = ended
         self._rescued_at = -settings.heartbeat_seconds
+        self._suspects = False
 
     async def run(
         self,
@@ -46,21 +62,56 @@ class Publisher:
         """Lease for every worker that waits; return whether there may be more to do at once."""
         await self._rescue()
         idle = channel.statistics().tasks_waiting_receive
-        if not idle:
+        if not idle or (self._suspects and idle < self._settings.workers):
             return False
         asked = trio.current_time()
-        leases = await self._jobs.lease(idle)
+        leases = await self._lease(idle)
         if leases:
             events.jobs_leased(jobs=len(leases), seconds=trio.current_time() - asked)
         for lease in leases:
             await channel.send((lease, asked))
-        return len(leases) == idle
+        return _may_be_more(leases, idle)
+
+    async def _lease(self, idle: int) -> list[Lease]:
+        if self._suspects:
+            leases = await self._jobs.lease_suspect(out=self._out_and_not_probed())
+            if leases:
+                return leases
+            self._suspects = False
+        probes = await self._probes(idle)
+        out = [dependency.name for dependency in self._dependencies if not dependency.flows()]
+        return probes + (await self._jobs.lease(idle - len(probes), out=out) if len(probes) < idle else [])
+
+    async def _probes(self, idle: int) -> list[Lease]:
+        leases: list[Lease] = []
+        for dependency in self._dependencies:
+            if len(leases) < idle and dependency.wants_probe():
+                probe = await self._jobs.lease_probe(dependency.name)
+                if probe:
+                    dependency.probe_sent()
+                leases += probe
+        return leases
+
+    def _out_and_not_probed(self) -> list[str]:
+        return [one.name for one in self._dependencies if not one.flows() and not one.wants_probe()]
 
     async def _rescue(self) -> None:
         if trio.current_time() < self._rescued_at + self._settings.heartbeat_seconds:
             return
         self._rescued_at = trio.current_time()
-        rescued = await self._jobs.rescue()
-        if rescued:
-            metrics.leases_rescued_total.inc(rescued)
-            events.lease_rescued(count=rescued)
+        found = await self._jobs.rescue()
+        if found.rescued:
+            metrics.leases_rescued_total.inc(found.rescued)
+            events.lease_rescued(count=found.rescued)
+        for seq, reason in found.buried.items():
+            metrics.jobs_ended_total.labels("bury").inc()
+            events.job_given_up(seq=seq, reason=reason)
+            self._ended(seq)
+        if self._settings.workers:
+            self._suspects = await self._jobs.has_suspects(out=self._out_and_not_probed())
+
+
+def _may_be_more(leases: Sequence[Lease], asked: int) -> bool:
+    """Tell whether a lease left due jobs behind: it was full, or somebody got all of what was each one's share."""
+    jobs = Counter(lease.fair_key for lease in leases)
+    return len(leases) >= asked or any(count >= -(-asked // len(jobs)) for count in jobs.values())

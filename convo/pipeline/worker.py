@@ -14,11 +14,12 @@ from convo.config import Settings
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.deadline import deadline
-from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
+from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteError
 from convo.observe import events, metrics
 from convo.pipeline.held import Held
-from convo.pipeline.publisher import Handed
+from convo.pipeline.publisher import Ended, Handed
 from convo.resilience import retry
+from convo.resilience.dependency import Dependency, is_outage
 from convo.store import logs
 from convo.store.jobs import Jobs, Lease
 from convo.store.logs import Handover
@@ -26,9 +27,6 @@ from convo.store.postgres import Postgres
 from convo.store.settle import Settler
 
 _CANCELLED = "the process stops, or the lease is lost"
-
-Ended = Callable[[int], None]
-"""Told the ``seq`` of every job that came to its last ending here: done or dead."""
 
 
 class Worker:
@@ -44,6 +42,7 @@ class Worker:
         handover: Handover,
         held: Held,
         analysts: Analysts,
+        dependencies: Mapping[str, Dependency],
         bell: Bell,
         ended: Ended,
     ) -> None:
@@ -54,6 +53,7 @@ class Worker:
         self._handover = handover
         self._held = held
         self._analysts = analysts
+        self._dependencies = dependencies
         self._bell = bell
         self._ended = ended
 
@@ -87,9 +87,12 @@ class Worker:
             events.job_crashed(conversation_id=lease.conversation_id, error=error)
             await self._fail(lease, f"a bug in convo: {type(error).__name__}", {})
         else:
-            if failures:
-                name, first = next(iter(failures.items()))
+            own = {name: failure for name, failure in failures.items() if not is_outage(failure.error)}
+            if own:
+                name, first = next(iter(own.items()))
                 await self._fail(lease, f"{name}: {first.error.detail}", failures)
+            elif failures:
+                await self._park(lease, failures)
             else:
                 await self._settle(lease)
 
@@ -155,6 +158,22 @@ class Worker:
                 events.job_failed(
                     conversation_id=lease.conversation_id, attempt=attempt, reason=reason, again_in_seconds=later
                 )
+
+    async def _park(self, lease: Lease, failures: Mapping[PartName, Failure]) -> None:
+        name, first = next(iter(failures.items()))
+        waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
+        reason = f"{name}: {first.error.detail}"
+        with self._ending(lease) as ending:
+            await self._jobs.park(lease, waits_for, reason, later=self._parked_seconds(waits_for))
+            ending("park")
+            events.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
+
+    def _parked_seconds(self, waits_for: str) -> float:
+        """Tell how long a parked job waits at least: until its dependency flows again, which it may do now."""
+        dependency = self._dependencies.get(waits_for)
+        if dependency is not None and not dependency.flows():
+            return 0.0
+        return self._settings.jobs.backoff_seconds * (1 + random())
 
     async def _release(self, lease: Lease, reason: str, *, later: float = 0.0) -> None:
         with self._ending(lease) as ending:

@@ -58,6 +58,7 @@ class Dependency:
         self._slots = trio.CapacityLimiter(settings.concurrency)
         self._held_until = -math.inf
         self._succeeded_at = -math.inf
+        self._probe_sent_at = -math.inf
         metrics.breaker_open.labels(name).set_function(lambda: self._breaker.probe_at is not None)
 
     # --- what those see who do not call it yet
@@ -73,7 +74,14 @@ class Dependency:
     def wants_probe(self) -> bool:
         """Tell whether one piece of work should find out if the dependency is back."""
         now = trio.current_time()
-        return self._breaker.state(now) == "half-open" and self._breaker.lets_through(now) and self._held_until <= now
+        if self._breaker.state(now) != "half-open" or not self._breaker.lets_through(now) or self._held_until > now:
+            return False
+        # One that was sent is on its way, or came to an end that said nothing; then there is another after a while.
+        return now >= self._probe_sent_at + self._settings.attempt_seconds
+
+    def probe_sent(self) -> None:
+        """Note that somebody is on the way to find out."""
+        self._probe_sent_at = trio.current_time()
 
     # --- a call
 

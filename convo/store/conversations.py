@@ -111,7 +111,8 @@ c.seq, c.conversation_id, c.user_id, c.bot_id, c.started_at, c.ended_at, c.recei
 job.state, job.attempts, job.last_error, job.score
 """
 _ONE = f"""
-SELECT {_SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.digest, c.exchanges, job.breakdown, job.weights_version
+SELECT {_SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.digest, c.exchanges,
+       job.waits_for, job.parked_since, job.breakdown, job.weights_version
 FROM conversation c JOIN job USING (seq) WHERE c.conversation_id = $1
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 from msgspec import Struct
 
-from convo.config import IntakeSettings
+from convo.config import FairKey, IntakeSettings
 from convo.conversation import digest as digests
 from convo.conversation.model import ConversationEnded
 from convo.errors import Conflict, TransactionLost, Unavailable
@@ -49,8 +49,11 @@ class Stored(Struct, frozen=True, kw_only=True):
 class Committer:
     """Commits conversations in groups on a connection of its own."""
 
-    def __init__(self, line: Line, settings: IntakeSettings, unit_seconds: float, taken: Callable[..., None]) -> None:
+    def __init__(
+        self, line: Line, settings: IntakeSettings, fair_key: FairKey, unit_seconds: float, taken: Callable[..., None]
+    ) -> None:
         self._line = line
+        self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
         self._taken = taken
         self._group: Group[Accept, Stored] = Group(
             self._commit,
@@ -84,7 +87,7 @@ class Committer:
             unique.setdefault(accept.ended.conversation_id, accept)
         rows = [unique[conversation_id] for conversation_id in sorted(unique)]
         started = trio.current_time()
-        fresh, known = await self._line.run("db.accept", lambda connection: _insert(connection, rows))
+        fresh, known = await self._line.run("db.accept", lambda connection: _insert(connection, self._insert, rows))
         self._tell(rows, fresh, trio.current_time() - started)
         outcomes = []
         for accept in batch:
@@ -139,15 +142,17 @@ WITH sent AS (
            convo_now(), turns, exchanges, digest
     FROM sent
     ON CONFLICT (conversation_id) DO NOTHING
-    RETURNING seq, conversation_id, digest, turns, received_at
+    RETURNING seq, conversation_id, user_id, bot_id, digest, turns, received_at
 ), logs AS (
     INSERT INTO conversation_log (seq, body)
     SELECT fresh.seq, sent.body FROM fresh JOIN sent USING (conversation_id)
 ), jobs AS (
-    INSERT INTO job (seq) SELECT seq FROM fresh
+    INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh
 )
 SELECT seq, conversation_id, digest, turns, received_at FROM fresh
 """
+# Whose turn it is when this job is leased.
+_FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
 SELECT seq, conversation_id, digest, turns, received_at FROM conversation WHERE conversation_id = ANY($1::text[])
 """
@@ -155,13 +160,13 @@ SELECT seq, conversation_id, digest, turns, received_at FROM conversation WHERE 
 Rows = dict[str, Mapping[str, Any]]
 
 
-async def _insert(connection: Connection, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
+async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
     """Insert what is new; return the new rows and the ones that were there, by conversation id.
 
     Two statements: in one, a row that another process commits meanwhile is neither inserted nor visible. The rows
     come sorted, or two processes with overlapping batches would deadlock.
     """
-    fresh = {row["conversation_id"]: row for row in await connection.fetch(_INSERT, *_columns(rows))}
+    fresh = {row["conversation_id"]: row for row in await connection.fetch(insert, *_columns(rows))}
     missing = [row.ended.conversation_id for row in rows if row.ended.conversation_id not in fresh]
     known = {row["conversation_id"]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):

@@ -2,29 +2,39 @@
 
 A job is one row: one conversation to analyse. It knows nothing of what an analysis is.
 
-**States.** ``ready`` (due at ``available_at``), ``leased`` (somebody's until ``leased_until``), ``done``, ``dead``.
+**States.** ``ready`` (now, or from ``available_at`` on when ``delayed``), ``leased`` (somebody's until
+``leased_until``), ``done``, ``dead``.
 
     ready --lease--> leased --settle--> done
       ^                |------bury----> dead --retry--> ready
       |                |
-      +---- fail (attempt spent, later), release (we stop), rescue (the holder is silent) ----+
+      +---- fail (attempt spent, later), park (a dependency is out), release (we stop), rescue (the holder is silent)
 
 **Fencing.** Every lease carries a token that no other lease ever had. Every write of a lease's holder names the token,
 and finds no row when the lease is no longer his: a late worker can store nothing. He learns it as ``LeaseLost``.
 
-**Attempts** count what was spent: an ending that is the job's own doing (settle, fail, bury) adds one. Release and
-rescue add none, so that there is nothing to give back and a crash cannot forget to.
+**Attempts** count what was spent: an ending that is the job's own doing (settle, fail, bury) adds one. Park, release
+and rescue add none, so that there is nothing to give back and a crash cannot forget to.
+
+**Parking.** A parked job ``waits_for`` a dependency since ``parked_since``. Nothing touches its row while it waits: a
+lease leaves out the lines of the dependencies that are out in the leasing process, but for one job that probes. Jobs
+parked for ``jobs.give_up_seconds`` are buried.
+
+**Poison.** A job that takes its process down must not take all of them down, and its neighbours must not be blamed.
+A lease that ends because its process is *gone* counts a crash; gone is a process whose folder another one holds now,
+or that has no session on the database any more. After two crashes a job is a suspect, leased only when its process
+does nothing else; a suspect that is leased when its process dies three times more is buried as poison.
 
 **Clocks.** ``available_at`` and ``leased_until`` are the database's clock and compared with nothing else. When that
 clock was stepped back, a time further away than it could legally be counts as come: ``rescue`` sees to it.
 
-Lease, renewal, release and rescue commit without waiting for the disk: losing one means that work is done again, under
-another token. Settle, fail and bury wait.
+Lease, renewal, park, release and rescue commit without waiting for the disk: losing one means that work is done again,
+under another token. Settle, fail and bury wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -33,8 +43,13 @@ from msgspec import Struct
 from convo.config import JobsSettings
 from convo.conversation.model import Finding, PartName
 from convo.errors import LeaseLost, NotDead, NotFound
-from convo.store import parts
+from convo.store import parts, processes, rescue, turns
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.rescue import Rescue
+from convo.store.states import DEAD, FREE, NOT_PARKED, SUSPECT_AT, later
+
+DEPENDENCIES = ("llm", "memory")
+"""What a job can wait for."""
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -43,6 +58,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     seq: int
     token: int
     attempts: int
+    fair_key: str
     conversation_id: str
     user_id: str
     bot_id: str
@@ -51,6 +67,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     ended_at: datetime
     exchanges: int
     parts: dict[PartName, Finding]
+    suspect: bool = False
 
 
 class Jobs:
@@ -60,13 +77,55 @@ class Jobs:
         self._postgres = postgres
         self._settings = settings
         self.owner = owner
+        # Whose job was leased last: the next turn is the one's after it.
+        self._served = ""
 
-    async def lease(self, count: int) -> list[Lease]:
-        """Take up to ``count`` due jobs, oldest first, that nobody else is taking."""
+    async def lease(self, count: int, *, out: Collection[str] = ()) -> list[Lease]:
+        """Take up to ``count`` due jobs by turns, but none that waits for a dependency that is ``out``."""
+        leases = await self._lease(count, _lines(out))
+        if leases:
+            self._served = leases[-1].fair_key
+        return leases
 
+    async def lease_probe(self, dependency: str) -> list[Lease]:
+        """Take one job that waits for this dependency, to find out whether it is back."""
+        return await self._lease(1, [dependency])
+
+    async def lease_suspect(self, *, out: Collection[str] = ()) -> list[Lease]:
+        """Take the suspect that is due longest, if there is one; nothing else may be at work beside it."""
+
+        async def body(connection: Connection) -> list[Mapping[str, Any]]:
+            seconds = self._settings.lease_seconds
+            return await turns.take_suspect(connection, owner=self.owner, lease_seconds=seconds, lines=_lines(out))
+
+        return await self._leased(body)
+
+    async def has_suspects(self, *, out: Collection[str] = ()) -> bool:
+        """Tell whether a suspect waits for its turn, but for those that wait for a dependency that is ``out``."""
+
+        async def body(connection: Connection) -> bool:
+            found: bool = await connection.fetchval(_HAS_SUSPECTS, _lines(out))
+            return found
+
+        return await self._postgres.run("db.lease", body, begin=RELAXED)
+
+    async def _lease(self, count: int, lines: Sequence[str]) -> list[Lease]:
+        async def body(connection: Connection) -> list[Mapping[str, Any]]:
+            return await turns.take(
+                connection,
+                count,
+                owner=self.owner,
+                lease_seconds=self._settings.lease_seconds,
+                after=self._served,
+                lines=lines,
+            )
+
+        return await self._leased(body)
+
+    async def _leased(self, take: Callable[[Connection], Awaitable[list[Mapping[str, Any]]]]) -> list[Lease]:
         async def body(connection: Connection) -> list[Lease]:
-            rows = await connection.fetch(_LEASE, count, self.owner, self._settings.lease_seconds)
-            stored = await parts.found(connection, [row["seq"] for row in rows])
+            rows = await take(connection)
+            stored = await parts.found(connection, [row["seq"] for row in rows]) if rows else {}
             return [_lease(row, stored.get(row["seq"], {})) for row in rows]
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
@@ -75,7 +134,7 @@ class Jobs:
         """Renew these leases in one statement, and say that this process lives; return the tokens still good."""
 
         async def body(connection: Connection) -> set[int]:
-            await connection.execute(_SEEN, self.owner)
+            await processes.seen(connection, self.owner)
             rows = await connection.fetch(
                 _RENEW, [lease.seq for lease in leases], [lease.token for lease in leases], self._settings.lease_seconds
             )
@@ -129,26 +188,26 @@ class Jobs:
 
         await self._postgres.run("db.release", body, begin=RELAXED)
 
-    async def release_all(self) -> int:
-        """Give back every job that this process, or the dead one whose name it bears, still has leased."""
+    async def park(self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0) -> None:
+        """Let a job wait until ``dependency`` is back, at least ``later`` seconds; no attempt spent, its place kept.
 
-        async def body(connection: Connection) -> int:
-            return len(await connection.fetch(_RELEASE_OWNED, self.owner))
-
-        return await self._postgres.run("db.release", body, begin=RELAXED)
-
-    async def rescue(self) -> int:
-        """Make ready what is leased past its end, whoever has it; return how many.
-
-        Also makes due what waits longer than any backoff could have told it to: the database's clock was set back.
+        Raises:
+            LeaseLost: the job is no longer ours.
         """
-        longest = max(self._settings.backoff_max_seconds, self._settings.backoff_seconds)
 
-        async def body(connection: Connection) -> int:
-            await connection.execute(_DUE, longest * 2)
-            return len(await connection.fetch(_RESCUE, self._settings.lease_seconds))
+        async def body(connection: Connection) -> None:
+            await _hold(connection, lease)
+            await connection.execute(_PARK, lease.seq, dependency, reason, later)
 
-        return await self._postgres.run("db.rescue", body, begin=RELAXED)
+        await self._postgres.run("db.park", body, begin=RELAXED)
+
+    async def release_all(self, *, crashed: bool) -> int:
+        """Give back every job leased under this process's name; as ``rescue.release_owned``."""
+        return await rescue.release_owned(self._postgres, self.owner, crashed=crashed)
+
+    async def rescue(self) -> Rescue:
+        """Take back and bury what nobody works on any more; as ``rescue.rescue``."""
+        return await rescue.rescue(self._postgres, self._settings)
 
     async def retry(self, conversation_id: str) -> None:
         """Make a dead letter ready again, with all its attempts; its stored parts stay.
@@ -171,26 +230,11 @@ class Jobs:
         if state is not None:
             raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be retried")
 
-    async def enter(self, pid: int, host: str, connections_max: int) -> int:
-        """Sign this process in; return the connections that all living processes together may open."""
-
-        async def body(connection: Connection) -> int:
-            await connection.execute(_ENTER, self.owner, pid, host, connections_max)
-            total: int = await connection.fetchval(_CONNECTIONS)
-            return total
-
-        return await self._postgres.run("db.enter", body)
-
-    async def leave(self) -> None:
-        """Sign this process out."""
-
-        async def body(connection: Connection) -> None:
-            await connection.execute("DELETE FROM process WHERE name = $1", self.owner)
-
-        await self._postgres.run("db.leave", body, begin=RELAXED)
-
     async def count(self) -> tuple[dict[str, int], float]:
-        """Count the jobs that are not done by state, and the age in seconds of the one that is due longest."""
+        """Count the jobs that are not done by state, and the age in seconds of the one that is due longest.
+
+        Parked ones are ready ones, too, and counted besides.
+        """
 
         async def body(connection: Connection) -> tuple[dict[str, int], float]:
             counts = {row["state"]: row["n"] for row in await connection.fetch(_COUNT)}
@@ -199,20 +243,20 @@ class Jobs:
         return await self._postgres.run("db.sample", body)
 
 
+def _lines(out: Collection[str]) -> list[str]:
+    """List what may go on; who was parked came before those who never were."""
+    return [line for line in (*DEPENDENCIES, "") if line not in out]
+
+
 def _lease(row: Mapping[str, Any], stored: dict[PartName, Finding]) -> Lease:
-    return Lease(
-        seq=row["seq"],
-        token=row["lease_token"],
-        attempts=row["attempts"],
-        conversation_id=row["conversation_id"],
-        user_id=row["user_id"],
-        bot_id=row["bot_id"],
-        digest=row["digest"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        exchanges=row["exchanges"],
-        parts=stored,
-    )
+    same = {name: row[name] for name in _SAME}
+    return Lease(**same, token=row["lease_token"], parts=stored, suspect=row["crashes"] >= SUSPECT_AT)
+
+
+_SAME = (
+    *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "digest"),
+    *("started_at", "ended_at", "exchanges"),
+)
 
 
 async def _hold(connection: Connection, lease: Lease) -> None:
@@ -224,23 +268,6 @@ async def _hold(connection: Connection, lease: Lease) -> None:
 # The lease ends by the row's token, not by its time: past its time it is good until somebody rescues it, and a rescue
 # takes the token away.
 _HOLD = "SELECT 1 FROM job WHERE seq = $1 AND lease_token = $2 FOR UPDATE"
-# By chance, not by counting: a crash of the database that forgets a lease would forget the count, too, and give the
-# same number again. 53 bits are what random() has.
-_CHANCE = "1 + floor(random() * 9007199254740991)::bigint"
-_LEASE = f"""
-WITH due AS (
-    SELECT seq FROM job
-    WHERE state = 'ready' AND available_at <= convo_now()
-    ORDER BY available_at, seq LIMIT $1 FOR UPDATE SKIP LOCKED
-), taken AS (
-    UPDATE job SET state = 'leased', lease_token = {_CHANCE}, leased_by = $2,
-                   leased_until = convo_now() + make_interval(secs => $3)
-    FROM due WHERE job.seq = due.seq
-    RETURNING job.seq, job.lease_token, job.attempts
-)
-SELECT taken.*, c.conversation_id, c.user_id, c.bot_id, c.digest, c.started_at, c.ended_at, c.exchanges
-FROM taken JOIN conversation c USING (seq) ORDER BY taken.seq
-"""
 _RENEW = """
 UPDATE job SET leased_until = convo_now() + make_interval(secs => $3)
 FROM (
@@ -251,71 +278,37 @@ FROM (
 WHERE job.seq = mine.seq
 RETURNING job.lease_token
 """
-_FREE = "state = 'ready', lease_token = NULL, leased_until = NULL, leased_by = NULL"
 _FAIL = f"""
-UPDATE job SET {_FREE}, attempts = attempts + 1, last_error = $2,
+UPDATE job SET {FREE}, {NOT_PARKED}, attempts = attempts + 1, last_error = $2, delayed = true,
                available_at = convo_now() + make_interval(secs => $3)
 WHERE seq = $1
 """
-_BURY = """
-UPDATE job SET state = 'dead', lease_token = NULL, leased_until = NULL, leased_by = NULL, attempts = attempts + 1,
-               last_error = $2, ended_at = convo_now()
+_BURY = f"UPDATE job SET {DEAD}, attempts = attempts + 1, last_error = $2 WHERE seq = $1"
+_PARK = f"""
+UPDATE job SET {FREE}, waits_for = $2, parked_since = coalesce(parked_since, convo_now()), last_error = $3,
+               {later("$4")}
 WHERE seq = $1
 """
-_RELEASE = f"""
-UPDATE job SET {_FREE},
-               available_at = CASE WHEN $2 > 0 THEN convo_now() + make_interval(secs => $2) ELSE available_at END
-WHERE seq = $1
+_RELEASE = f"UPDATE job SET {FREE}, {later('$2')} WHERE seq = $1"
+_HAS_SUSPECTS = f"""
+SELECT EXISTS (SELECT FROM job
+               WHERE state = 'ready' AND NOT delayed AND crashes >= {SUSPECT_AT} AND waits_for = ANY($1::text[]))
 """
-_RELEASE_OWNED = f"UPDATE job SET {_FREE} WHERE state = 'leased' AND leased_by = $1 RETURNING seq"
-_RESCUE = f"""
-UPDATE job SET {_FREE} WHERE seq IN (
-    SELECT seq FROM job
-    WHERE state = 'leased'
-      AND (leased_until < convo_now() OR leased_until > convo_now() + make_interval(secs => $1::float8 * 2))
-    ORDER BY seq FOR UPDATE SKIP LOCKED)
-RETURNING seq
-"""
-_DUE = """
-UPDATE job SET available_at = convo_now()
-WHERE state = 'ready' AND available_at > convo_now() + make_interval(secs => $1)
-"""
-_RETRY = """
-UPDATE job SET state = 'ready', attempts = 0, ended_at = NULL, available_at = convo_now()
+_RETRY = f"""
+UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, available_at = convo_now()
 FROM conversation c
 WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
 RETURNING job.seq
 """
 _STATE = "SELECT state FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
-_ENTER = """
-INSERT INTO process (name, pid, host, connections_max) VALUES ($1, $2, $3, $4)
-ON CONFLICT (name) DO UPDATE SET pid = $2, host = $3, connections_max = $4, started_at = convo_now(),
-                                 seen_at = convo_now()
-"""
-_SEEN = "UPDATE process SET seen_at = convo_now() WHERE name = $1"
-_CONNECTIONS = """
-SELECT sum(connections_max)::integer FROM process WHERE seen_at > convo_now() - interval '1 minute'
-"""
 # Done ones are the whole history: they are told by the counter of settled jobs, not counted here.
 _COUNT = """
 SELECT 'ready' AS state, count(*) AS n FROM job WHERE state = 'ready'
+UNION ALL SELECT 'parked', count(*) FROM job WHERE state = 'ready' AND waits_for <> ''
 UNION ALL SELECT 'leased', count(*) FROM job WHERE state = 'leased'
 UNION ALL SELECT 'dead', count(*) FROM job WHERE state = 'dead'
 """
 _OLDEST = """
 SELECT coalesce(extract(epoch FROM convo_now() - min(available_at)), 0)::float8
-FROM (SELECT available_at FROM job WHERE state = 'ready' AND available_at <= convo_now()
-      ORDER BY available_at LIMIT 1) AS oldest
+FROM job WHERE state = 'ready' AND NOT delayed AND crashes < 2 AND waits_for = ''
 """
-
-
-async def signed_in(postgres: Postgres) -> list[str]:
-    """Read which processes were at work on this database within the last minute; none where there is no schema yet."""
-
-    async def body(connection: Connection) -> list[str]:
-        if await connection.fetchval("SELECT to_regclass('process')") is None:
-            return []
-        rows = await connection.fetch("SELECT name FROM process WHERE seen_at > convo_now() - interval '1 minute'")
-        return [row["name"] for row in rows]
-
-    return await postgres.run("db.signed_in", body)

@@ -81,8 +81,10 @@ class _Plain(asyncpg.Connection):  # type: ignore[misc]
 class Postgres:
     """A pool for readers and workers, and lines of their own for those who must never wait for it."""
 
-    def __init__(self, bridge: Bridge, url: str, settings: DatabaseSettings) -> None:
+    def __init__(self, bridge: Bridge, url: str, settings: DatabaseSettings, name: str = "") -> None:
         self._bridge = bridge
+        # By this the others see whether this process still has a session here (store/jobs.py, Poison).
+        self._application = f"convo {name}".strip()
         self._url = url
         self._settings = settings
         self._pool: Any = None
@@ -125,7 +127,7 @@ class Postgres:
     def _server_settings(self) -> dict[str, str]:
         backstop = str(int(self.unit_seconds * 1000 * _BACKSTOP_FACTOR))
         return {
-            "application_name": "convo",
+            "application_name": self._application,
             "statement_timeout": backstop,
             "idle_in_transaction_session_timeout": backstop,
             "jit": "off",
@@ -318,9 +320,14 @@ def _never(error: ConvoError) -> Refused | None:
 
 
 @asynccontextmanager
-async def open_postgres(bridge: Bridge, url: str, settings: DatabaseSettings) -> AsyncIterator[Postgres]:
-    """Open the pool, and close it under a bounded shield whatever happens; the first unit of work connects."""
-    postgres = Postgres(bridge, url, settings)
+async def open_postgres(
+    bridge: Bridge, url: str, settings: DatabaseSettings, *, name: str = ""
+) -> AsyncIterator[Postgres]:
+    """Open the pool, and close it under a bounded shield whatever happens; the first unit of work connects.
+
+    ``name`` is this process's own, without its host: its sessions bear it.
+    """
+    postgres = Postgres(bridge, url, settings, name)
     await postgres.open()
     try:
         yield postgres

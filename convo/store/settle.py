@@ -16,6 +16,7 @@ from convo.store import parts
 from convo.store.group import Group
 from convo.store.jobs import Lease
 from convo.store.postgres import Connection, Postgres
+from convo.store.states import NOT_PARKED
 
 _ROWS_MAX = 64
 
@@ -140,10 +141,10 @@ JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) ON job.seq = mine.s
 ORDER BY job.seq FOR UPDATE OF job
 """
 _PARTS = "SELECT seq, name, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
-_SETTLE = """
+_SETTLE = f"""
 UPDATE job SET state = 'done', lease_token = NULL, leased_until = NULL, leased_by = NULL, attempts = attempts + 1,
-               last_error = NULL, ended_at = convo_now(), score = done.score, breakdown = done.breakdown,
-               weights_version = done.version
+               last_error = NULL, {NOT_PARKED}, ended_at = convo_now(), score = done.score,
+               breakdown = done.breakdown, weights_version = done.version
 FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, score, breakdown, version)
 WHERE job.seq = done.seq
 """

@@ -20,6 +20,12 @@ MadeBy = Annotated[
 Failure = Annotated[str | None, Meta(description="Why the last try failed; null where none did.")]
 
 
+WaitsFor = Annotated[
+    str | None,
+    Meta(description="The dependency that this job waits for, its attempts unspent: `llm` or `memory`; null for none."),
+]
+
+
 class QuestionsView(Struct, frozen=True, kw_only=True):
     """The questions that the user raised, in order; null while the part is not done."""
 
@@ -83,6 +89,8 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     turns: Count
     state: JobState
     attempts: Count
+    waits_for: WaitsFor
+    parked_since: datetime | None
     parts: PartsView
     score: Score
     last_error: Failure

@@ -81,6 +81,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         row = found.row
         return answers.ConversationView(
             **{name: row[name] for name in _PLAIN},
+            waits_for=row["waits_for"] or None,
             parts=answers.PartsView(
                 questions=_questions(found.parts.get("questions")),
                 emotion=_emotion(found.parts.get("emotion")),
@@ -188,7 +189,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 
 _PLAIN = (
     *("conversation_id", "user_id", "bot_id", "bot_name", "bot_type", "agent_tag", "started_at", "ended_at"),
-    *("received_at", "digest", "turns", "state", "attempts", "last_error"),
+    *("received_at", "digest", "turns", "state", "attempts", "parked_since", "last_error"),
 )
 _SUMMED = (
     *("conversation_id", "user_id", "bot_id", "started_at", "ended_at", "received_at", "turns", "state", "attempts"),

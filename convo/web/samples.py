@@ -80,6 +80,8 @@ CONVERSATION = answers.ConversationView(
         ),
     ),
     score=_SCORE,
+    waits_for=None,
+    parked_since=None,
     last_error=None,
     links=answers.links(_ID),
 )

@@ -8,7 +8,8 @@ import trio
 
 from convo.config import JobsSettings, Settings
 from convo.errors import LeaseLost, NotDead, NotFound
-from convo.store.jobs import Jobs, Lease, signed_in
+from convo.store import processes
+from convo.store.jobs import Jobs, Lease
 from convo.store.postgres import DURABLE, RELAXED, Connection
 from tests.making import THREE, Process, ask, lease, open_process, open_store, rows, shift_clock
 
@@ -142,7 +143,7 @@ async def test_a_late_worker_can_write_nothing(process: Process, write: str, sin
         await process.jobs.release(late)
     else:
         await expire(process)
-        assert await process.jobs.rescue() == 1
+        assert (await process.jobs.rescue()).rescued == 1
     if since == "another's":
         assert len(await owned(process, "there/two").lease(1)) == 1
     before = await everything(process)
@@ -249,7 +250,7 @@ async def test_release_all_gives_back_what_its_own_name_has_leased_and_no_more(p
     other = owned(process, "there/two")
     await process.jobs.lease(2)
     (theirs,) = await other.lease(1)
-    assert await process.jobs.release_all() == 2
+    assert await process.jobs.release_all(crashed=False) == 2
     assert [await process.state(f"talk-{n}") for n in (1, 2, 3)] == [("ready", 0), ("ready", 0), ("leased", 0)]
     await other.store_part(theirs, "emotion", "test/1", THREE["emotion"])
 
@@ -259,7 +260,7 @@ async def test_only_ended_leases_are_rescued_whoever_has_them(process: Process) 
     await owned(process, "there/two").lease(1)
     await expire(process)
     good = await process.leased()
-    assert await process.jobs.rescue() == 1
+    assert (await process.jobs.rescue()).rescued == 1
     assert [await process.state(f"talk-{n}") for n in (1, 2)] == [("ready", 0), ("leased", 0)]
     await process.jobs.store_part(good, "emotion", "test/1", THREE["emotion"])
 
@@ -271,7 +272,7 @@ async def test_several_rescuers_at_once_rescue_each_job_once(process: Process) -
     rescued: list[int] = []
 
     async def rescue(jobs: Jobs) -> None:
-        rescued.append(await jobs.rescue())
+        rescued.append((await jobs.rescue()).rescued)
 
     async with trio.open_nursery() as nursery:
         for n in range(4):
@@ -302,15 +303,15 @@ async def test_a_renewal_saves_a_lease_that_is_past_its_end(process: Process) ->
     one = await process.leased()
     await expire(process)
     assert await process.jobs.renew([one]) == {one.token}
-    assert await process.jobs.rescue() == 0
+    assert (await process.jobs.rescue()).rescued == 0
 
 
 async def test_a_renewal_of_nothing_says_that_the_process_lives(process: Process) -> None:
-    await process.jobs.enter(1, "here", 9)
+    await enter(process.jobs, 1, "here", 9)
     await shift_clock(process.postgres, "10 minutes")
-    assert await signed_in(process.postgres) == []
+    assert await processes.signed_in(process.postgres) == []
     assert await process.jobs.renew([]) == set()
-    assert await signed_in(process.postgres) == ["here/one"]
+    assert await processes.signed_in(process.postgres) == ["here/one"]
 
 
 # --- clocks
@@ -323,7 +324,7 @@ async def test_a_clock_set_forward_rescues_early_refuses_late_writes_and_counts_
     early = await process.leased()
     await process.jobs.store_part(early, "memories", "test/1", THREE["memories"])
     await shift_clock(process.postgres, "1 hour")
-    assert await process.jobs.rescue() == 1
+    assert (await process.jobs.rescue()).rescued == 1
     with pytest.raises(LeaseLost):
         await process.jobs.store_part(early, "emotion", "late/1", THREE["emotion"])
     again = await process.leased()
@@ -340,16 +341,17 @@ async def test_after_a_clock_was_set_back_a_lease_that_ends_too_far_away_counts_
     await process.accepted("talk-1")
     await process.leased()
     await shift_clock(process.postgres, "-1 hour")
-    assert await process.jobs.rescue() == 1
+    assert (await process.jobs.rescue()).rescued == 1
     assert await process.state() == ("ready", 0)
 
 
 async def test_after_a_clock_was_set_back_a_job_that_is_due_too_far_away_counts_as_due(process: Process) -> None:
-    await process.accepted("talk-1")
+    await process.accepted("talk-1", "talk-2")
+    await process.jobs.fail(await process.leased(), "why", {}, later=60)
     await shift_clock(process.postgres, "-1 day")
-    assert await process.jobs.lease(1) == []
+    assert await names(process, process.jobs, 2) == ["talk-2"]  # one that waits for nothing waits for no clock
     await process.jobs.rescue()
-    assert (await process.leased()).conversation_id == "talk-1"
+    assert await names(process, process.jobs, 2) == ["talk-1"]
 
 
 async def test_a_backoff_within_its_legal_length_is_left_alone(process: Process) -> None:
@@ -362,32 +364,36 @@ async def test_a_backoff_within_its_legal_length_is_left_alone(process: Process)
 # --- processes, and the gauges
 
 
+async def enter(jobs: Jobs, pid: int, host: str, connections_max: int) -> int:
+    return await processes.enter(jobs._postgres, jobs.owner, pid=pid, host=host, connections_max=connections_max)
+
+
 async def test_living_processes_are_counted_with_the_connections_they_may_open(process: Process) -> None:
-    assert await process.jobs.enter(1, "here", 9) == 9
+    assert await enter(process.jobs, 1, "here", 9) == 9
     other = owned(process, "there/two")
-    assert await other.enter(2, "there", 5) == 14
-    assert await process.jobs.enter(3, "here", 7) == 12
-    assert sorted(await signed_in(process.postgres)) == ["here/one", "there/two"]
-    await other.leave()
-    assert await process.jobs.enter(3, "here", 7) == 7
+    assert await enter(other, 2, "there", 5) == 14
+    assert await enter(process.jobs, 3, "here", 7) == 12
+    assert sorted(await processes.signed_in(process.postgres)) == ["here/one", "there/two"]
+    await processes.leave(process.postgres, other.owner)
+    assert await enter(process.jobs, 3, "here", 7) == 7
 
 
 async def test_on_a_database_without_a_schema_nobody_is_signed_in(empty_database: str) -> None:
     async with open_store(empty_database) as postgres:
-        assert await signed_in(postgres) == []
+        assert await processes.signed_in(postgres) == []
 
 
 async def test_jobs_that_are_not_done_are_counted_by_state_with_the_age_of_the_one_due_longest(
     process: Process,
 ) -> None:
-    assert await process.jobs.count() == ({"ready": 0, "leased": 0, "dead": 0}, 0.0)
+    assert await process.jobs.count() == ({"ready": 0, "parked": 0, "leased": 0, "dead": 0}, 0.0)
     await process.accepted("talk-1", "talk-2", "talk-3", "talk-4")
     done, leased = await process.jobs.lease(2)
     await process.settler.settle(await process.analysed(done))
     await process.jobs.fail(await process.leased(), "why", {}, later=3600)
     await shift_clock(process.postgres, "60 seconds")
     counts, oldest = await process.jobs.count()
-    assert counts == {"ready": 2, "leased": 1, "dead": 0}
+    assert counts == {"ready": 2, "parked": 0, "leased": 1, "dead": 0}
     assert 60 <= oldest < 120
     assert leased.conversation_id == "talk-2"
 

@@ -65,7 +65,7 @@ async def test_several_processes_at_once_migrate_once(empty_database: str) -> No
 
 async def test_only_what_is_missing_is_applied(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     await migrated(postgres)
-    await ask(postgres, "INSERT INTO job (seq) VALUES (1)")
+    await ask(postgres, "INSERT INTO job (seq, fair_key) VALUES (1, 'user-1')")
     with_one_more(monkeypatch, "CREATE TABLE added (n integer)")
     assert await migrated(postgres) == (NEWEST, NEWEST + 1)
     assert await ask(postgres, "SELECT count(*) FROM added") == 0

@@ -58,8 +58,8 @@ def _http(status: int) -> Fault:
     [
         (fakes.rate_limited("7"), RemoteBusy),
         *[(_http(status), RemoteUnavailable) for status in (408, 409, 425, 498, 500, 502, 503, 504, 529)],
-        *[(_http(status), RemoteRefused) for status in (301, 400, 404, 405, 410, 413, 422)],
-        *[(_http(status), RemoteDenied) for status in (401, 402, 403)],
+        *[(_http(status), RemoteRefused) for status in (301, 400, 405, 410, 413, 422)],
+        *[(_http(status), RemoteDenied) for status in (401, 402, 403, 404)],
         (fakes.garbage, RemoteGarbage),
         (fakes.not_utf8, RemoteGarbage),
         (fakes.deeply_nested, RemoteGarbage),

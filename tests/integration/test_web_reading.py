@@ -73,6 +73,8 @@ def test_a_finished_conversation_is_shown_whole(client: httpx.Client) -> None:
         "turns": 3,
         "state": "done",
         "attempts": 1,
+        "waits_for": None,
+        "parked_since": None,
         "last_error": None,
         "links": {"self": link, "log": f"{link}/log"},
     }
@@ -449,11 +451,11 @@ def test_a_filter_is_only_ever_a_value(client: httpx.Client, value: str) -> None
 async def test_a_dead_letter_is_shown_and_comes_back_by_retry(database: str, tmp_path: Path) -> None:
     once = {"jobs.attempts_max": "1", "llm.attempts": "1"}
     async with waiting_room(database, tmp_path, **once) as (client, model, _):
-        model.always = failing("401", "no_such_key")
+        model.always = failing("413", "too_long")
         link = await accepted(client, "poor-1")
         dead = (await client.get(link, params={"wait": "3000"})).json()
         assert (dead["state"], dead["attempts"], dead["score"]["final"]) == ("dead", 1, False)
-        assert "401" in dead["last_error"]
+        assert "413" in dead["last_error"]
         assert {name: part["state"] for name, part in dead["parts"].items()} == {
             "questions": "failed",
             "emotion": "failed",

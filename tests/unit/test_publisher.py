@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -12,6 +12,7 @@ from convo.config import JobsSettings
 from convo.errors import DatabaseUnavailable
 from convo.pipeline.publisher import Handed, Publisher
 from convo.store.jobs import Jobs, Lease
+from convo.store.rescue import Rescue
 from tests.making import lease, told
 
 JOBS = JobsSettings(poll_seconds=1, heartbeat_seconds=5)
@@ -26,7 +27,7 @@ class ReadyJobs:
         self.rescues: list[float] = []
         self.away = False
 
-    async def lease(self, count: int) -> list[Lease]:
+    async def lease(self, count: int, *, out: Collection[str] = ()) -> list[Lease]:
         await trio.lowlevel.checkpoint()
         self.leases.append((trio.current_time(), count))
         if self.away:
@@ -34,10 +35,14 @@ class ReadyJobs:
         taken, self.ready = self.ready[:count], self.ready[count:]
         return taken
 
-    async def rescue(self) -> int:
+    async def rescue(self) -> Rescue:
         await trio.lowlevel.checkpoint()
         self.rescues.append(trio.current_time())
-        return 0
+        return Rescue()
+
+    async def has_suspects(self, *, out: Collection[str] = ()) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
 
 
 class Feed:
@@ -47,7 +52,7 @@ class Feed:
         self.jobs = jobs
         self.bell = Bell()
         self.send, self.receive = trio.open_memory_channel[Handed](0)
-        self.publisher = Publisher(cast("Jobs", jobs), JOBS, self.bell)
+        self.publisher = Publisher(cast("Jobs", jobs), JOBS, self.bell, [], lambda _: None)
         self.handed: list[tuple[int, float, float]] = []
 
     async def work(self, seconds: float) -> None:

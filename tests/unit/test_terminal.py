@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from io import StringIO
@@ -54,6 +55,8 @@ def a_view(**changes: Any) -> answers.ConversationView:
         attempts=1,
         parts=ALL_FOUND,
         score=score(exchanges=2, questions=2, new_memories=1, emotion="interesting", weights=Weights()),
+        waits_for=None,
+        parked_since=None,
         last_error=None,
         links=answers.links("c-1"),
     )
@@ -127,6 +130,11 @@ def test_what_is_not_found_yet_is_told_from_nothing_found() -> None:
     assert waiting[-1][0] == "provisional"
     assert ["questions", "done", "local/1", "none", "–"] in done
     assert ["", "", "", "none", ""] in done
+
+
+def test_a_parked_conversation_shows_what_it_waits_for_and_since_when() -> None:
+    text = drawn(terminal.draw_conversation(a_view(state="ready", waits_for="llm", parked_since=AT)))
+    assert re.search(r"waits for\s+llm, since ", text)
 
 
 def test_a_part_that_failed_shows_why_and_the_conversation_its_last_error() -> None:

@@ -34,12 +34,23 @@ CREATE TABLE conversation_log (
 );
 ALTER TABLE conversation_log ALTER COLUMN body SET STORAGE EXTERNAL;
 
--- states: ready -> leased -> done | dead, and back to ready (failed, released, rescued, retried)
+-- states: ready -> leased -> done | dead, and back to ready (failed, parked, released, rescued, retried)
+--
+-- A ready job stands in one of these lines, each an index of its own, so that a look at one never walks over another:
+--   due       leased next, by turns: fair_key is whose turn it is (fairness.key), waits_for '' or the dependency that
+--             was out when it was parked; a parked row is not touched again until it is leased
+--   delayed   due at available_at; the lease that comes after that moves it to the due ones
+--   suspects  its process died with it twice and more: leased only alone (store/jobs.py, Poison)
 CREATE TABLE job (
     seq             bigint PRIMARY KEY,
     state           text COLLATE "C" NOT NULL DEFAULT 'ready' CHECK (state IN ('ready', 'leased', 'done', 'dead')),
+    fair_key        text COLLATE "C" NOT NULL,
     attempts        integer NOT NULL DEFAULT 0,
+    crashes         integer NOT NULL DEFAULT 0,
+    delayed         boolean NOT NULL DEFAULT false,
     available_at    timestamptz NOT NULL DEFAULT convo_now(),
+    waits_for       text COLLATE "C" NOT NULL DEFAULT '',
+    parked_since    timestamptz,
     lease_token     bigint,
     leased_until    timestamptz,
     leased_by       text COLLATE "C",
@@ -50,14 +61,23 @@ CREATE TABLE job (
     weights_version text,
     CHECK ((state = 'leased') = (lease_token IS NOT NULL)),
     CHECK ((state IN ('done', 'dead')) = (ended_at IS NOT NULL)),
-    CHECK ((state = 'done') = (score IS NOT NULL))
+    CHECK ((state = 'done') = (score IS NOT NULL)),
+    CHECK (waits_for = '' OR parked_since IS NOT NULL)
 ) WITH (fillfactor = 80); -- room for the renewals, which touch no indexed column
--- lease: the oldest due job first
-CREATE INDEX job_ready ON job (available_at, seq) WHERE state = 'ready';
+-- lease: a skip scan over the keys, then the oldest of each
+CREATE INDEX job_due ON job (waits_for, fair_key, available_at, seq)
+    WHERE state = 'ready' AND NOT delayed AND crashes < 2;
+-- lease: those whose time has come; rescue: those whose time is further away than it could legally be
+CREATE INDEX job_delayed ON job (available_at) WHERE state = 'ready' AND delayed;
+-- lease: one suspect; rescue: those that are poison
+CREATE INDEX job_suspect ON job (available_at, seq) WHERE state = 'ready' AND NOT delayed AND crashes >= 2;
+-- rescue: those parked for too long; the gauge of parked ones
+CREATE INDEX job_parked ON job (parked_since) WHERE state = 'ready' AND waits_for <> '';
 -- heartbeat, rescue, release: only the few rows that are leased
 CREATE INDEX job_leased ON job (seq) WHERE state = 'leased';
 -- the list of dead letters
 CREATE INDEX job_dead ON job (seq) WHERE state = 'dead';
+
 CREATE TABLE part (
     seq          bigint NOT NULL,
     name         text COLLATE "C" NOT NULL CHECK (name IN ('questions', 'emotion', 'memories')),
