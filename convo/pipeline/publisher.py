@@ -38,6 +38,7 @@ class Publisher:
         self._ended = ended
         self._rescued_at = -settings.heartbeat_seconds
         self._suspects = False
+        self._alone = False
 
     async def run(
         self,
@@ -62,8 +63,10 @@ class Publisher:
         """Lease for every worker that waits; return whether there may be more to do at once."""
         await self._rescue()
         idle = channel.statistics().tasks_waiting_receive
-        if not idle or (self._suspects and idle < self._settings.workers):
+        everybody = idle == self._settings.workers
+        if not idle or ((self._suspects or self._alone) and not everybody):
             return False
+        self._alone = False
         asked = trio.current_time()
         leases = await self._lease(idle)
         if leases:
@@ -76,6 +79,7 @@ class Publisher:
         if self._suspects:
             leases = await self._jobs.lease_suspect(out=self._out_and_not_probed())
             if leases:
+                self._alone = True
                 return leases
             self._suspects = False
         probes = await self._probes(idle)

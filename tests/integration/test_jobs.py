@@ -314,6 +314,43 @@ async def test_a_renewal_of_nothing_says_that_the_process_lives(process: Process
     assert await processes.signed_in(process.postgres) == ["here/one"]
 
 
+# --- whose fault it was that a lease ended
+
+QUICK_TO_BLAME: dict[str, object] = {"lease_seconds": 0.05}
+
+
+async def crashes(process: Process) -> list[int]:
+    return [count for (count,) in await rows(process.postgres, "SELECT crashes FROM job ORDER BY seq")]
+
+
+async def test_a_lease_that_ends_counts_a_crash_only_where_its_process_is_gone(process: Process, database: str) -> None:
+    await process.accepted("talk-1", "talk-2", "talk-3")
+    await process.jobs.lease(1)
+    await owned(process, "there/ghost").lease(1)
+    async with open_process(database, owner="there/two") as silent:
+        await silent.jobs.lease(1)
+        await expire(process)
+        assert (await owned(process, "here/one", **QUICK_TO_BLAME).rescue()).rescued == 3
+    assert await crashes(process) == [0, 1, 0]
+
+
+async def test_right_after_a_start_of_the_server_nobody_is_blamed_for_having_no_session_there(
+    process: Process,
+) -> None:
+    await process.accepted("talk-1")
+    await owned(process, "there/ghost").lease(1)
+    await expire(process)
+    assert (await owned(process, "here/one", lease_seconds=30_000_000.0).rescue()).rescued == 1
+    assert await crashes(process) == [0]
+
+
+async def test_whoever_signs_in_where_the_last_one_died_blames_what_that_one_worked_on(process: Process) -> None:
+    await process.accepted("talk-1", "talk-2")
+    await process.jobs.lease(1)
+    assert await process.jobs.release_all(crashed=True) == 1
+    assert await crashes(process) == [1, 0]
+
+
 # --- clocks
 
 

@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from convo.analysis.analyze import Analyst
-from convo.config import AnalysisSettings, JobsSettings, Settings
+from convo.config import AnalysisSettings, JobsSettings, LlmSettings, Settings
 from convo.conversation.model import Conversation, Finding
-from convo.errors import DatabaseUnavailable, RemoteRefused
+from convo.errors import DatabaseUnavailable, RemoteDenied, RemoteRefused, RemoteUnavailable
 from convo.observe import metrics
+from convo.resilience.dependency import Dependency
 from convo.store.postgres import DURABLE, Connection
 from tests.making import (
     THREE,
@@ -222,6 +223,83 @@ async def test_a_finding_that_the_database_refuses_is_a_failure(process: Process
         await process.accepted("talk-1")
         await until(process, "dead", 5)
     assert "SQLSTATE 22P05" in await ask(process.postgres, "SELECT last_error FROM job")
+
+
+# --- park
+
+
+def down(dependency: str = "llm") -> Analyst:
+    return failing(RemoteUnavailable(dependency, "answered 503"))
+
+
+PARKED = "SELECT state, attempts, waits_for, parked_since IS NOT NULL, last_error FROM job"
+
+
+async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(process: Process) -> None:
+    asked = Asked()
+    with told() as events:
+        async with at_work(process, {**instant(asked), "emotion": down()}):
+            await process.accepted("talk-1")
+            await until(process, "ready", 0)
+            with trio.fail_after(10):
+                while not await ask(process.postgres, "SELECT parked_since IS NOT NULL FROM job"):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+    assert await rows(process.postgres, PARKED) == [("ready", 0, "llm", True, "emotion: llm: answered 503")]
+    assert [part[:2] for part in await rows(process.postgres, PARTS)] == [("memories", "done"), ("questions", "done")]
+    assert "job_parked" in events
+    assert "job_failed" not in events
+    async with at_work(process, instant(asked)):
+        await until(process, "done", 1)
+    # What did not need the model was done once, at once.
+    assert (asked.questions, asked.memories) == (1, 1)
+    assert await rows(process.postgres, "SELECT waits_for, parked_since FROM job") == [("", None)]
+
+
+async def test_a_failure_of_its_own_beside_an_outage_spends_an_attempt(process: Process) -> None:
+    parts = {**instant(), "emotion": down(), "questions": failing(RemoteRefused("llm", "answered 422"))}
+    async with at_work(process, parts):
+        await process.accepted("talk-1")
+        await until(process, "ready", 1)
+    assert await ask(process.postgres, "SELECT last_error FROM job") == "questions: llm: answered 422"
+
+
+async def test_while_its_dependency_is_out_a_parked_job_is_not_touched(process: Process) -> None:
+    dependency = Dependency("llm", LlmSettings(breaker_failures=1, breaker_open_seconds=3600.0))
+
+    async def find(_: Conversation) -> Finding:
+        return await dependency.call("llm.emotion", refuse)
+
+    async def refuse() -> Finding:
+        await trio.lowlevel.checkpoint()
+        raise RemoteDenied("llm", "answered 401")
+
+    process.dependencies["llm"] = dependency
+    versions = "SELECT xmin::text, ctid::text FROM job ORDER BY seq"
+    async with at_work(process, {**instant(), "emotion": Analyst(by="m/1", find=find)}, workers=3):
+        await process.accepted("talk-1", "talk-2", "talk-3")
+        with trio.fail_after(10):
+            while await ask(process.postgres, "SELECT count(*) FROM job WHERE waits_for = 'llm'") < 3:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        before = await rows(process.postgres, versions)
+        await trio.sleep(0.5)
+        assert await rows(process.postgres, versions) == before
+    assert not dependency.flows()
+
+
+async def test_questions_found_while_memories_fail_are_a_result_at_once_and_final_without_asking_again(
+    process: Process,
+) -> None:
+    asked = Asked()
+    async with at_work(process, {**instant(asked), "memories": down("memory")}):
+        await process.accepted("talk-1")
+        with trio.fail_after(10):
+            while await ask(process.postgres, "SELECT count(*) FROM part") < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    assert await rows(process.postgres, RELATIONSHIP) == []
+    async with at_work(process, instant(asked)):
+        await until(process, "done", 1)
+    assert asked == Asked(questions=1, emotion=1, memories=1)
+    assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]
 
 
 # --- release

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
+import msgspec
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.bell import Bell
-from convo.config import JobsSettings
-from convo.errors import DatabaseUnavailable
+from convo.config import JobsSettings, RemoteSettings
+from convo.errors import DatabaseUnavailable, RemoteDenied, RemoteError
 from convo.pipeline.publisher import Handed, Publisher
+from convo.resilience.dependency import Dependency
 from convo.store.jobs import Jobs, Lease
 from convo.store.rescue import Rescue
 from tests.making import lease, told
@@ -26,9 +29,23 @@ class ReadyJobs:
         self.leases: list[tuple[float, int]] = []
         self.rescues: list[float] = []
         self.away = False
+        self.suspects: list[Lease] = []
+        self.out: list[list[str]] = []
+        self.probes: list[tuple[float, str]] = []
+        self.found = Rescue()
+
+    async def lease_suspect(self, *, out: Collection[str] = ()) -> list[Lease]:
+        await trio.lowlevel.checkpoint()
+        return [self.suspects.pop(0)] if self.suspects else []
+
+    async def lease_probe(self, dependency: str) -> list[Lease]:
+        await trio.lowlevel.checkpoint()
+        self.probes.append((trio.current_time(), dependency))
+        return [lease(1000 + len(self.probes))]
 
     async def lease(self, count: int, *, out: Collection[str] = ()) -> list[Lease]:
         await trio.lowlevel.checkpoint()
+        self.out.append(list(out))
         self.leases.append((trio.current_time(), count))
         if self.away:
             raise DatabaseUnavailable("away")
@@ -38,21 +55,23 @@ class ReadyJobs:
     async def rescue(self) -> Rescue:
         await trio.lowlevel.checkpoint()
         self.rescues.append(trio.current_time())
-        return Rescue()
+        return self.found
 
     async def has_suspects(self, *, out: Collection[str] = ()) -> bool:
         await trio.lowlevel.checkpoint()
-        return False
+        return bool(self.suspects)
 
 
 class Feed:
     """A publisher at work, and the receiving end of its channel."""
 
-    def __init__(self, jobs: ReadyJobs) -> None:
+    def __init__(self, jobs: ReadyJobs, dependencies: Sequence[Dependency], workers: int) -> None:
         self.jobs = jobs
+        self.ended: list[int] = []
         self.bell = Bell()
         self.send, self.receive = trio.open_memory_channel[Handed](0)
-        self.publisher = Publisher(cast("Jobs", jobs), JOBS, self.bell, [], lambda _: None)
+        settings = msgspec.structs.replace(JOBS, workers=workers)
+        self.publisher = Publisher(cast("Jobs", jobs), settings, self.bell, dependencies, self.ended.append)
         self.handed: list[tuple[int, float, float]] = []
 
     async def work(self, seconds: float) -> None:
@@ -65,8 +84,10 @@ class Feed:
 
 
 @asynccontextmanager
-async def feeding(jobs: ReadyJobs, *, workers: int = 0, seconds: float = 1.0) -> AsyncIterator[Feed]:
-    feed = Feed(jobs)
+async def feeding(
+    jobs: ReadyJobs, *dependencies: Dependency, workers: int = 0, seconds: float = 1.0
+) -> AsyncIterator[Feed]:
+    feed = Feed(jobs, dependencies, workers)
     async with trio.open_nursery() as nursery, feed.receive:
         for _ in range(workers):
             nursery.start_soon(feed.work, seconds)
@@ -150,3 +171,88 @@ async def test_the_end_of_the_feed_closes_the_channel_and_the_workers_run_dry(au
     async with feeding(jobs, workers=2, seconds=10):
         await trio.sleep(1)
     assert trio.current_time() == 10.0
+
+
+async def test_those_who_got_all_of_their_share_may_have_more_and_are_asked_at_once(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    jobs.ready = [lease(seq, fair_key=key) for seq, key in enumerate("aab", 1)]
+    async with feeding(jobs, workers=4, seconds=100):
+        await trio.sleep(0.5)
+    assert [count for _, count in jobs.leases] == [4, 1]
+
+
+async def test_where_nobody_got_his_share_it_waits(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    jobs.ready = [lease(1, fair_key="a"), lease(2, fair_key="b")]
+    async with feeding(jobs, workers=4, seconds=100):
+        await trio.sleep(0.5)
+    assert [count for _, count in jobs.leases] == [4]
+
+
+# --- dependencies that are out
+
+
+async def down(*, seconds: float = 60.0) -> Dependency:
+    """A dependency whose breaker just opened."""
+    dependency = Dependency("llm", RemoteSettings(breaker_open_seconds=seconds))
+
+    async def attempt() -> None:
+        await trio.lowlevel.checkpoint()
+        raise RemoteDenied("llm", "answered 401")
+
+    for _ in range(5):
+        with pytest.raises(RemoteError):
+            await dependency.call("llm.questions", attempt)
+    return dependency
+
+
+async def test_what_waits_for_a_dependency_that_is_out_is_left_out(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    async with feeding(jobs, await down(), Dependency("memory", RemoteSettings()), workers=1):
+        await trio.sleep(0.5)
+    assert jobs.out == [["llm"]]
+    assert jobs.probes == []
+
+
+async def test_when_its_time_is_over_one_job_goes_to_find_out(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    async with feeding(jobs, await down(), workers=3, seconds=1) as feed:
+        await trio.sleep(70)
+    assert jobs.probes == [(60.0, "llm")]
+    assert [seq for seq, _, _ in feed.handed] == [1001]
+    assert jobs.out[-1] == ["llm"]
+
+
+async def test_a_probe_that_came_to_nothing_is_followed_by_another(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    async with feeding(jobs, await down(), workers=3, seconds=1):
+        await trio.sleep(80)
+    assert jobs.probes == [(60.0, "llm"), (75.0, "llm")]
+
+
+# --- suspects
+
+
+async def test_a_suspect_waits_until_nothing_else_is_at_work_and_runs_alone(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs(ready=3)
+    async with feeding(jobs, workers=3, seconds=10) as feed:
+        await trio.sleep(1)
+        jobs.suspects = [lease(77), lease(78)]
+        jobs.ready = [lease(seq) for seq in range(4, 7)]
+        await trio.sleep(60)
+    assert [(seq, at) for seq, _, at in feed.handed] == [
+        *((seq, 0.0) for seq in (1, 2, 3)),
+        (77, 10.0),
+        (78, 20.0),
+        *((seq, 30.0) for seq in (4, 5, 6)),
+    ]
+
+
+async def test_what_a_rescue_buries_is_told_to_whoever_waits_for_it(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    jobs.found = Rescue(rescued=2, buried={7: "poison: 5 times"})
+    with told() as events:
+        async with feeding(jobs) as feed:
+            await trio.sleep(1)
+    assert feed.ended == [7]
+    assert events == ["lease_rescued", "job_given_up"]
