@@ -222,8 +222,8 @@ class Service:
 
     async def _serve(self, listening: socket.socket) -> None:
         config = Config()
-        # hypercorn closes the number it is given
-        config.bind = [f"fd://{os.dup(listening.fileno())}"]
+        # hypercorn closes the number it is given, and nobody else has one: from then on new clients are refused
+        config.bind = [f"fd://{listening.detach()}"]
         config.graceful_timeout = self._settings.shutdown.intake_seconds
         config.keep_alive_timeout = self._settings.connection.keep_alive_seconds
         config.alpn_protocols = ["http/1.1"]

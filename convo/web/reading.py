@@ -53,7 +53,8 @@ class Reading(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             Invalid: ``wait`` is not a number of seconds.
         """
-        until = trio.current_time() + self._wait_seconds(query)
+        latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
+        until = min(trio.current_time() + self._wait_seconds(query), latest)
         found = await self.reader.one(conversation_id)
         if found.row["state"] not in _ENDED and until > trio.current_time():
             found = await self._when_ended(found, until)
@@ -75,7 +76,7 @@ class Reading(Struct, frozen=True, kw_only=True):
         seconds = float(text) if _NUMBER.fullmatch(text) else math.inf
         if seconds == math.inf:
             raise Invalid(f"wait={text!r} is not a number of seconds from 0", path="wait")
-        return max(0.0, min(seconds, self.settings.web.request_seconds - _WAIT_MARGIN_SECONDS))
+        return seconds
 
     def _view(self, found: Found) -> answers.ConversationView:
         row = found.row

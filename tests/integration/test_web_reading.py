@@ -187,6 +187,13 @@ async def test_a_wait_that_is_over_answers_with_the_present_state(database: str,
         }
 
 
+async def test_a_wait_is_cut_to_the_budget_that_the_client_sends(database: str, tmp_path: Path) -> None:
+    async with waiting_room(database, tmp_path) as (client, _, _):
+        link = await accepted(client, "open-1")
+        answer = await client.get(link, params={"wait": "1000"}, headers={"Request-Timeout": "1.5"})
+        assert (answer.status_code, answer.json()["state"]) == (200, "leased")
+
+
 async def test_a_wait_longer_than_the_budget_is_cut_before_the_budget_ends_it(database: str, tmp_path: Path) -> None:
     short = {"web.request_seconds": "1.2", "database.acquire_seconds": "0.2", "database.statement_seconds": "0.3"}
     async with waiting_room(database, tmp_path, **short) as (client, _, _):

@@ -213,6 +213,30 @@ def test_sigterm_lets_requests_be_answered_and_started_analyses_finish(database:
         assert states.total() == 7
 
 
+def is_refused(host: str, port: int) -> bool:
+    """Tell whether a new client is refused; if not, leave it the moment in which the server closes."""
+    try:
+        with socket.create_connection((host, port), 10):
+            time.sleep(0.01)
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_after_sigterm_new_clients_are_refused_at_once_and_not_kept_waiting(database: str, tmp_path: Path) -> None:
+    with fake_model("stuck") as url:
+        settings = {"llm.base_url": url, "llm.model": "stuck", "shutdown.workers_seconds": "5"}
+        with running(tmp_path, database, settings) as convo, client_of(convo) as client:
+            post_all(client, many(2, "stuck"))
+            await_calls(url, 4)
+            address = urlsplit(convo.url)
+            convo.signal(signal.SIGTERM)
+            await_said(convo, "service_stopping")
+            assert any(is_refused(address.hostname or "", address.port or 0) for _ in range(400))
+            assert convo.process.poll() is None
+            assert convo.ended() == 0
+
+
 @contextmanager
 def half_a_request(convo: Running, body: dict[str, Any]) -> Iterator[Callable[[], bytes]]:
     """Send a request but for the end of its body; yield what sends that and reads the answer."""
