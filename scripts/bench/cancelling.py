@@ -38,14 +38,15 @@ def main() -> int:
 
 
 async def _measure(rounds: int) -> list[float]:
-    found = []
+    found: list[float] = []
     async with fakes.open_model() as server:
         server.always = fakes.stuck
         settings = LlmSettings(base_url=server.url, model="m")
         async with open_client(settings) as client:
             model = Model(client, settings)
-            for number in range(rounds):
-                found.append(await _cancelled(server, model, 8 * (number + 1), settings.concurrency))
+            while len(found) < rounds:
+                calls = settings.concurrency * (len(found) + 1)
+                found += [await _cancelled(server, model, calls, settings.concurrency)]
         calls = len(server.calls)
         await trio.sleep(3.0)  # longer than the first backoff: nothing may have been tried again
         if len(server.calls) != calls:
