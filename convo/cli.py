@@ -118,6 +118,7 @@ def _add_upkeep(commands: _Commands) -> None:
         parser = _add(commands, name, text, command)
         parser.add_argument("file", type=Path, metavar="FILE")
         _add_settings(parser)
+    _add_settings(_add(commands, "audit", "compare the database with its books; exit 1 where they differ", _audit))
 
 
 def _backup(asked: argparse.Namespace) -> int:
@@ -130,6 +131,12 @@ def _restore(asked: argparse.Namespace) -> int:
     trio.run(upkeep.restore, _settings(asked), asked.file)
     print(f"restored from {asked.file}; start convo again")
     return 0
+
+
+def _audit(asked: argparse.Namespace) -> int:
+    found = trio.run(upkeep.audit, _settings(asked))
+    print("\n".join(found) or "the books balance")
+    return 1 if found else 0
 
 
 # --- a running server's API

@@ -50,7 +50,7 @@ from convo.observe import events, metrics
 from convo.pipeline.held import Held
 from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
-from convo.store import embedded, processes
+from convo.store import embedded, ledger, processes
 from convo.store.conversations import Reader
 from convo.store.intake import Committer
 from convo.store.jobs import Jobs
@@ -67,8 +67,9 @@ from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
 
-# The committer's connection; the settler and all others go through the pool.
-_LINES = 1
+# The committer's connection, and that of the books; the settler and all others go through the pool.
+_LINES = 2
+_BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
 # The embedded server's own log is cut back when it is past its bound.
 _TRIM_SECONDS = 600.0
@@ -199,6 +200,7 @@ class Service:
             for keep in others:
                 keepers.start_soon(keep)
             keepers.start_soon(self._prepare, ready)
+            keepers.start_soon(self._keep_books)
             await self._work(listening)
             await self._settle_accounts()
             keepers.cancel_scope.cancel()
@@ -277,7 +279,7 @@ class Service:
         spare = int(found["max_connections"]) - int(found["superuser_reserved_connections"])
         if mine > spare:
             raise Refused(
-                f"database.pool_max = {mine - _LINES} and the committer's own connection are more than the {spare} that"
+                f"database.pool_max = {mine - _LINES} and {_LINES} connections besides are more than the {spare} that"
                 f" the database takes (max_connections {found['max_connections']}); lower the one or raise the other"
             )
         if everybody > spare:
@@ -310,6 +312,25 @@ class Service:
                 events.ending_failed(conversation_id="*", reason=error.detail)
             else:
                 events.own_leases_released(count=released)
+
+    async def _keep_books(self) -> None:
+        """Once a minute, unless another process just does: compare the tables with the books."""
+        await self._prepared.wait()
+        line = self._postgres.line()
+        try:
+            while True:
+                await trio.sleep(_BOOKS_SECONDS)
+                try:
+                    gaps = await ledger.keep(line)
+                except ConvoError as error:
+                    events.books_failed(reason=error.detail)
+                    continue
+                if gaps is not None:
+                    metrics.ledger_gaps.set(len(gaps))
+                for gap in gaps or ():
+                    events.ledger_gap(day=gap.day.isoformat(), what=gap.what, booked=gap.booked, found=gap.found)
+        finally:
+            await line.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
     async def _sample(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -1,4 +1,4 @@
-"""``convo backup`` and ``convo restore``: finds the database that the settings mean, running or not, and copies it."""
+"""``convo backup``, ``restore`` and ``audit``: finds the database that the settings mean, running or not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from convo.bridge import open_bridge
 from convo.config import Settings
 from convo.errors import Refused
 from convo.store import backup as copies
-from convo.store import embedded
+from convo.store import embedded, ledger
 from convo.store.postgres import open_postgres
 from convo.store.processes import signed_in
 
@@ -47,6 +47,35 @@ async def restore(settings: Settings, file: Path) -> None:
     if names:
         raise Refused(f"{', '.join(names)} still serve on this database: stop them, then restore")
     await copies.restore(url, file)
+
+
+async def audit(settings: Settings) -> list[str]:
+    """Compare the tables with the books for all days, and with each other; return a sentence for each thing amiss.
+
+    Raises:
+        Refused: there is no such database, or it does not let us.
+    """
+    url = settings.database.url.reveal() or embedded.address(Path(settings.server.data_dir))
+    if url:
+        return await _audit(settings, url)
+    if not (Path(settings.server.data_dir) / "postgres").is_dir():
+        raise Refused(f"there is no database in {settings.server.data_dir}; name the folder with --data-dir")
+    async with stopped(settings) as started:
+        return await _audit(settings, started)
+
+
+async def _audit(settings: Settings, url: str) -> list[str]:
+    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+        line = postgres.line()
+        try:
+            found = [
+                f"{gap.day}: {gap.booked} {gap.what} are in the books, {gap.found} in the tables"
+                for gap in await ledger.gaps(line)
+            ]
+            found += [f"{odd.count} {odd.what}: {', '.join(odd.examples)}" for odd in await ledger.anomalies(line)]
+        finally:
+            await line.close()  # noqa: ASYNC102  (shields itself, with a bound)
+    return found
 
 
 @asynccontextmanager

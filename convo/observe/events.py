@@ -261,6 +261,16 @@ def own_leases_released(*, count: int) -> None:
     _log.info("own_leases_released", count=count)
 
 
+def ledger_gap(*, day: str, what: str, booked: int, found: int) -> None:
+    """Tell that the tables do not hold what the books say of one day."""
+    _log.error("ledger_gap", day=day, what=what, booked=booked, found=found)
+
+
+def books_failed(*, reason: str) -> None:
+    """Tell that the books could not be compared now."""
+    _log.warning("books_failed", reason=reason)
+
+
 def connections_warning(*, connections: int, max_connections: int) -> None:
     """Tell that all living processes together may open more connections than the database takes."""
     _log.warning("connections_warning", connections=connections, max_connections=max_connections)

@@ -176,6 +176,7 @@ oldest_ready_job_age_seconds = Gauge(
 part_seconds = _folding.distribution("convo_part_seconds", "One attempt at one part.", "part", "outcome")
 jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased jobs.", "ending")
 leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
+ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that are not what the books say.", registry=registry)
 handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
 
 # --- this process

@@ -15,6 +15,7 @@ from convo.conversation.model import ConversationEnded
 from convo.errors import Conflict, TransactionLost, Unavailable
 from convo.observe import events, metrics
 from convo.store.group import Group
+from convo.store.ledger import DAY
 from convo.store.postgres import Connection, Line
 
 
@@ -128,7 +129,7 @@ def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Store
     )
 
 
-_INSERT = """
+_INSERT = f"""
 WITH sent AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                          $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::bytea[])
@@ -146,6 +147,8 @@ WITH sent AS (
 ), logs AS (
     INSERT INTO conversation_log (seq, body)
     SELECT fresh.seq, sent.body FROM fresh JOIN sent USING (conversation_id)
+), books AS (
+    INSERT INTO ledger (day, kind, n) SELECT {DAY}, 'accepted', count(*) FROM fresh GROUP BY 1
 ), jobs AS (
     INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh
 )

@@ -43,7 +43,7 @@ from msgspec import Struct
 from convo.config import JobsSettings
 from convo.conversation.model import Finding, PartName
 from convo.errors import LeaseLost, NotDead, NotFound
-from convo.store import parts, processes, rescue, turns
+from convo.store import ledger, parts, processes, rescue, turns
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.rescue import Rescue
 from convo.store.states import DEAD, FREE, NOT_PARKED, SUSPECT_AT, later
@@ -170,7 +170,11 @@ class Jobs:
         async def body(connection: Connection) -> None:
             await _hold(connection, lease)
             await parts.store_failures(connection, lease.seq, failed)
-            await connection.execute(_BURY if last else _FAIL, lease.seq, reason, *([] if last else [later]))
+            if last:
+                await connection.execute(_BURY, lease.seq, reason)
+                await ledger.book(connection, "dead", [lease.seq])
+            else:
+                await connection.execute(_FAIL, lease.seq, reason, later)
 
         await self._postgres.run("db.fail", body)
         return last
@@ -220,6 +224,7 @@ class Jobs:
         async def body(connection: Connection) -> str | None:
             row = await connection.fetchrow(_RETRY, conversation_id)
             if row is not None:
+                await ledger.book(connection, "dead", [row["seq"]], -1)
                 return None
             state: str | None = await connection.fetchval(_STATE, conversation_id)
             if state is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from convo.config import JobsSettings
+from convo.store import ledger
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.states import DEAD, FREE, POISON_AT, SUSPECT_AT
 
@@ -31,6 +32,8 @@ async def rescue(postgres: Postgres, settings: JobsSettings) -> Rescue:
         rescued = await connection.fetch(_RESCUE, settings.lease_seconds)
         buried = [*await connection.fetch(_BURY_POISON, POISON_AT)]
         buried += await connection.fetch(_GIVE_UP, settings.give_up_seconds)
+        if buried:
+            await ledger.book(connection, "dead", [row["seq"] for row in buried])
         return Rescue(rescued=len(rescued), buried={row["seq"]: row["last_error"] for row in buried})
 
     return await postgres.run("db.rescue", body, begin=RELAXED)

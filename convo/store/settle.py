@@ -12,7 +12,7 @@ from msgspec import Struct
 from convo.conversation.model import Finding, Mood, PartName, Questions
 from convo.conversation.score import Score, Weights, score
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
-from convo.store import parts
+from convo.store import ledger, parts
 from convo.store.group import Group
 from convo.store.jobs import Lease
 from convo.store.postgres import Connection, Postgres
@@ -57,6 +57,7 @@ class Settler:
             final = {seq: found for seq, found in scores.items() if found.final}
             await _store(connection, final)
             await _relate(connection, held, final, stored)
+            await ledger.book(connection, "done", list(final))
             return {held[seq].token: found for seq, found in scores.items()}
 
         scores = await self._postgres.run("db.settle", body)

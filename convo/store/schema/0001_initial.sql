@@ -27,6 +27,19 @@ CREATE INDEX conversation_by_user ON conversation (user_id, seq);
 -- lists of one bot
 CREATE INDEX conversation_by_bot ON conversation (bot_id, seq);
 
+-- the books' count of one day: rows come in the order of their receipt, so a few bytes a block range say which to read
+CREATE INDEX conversation_by_day ON conversation USING brin (received_at) WITH (pages_per_range = 16, autosummarize = on);
+
+-- The books (store/ledger.py): appended to by every accept, settle and burial, folded once a minute.
+CREATE TABLE ledger (
+    day  date NOT NULL,
+    kind text COLLATE "C" NOT NULL CHECK (kind IN ('accepted', 'done', 'dead')),
+    n    bigint NOT NULL,
+    at   timestamptz NOT NULL DEFAULT convo_now()
+);
+-- the comparison, and the fold: a few rows a day, and those of the last minute
+CREATE INDEX ledger_by_day ON ledger (day);
+
 -- The log is bytes that PostgreSQL neither parses nor compresses again: zstd has done that.
 CREATE TABLE conversation_log (
     seq  bigint PRIMARY KEY,
