@@ -145,7 +145,8 @@ def _audit(asked: argparse.Namespace) -> int:
 def _add_terminal(commands: _Commands) -> None:
     show = _add(commands, "show", "show one conversation and what was found in it", _show)
     retry = _add(commands, "retry", "make a dead letter ready again", _retry)
-    for parser in (show, retry):
+    explain = _add(commands, "explain", "say why a conversation stands as it does", _explain)
+    for parser in (show, explain, retry):
         parser.add_argument("conversation_id", metavar="ID")
     listed = _add(commands, "list", "list conversations, newest first", _list)
     listed.add_argument("--state", choices=("ready", "leased", "done", "dead"))
@@ -154,7 +155,7 @@ def _add_terminal(commands: _Commands) -> None:
         parser.add_argument("--user", metavar="ID")
         parser.add_argument("--bot", metavar="ID")
         parser.add_argument("--limit", type=int, default=50)
-    for parser in (show, retry, listed, dead):
+    for parser in (show, explain, retry, listed, dead):
         parser.add_argument("--url", default=config.client_address()[0], help="the server (CONVO_URL)")
 
 
@@ -168,6 +169,10 @@ def _filters(asked: argparse.Namespace) -> terminal.Filters:
 
 def _show(asked: argparse.Namespace) -> int:
     return terminal.show(asked.url, _key(), asked.conversation_id)
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    return terminal.explain(asked.url, _key(), asked.conversation_id)
 
 
 def _retry(asked: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
@@ -12,6 +14,7 @@ import trio
 from convo.errors import DeadlineExceeded
 from convo.observe import metrics
 
+_collected: ContextVar[dict[str, float] | None] = ContextVar("collected_waits", default=None)
 _innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
 
 
@@ -25,6 +28,17 @@ def ends_at() -> float:
         earliest = min(earliest, around.scope.deadline)
         around = around.outer
     return earliest
+
+
+@contextmanager
+def collecting() -> Iterator[dict[str, float]]:
+    """Yield the seconds spent in each named wait inside the block, filled in as the waits end."""
+    waits: dict[str, float] = {}
+    token = _collected.set(waits)
+    try:
+        yield waits
+    finally:
+        _collected.reset(token)
 
 
 class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept", 3.0):`)
@@ -59,7 +73,10 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _innermost.reset(self._token)
-        metrics.wait_seconds.labels(self.name).observe(trio.current_time() - self._started)
+        seconds = trio.current_time() - self._started
+        metrics.wait_seconds.labels(self.name).observe(seconds)
+        if (waits := _collected.get()) is not None:
+            waits[self.name] = waits.get(self.name, 0.0) + seconds
         self.scope.__exit__(kind, error, trace)
         if self.scope.cancelled_caught:
             metrics.deadline_exceeded_total.labels(self.culprit or self.name).inc()

@@ -63,6 +63,7 @@ from convo.web.admission import Admission
 from convo.web.app import Api, make_app
 from convo.web.clients import Clients
 from convo.web.conversations import Intake
+from convo.web.explaining import Explaining
 from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
@@ -182,6 +183,7 @@ class Service:
             reading=Reading(
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),
+            explaining=Explaining(postgres=postgres, dependencies={one.name: one for one in dependencies}),
             operations=Operations(readiness=self._readiness, pings={DATABASE: reader.ping, **pings}),
         )
 

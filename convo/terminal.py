@@ -67,6 +67,15 @@ def show(url: str, key: str, conversation_id: str) -> int:
     return _command(url, key, ask)
 
 
+def explain(url: str, key: str, conversation_id: str) -> int:
+    """Print why one conversation stands as it does, its place in the line, and every run so far."""
+
+    def ask(client: httpx.Client) -> RenderableType:
+        return draw_explained(_call(client, "GET", _path(conversation_id) + "/explain", answers.ExplainView))
+
+    return _command(url, key, ask)
+
+
 def list_conversations(url: str, key: str, filters: Filters, limit: int = 50) -> int:
     """Print the newest conversations, at most ``limit``."""
     return _command(url, key, lambda client: draw_list(_newest(client, filters, limit)))
@@ -157,6 +166,26 @@ def _newest(client: httpx.Client, filters: Filters, limit: int) -> Newest:
 def draw_conversation(view: answers.ConversationView) -> RenderableType:
     """Draw one conversation as three tables: itself, its parts, its score."""
     return Group(_draw_facts(view), _draw_parts(view.parts), _draw_score(view.score))
+
+
+def draw_explained(view: answers.ExplainView) -> RenderableType:
+    """Draw why a conversation stands as it does: the cause, its place, its runs."""
+    table = Table.grid(padding=(0, 2))
+    _add(table, "conversation", view.conversation_id)
+    _add(table, "cause", view.cause.sentence)
+    if view.here:
+        _add(table, "here", view.here)
+    if view.ahead is not None:
+        left = "unknown" if view.seconds_left is None else f"about {view.seconds_left:g} s"
+        _add(table, "place", f"{view.ahead} before it, done in {left} ({view.done_per_second:g} a second are)")
+    _add(table, "attempts", view.attempts)
+    if view.crashes:
+        _add(table, "crashes", view.crashes)
+    runs = _table("from", "to", "ending", "by", "reason", "waits")
+    for run in view.runs:
+        waits = ", ".join(f"{name} {seconds:g} s" for name, seconds in run.waits.items())
+        _add(runs, run.began_at, run.ended_at, run.ending, run.by, run.reason, waits)
+    return Group(table, runs) if view.runs else table
 
 
 def draw_list(newest: Newest) -> RenderableType:

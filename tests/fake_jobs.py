@@ -185,7 +185,9 @@ class FakeJobs:
         await trio.lowlevel.checkpoint()
         self._held(lease).parts.setdefault(name, finding)
 
-    async def fail(self, lease: Lease, reason: str, failed: Mapping[PartName, Any], *, later: float) -> bool:
+    async def fail(
+        self, lease: Lease, reason: str, failed: Mapping[PartName, Any], *, later: float, waits: object = None
+    ) -> bool:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
         spent = {"attempts": row.attempts + 1, "last_error": reason, "waits_for": "", "parked_since": None}
@@ -195,13 +197,15 @@ class FakeJobs:
         row.free(**spent, delayed=True, available_at=self.table.now() + later)
         return False
 
-    async def park(self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0) -> None:
+    async def park(
+        self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0, waits: object = None
+    ) -> None:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
         since = row.parked_since if row.parked_since is not None else self.table.now()
         row.free(waits_for=dependency, parked_since=since, last_error=reason, **self._later(row, later))
 
-    async def release(self, lease: Lease, *, later: float = 0.0) -> None:
+    async def release(self, lease: Lease, *, later: float = 0.0, reason: object = None, waits: object = None) -> None:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
         row.free(**self._later(row, later))
@@ -209,7 +213,7 @@ class FakeJobs:
     def _later(self, row: Row, later: float) -> dict[str, Any]:
         return {"delayed": later > 0, "available_at": self.table.now() + later if later > 0 else row.available_at}
 
-    async def settle(self, lease: Lease) -> Score:
+    async def settle(self, lease: Lease, waits: object = None) -> Score:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
         questions, mood, memories = (row.parts.get(name) for name in ("questions", "emotion", "memories"))

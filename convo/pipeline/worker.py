@@ -13,7 +13,7 @@ from convo.bell import Bell
 from convo.config import Settings
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.deadline import deadline
+from convo.deadline import collecting, deadline
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteError
 from convo.observe import events, metrics
 from convo.pipeline.held import Held
@@ -24,6 +24,7 @@ from convo.store import logs
 from convo.store.jobs import Jobs, Lease
 from convo.store.logs import Handover
 from convo.store.postgres import Postgres
+from convo.store.runs import Waits
 from convo.store.settle import Settler
 
 _CANCELLED = "the process stops, or the lease is lost"
@@ -70,42 +71,46 @@ class Worker:
 
     async def _work(self, lease: Lease) -> None:
         """Do one job to its one ending. What we cannot end ourselves ends with its lease."""
+        with collecting() as waits:
+            await self._work_and_end(lease, waits)
+
+    async def _work_and_end(self, lease: Lease, waits: Waits) -> None:
         try:
             with deadline("analysis.job", self._settings.analysis.job_seconds):
                 failures = await self._analyze(lease)
         except trio.Cancelled:
-            await self._release(lease, _CANCELLED)  # noqa: ASYNC102  (an ending shields itself, with a bound)
+            await self._release(lease, _CANCELLED, waits)  # noqa: ASYNC102  (an ending shields itself, with a bound)
             raise
         except BaseExceptionGroup as group:
-            await self._end_parts(lease, group)
+            await self._end_parts(lease, group, waits)
         except (LeaseLost, DatabaseUnavailable) as error:
             # Not at once: while nothing can be stored, each round would ask every analyst anew for nothing.
-            await self._release(lease, error.detail, later=self._settings.jobs.backoff_seconds)
+            await self._release(lease, error.detail, waits, later=self._settings.jobs.backoff_seconds)
         except ConvoError as error:
-            await self._fail(lease, error.detail, {})
+            await self._fail(lease, error.detail, {}, waits)
         except Exception as error:  # noqa: BLE001  (here one job ends: a bug in it is that job's failure)
             events.job_crashed(conversation_id=lease.conversation_id, error=error)
-            await self._fail(lease, f"a bug in convo: {type(error).__name__}", {})
+            await self._fail(lease, f"a bug in convo: {type(error).__name__}", {}, waits)
         else:
             own = {name: failure for name, failure in failures.items() if not is_outage(failure.error)}
             if own:
                 name, first = next(iter(own.items()))
-                await self._fail(lease, f"{name}: {first.error.detail}", failures)
+                await self._fail(lease, f"{name}: {first.error.detail}", failures, waits)
             elif failures:
-                await self._park(lease, failures)
+                await self._park(lease, failures, waits)
             else:
-                await self._settle(lease)
+                await self._settle(lease, waits)
 
-    async def _end_parts(self, lease: Lease, group: BaseExceptionGroup[BaseException]) -> None:
+    async def _end_parts(self, lease: Lease, group: BaseExceptionGroup[BaseException], waits: Waits) -> None:
         """End a job whose parts were cancelled, one ``Cancelled`` each, or had a bug, or both at once."""
         bugs, cancelled = group.split(Exception)
         if bugs is not None:
             events.job_crashed(conversation_id=lease.conversation_id, error=bugs)
         if cancelled is not None:
-            await self._release(lease, _CANCELLED)
+            await self._release(lease, _CANCELLED, waits)
             raise cancelled
         names = sorted({type(error).__name__ for error in _leaves(group)})
-        await self._fail(lease, f"a bug in convo: {', '.join(names)}", {})
+        await self._fail(lease, f"a bug in convo: {', '.join(names)}", {}, waits)
 
     async def _analyze(self, lease: Lease) -> dict[PartName, Failure]:
         conversation = await self._read(lease)
@@ -126,14 +131,14 @@ class Worker:
 
     # --- the endings: one of them, under a shield that the stop's own grace bounds
 
-    async def _settle(self, lease: Lease) -> None:
+    async def _settle(self, lease: Lease, waits: Waits) -> None:
         with self._ending(lease) as ending:
-            found = await self._settler.settle(lease)
+            found = await self._settler.settle(lease, waits)
             ending("settle")
             events.job_settled(conversation_id=lease.conversation_id, score=found.value)
             self._ended(lease.seq)
 
-    async def _fail(self, lease: Lease, reason: str, failures: Mapping[PartName, Failure]) -> None:
+    async def _fail(self, lease: Lease, reason: str, failures: Mapping[PartName, Failure], waits: Waits) -> None:
         attempt = lease.attempts + 1
         jobs = self._settings.jobs
         later = retry.wait_seconds(
@@ -149,7 +154,7 @@ class Worker:
             )
         with self._ending(lease) as ending:
             failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
-            if await self._jobs.fail(lease, reason, failed, later=later):
+            if await self._jobs.fail(lease, reason, failed, later=later, waits=waits):
                 ending("bury")
                 events.job_buried(conversation_id=lease.conversation_id, attempts=attempt, reason=reason)
                 self._ended(lease.seq)
@@ -159,12 +164,12 @@ class Worker:
                     conversation_id=lease.conversation_id, attempt=attempt, reason=reason, again_in_seconds=later
                 )
 
-    async def _park(self, lease: Lease, failures: Mapping[PartName, Failure]) -> None:
+    async def _park(self, lease: Lease, failures: Mapping[PartName, Failure], waits: Waits) -> None:
         name, first = next(iter(failures.items()))
         waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
         reason = f"{name}: {first.error.detail}"
         with self._ending(lease) as ending:
-            await self._jobs.park(lease, waits_for, reason, later=self._parked_seconds(waits_for))
+            await self._jobs.park(lease, waits_for, reason, later=self._parked_seconds(waits_for), waits=waits)
             ending("park")
             events.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
 
@@ -175,9 +180,9 @@ class Worker:
             return 0.0
         return self._settings.jobs.backoff_seconds * (1 + random())
 
-    async def _release(self, lease: Lease, reason: str, *, later: float = 0.0) -> None:
+    async def _release(self, lease: Lease, reason: str, waits: Waits, *, later: float = 0.0) -> None:
         with self._ending(lease) as ending:
-            await self._jobs.release(lease, later=later)
+            await self._jobs.release(lease, later=later, reason=reason, waits=waits)
             ending("release")
             events.job_released(conversation_id=lease.conversation_id, reason=reason)
 

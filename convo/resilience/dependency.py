@@ -71,6 +71,17 @@ class Dependency:
         """Tell whether work that waits for this dependency can go on: it is neither down nor asks to be left alone."""
         return self.state() == "closed" and self._held_until <= trio.current_time()
 
+    def told(self) -> str:
+        """Tell in a sentence how it stands in this process."""
+        now = trio.current_time()
+        if self._breaker.probe_at is not None:
+            left = self._breaker.probe_at - now
+            next_probe = f"the next probe is due in {left:.0f} s" if left > 0 else "a probe is due"
+            return f"{self.name}: its breaker is {self.state()} in this process, {next_probe}"
+        if self._held_until > now:
+            return f"{self.name}: it asked to be left alone, for {self._held_until - now:.0f} s more"
+        return f"{self.name}: it is called by this process as usual"
+
     def wants_probe(self) -> bool:
         """Tell whether one piece of work should find out if the dependency is back."""
         now = trio.current_time()

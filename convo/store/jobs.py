@@ -43,13 +43,17 @@ from msgspec import Struct
 from convo.config import JobsSettings
 from convo.conversation.model import Finding, PartName
 from convo.errors import LeaseLost, NotDead, NotFound
-from convo.store import ledger, parts, processes, rescue, turns
+from convo.store import ledger, parts, processes, rescue, runs, turns
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.rescue import Rescue
+from convo.store.runs import Waits
 from convo.store.states import DEAD, FREE, NOT_PARKED, SUSPECT_AT, later
 
 DEPENDENCIES = ("llm", "memory")
 """What a job can wait for."""
+
+
+_NO_WAITS: Waits = {}
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -156,11 +160,18 @@ class Jobs:
         await self._postgres.run("db.part", body, begin=RELAXED)
 
     async def fail(
-        self, lease: Lease, reason: str, failed: Mapping[PartName, tuple[str, str]], *, later: float
+        self,
+        lease: Lease,
+        reason: str,
+        failed: Mapping[PartName, tuple[str, str]],
+        *,
+        later: float,
+        waits: Waits = _NO_WAITS,
     ) -> bool:
         """Spend an attempt: try again in ``later`` seconds, or bury the job when that was the last attempt.
 
-        ``failed`` holds the parts that failed, each with who tried and why. Return whether the job is dead.
+        ``failed`` holds the parts that failed, each with who tried and why; ``waits``, here and in the other endings,
+        are the seconds that the work spent in each named wait. Return whether the job is dead.
 
         Raises:
             LeaseLost: the job is no longer ours.
@@ -170,6 +181,7 @@ class Jobs:
         async def body(connection: Connection) -> None:
             await _hold(connection, lease)
             await parts.store_failures(connection, lease.seq, failed)
+            await runs.note(connection, "bury" if last else "fail", lease.seq, reason, waits)
             if last:
                 await connection.execute(_BURY, lease.seq, reason)
                 await ledger.book(connection, "dead", [lease.seq])
@@ -179,7 +191,9 @@ class Jobs:
         await self._postgres.run("db.fail", body)
         return last
 
-    async def release(self, lease: Lease, *, later: float = 0.0) -> None:
+    async def release(
+        self, lease: Lease, *, later: float = 0.0, reason: str | None = None, waits: Waits = _NO_WAITS
+    ) -> None:
         """Give a job back, to be taken again at once or in ``later`` seconds; no attempt spent.
 
         Raises:
@@ -188,11 +202,14 @@ class Jobs:
 
         async def body(connection: Connection) -> None:
             await _hold(connection, lease)
+            await runs.note(connection, "release", lease.seq, reason, waits)
             await connection.execute(_RELEASE, lease.seq, later)
 
         await self._postgres.run("db.release", body, begin=RELAXED)
 
-    async def park(self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0) -> None:
+    async def park(
+        self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0, waits: Waits = _NO_WAITS
+    ) -> None:
         """Let a job wait until ``dependency`` is back, at least ``later`` seconds; no attempt spent, its place kept.
 
         Raises:
@@ -201,6 +218,7 @@ class Jobs:
 
         async def body(connection: Connection) -> None:
             await _hold(connection, lease)
+            await runs.note(connection, "park", lease.seq, reason, waits)
             await connection.execute(_PARK, lease.seq, dependency, reason, later)
 
         await self._postgres.run("db.park", body, begin=RELAXED)

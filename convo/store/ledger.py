@@ -112,9 +112,12 @@ SELECT {DAY}, $1, count(*) * $3 FROM conversation WHERE seq = ANY($2::bigint[]) 
 """
 _FOLD = """
 WITH old AS (
-    DELETE FROM ledger WHERE at < convo_now() - interval '1 minute' RETURNING day, kind, n
+    DELETE FROM ledger WHERE at < convo_now() - interval '1 minute' AND (day, kind) IN (
+        SELECT day, kind FROM ledger WHERE at < convo_now() - interval '1 minute'
+        GROUP BY day, kind HAVING count(*) > 1)
+    RETURNING day, kind, n, at
 )
-INSERT INTO ledger (day, kind, n) SELECT day, kind, sum(n) FROM old GROUP BY day, kind
+INSERT INTO ledger (day, kind, n, at) SELECT day, kind, sum(n), max(at) FROM old GROUP BY day, kind
 """
 # Booked and found in one statement: one view of the database, in which every transaction is whole or absent.
 _COMPARE = """

@@ -10,6 +10,7 @@ from msgspec import Struct
 from convo.config import JobsSettings
 from convo.store import ledger
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.runs import NOTE_RESCUED
 from convo.store.states import DEAD, FREE, POISON_AT, SUSPECT_AT
 
 
@@ -59,18 +60,22 @@ _GONE = """
           AND starts_with(application_name, 'convo ' || split_part(job.leased_by, '/', 2)))
 """
 _RESCUE = f"""
-UPDATE job SET {FREE}, crashes = job.crashes + silent.gone::integer
-FROM (
-    SELECT seq, {_GONE} AS gone FROM job
+WITH silent AS MATERIALIZED (
+    SELECT seq, leased_at, leased_by, {_GONE} AS gone FROM job
     WHERE state = 'leased'
       AND (leased_until < convo_now() OR leased_until > convo_now() + make_interval(secs => $1::float8 * 2))
     ORDER BY seq FOR UPDATE SKIP LOCKED
-) AS silent
-WHERE job.seq = silent.seq
+), noted AS ({NOTE_RESCUED})
+UPDATE job SET {FREE}, crashes = job.crashes + silent.gone::integer FROM silent WHERE job.seq = silent.seq
 RETURNING job.seq
 """
 _RELEASE_OWNED = f"""
-UPDATE job SET {FREE}, crashes = crashes + $2 WHERE state = 'leased' AND leased_by = $1 RETURNING seq
+WITH silent AS MATERIALIZED (
+    SELECT seq, leased_at, leased_by, $2::integer > 0 AS gone FROM job
+    WHERE state = 'leased' AND leased_by = $1 ORDER BY seq FOR UPDATE
+), noted AS ({NOTE_RESCUED})
+UPDATE job SET {FREE}, crashes = job.crashes + silent.gone::integer FROM silent WHERE job.seq = silent.seq
+RETURNING job.seq
 """
 _DUE_AGAIN = """
 UPDATE job SET available_at = convo_now(), delayed = false

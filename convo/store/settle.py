@@ -12,13 +12,15 @@ from msgspec import Struct
 from convo.conversation.model import Finding, Mood, PartName, Questions
 from convo.conversation.score import Score, Weights, score
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
-from convo.store import ledger, parts
+from convo.store import ledger, parts, runs
 from convo.store.group import Group
 from convo.store.jobs import Lease
 from convo.store.postgres import Connection, Postgres
-from convo.store.states import NOT_PARKED
+from convo.store.runs import Waits
+from convo.store.states import NOT_PARKED, UNLEASED
 
 _ROWS_MAX = 64
+_NO_WAITS: Waits = {}
 
 
 class Settler:
@@ -27,7 +29,7 @@ class Settler:
     def __init__(self, postgres: Postgres, weights: Weights) -> None:
         self._postgres = postgres
         self._weights = weights
-        self._group: Group[Lease, Score] = Group(
+        self._group: Group[tuple[Lease, Waits], Score] = Group(
             self._commit,
             rows_max=_ROWS_MAX,
             bytes_max=_ROWS_MAX,
@@ -35,26 +37,32 @@ class Settler:
             item_bytes=lambda _: 1,
         )
 
-    async def settle(self, lease: Lease) -> Score:
+    async def settle(self, lease: Lease, waits: Waits = _NO_WAITS) -> Score:
         """End a job whose three parts are stored: store its score, and add it to the user's relationship, exactly once.
+
+        ``waits`` are the seconds that its work spent in each named wait, noted with its run.
 
         Raises:
             LeaseLost: the job is no longer ours; nothing was stored.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; or a crash of the database
                 lost one of the parts, which has to be found again.
         """
-        return await self._group.submit(lease)
+        return await self._group.submit((lease, waits))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Settle batch after batch until cancelled."""
         await self._group.run(task_status=task_status)
 
-    async def _commit(self, batch: Sequence[Lease]) -> list[Score | ConvoError]:
+    async def _commit(self, items: Sequence[tuple[Lease, Waits]]) -> list[Score | ConvoError]:
+        batch = [lease for lease, _ in items]
+        waited = {lease.token: waits for lease, waits in items}
+
         async def body(connection: Connection) -> dict[int, Score]:
             held = await _hold(connection, batch)
             stored = await _parts(connection, sorted(held))
             scores = {seq: self._score(held[seq], stored.get(seq, {})) for seq in sorted(held)}
             final = {seq: found for seq, found in scores.items() if found.final}
+            await runs.note_settled(connection, [(seq, waited[held[seq].token]) for seq in final])
             await _store(connection, final)
             await _relate(connection, held, final, stored)
             await ledger.book(connection, "done", list(final))
@@ -143,7 +151,7 @@ ORDER BY job.seq FOR UPDATE OF job
 """
 _PARTS = "SELECT seq, name, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
 _SETTLE = f"""
-UPDATE job SET state = 'done', lease_token = NULL, leased_until = NULL, leased_by = NULL, attempts = attempts + 1,
+UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,
                last_error = NULL, {NOT_PARKED}, ended_at = convo_now(), score = done.score,
                breakdown = done.breakdown, weights_version = done.version
 FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, score, breakdown, version)

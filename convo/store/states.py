@@ -8,11 +8,11 @@ SUSPECT_AT = 2
 POISON_AT = SUSPECT_AT + 3
 """Crashes that bury a job: those that made it a suspect, and three with nothing beside it."""
 
-FREE = "state = 'ready', lease_token = NULL, leased_until = NULL, leased_by = NULL"
+UNLEASED = "lease_token = NULL, leased_at = NULL, leased_until = NULL, leased_by = NULL"
+FREE = f"state = 'ready', {UNLEASED}"
 NOT_PARKED = "waits_for = '', parked_since = NULL"
 DEAD = f"""
-               state = 'dead', lease_token = NULL, leased_until = NULL, leased_by = NULL, delayed = false,
-               {NOT_PARKED}, ended_at = convo_now()
+               state = 'dead', {UNLEASED}, delayed = false, {NOT_PARKED}, ended_at = convo_now()
 """
 
 

@@ -65,7 +65,7 @@ def _next_key(condition: str) -> str:
 _CHANCE = "1 + floor(random() * 9007199254740991)::bigint"
 _TAKEN = f"""
     UPDATE job SET state = 'leased', lease_token = {_CHANCE}, leased_by = $2,
-                   leased_until = convo_now() + make_interval(secs => $3)
+                   leased_at = convo_now(), leased_until = convo_now() + make_interval(secs => $3)
     WHERE seq = ANY(ARRAY(SELECT seq FROM due))
     RETURNING seq, lease_token, attempts, crashes, fair_key, available_at, waits_for
 """

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from convo.conversation.cause import Cause
 from convo.conversation.model import EmotionName, JobState, Level, Links, PartState, Turn
 from convo.conversation.score import Score
 from convo.errors import ConvoError
@@ -94,6 +95,37 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     parts: PartsView
     score: Score
     last_error: Failure
+    links: Links
+
+
+class RunView(Struct, frozen=True, kw_only=True):
+    """One lease of a conversation's job: who had it, how it ended, and the seconds spent in each named wait."""
+
+    began_at: datetime
+    ended_at: datetime
+    ending: Annotated[
+        str, Meta(description="`settle`, `fail`, `bury`, `park`, `release`, `rescue` (silent) or `crash` (gone).")
+    ]
+    by: str
+    reason: str | None
+    waits: dict[str, float]
+
+
+class ExplainView(Struct, frozen=True, kw_only=True):
+    """Why a conversation stands as it does."""
+
+    conversation_id: str
+    state: JobState
+    cause: Cause
+    here: Annotated[str | None, Meta(description="How what it waits for stands in the process that answers.")]
+    ahead: Annotated[
+        Annotated[int, Meta(ge=0)] | None, Meta(description="Conversations whose turn comes first; null unless queued.")
+    ]
+    done_per_second: Annotated[float, Meta(description="Done in the last minute, by all processes.", ge=0)]
+    seconds_left: Annotated[float | None, Meta(description="At that rate, until it is done; null where unknown.")]
+    attempts: Count
+    crashes: Count
+    runs: tuple[RunView, ...]
     links: Links
 
 

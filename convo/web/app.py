@@ -16,6 +16,7 @@ from convo.config import Settings
 from convo.observe import events
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
+from convo.web.explaining import Explaining
 from convo.web.operations import Operations
 from convo.web.reading import Reading
 
@@ -30,6 +31,7 @@ class Api(Struct, frozen=True, kw_only=True):
     settings: Settings
     intake: Intake
     reading: Reading
+    explaining: Explaining
     operations: Operations
 
 
@@ -153,6 +155,7 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     route("/v1/conversations", many)
     route(_CONVERSATION, one)
     route(f"{_CONVERSATION}/log", log)
+    route(f"{_CONVERSATION}/explain", api.explaining.explain)
     route(f"{_CONVERSATION}/retry", reading.retry, "POST")
     route(f"{_USER}/relationship", reading.relationship)
     route(f"{_USER}/memories", memories)

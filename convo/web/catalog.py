@@ -183,6 +183,16 @@ CONVERSATIONS = (
         problems=(errors.NotFound, *_DATABASE),
     ),
     Operation(
+        path="/v1/conversations/{conversation_id}/explain",
+        name="explain_conversation",
+        tag="conversations",
+        summary="Read why it stands as it does",
+        text="The cause of its state in one sentence, its place in the line, and every run with what it waited for.",
+        parameters=(_CONVERSATION,),
+        answers=(Answer(status=200, text="How it stands.", body=answers.ExplainView, sample=samples.EXPLAINED),),
+        problems=(errors.NotFound, *_DATABASE),
+    ),
+    Operation(
         path="/v1/conversations/{conversation_id}/retry",
         method="post",
         name="retry_conversation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from convo.conversation.cause import Cause
 from convo.conversation.model import Receipt, Turn
 from convo.conversation.score import Weights, score
 from convo.web import answers
@@ -83,6 +84,33 @@ CONVERSATION = answers.ConversationView(
     waits_for=None,
     parked_since=None,
     last_error=None,
+    links=answers.links(_ID),
+)
+
+EXPLAINED = answers.ExplainView(
+    conversation_id=_ID,
+    state="ready",
+    cause=Cause(
+        kind="parked",
+        sentence="parked: llm is out since 2026-03-02 08:04:25 (questions: llm: answered 503); no attempt is spent",
+        since=_DONE,
+    ),
+    here="llm: its breaker is open in this process, the next probe is due in 42 s",
+    ahead=None,
+    done_per_second=0.0,
+    seconds_left=None,
+    attempts=0,
+    crashes=0,
+    runs=(
+        answers.RunView(
+            began_at=_RECEIVED,
+            ended_at=_DONE,
+            ending="park",
+            by="host-1/5f0c",
+            reason="questions: llm: answered 503",
+            waits={"llm.questions": 0.031, "db.part": 0.002},
+        ),
+    ),
     links=answers.links(_ID),
 )
 

@@ -194,7 +194,7 @@ def described(client: httpx.Client) -> dict[str, Any]:
 
 def test_the_description_is_of_exactly_the_routes_there_are(client: httpx.Client) -> None:
     nobody = Mock()
-    app = make_app(Api(settings=Settings(), intake=nobody, reading=nobody, operations=nobody))
+    app = make_app(Api(settings=Settings(), intake=nobody, reading=nobody, explaining=nobody, operations=nobody))
     served = {
         (method, re.sub(r"<(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()

@@ -538,3 +538,32 @@ def test_memories_are_told_once_newest_first_and_by_pages(client: httpx.Client) 
     assert [one["conversation_id"] for one in found] == ids[:4][::-1]
     assert rest["next_cursor"] is None
     assert all(datetime.fromisoformat(one["first_seen_at"]).tzinfo for one in found)
+
+
+# --- why
+
+
+async def test_a_parked_conversation_says_what_it_waits_for_and_what_it_waited_for(
+    database: str, tmp_path: Path
+) -> None:
+    async with waiting_room(database, tmp_path, **{"llm.attempts": "1"}) as (client, model, _):
+        model.always = failing("401", "no_such_key")
+        link = await accepted(client, "why-1")
+        with trio.fail_after(20):
+            while (await client.get(link)).json()["waits_for"] is None:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        told = (await client.get(f"{link}/explain")).json()
+        assert (told["state"], told["cause"]["kind"], told["attempts"]) == ("ready", "parked", 0)
+        assert "llm: answered 401 (no_such_key)" in told["cause"]["sentence"]
+        assert told["here"].startswith("llm: ")
+        (run, *_) = told["runs"]
+        assert run["ending"] == "park"
+        assert {"llm.questions", "llm.emotion", "db.part"} <= run["waits"].keys()
+
+
+def test_what_is_done_is_explained_as_done_and_what_is_not_there_is_404(client: httpx.Client) -> None:
+    link = client.post(END, json=ended("why-done")).headers["location"]
+    client.get(link, params={"wait": "5"})
+    told = client.get(f"{link}/explain").json()
+    assert (told["cause"]["kind"], told["ahead"], [run["ending"] for run in told["runs"]]) == ("done", None, ["settle"])
+    problem(client.get("/v1/conversations/why-none/explain"), 404, "not_found")

@@ -21,6 +21,7 @@ ROUTES = {
     ("get", "/v1/conversations"),
     ("get", "/v1/conversations/{conversation_id}"),
     ("get", "/v1/conversations/{conversation_id}/log"),
+    ("get", "/v1/conversations/{conversation_id}/explain"),
     ("post", "/v1/conversations/{conversation_id}/retry"),
     ("get", "/v1/users/{user_id}/relationship"),
     ("get", "/v1/users/{user_id}/memories"),

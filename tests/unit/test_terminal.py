@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from convo import terminal
 from convo.conversation.score import Weights, score
 from convo.terminal import Filters, Newest
-from convo.web import answers
+from convo.web import answers, samples
 
 AT = datetime(2026, 3, 2, 8, 4, 23, tzinfo=UTC)
 EVIL = "[bold red]boo[/] \x1b]0;owned\x07\x1b[2J\r\n\u202eevil :smile:"
@@ -338,3 +338,18 @@ def test_an_address_or_a_key_that_cannot_be_used_is_said(
 ) -> None:
     assert terminal.show(url, key, "c-1") == 1
     assert "cannot be used" in capsys.readouterr().err
+
+
+# --- why
+
+
+def test_an_explanation_shows_the_cause_the_place_and_every_run() -> None:
+    view = msgspec.structs.replace(samples.EXPLAINED, ahead=7, done_per_second=2.0, seconds_left=4.0)
+    text = drawn(terminal.draw_explained(view))
+    for shown in (
+        "parked: llm is out",
+        "its breaker is open",
+        "7 before it, done in about 4 s",
+        "llm.questions 0.031 s",
+    ):
+        assert shown in text

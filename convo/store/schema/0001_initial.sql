@@ -65,6 +65,7 @@ CREATE TABLE job (
     waits_for       text COLLATE "C" NOT NULL DEFAULT '',
     parked_since    timestamptz,
     lease_token     bigint,
+    leased_at       timestamptz,
     leased_until    timestamptz,
     leased_by       text COLLATE "C",
     last_error      text,
@@ -90,6 +91,18 @@ CREATE INDEX job_parked ON job (parked_since) WHERE state = 'ready' AND waits_fo
 CREATE INDEX job_leased ON job (seq) WHERE state = 'leased';
 -- the list of dead letters
 CREATE INDEX job_dead ON job (seq) WHERE state = 'dead';
+
+-- What became of each lease (store/runs.py); read for one job at a time.
+CREATE TABLE run (
+    seq      bigint NOT NULL,
+    began_at timestamptz NOT NULL,
+    ended_at timestamptz NOT NULL DEFAULT convo_now(),
+    ending   text COLLATE "C" NOT NULL,
+    made_by  text NOT NULL,
+    reason   text,
+    waits    jsonb NOT NULL DEFAULT '{}'
+);
+CREATE INDEX run_by_job ON run (seq);
 
 CREATE TABLE part (
     seq          bigint NOT NULL,

@@ -1,0 +1,94 @@
+"""Why a conversation stands as it does: one cause for each state that is not final, read from its row; pure.
+
+Every process reads the same row, so any of them can tell.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from msgspec import Struct
+
+from convo.conversation.model import JobState
+
+CauseKind = Literal["done", "dead", "working", "overdue", "parked", "backoff", "suspect", "queued"]
+
+
+class Standing(Struct, frozen=True, kw_only=True):
+    """What a job's row says; times are the database's, ``now`` among them."""
+
+    state: JobState
+    now: datetime
+    attempts: int
+    crashes: int
+    delayed: bool
+    available_at: datetime
+    waits_for: str
+    parked_since: datetime | None
+    leased_at: datetime | None
+    leased_until: datetime | None
+    leased_by: str | None
+    last_error: str | None
+    ended_at: datetime | None
+    suspect_at: int
+
+
+class Cause(Struct, frozen=True, kw_only=True):
+    """Why it stands so, in one sentence; since when, and until when at the earliest where that is known."""
+
+    kind: CauseKind
+    sentence: str
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+def cause(row: Standing) -> Cause:
+    """Find the one cause of a state."""
+    match row.state:
+        case "done":
+            return Cause(kind="done", sentence="done: every part is found and its score counted", since=row.ended_at)
+        case "dead":
+            return Cause(
+                kind="dead", sentence=f"dead letter since {_at(row.ended_at)}: {_said(row)}", since=row.ended_at
+            )
+        case "leased":
+            return _leased(row)
+        case "ready":
+            return _ready(row)
+
+
+def _leased(row: Standing) -> Cause:
+    holder = f"{row.leased_by} works on it since {_at(row.leased_at)}"
+    if row.leased_until is not None and row.leased_until < row.now:
+        return Cause(
+            kind="overdue",
+            sentence=f"overdue: {holder}, its lease ended at {_at(row.leased_until)}; the next rescue takes it back",
+            since=row.leased_until,
+            until=row.now,
+        )
+    sentence = f"working: {holder}; it is good until {_at(row.leased_until)} and renewed meanwhile"
+    return Cause(kind="working", sentence=sentence, since=row.leased_at)
+
+
+def _ready(row: Standing) -> Cause:
+    until = row.available_at if row.delayed else None
+    if row.waits_for:
+        sentence = f"parked: {row.waits_for} is out since {_at(row.parked_since)} ({_said(row)}); no attempt is spent"
+        return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
+    if row.delayed:
+        tries = f"after {row.attempts} attempt{'s' * (row.attempts != 1)}"
+        sentence = f"backoff: {tries} it is due again at {_at(row.available_at)} ({_said(row)})"
+        return Cause(kind="backoff", sentence=sentence, until=until)
+    if row.crashes >= row.suspect_at:
+        sentence = f"suspect: its process died {row.crashes} times with it; it waits until nothing else is at work"
+        return Cause(kind="suspect", sentence=sentence, since=row.available_at)
+    return Cause(kind="queued", sentence="queued: it waits for a worker to become free", since=row.available_at)
+
+
+def _said(row: Standing) -> str:
+    return row.last_error or "nothing was said"
+
+
+def _at(at: datetime | None) -> str:
+    return "a time that is not known" if at is None else f"{at + timedelta(milliseconds=500):%Y-%m-%d %H:%M:%S}"
