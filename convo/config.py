@@ -153,6 +153,14 @@ class JobsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     handover_bytes: Bytes = 32 << 20
 
 
+class AuthSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who gets in: whoever shows a key, or everybody."""
+
+    keys: bool = False
+    open_to_network: bool = False
+    refresh_seconds: Seconds = 10.0
+
+
 class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Among whom the workers take turns."""
 
@@ -226,6 +234,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     database: DatabaseSettings = DatabaseSettings()
     intake: IntakeSettings = IntakeSettings()
     jobs: JobsSettings = JobsSettings()
+    auth: AuthSettings = AuthSettings()
     fairness: FairnessSettings = FairnessSettings()
     analysis: AnalysisSettings = AnalysisSettings()
     llm: LlmSettings = LlmSettings()

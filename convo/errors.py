@@ -61,6 +61,25 @@ class BadRequest(ConvoError):
     title = "The request cannot be read"
 
 
+class Unauthorized(ConvoError):
+    """The request shows no key, or none that is good."""
+
+    status = 401
+    code = "unauthorized"
+    title = "A key is needed"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer")])
+
+
+class Forbidden(ConvoError):
+    """The key is good, but not for this."""
+
+    status = 403
+    code = "forbidden"
+    title = "This key may not do this"
+
+
 class NotFound(ConvoError):
     """There is nothing at this address, or nothing of this name."""
 

@@ -271,6 +271,11 @@ def books_failed(*, reason: str) -> None:
     _log.warning("books_failed", reason=reason)
 
 
+def keys_failed(*, reason: str) -> None:
+    """Tell that the keys could not be read now; those known before stay good."""
+    _log.warning("keys_failed", reason=reason)
+
+
 def connections_warning(*, connections: int, max_connections: int) -> None:
     """Tell that all living processes together may open more connections than the database takes."""
     _log.warning("connections_warning", connections=connections, max_connections=max_connections)

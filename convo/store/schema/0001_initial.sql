@@ -142,6 +142,18 @@ CREATE TABLE relationship (
     PRIMARY KEY (user_id, bot_id)
 );
 
+-- The keys of clients (store/keys.py): read whole, and small.
+CREATE TABLE api_key (
+    key_id              text COLLATE "C" PRIMARY KEY,
+    digest              bytea NOT NULL,
+    name                text NOT NULL,
+    scopes              text[] NOT NULL,
+    requests_per_second double precision NOT NULL DEFAULT 0,
+    created_at          timestamptz NOT NULL DEFAULT convo_now(),
+    last_used_at        timestamptz,
+    revoked_at          timestamptz
+);
+
 -- Who is at work on this database, and how many connections each may open.
 CREATE TABLE process (
     name            text COLLATE "C" PRIMARY KEY,
