@@ -255,7 +255,7 @@ class Service:
                 before, after = await migrate(line)
                 await self._sign_in(found)
             except DatabaseUnavailable as error:
-                events.prepare_failed(reason=f"{error.detail}: {error.__cause__}")
+                events.prepare_failed(reason=_with_cause(error))
                 await trio.sleep(_PREPARE_AGAIN_SECONDS)
             else:
                 if before != after:
@@ -324,6 +324,12 @@ class Service:
                     metrics.jobs.labels(state).set(count)
                 metrics.oldest_ready_job_age_seconds.set(oldest)
             await trio.sleep(self._settings.observe.sample_seconds)
+
+
+def _with_cause(error: ConvoError) -> str:
+    # The database's own words; a deadline's are the same words once more.
+    cause = str(error.__cause__ or "")
+    return f"{error.detail}: {cause}" if cause and cause != error.detail else error.detail
 
 
 _RISKS = {
