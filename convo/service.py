@@ -383,11 +383,10 @@ def _megabytes(size: int) -> str:
 @asynccontextmanager
 async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[Remote]]]:
     """Yield who finds each part, and those of them that are remote."""
-    offload = settings.web.offload_bytes
     analysts: dict[PartName, Analyst] = {
-        "questions": in_process(local.BY, local.questions, offload),
-        "emotion": in_process(local.BY, local.emotion, offload),
-        "memories": in_process(local.BY, local.memories, offload),
+        "questions": in_process(local.BY, local.questions),
+        "emotion": in_process(local.BY, local.emotion),
+        "memories": in_process(local.BY, local.memories),
     }
     remotes: list[Remote] = []
     async with AsyncExitStack() as stack:
