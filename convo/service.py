@@ -167,7 +167,7 @@ class Service:
             bell=self._bell,
             ended=self._watch.tell,
         )
-        reader = Reader(postgres)
+        self._reader = reader = Reader(postgres)
         pings = {remote.dependency.name: remote.ping for remote in remotes}
         self._api = Api(
             settings=settings,
@@ -181,8 +181,12 @@ class Service:
             reading=Reading(
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),
-            operations=Operations(readiness=self._readiness, pings={DATABASE: reader.ping, **pings}),
+            operations=Operations(readiness=self._readiness, pings={DATABASE: self._ping_database, **pings}),
         )
+
+    async def _ping_database(self) -> None:
+        self._committer.check()
+        await self._reader.ping()
 
     def _taken(self, committed: list[tuple[int, bytes]]) -> None:
         self._handover.put(committed)
