@@ -137,13 +137,17 @@ def _add_upkeep(commands: _Commands) -> None:
 
 
 def _backup(asked: argparse.Namespace) -> int:
-    size = trio.run(upkeep.backup, _settings(asked), asked.file)
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        size = trio.run(upkeep.backup, settings, asked.file)
     print(f"{asked.file}: {size:,} bytes")
     return 0
 
 
 def _restore(asked: argparse.Namespace) -> int:
-    trio.run(upkeep.restore, _settings(asked), asked.file)
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        trio.run(upkeep.restore, settings, asked.file)
     print(f"restored from {asked.file}; start convo again")
     return 0
 
@@ -171,11 +175,11 @@ def _add_terminal(commands: _Commands) -> None:
         parser.add_argument("--bot", metavar="ID")
         parser.add_argument("--limit", type=int, default=50)
     for parser in (show, explain, retry, listed, dead):
-        parser.add_argument("--url", default=config.client_address()[0], help="the server (CONVO_URL)")
+        parser.add_argument("--url", help="the server (default: CONVO_URL, else where convo serve would listen)")
 
 
-def _key() -> str:
-    return config.client_address()[1]
+def _server(asked: argparse.Namespace) -> tuple[str, str]:
+    return config.client_address(url=asked.url or "")
 
 
 def _filters(asked: argparse.Namespace) -> terminal.Filters:
@@ -183,20 +187,20 @@ def _filters(asked: argparse.Namespace) -> terminal.Filters:
 
 
 def _show(asked: argparse.Namespace) -> int:
-    return terminal.show(asked.url, _key(), asked.conversation_id)
+    return terminal.show(*_server(asked), asked.conversation_id)
 
 
 def _explain(asked: argparse.Namespace) -> int:
-    return terminal.explain(asked.url, _key(), asked.conversation_id)
+    return terminal.explain(*_server(asked), asked.conversation_id)
 
 
 def _retry(asked: argparse.Namespace) -> int:
-    return terminal.retry(asked.url, _key(), asked.conversation_id)
+    return terminal.retry(*_server(asked), asked.conversation_id)
 
 
 def _list(asked: argparse.Namespace) -> int:
-    return terminal.list_conversations(asked.url, _key(), _filters(asked), asked.limit)
+    return terminal.list_conversations(*_server(asked), _filters(asked), asked.limit)
 
 
 def _dead(asked: argparse.Namespace) -> int:
-    return terminal.dead(asked.url, _key(), _filters(asked), asked.limit)
+    return terminal.dead(*_server(asked), _filters(asked), asked.limit)

@@ -18,9 +18,11 @@ rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo che
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +48,9 @@ DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 # Variables that are not settings: the tests' own database, and where the terminal commands find a server.
 _NOT_SETTINGS = ("CONVO_TEST_DATABASE_URL", "CONVO_URL", "CONVO_KEY")
 _SECRET_KEYS = (("llm", "api_key"), ("memory", "api_key"))
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
+# Where a server that listens on every address is found from its own machine.
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 class Secret:
@@ -263,10 +268,23 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     alerts: AlertsSettings = AlertsSettings()
 
 
-def client_address(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """Return where the terminal commands find a server (``CONVO_URL``), and the key they show it (``CONVO_KEY``)."""
-    default = f"http://{ServerSettings().host}:{ServerSettings().port}"
-    return environ.get("CONVO_URL", default), environ.get("CONVO_KEY", "")
+def client_address(environ: Mapping[str, str] = os.environ, url: str = "") -> tuple[str, str]:
+    """Return where the terminal commands find a server, and the key they show it (``CONVO_KEY``).
+
+    It is at ``url`` or ``CONVO_URL``; without one, where ``convo serve`` would listen with the same settings.
+
+    Raises:
+        ConfigError: the settings cannot be read, or leave the port to chance.
+    """
+    found = url or environ.get("CONVO_URL") or _served_at(_merged(None, environ, {}).server)
+    return found, environ.get("CONVO_KEY", "")
+
+
+def _served_at(server: ServerSettings) -> str:
+    if not server.port:
+        raise ConfigError("server.port is 0, which leaves the port to chance: name the server with --url or CONVO_URL")
+    host = _EVERYWHERE.get(server.host, server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{server.port}"
 
 
 def load(
@@ -298,12 +316,18 @@ def read(
     Raises:
         ConfigError: a file that is not there or not TOML, an unknown key, a wrong type, a broken rule; with its path.
     """
-    tables = _read(file)
-    for (section, key), text in {**_from_environment(environ), **(arguments or {})}.items():
-        tables.setdefault(section, {})[key] = _typed(section, key, text)
-    settings = _convert(tables)
+    settings = _merged(file, environ, arguments or {})
     _check_meaning(settings)
     return settings
+
+
+def _merged(file: Path | None, environ: Mapping[str, str], arguments: Mapping[tuple[str, str], str]) -> Settings:
+    tables = _read(file)
+    # Each source by itself: a mistake in one is told also where another lies over it.
+    for source in (_from_environment(environ), arguments):
+        for (section, key), text in source.items():
+            tables.setdefault(section, {})[key] = _typed(section, key, text)
+    return _convert(tables)
 
 
 def _read(file: Path | None) -> dict[str, dict[str, Any]]:
@@ -321,7 +345,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"{path}: $.{section}.{key} stands in a file; set {_variable(section, key)} instead")
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {_variable('database', 'url')} instead")
-    _convert(tables)  # a mistake in the file is told before anything lies over it
+    _convert(tables, str(path))  # a mistake in the file is told before anything lies over it
     if "data_dir" in tables.get("server", {}):
         tables["server"]["data_dir"] = str(path.parent / tables["server"]["data_dir"])
     return tables
@@ -338,7 +362,11 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
             continue
         section, mark, key = name.removeprefix("CONVO_").lower().partition("__")
         if not mark or key not in _fields(section):
-            raise ConfigError(f"{name}: there is no such setting; names are CONVO_SECTION__KEY as in config.toml")
+            every = [
+                _variable(one.name, known) for one in msgspec.structs.fields(Settings) for known in _fields(one.name)
+            ]
+            near = _nearest(name, every)
+            raise ConfigError(f"{name}: there is no such setting{near}; names are CONVO_SECTION__KEY as in config.toml")
         found[section, key] = text
     return found
 
@@ -365,11 +393,22 @@ def _shown(section: str, key: str, text: str) -> str:
     return "***" if _fields(section)[key] is Secret else repr(text)
 
 
-def _convert(tables: dict[str, dict[str, Any]]) -> Settings:
+def _convert(tables: dict[str, dict[str, Any]], source: str = "config") -> Settings:
     try:
         return msgspec.convert(tables, Settings, dec_hook=_secret)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"config: {error}") from error
+        unknown = _UNKNOWN.fullmatch(str(error))
+        raise ConfigError(f"{source}: {_told_unknown(**unknown.groupdict()) if unknown else error}") from error
+
+
+def _told_unknown(key: str, section: str | None) -> str:
+    known = _fields(section) if section else [field.name for field in msgspec.structs.fields(Settings)]
+    return f"$.{f'{section}.' if section else ''}{key}: there is no such key{_nearest(key, known)}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _secret(kind: type, value: object) -> Any:

@@ -174,7 +174,7 @@ class Service:
             bell=self._bell,
             ended=self._watch.tell,
         )
-        reader = Reader(postgres)
+        self._reader = reader = Reader(postgres)
         pings = {remote.dependency.name: remote.ping for remote in remotes}
         self._api = Api(
             settings=settings,
@@ -189,8 +189,12 @@ class Service:
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),
             explaining=Explaining(postgres=postgres, dependencies={one.name: one for one in dependencies}),
-            operations=Operations(readiness=self._readiness, pings={DATABASE: reader.ping, **pings}),
+            operations=Operations(readiness=self._readiness, pings={DATABASE: self._ping_database, **pings}),
         )
+
+    async def _ping_database(self) -> None:
+        self._committer.check()
+        await self._reader.ping()
 
     def _taken(self, committed: list[tuple[int, bytes]]) -> None:
         self._handover.put(committed)
@@ -264,7 +268,7 @@ class Service:
                 before, after = await migrate(line)
                 await self._sign_in(found)
             except DatabaseUnavailable as error:
-                events.prepare_failed(reason=f"{error.detail}: {error.__cause__}")
+                events.prepare_failed(reason=_with_cause(error))
                 await trio.sleep(_PREPARE_AGAIN_SECONDS)
             else:
                 if before != after:
@@ -353,6 +357,12 @@ class Service:
             await trio.sleep(self._settings.observe.sample_seconds)
 
 
+def _with_cause(error: ConvoError) -> str:
+    # The database's own words; a deadline's are the same words once more.
+    cause = str(error.__cause__ or "")
+    return f"{error.detail}: {cause}" if cause and cause != error.detail else error.detail
+
+
 # --- the resources
 
 
@@ -397,11 +407,10 @@ def _megabytes(size: int) -> str:
 @asynccontextmanager
 async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[Remote]]]:
     """Yield who finds each part, and those of them that are remote."""
-    offload = settings.web.offload_bytes
     analysts: dict[PartName, Analyst] = {
-        "questions": in_process(local.BY, local.questions, offload),
-        "emotion": in_process(local.BY, local.emotion, offload),
-        "memories": in_process(local.BY, local.memories, offload),
+        "questions": in_process(local.BY, local.questions),
+        "emotion": in_process(local.BY, local.emotion),
+        "memories": in_process(local.BY, local.memories),
     }
     remotes: list[Remote] = []
     async with AsyncExitStack() as stack:

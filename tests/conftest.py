@@ -20,12 +20,19 @@ import trio
 
 from convo.bridge import open_bridge
 from convo.config import DatabaseSettings
+from convo.observe import events
 from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
 
 GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _told_anew() -> None:
+    """Let no test keep another one's events from being told."""
+    events._seldom.forget()
 
 
 @pytest.fixture(scope="session", params=["embedded", "given"] if GIVEN else ["embedded"])

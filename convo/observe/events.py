@@ -7,23 +7,35 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from time import monotonic
 from typing import Any
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
+from convo.observe.seldom import Seldom
+
 _log: Any = structlog.get_logger()
+_seldom = Seldom()
 
 
 def tell_to(logger: Any) -> None:
     """Send every event to ``logger`` from now on."""
     global _log  # noqa: PLW0603  (a logger passed along with every call would be the only alternative)
     _log = logger
+    _seldom.forget()
 
 
 def bound(**fields: object) -> AbstractContextManager[None]:
     """Put ``fields`` on every line told inside the block, by this Trio task and those it starts."""
     return bound_contextvars(**fields)
+
+
+def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:
+    """Tell a state that many failures bring: once, then at most every 10 s, ``untold`` the ones in between."""
+    untold = _seldom.due((event, key), monotonic())
+    if untold is not None:
+        getattr(_log, level)(event, **fields, **({"untold": untold} if untold else {}))
 
 
 # --- the process
@@ -84,7 +96,7 @@ def durability_warning(*, setting: str, value: str) -> None:
 
 def disk_full(*, error: str) -> None:
     """Tell that the database has no room left on its disk."""
-    _log.error("disk_full", error=error)
+    _tell_seldom("error", "disk_full", error, error=error)
 
 
 def slow_query(*, name: str, seconds: float) -> None:
@@ -140,7 +152,7 @@ def batch_split(*, rows: int, sqlstate: str) -> None:
 
 def batch_failed(*, rows: int, error: str) -> None:
     """Tell that a batch was not committed and its waiters were refused."""
-    _log.error("batch_failed", rows=rows, error=error)
+    _tell_seldom("error", "batch_failed", error, rows=rows, error=error)
 
 
 # --- remote dependencies
@@ -228,22 +240,22 @@ def lease_rescued(*, count: int) -> None:
 
 def renewal_failed(*, leases: int, reason: str) -> None:
     """Tell that a heartbeat could not renew; the leases stand until their time."""
-    _log.warning("renewal_failed", leases=leases, reason=reason)
+    _tell_seldom("warning", "renewal_failed", reason, leases=leases, reason=reason)
 
 
 def lease_failed(*, reason: str) -> None:
     """Tell that no jobs could be leased now; the publisher tries again at its next poll."""
-    _log.warning("lease_failed", reason=reason)
+    _tell_seldom("warning", "lease_failed", reason, reason=reason)
 
 
 def ending_failed(*, conversation_id: str, reason: str) -> None:
     """Tell that an ending could not be stored; the end of the lease makes the job ready again."""
-    _log.warning("ending_failed", conversation_id=conversation_id, reason=reason)
+    _tell_seldom("warning", "ending_failed", reason, conversation_id=conversation_id, reason=reason)
 
 
 def watch_failed(*, reason: str) -> None:
     """Tell that endings in other processes could not be looked for now."""
-    _log.warning("watch_failed", reason=reason)
+    _tell_seldom("warning", "watch_failed", reason, reason=reason)
 
 
 def sample_failed(*, reason: str) -> None:
@@ -253,7 +265,7 @@ def sample_failed(*, reason: str) -> None:
 
 def prepare_failed(*, reason: str) -> None:
     """Tell that the database is not there yet at the start; it is tried again."""
-    _log.warning("prepare_failed", reason=reason)
+    _tell_seldom("warning", "prepare_failed", reason, reason=reason)
 
 
 def own_leases_released(*, count: int) -> None:

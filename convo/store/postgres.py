@@ -300,7 +300,10 @@ async def inspect(postgres: Postgres, line: Line) -> dict[str, str]:
     try:
         found = {row["name"]: row["setting"] for row in await line.run("db.inspect", body, begin=_AS_IS, seconds=10.0)}
     except ConvoError as error:
-        raise _never(error) or error from error
+        never = _never(error)
+        if never is None:
+            raise
+        raise never from error.__cause__
     if int(found["server_version_num"]) < _OLDEST:
         raise Refused(f"the database is PostgreSQL {found['server_version']}; convo needs 15 or later")
     if found["statement_timeout"] != postgres._server_settings()["statement_timeout"]:  # noqa: SLF001

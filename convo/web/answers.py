@@ -174,6 +174,7 @@ class BotRelationship(Struct, frozen=True, kw_only=True):
 
     bot_id: str
     score: Count
+    level: Level
     conversations: Count
     last_emotion: EmotionName
 

@@ -42,6 +42,8 @@ def make_app(api: Api) -> QuartTrio:
     app = QuartTrio("convo", static_folder=None)
     # "//" is no other spelling of "/": nothing is there, and nobody is sent elsewhere.
     app.url_map.merge_slashes = False
+    # OPTIONS is a method like any other: where it is not taken, our own 405 says so.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web = api.settings.web
     # What Quart reads of a body before it says 413; its own limits in time are left to our deadlines.
     app.config.update(MAX_CONTENT_LENGTH=web.body_bytes_max, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)

@@ -165,7 +165,9 @@ class Reading(Struct, frozen=True, kw_only=True):
                 level=level(total, self.settings.score),
                 conversations=sum(row["conversations"] for row in rows),
                 last_emotion=rows[0]["last_emotion"] if rows else None,
-                bots=tuple(answers.BotRelationship(**row) for row in rows),
+                bots=tuple(
+                    answers.BotRelationship(**row, level=level(row["score"], self.settings.score)) for row in rows
+                ),
             )
         )
 

@@ -150,7 +150,11 @@ RELATIONSHIP = answers.RelationshipView(
     level="stranger",
     conversations=1,
     last_emotion="interesting",
-    bots=(answers.BotRelationship(bot_id=_BOT, score=_SCORE.value, conversations=1, last_emotion="interesting"),),
+    bots=(
+        answers.BotRelationship(
+            bot_id=_BOT, score=_SCORE.value, level="stranger", conversations=1, last_emotion="interesting"
+        ),
+    ),
 )
 
 MEMORIES = answers.MemoriesView(

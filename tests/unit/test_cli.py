@@ -222,6 +222,19 @@ def test_the_terminal_commands_ask_what_they_are_told_where_they_are_told(
     ]
 
 
+def test_the_terminal_commands_ask_where_the_same_settings_let_a_server_listen(
+    called: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVO_SERVER__PORT", "31020")
+    cli.main(["show", "c-1"])
+    assert called == [("show", "http://127.0.0.1:31020", "", "c-1")]
+    monkeypatch.setenv("CONVO_SERVER__PORT", "abc")
+    assert cli.main(["show", "c-1"]) == 1
+    assert capsys.readouterr().err.startswith("convo: CONVO_SERVER__PORT='abc'")
+    # A server that is named needs no settings of ours.
+    assert cli.main(["show", "c-1", "--url", "http://there:1"]) == 3
+
+
 # --- what it does not understand
 
 

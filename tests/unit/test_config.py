@@ -98,8 +98,10 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[server]\nprot = 80", r"`prot`.*\$\.server"),
-        ("[sever]\nport = 80", "`sever`"),
+        ("[server]\nprot = 80", r"config\.toml: \$\.server\.prot: there is no such key; did you mean port\?"),
+        ("[servr]\nport = 80", r"config\.toml: \$\.servr: there is no such key; did you mean server\?"),
+        ("[jobs]\nxyzzy = 1", r"config\.toml: \$\.jobs\.xyzzy: there is no such key$"),
+        ("[server]\nhost = 5", r"config\.toml: .*\$\.server\.host"),
         ('[server]\nport = "80"', r"\$\.server\.port"),
         ("[server]\nport = 70000", r"\$\.server\.port"),
         ("[server]\nport = -1", r"\$\.server\.port"),
@@ -169,6 +171,16 @@ def test_an_unknown_variable_is_an_error_with_its_name(name: str) -> None:
         load(environ={name: "1"})
 
 
+def test_the_nearest_variable_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean CONVO_SERVER__PORT\?"):
+        load(environ={"CONVO_SEVER__PORT": "1"})
+
+
+def test_a_wrong_type_in_the_environment_is_told_also_where_the_command_line_lies_over_it() -> None:
+    with pytest.raises(ConfigError, match="CONVO_SERVER__PORT='abc'"):
+        load(environ={"CONVO_SERVER__PORT": "abc"}, arguments={("server", "port"): "1234"})
+
+
 @pytest.mark.parametrize("text", ["eighty", "", "80.5", "70000"])
 def test_a_variable_of_a_wrong_type_is_an_error_with_its_name_and_value(text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"CONVO_SERVER__PORT={text!r}")):
@@ -183,6 +195,21 @@ def test_variables_that_are_no_settings_are_left_alone() -> None:
 def test_the_terminal_commands_find_a_server_by_the_environment_or_by_the_defaults() -> None:
     assert client_address({}) == ("http://127.0.0.1:30020", "")
     assert client_address({"CONVO_URL": "http://there", "CONVO_KEY": "k"}) == ("http://there", "k")
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("10.0.0.1", "10.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::2", "[::2]"), ("there", "there")],
+)
+def test_the_terminal_commands_find_a_server_where_the_same_settings_let_it_listen(host: str, found: str) -> None:
+    environ = {"CONVO_SERVER__PORT": "31020", "CONVO_SERVER__HOST": host}
+    assert client_address(environ)[0] == f"http://{found}:31020"
+    assert client_address({**environ, "CONVO_URL": "http://there"})[0] == "http://there"
+
+
+def test_a_port_left_to_chance_is_no_address() -> None:
+    with pytest.raises(ConfigError, match="--url"):
+        client_address({"CONVO_SERVER__PORT": "0"})
 
 
 # --- secrets

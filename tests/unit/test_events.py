@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from convo.observe import events
+from convo.observe.seldom import Seldom
 
 NOT_EVENTS = {"bound", "tell_to", "bound_contextvars"}
 EVENTS = {
@@ -57,3 +58,25 @@ def test_events_have_their_level(name: str, level: str) -> None:
     with capture_logs() as lines:
         EVENTS[name](**{parameter.name: sample(parameter) for parameter in named(EVENTS[name])})
     assert lines[0]["log_level"] == level
+
+
+def test_a_state_is_told_once_then_every_ten_seconds_with_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("convo.observe.events.monotonic", lambda: now)
+    with capture_logs() as lines:
+        for step in range(41):
+            now = step * 0.5
+            events.disk_full(error="SQLSTATE 53100")
+            events.ending_failed(conversation_id=f"talk-{step}", reason="the disk is full")
+            events.batch_failed(rows=step, error="the disk is full")
+        events.batch_failed(rows=7, error="something else")
+    told = [(line["event"], line.get("untold")) for line in lines]
+    assert told[:3] == [("disk_full", None), ("ending_failed", None), ("batch_failed", None)]
+    assert told[3:] == 2 * [("disk_full", 19), ("ending_failed", 19), ("batch_failed", 19)] + [("batch_failed", None)]
+
+
+def test_what_is_told_seldom_is_kept_in_a_bounded_place() -> None:
+    seldom = Seldom()
+    for number in range(10_000):
+        assert seldom.due(number, 0.0) == 0
+    assert len(seldom._told) <= 100
