@@ -245,7 +245,7 @@ def median(outcomes: Sequence[load.Outcome], figure: str) -> float:
 
 
 def ratio(rounds: Rounds, name: str, other: str) -> float | None:
-    """Return how many times the rate of ``other`` the rate of ``name`` is, as the median over the rounds; None where either is idle."""
+    """Return how many times the rate of ``other`` the rate of ``name`` is, as a median; None where one is idle."""
     if name not in rounds or other not in rounds:
         return None
     pairs = list(zip(rounds[name], rounds[other], strict=True))

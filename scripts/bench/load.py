@@ -12,11 +12,12 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -126,9 +127,23 @@ def _wrk(wrk: str, plan: Plan) -> Outcome:
 
 
 def _own(plan: Plan) -> Outcome:
-    command = [sys.executable, __file__]
-    done = subprocess.run(command, input=msgspec.json.encode(plan), stdout=subprocess.PIPE, check=True)
-    found: Outcome = json.loads(done.stdout)
+    return finished(begun(plan))
+
+
+def begun(plan: Plan) -> subprocess.Popen[bytes]:
+    """Start our own client in a process of its own; SIGTERM ends it before its time, with what it found so far."""
+    process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    if process.stdin is not None:
+        process.stdin.write(msgspec.json.encode(plan))
+        process.stdin.close()
+        process.stdin = None
+    return process
+
+
+def finished(process: subprocess.Popen[bytes]) -> Outcome:
+    """Wait for a client that was begun; return how it went."""
+    said, _ = process.communicate()
+    found: Outcome = json.loads(said)
     return found
 
 
@@ -239,5 +254,21 @@ def _gone() -> bytes:
     raise ConnectionError("the server closed the connection")
 
 
+async def main(plan: Plan) -> Outcome:
+    """Post as planned, or until SIGTERM."""
+    client = Client(plan)
+
+    async def listen(signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            client.stopped.set()
+
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen, signals)
+            found = await client.run()
+            nursery.cancel_scope.cancel()
+    return found
+
+
 if __name__ == "__main__":
-    print(json.dumps(trio.run(Client(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)).run)))
+    print(json.dumps(trio.run(main, msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))))

@@ -137,25 +137,31 @@ def convo(
     )
 
 
-def own(script: str, folder: Path, *arguments: str) -> contextlib.AbstractContextManager[Server]:
+def own(
+    script: str, folder: Path, *arguments: str, host: str = "127.0.0.1"
+) -> contextlib.AbstractContextManager[Server]:
     """Run one of the yardsticks beside this file, in our own environment: ``script HOST PORT …``."""
-    port = free_port()
-    command = [sys.executable, str(HERE / script), "127.0.0.1", str(port), *arguments]
-    return serving(command, f"http://127.0.0.1:{port}", folder / f"{script}.log", environment={"PYTHONPATH": str(ROOT)})
+    port = free_port(host)
+    command = [sys.executable, str(HERE / script), host, str(port), *arguments]
+    return serving(command, f"http://{host}:{port}", folder / f"{script}.log", environment={"PYTHONPATH": str(ROOT)})
 
 
 # --- peers
 
 
 def peer(
-    name: str, folder: Path, *arguments: str, variables: Mapping[str, str] | None = None
+    name: str,
+    folder: Path,
+    *arguments: str,
+    host: str = "127.0.0.1",
+    variables: Mapping[str, str] | None = None,
 ) -> contextlib.AbstractContextManager[Server]:
     """Run a peer's application in the environment of that peer: ``name.py PORT …``."""
-    port = free_port()
+    port = free_port(host)
     command = [str(python_of(name)), str(PEERS / f"{name}.py"), str(port), *arguments]
     said = folder / f"{'-'.join([name, *arguments[1:]])}.log"
     environment = {"PYTHONPATH": str(ROOT), **(variables or {})}
-    return serving(command, f"http://127.0.0.1:{port}", said, environment=environment, ready="/openapi.json")
+    return serving(command, f"http://{host}:{port}", said, environment=environment, ready="/openapi.json")
 
 
 def python_of(name: str) -> Path:

@@ -28,8 +28,8 @@ async def large() -> Response:
 if __name__ == "__main__":
     uvicorn.run(
         app,
-        host=sys.argv[1],
-        port=int(sys.argv[2]),
+        host=sys.argv[2],
+        port=int(sys.argv[1]),
         access_log=False,
         log_level="critical",
         timeout_keep_alive=int(sys.argv[3]),
