@@ -185,9 +185,9 @@ async def openings(aim: Aim, first: int) -> None:
     for number, (name, sent) in enumerate(malformed.OPENINGS.items()):
         if number >= first:
             await _say(aim, sent)
-            # The process takes a moment to fall.
-            await trio.sleep(0.1)
-            if not aim.lives():
+            # The process takes a moment to fall, and serves nobody meanwhile.
+            await trio.sleep(0.05)
+            if not await _answers(aim):
                 raise Died(number, name)
 
 
@@ -204,8 +204,7 @@ async def mutations(aim: Aim, first: int, count: int) -> None:
 
         async def one_after_another() -> None:
             for number in numbers:
-                await _say(aim, malformed.mutation(number))
-                if not aim.lives():
+                if not await _say(aim, malformed.mutation(number)):
                     killers.append(number)
                     nursery.cancel_scope.cancel()
 
@@ -215,12 +214,25 @@ async def mutations(aim: Aim, first: int, count: int) -> None:
         raise Died(max(killers), f"mutation {max(killers)} or one of {_AT_ONCE} before it")
 
 
-async def _say(aim: Aim, sent: bytes) -> None:
-    with contextlib.suppress(*_GONE):
+async def _say(aim: Aim, sent: bytes) -> bool:
+    """Send something and go, whatever becomes of it; return whether there was anybody to send it to."""
+    try:
         stream = await _connected(aim)
+    except _GONE:
+        return False
+    with contextlib.suppress(*_GONE):
         async with stream:
             with trio.move_on_after(_NONSENSE_SECONDS):
                 await stream.send_all(sent)
                 await stream.send_eof()
                 while await stream.receive_some():
                     pass
+    return True
+
+
+async def _answers(aim: Aim) -> bool:
+    with contextlib.suppress(*_GONE), trio.fail_after(_CONNECT_SECONDS):
+        async with await _connected(aim) as stream:
+            await stream.send_all(b"GET /nothing HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+            return bool(await stream.receive_some())
+    return False

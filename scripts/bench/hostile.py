@@ -97,29 +97,35 @@ class Row(Struct, kw_only=True):
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """An attack: who takes which position, how it is held, and which of convo's phases ends it."""
+    """An attack: who takes which position, how it is held, and which of convo's phases may have to end it."""
 
     does: str
     takes: tuple[attacks.Take, ...] = ()
     hold: attacks.Hold = attacks.stay
-    phase: str = ""
+    phases: tuple[str, ...] = ()
     heavy: bool = False
 
 
 _LIGHT = (attacks.reset, attacks.idle, attacks.half_closed, attacks.unreleased, attacks.slow_head, attacks.slow_body)
+_ALL = tuple(_CONNECTION)
 CASES: Mapping[str, Case] = {
     "rst": Case(does="killed by RST", takes=(attacks.reset,)),
-    "vanish": Case(does="vanished without FIN", phase="write_seconds", heavy=True),
-    "unread": Case(does="reads no large answer", takes=(attacks.unread,), phase="write_seconds", heavy=True),
-    "idle": Case(does="never closes", takes=(attacks.idle,), phase="keep_alive_seconds"),
-    "half": Case(does="half-closes", takes=(attacks.half_closed,), phase="linger_seconds"),
-    "pool": Case(does="pool exhausted", takes=(attacks.unreleased,), phase="keep_alive_seconds"),
-    "head": Case(does="slow head", takes=(attacks.slow_head,), phase="head_seconds"),
-    "body": Case(does="slow body", takes=(attacks.slow_body,), phase="body_seconds"),
-    "drip": Case(does="one byte a second", takes=(attacks.dripping,), hold=attacks.drip, phase="body_seconds"),
-    "all": Case(does="all of these at once", takes=_LIGHT, phase="keep_alive_seconds"),
-    "openings": Case(does=f"{len(malformed.OPENINGS)} malformed openings", phase="keep_alive_seconds"),
-    "mutations": Case(does="random mutations", phase="keep_alive_seconds"),
+    "vanish": Case(does="vanished without FIN", phases=_ALL, heavy=True),
+    "unread": Case(does="reads no large answer", takes=(attacks.unread,), phases=("write_seconds",), heavy=True),
+    "idle": Case(does="never closes", takes=(attacks.idle,), phases=("keep_alive_seconds",)),
+    "half": Case(does="half-closes", takes=(attacks.half_closed,), phases=("linger_seconds",)),
+    "pool": Case(does="pool exhausted", takes=(attacks.unreleased,), phases=("keep_alive_seconds",)),
+    "head": Case(does="slow head", takes=(attacks.slow_head,), phases=("head_seconds",)),
+    "body": Case(does="slow body", takes=(attacks.slow_body,), phases=("body_seconds",)),
+    "drip": Case(
+        does="one byte a second",
+        takes=(attacks.dripping,),
+        hold=attacks.drip,
+        phases=("head_seconds", "body_seconds", "linger_seconds"),
+    ),
+    "all": Case(does="all of these at once", takes=_LIGHT, phases=_ALL),
+    "openings": Case(does=f"{len(malformed.OPENINGS)} malformed openings", phases=_ALL),
+    "mutations": Case(does="random mutations", phases=_ALL),
 }
 
 
@@ -217,12 +223,9 @@ def _allowed(target: str, case: Case) -> float | None:
     if target != "convo":
         return None
     known = {field.name for field in structs.fields(ConnectionSettings)}
-    phases = [case.phase] if case.phase else []
-    if case.heavy and case.phase == "write_seconds":
-        phases += ["body_seconds", "keep_alive_seconds"]
-    if not set(phases) <= known:
+    if not set(case.phases) <= known:
         return None
-    return max((_CONNECTION[phase] for phase in phases), default=0.0) + _SLACK_SECONDS
+    return max((_CONNECTION[phase] for phase in case.phases), default=0.0) + _SLACK_SECONDS
 
 
 def _attack_lives(row: Row, host: str, asked: argparse.Namespace) -> None:
@@ -272,14 +275,18 @@ def _good_clients(server: Server, host: str, row: Row) -> Iterator[None]:
         source=source,
     )
     process = load.begun(plan)
+    died = False
     try:
         yield
+    except Died:
+        died = True
+        raise
     finally:
         process.terminate()
         found = load.finished(process)
         row.good += int(found["answered"])
         # When a server dies, they fail until it is noticed: that it died is counted by itself.
-        row.failed += int(found["failed"]) if server.process.poll() is None else 0
+        row.failed += 0 if died else int(found["failed"])
         row.p99 = max(row.p99, found["p99"])
 
 

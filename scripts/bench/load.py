@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ end
 class Plan(Struct, frozen=True, kw_only=True):
     """What to post: ``rate`` requests a second, or 0 for as many as the server takes; ``name`` makes the ids its own.
 
-    ``source`` is the address that the connections come from.
+    ``source`` is the address that the connections come from. Into the file ``answered_at``, where one is named, goes
+    when each id was answered, by the machine's monotonic clock.
     """
 
     url: str
@@ -72,6 +74,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     name: str
     rate: float = 0.0
     source: str = "127.0.0.1"
+    answered_at: str = ""
 
 
 def real_tails(size_bytes: int) -> list[str]:
@@ -156,6 +159,7 @@ class Client:
         self._numbers: Iterator[int] = itertools.count()
         self.latencies: list[float] = []
         self.failed = 0
+        self._answered_at: list[str] = []
         self.stopped = trio.Event()
 
     async def run(self) -> Outcome:
@@ -164,6 +168,8 @@ class Client:
         async with trio.open_nursery() as nursery:
             for _ in range(self._plan.connections):
                 nursery.start_soon(self._one_after_another)
+        if self._plan.answered_at:
+            Path(self._plan.answered_at).write_text("".join(self._answered_at))
         return outcome(self.latencies, self.failed, trio.current_time() - self._started)
 
     async def _one_after_another(self) -> None:
@@ -197,6 +203,7 @@ class Client:
             return None
         if head.startswith(b"HTTP/1.1 2"):
             self.latencies.append(trio.current_time() - due)
+            self._answered_at.append(f"{self._plan.name}-{number} {time.monotonic():.6f}\n")
         else:
             self.failed += 1
         if b"\r\nconnection: close" in head.lower():

@@ -177,3 +177,17 @@ def python_of(name: str) -> Path:
         subprocess.run([*pip, "install", "--no-deps", "-r", str(PEERS / f"{name}.txt")], check=True)
         stamp.write_text(wanted)
     return place / "bin/python"
+
+
+@contextlib.contextmanager
+def peer_working(name: str, said: Path, *arguments: str) -> Iterator[None]:
+    """Run the workers of a peer until the block ends."""
+    command = [str(python_of(name)), str(PEERS / f"{name}.py"), "0", *arguments]
+    with said.open("ab") as log:
+        process = subprocess.Popen(
+            command, env=_environment({"PYTHONPATH": str(ROOT)}), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield
+    finally:
+        stop(process)
