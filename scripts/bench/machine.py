@@ -74,8 +74,12 @@ def descriptors(pid: int) -> int:
 
 
 def connections(pid: int, port: int) -> int:
-    """Count the sockets that a process holds open of those that clients opened to its ``port``."""
-    return len(_inodes_of(pid) & _inodes_at(port))
+    """Count the sockets that a process holds of those that clients opened to its ``port``.
+
+    One that its client has reset is in none of the kernel's tables any more, but the process may hold it all the same:
+    so all sockets are counted that are nothing else.
+    """
+    return len(_inodes_of(pid) - _inodes_elsewhere(port))
 
 
 def _inodes_of(pid: int) -> set[str]:
@@ -91,12 +95,18 @@ def _inodes_of(pid: int) -> set[str]:
     return found
 
 
-def _inodes_at(port: int) -> set[str]:
+def _inodes_elsewhere(port: int) -> set[str]:
+    """Return all sockets that listen, that are to or at another port, or that are no TCP."""
     local = f":{port:04X}"
-    found = set()
+    found = {line.split()[6] for line in _lines("/proc/net/unix")}
+    for table in ("/proc/net/udp", "/proc/net/udp6"):
+        found |= {line.split()[9] for line in _lines(table)}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[1].endswith(local) and fields[3] != _LISTENING:
+        for fields in map(str.split, _lines(table)):
+            if fields[3] == _LISTENING or not fields[1].endswith(local):
                 found.add(fields[9])
     return found
+
+
+def _lines(table: str) -> list[str]:
+    return Path(table).read_text().splitlines()[1:]
