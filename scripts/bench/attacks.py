@@ -204,12 +204,16 @@ async def mutations(aim: Aim, first: int, count: int) -> None:
 
         async def one_after_another() -> None:
             for number in numbers:
-                if not await _say(aim, malformed.mutation(number)):
+                there = await _say(aim, malformed.mutation(number))
+                # A falling server may keep its listening socket, and answer nobody.
+                if not there or (number % _AT_ONCE == 0 and not await _answers(aim)):
                     killers.append(number)
                     nursery.cancel_scope.cancel()
 
         for _ in range(_AT_ONCE):
             nursery.start_soon(one_after_another)
+    if not killers and first < count and not await _answers(aim):
+        killers.append(count - 1)
     if killers:
         raise Died(max(killers), f"mutation {max(killers)} or one of {_AT_ONCE} before it")
 
