@@ -23,6 +23,7 @@ _PIPELINED = 16
 # How long a client that sent nonsense waits for an answer before it goes.
 _NONSENSE_SECONDS = 0.15
 _AT_ONCE = 64
+_TRIES = 3
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, StopIteration)
 _numbers = itertools.count()
 
@@ -187,7 +188,7 @@ async def openings(aim: Aim, first: int) -> None:
             await _say(aim, sent)
             # The process takes a moment to fall, and serves nobody meanwhile.
             await trio.sleep(0.05)
-            if not await _answers(aim):
+            if await _fallen(aim):
                 raise Died(number, name)
 
 
@@ -197,41 +198,34 @@ async def mutations(aim: Aim, first: int, count: int) -> None:
     Raises:
         Died: one of them, or of those about it, ended the server's process.
     """
-    numbers = iter(range(first, count))
-    killers: list[int] = []
-
-    async with trio.open_nursery() as nursery:
-
-        async def one_after_another() -> None:
-            for number in numbers:
-                there = await _say(aim, malformed.mutation(number))
-                # A falling server may keep its listening socket, and answer nobody.
-                if not there or (number % _AT_ONCE == 0 and not await _answers(aim)):
-                    killers.append(number)
-                    nursery.cancel_scope.cancel()
-
-        for _ in range(_AT_ONCE):
-            nursery.start_soon(one_after_another)
-    if not killers and first < count and not await _answers(aim):
-        killers.append(count - 1)
-    if killers:
-        raise Died(max(killers), f"mutation {max(killers)} or one of {_AT_ONCE} before it")
+    for batch in range(first, count, _AT_ONCE):
+        last = min(batch + _AT_ONCE, count) - 1
+        async with trio.open_nursery() as nursery:
+            for number in range(batch, last + 1):
+                nursery.start_soon(_say, aim, malformed.mutation(number))
+        if await _fallen(aim):
+            raise Died(last, f"one of the mutations {batch} to {last}")
 
 
-async def _say(aim: Aim, sent: bytes) -> bool:
-    """Send something and go, whatever becomes of it; return whether there was anybody to send it to."""
-    try:
-        stream = await _connected(aim)
-    except _GONE:
-        return False
+async def _fallen(aim: Aim) -> bool:
+    """Tell whether the server is gone, or answers nobody any more; one that was merely slow is not."""
+    for _ in range(_TRIES):
+        if not aim.lives():
+            return True
+        if await _answers(aim):
+            return False
+    return True
+
+
+async def _say(aim: Aim, sent: bytes) -> None:
+    """Send something and go, whatever becomes of it."""
     with contextlib.suppress(*_GONE):
-        async with stream:
+        async with await _connected(aim) as stream:
             with trio.move_on_after(_NONSENSE_SECONDS):
                 await stream.send_all(sent)
                 await stream.send_eof()
                 while await stream.receive_some():
                     pass
-    return True
 
 
 async def _answers(aim: Aim) -> bool:

@@ -356,6 +356,9 @@ async def _attacking(
 def _faults(row: Row) -> Iterator[str]:
     if row.deaths:
         yield f"it died {len(row.deaths)} times"
+    if len(row.deaths) >= _LIVES_MAX:
+        # None was left to look at.
+        return
     if row.reclaimed is None:
         yield f"{row.held} sockets were not given back"
     elif row.allowed is not None and row.reclaimed > row.allowed:
@@ -390,8 +393,8 @@ def _cells(row: Row, asked: argparse.Namespace) -> list[str]:
         f"{row.memory_mb:+.0f} MB",
         f"{row.p99:,.0f} ms",
         f"{row.failed} of {row.good + row.failed}",
-        "killed" if row.stopped is None else f"{row.stopped:.1f} s",
-        str(row.code),
+        "" if row.code is None else "killed" if row.stopped is None else f"{row.stopped:.1f} s",
+        "" if row.code is None else str(row.code),
     ]
 
 
