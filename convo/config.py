@@ -8,19 +8,22 @@ while its work went on, and the client's retry doubled it. So the numbers are co
 (``check_ladder``), with what would happen at run time:
 
     from the inside                                                     to the outside
+    connection.head, connection.body                                <=  web.request
     2 x (database.acquire + database.statement)                     <   web.request
-    web.request                                                     <   ladder.gateway
+    web.request + connection.write                                  <   ladder.gateway
     llm.attempt x attempts + backoffs                               <=  analysis.job
     memory.attempt x attempts + backoffs                            <=  analysis.job
     jobs.heartbeat x 3                                              <=  jobs.lease
     shutdown.notice + intake + workers + settle                     <   ladder.kill
     ladder.gateway_keep_alive                                       <   connection.keep_alive
 
-An accept may have to wait for the batch under way and then for its own: hence the 2.
+An accept may have to wait for the batch under way and then for its own: hence the 2. A request's time begins with the
+first byte of its head: ``web.request`` covers head, body and work, and what is left to do then is to write the answer.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -83,12 +86,31 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     port: Port = 30020
     data_dir: str = ".convo"
     backlog: Count = 1024
+    certfile: str = ""
+    keyfile: str = ""
+    trusted_proxies: str = ""
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
 
 class ConnectionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client connection may take."""
+    """What one client connection may take, phase by phase, and how many there may be."""
 
     keep_alive_seconds: Seconds = 55.0
+    handshake_seconds: Seconds = 5.0
+    head_seconds: Seconds = 5.0
+    body_seconds: Seconds = 7.0
+    body_patience_seconds: Seconds = 2.0
+    body_bytes_per_second_min: Annotated[int, Meta(ge=1, le=1 << 34)] = 4096
+    write_seconds: Seconds = 1.5
+    linger_seconds: Seconds = 2.0
+    head_bytes_max: Annotated[int, Meta(ge=1024, le=65536)] = 16384
+    target_bytes_max: Annotated[int, Meta(ge=256, le=65536)] = 8192
+    connections_max: Count = 10_000
+    connections_per_peer_max: Count = 8_000
+    tcp_keepidle_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
+    tcp_keepintvl_seconds: Annotated[int, Meta(ge=1, le=32767)] = 10
+    tcp_keepcnt: Annotated[int, Meta(ge=1, le=127)] = 3
+    tcp_user_timeout_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
 
 
 class LadderSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,7 +256,7 @@ def load(
 ) -> Settings:
     """Read the settings: the file, over it the environment, over both the command line's ``arguments``.
 
-    A relative ``data_dir`` in a file is taken from the file's own folder, anywhere else from the working folder.
+    A relative path in a file is taken from the file's own folder, anywhere else from the working folder.
 
     Raises:
         ConfigError: a file that is not there or not TOML, an unknown key, a wrong type, a broken rule; with its path.
@@ -263,8 +285,9 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {_variable('database', 'url')} instead")
     _convert(tables)  # a mistake in the file is told before anything lies over it
-    if "data_dir" in tables.get("server", {}):
-        tables["server"]["data_dir"] = str(path.parent / tables["server"]["data_dir"])
+    for key in ("data_dir", "certfile", "keyfile"):
+        if tables.get("server", {}).get(key):
+            tables["server"][key] = str(path.parent / tables["server"][key])
     return tables
 
 
@@ -327,9 +350,21 @@ def _check_meaning(settings: Settings) -> None:
         )
     if settings.memory.api_key and not settings.memory.url:
         raise ConfigError("memory.api_key is set but memory.url is empty: name the service, or unset the key")
+    if bool(settings.server.certfile) != bool(settings.server.keyfile):
+        raise ConfigError("server.certfile and server.keyfile belong together: name both, or neither")
+    for address in proxies(settings.server):
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"server.trusted_proxies = {address!r} is no address and no network: {error}") from None
     broken = check_ladder(settings)
     if broken:
         raise ConfigError("the ladder of deadlines does not stand:\n  " + "\n  ".join(broken))
+
+
+def proxies(server: ServerSettings) -> list[str]:
+    """Return the addresses and networks of the proxies whose word on a client's address is believed."""
+    return server.trusted_proxies.replace(",", " ").split()
 
 
 def check_ladder(settings: Settings) -> list[str]:
@@ -346,9 +381,17 @@ def check_ladder(settings: Settings) -> list[str]:
             f" web.request_seconds = {s.web.request_seconds:g} s: an accept that waits for the batch under way and"
             " then for its own would be cut off while its commit still runs"
         )
-    if not s.web.request_seconds < s.ladder.gateway_seconds:
+    for name, phase in (("head", s.connection.head_seconds), ("body", s.connection.body_seconds)):
+        if not phase <= s.web.request_seconds:
+            broken.append(
+                f"connection.{name}_seconds = {phase:g} s is above web.request_seconds = {s.web.request_seconds:g} s:"
+                f" a request would be out of time before its {name} is"
+            )
+    answered = s.web.request_seconds + s.connection.write_seconds
+    if not answered < s.ladder.gateway_seconds:
         broken.append(
-            f"web.request_seconds = {s.web.request_seconds:g} s is not below ladder.gateway_seconds ="
+            f"web.request_seconds = {s.web.request_seconds:g} s + connection.write_seconds ="
+            f" {s.connection.write_seconds:g} s, together {answered:g} s, is not below ladder.gateway_seconds ="
             f" {s.ladder.gateway_seconds:g} s: the gateway would answer 504 for requests that are still at work"
         )
     for name, remote in (("llm", s.llm), ("memory", s.memory)):

@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from convo import errors
 from convo.config import Settings
 from convo.observe import events
+from convo.web.asgi import EXTENSION
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
 from convo.web.operations import Operations
@@ -69,6 +70,11 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
     """
 
     async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        if EXTENSION in scope.get("extensions", ()):
+            # Our own connection does no such thing, and bounds every send itself.
+            await app(scope, receive, send)
+            return
+
         async def finish(part: Any) -> None:
             if part.get("more_body", True) or part["type"] != "http.response.body":
                 await send(part)

@@ -24,7 +24,7 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 _RETRY_AFTER_SECONDS = 1.0
 # Anything may stand as a method; a metric's label takes only the known ones.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
@@ -129,7 +129,7 @@ async def answered(route: str, head: Head, settings: WebSettings, serve: Callabl
         events.request_failed(route=route, method=head.method, error=error)
         answer = problem(ConvoError("an unexpected error; it is in the log"))
     seconds = trio.current_time() - head.started
-    method = head.method if head.method in _METHODS else "other"
+    method = head.method if head.method in METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
     if seconds > (settings.slow_seconds or _SLOW * settings.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
