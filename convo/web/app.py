@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from convo import errors
 from convo.config import Settings
+from convo.deadline import deadline
 from convo.observe import events
 from convo.web.asgi import EXTENSION
 from convo.web.conversations import Intake
@@ -96,7 +97,8 @@ def _route_intake(app: QuartTrio, api: Api) -> None:
 
         async def read() -> bytes:
             try:
-                body = cast("bytes", await request.get_data(cache=False))
+                with deadline("web.body", web.request_seconds, since=head.started):
+                    body = cast("bytes", await request.get_data(cache=False))
             except RequestEntityTooLarge:
                 raise too_large(web) from None
             g.body_read = True

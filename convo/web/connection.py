@@ -15,7 +15,10 @@ The accept route is called directly; all others go through the ASGI app. An exce
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Awaitable
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 
 import trio
@@ -38,6 +41,7 @@ from convo.web.wire import PIECE_BYTES, Gone, Stream, wire_of
 _BACKSTOP_SECONDS = 0.25
 _ACCEPT_TARGETS = (ACCEPT.encode(), ACCEPT.encode() + b"?")
 _NOTHING = Sized(0)
+_NO_SCOPE = nullcontext()
 
 
 class Door(Struct, frozen=True, kw_only=True):
@@ -72,7 +76,7 @@ class Connection:
     __slots__ = (
         "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof", "_expects",
         "_gone", "_intake", "_lingers", "_method", "_request", "_rest", "_route", "_scope", "_server", "_settings",
-        "_started", "_web", "_wire",
+        "_started", "_until", "_web", "_wire",
         "peer", "phase",
     )  # fmt: skip
 
@@ -104,6 +108,7 @@ class Connection:
         self._route = "unread"
         self._method = "other"
         self._started = 0.0
+        self._until = math.inf  # the end of its budget
 
     # --- from the beginning to the end
 
@@ -164,11 +169,12 @@ class Connection:
         metrics.deadline_exceeded_total.labels(f"connection.{phase}").inc()
         if phase == "write":
             self._wire.abort()
-        elif phase in ("head", "body"):
+        elif phase in ("head", "body") and not trio.current_time() >= self._until:
             self._last_words(RequestTimeout(f"the request's {phase} took too long"))
             self._lingers = True
-        elif phase == "handler":
-            self._last_words(DeadlineExceeded("connection.handler", self._web.request_seconds))
+        elif phase in ("body", "handler"):
+            self._last_words(DeadlineExceeded(f"connection.{phase}", self._until - self._started))
+            self._lingers = not self._body.done
 
     def _last_words(self, error: ConvoError) -> None:
         """Answer as far as that goes without waiting."""
@@ -220,8 +226,7 @@ class Connection:
         self._method = request.method if request.method in METHODS else "other"
         self._body = Chunked() if request.length is None else Sized(request.length)
         self._expects = request.expects
-        self._enter("handler", self._started + self._web.request_seconds + _BACKSTOP_SECONDS)
-        if request.method == "POST" and request.target.startswith(_ACCEPT_TARGETS[0]) and _is_accept(request.target):
+        if request.method == "POST" and _is_accept(request.target):
             keep = await self._accept(request)
         else:
             keep = await self._pass_on(request)
@@ -284,15 +289,28 @@ class Connection:
             content_length=request.length,
             request_timeout=field(b"request-timeout", b"").decode("latin-1"),
         )
-        answer = await answered(ACCEPT, head, self._web, lambda: self._intake.receive(head, self._whole_body))
+
+        def serve() -> Awaitable[Answer]:
+            return self._intake.receive(head, self._whole_body)
+
+        answer = await answered(ACCEPT, head, self._web, serve, self._bound)
         keep = request.keep_alive and self._body.done and not self._crowd.draining
         await self.send(self._written(answer, keep=keep))
-        self._log_access(answer.status, trio.current_time() - self._started)
+        seconds = trio.current_time() - self._started
+        metrics.wait_seconds.labels("web.request").observe(seconds)
+        self._log_access(answer.status, seconds)
         return keep
+
+    def _bound(self, seconds: float) -> AbstractContextManager[object]:
+        # Our own scope is there already, and another one would cost as much as reading the head.
+        self._until = self._started + seconds
+        self._enter("handler", self._until)
+        return _NO_SCOPE
 
     async def _pass_on(self, request: RequestHead) -> bool:
         """Let the app answer."""
         self._route = "app"
+        self._bound(self._web.request_seconds + _BACKSTOP_SECONDS)
         exchange = Exchange(self, request)
         scope = scope_of(request, encrypted=self._wire.encrypted, client=self._client(request), server=self._server)
         await self._app(scope, exchange.receive, exchange.send)
@@ -375,16 +393,13 @@ class Connection:
             more = False
         if not more:
             raise CutShort("the connection ended in the middle of the body")
-        if self._body.done or not self._answering:
-            self._enter("handler", self._started + self._web.request_seconds + _BACKSTOP_SECONDS)
+        if not self._answering:
+            self._enter("handler", self._until)
 
     def _body_deadline(self) -> float:
         settings = self._settings
         earned = settings.body_patience_seconds + self._body_bytes / settings.body_bytes_per_second_min
-        return min(
-            self._body_began + min(earned, settings.body_seconds),
-            self._started + self._web.request_seconds + _BACKSTOP_SECONDS,
-        )
+        return min(self._body_began + min(earned, settings.body_seconds), self._until)
 
     # --- its answer
 

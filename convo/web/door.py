@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -116,12 +117,20 @@ def budget_seconds(head: Head, settings: WebSettings) -> float:
 # --- the request as a whole
 
 
-async def answered(route: str, head: Head, settings: WebSettings, serve: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends."""
-    budget = settings.request_seconds
+async def answered(
+    route: str,
+    head: Head,
+    settings: WebSettings,
+    serve: Callable[[], Awaitable[Answer]],
+    bound: Callable[[float], AbstractContextManager[object]] | None = None,
+) -> Answer:
+    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends.
+
+    A door that has a cancel scope already gives ``bound``, which bounds a block to so many seconds from the head on.
+    """
     try:
         budget = budget_seconds(head, settings)
-        with deadline("web.request", budget, since=head.started):
+        with deadline("web.request", budget, since=head.started) if bound is None else bound(budget):
             answer = await serve()
     except ConvoError as error:
         answer = problem(error)
