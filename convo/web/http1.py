@@ -53,7 +53,7 @@ class _Fields:
         self.repeated = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        name, value = name.lower(), value.strip()
         self.headers.append((name, value))
         if name not in self.found:
             self.found[name] = value
@@ -285,7 +285,7 @@ class Chunked:
             self._ends, self._last = self._left > 0, self._left == 0
 
     def _take_trailer(self, line: bytes) -> None:
-        self._trailer += len(line)
+        self._trailer += len(line) + 2
         if not line:
             self.done = True
         elif self._trailer > _TRAILER_MAX or not _TRAILER.fullmatch(line):
