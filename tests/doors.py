@@ -57,7 +57,12 @@ class AtOnce:
         self.stored.append(name)
         now = datetime.now(UTC)
         return Stored(
-            conversation_id=name, digest=accept.digest, turns=accept.turns, received_at=now, replayed=replayed, seq=len(self.stored)
+            conversation_id=name,
+            digest=accept.digest,
+            turns=accept.turns,
+            received_at=now,
+            replayed=replayed,
+            seq=len(self.stored),
         )
 
 
@@ -70,9 +75,13 @@ class Served:
         self.committer = committer
         self.stop = stop
         self.stopped = trio.Event()
+        self.streams: list[trio.SocketStream] = []
 
     async def connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
+        """Return a connection that is closed with the door, if not before."""
+        stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        self.streams.append(stream)
+        return stream
 
     async def ask(self, *sent: bytes, then_end: bool = False) -> bytes:
         """Send it, and read to the end of the connection."""
@@ -93,7 +102,12 @@ async def echo(scope: Message, receive: Receive, send: Send) -> None:
             return
         body += message["body"]
         more = message["more_body"]
-    said = {"path": scope["path"], "query": scope["query_string"].decode(), "body": len(body), "client": scope["client"][0]}
+    said = {
+        "path": scope["path"],
+        "query": scope["query_string"].decode(),
+        "body": len(body),
+        "client": scope["client"][0],
+    }
     await answer(send, json.dumps(said).encode())
 
 
@@ -119,11 +133,13 @@ def _with_lifespan(app: App) -> App:
 
 
 @asynccontextmanager
-async def opened(app: App = echo, intake: Intake | None = None, **given: str) -> AsyncIterator[Served]:
-    """Open a door with so short deadlines that a test can wait for them; ``given`` as ``connection__head_seconds``."""
+async def opened(
+    app: App = echo, given: Mapping[str, str] | None = None, *, intake: Intake | None = None
+) -> AsyncIterator[Served]:
+    """Open a door with so short deadlines that a test can wait for them; settings are ``given`` by name."""
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            settings = short(given)
+            settings = short(given or {})
             with socket.socket() as listening:
                 server.set_options(listening, settings.connection)
                 listening.bind(("127.0.0.1", 0))
@@ -134,21 +150,20 @@ async def opened(app: App = echo, intake: Intake | None = None, **given: str) ->
                     yield served
                 finally:
                     nursery.cancel_scope.cancel()
+                    for stream in served.streams:
+                        stream.socket.close()
 
 
 def short(given: Mapping[str, str]) -> Settings:
     quick = {"linger_seconds": "0.3", "write_seconds": "0.3", "head_seconds": "0.3", "body_patience_seconds": "0.3"}
-    named = {name.replace("__", ".", 1): value for name, value in given.items()}
-    return load(None, _variables({f"connection.{name}": value for name, value in quick.items()} | named))
+    return load(None, _variables({f"connection.{name}": value for name, value in quick.items()} | dict(given)))
 
 
 def _crowd(settings: Settings) -> Crowd:
     return Crowd(settings.connection, Proxies(settings.server), settings.connection.connections_max)
 
 
-async def _serve(
-    listening: socket.socket, settings: Settings, app: App, served: Served, intake: Intake | None
-) -> None:
+async def _serve(listening: socket.socket, settings: Settings, app: App, served: Served, intake: Intake | None) -> None:
     readiness = Readiness()
     readiness.open()
     intake = intake or Intake(
@@ -184,7 +199,8 @@ def get(target: str = "/", *fields: str, method: str = "GET", version: str = "HT
 def post(name: str, *fields: str, body: bytes | None = None) -> tuple[bytes, bytes]:
     """Return the head and the body of a finished conversation."""
     body = json.dumps(ended(name)).encode() if body is None else body
-    kind = () if any(field.lower().startswith("content-type") for field in fields) else ("Content-Type: application/json",)
+    typed = any(field.lower().startswith("content-type") for field in fields)
+    kind = () if typed else ("Content-Type: application/json",)
     size = () if any("chunked" in field for field in fields) else (f"Content-Length: {len(body)}",)
     return get(END, *kind, *size, *fields, method="POST"), body
 

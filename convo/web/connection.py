@@ -59,15 +59,21 @@ async def serve_connection(door: Door, stream: Stream) -> None:
     connection = Connection(door, stream)
     try:
         if door.crowd.enter(connection):
-            await connection.run()
+            await _run(door, connection)
+            await connection.take_leave()
         else:
             await connection.turn_away()
+    finally:
+        connection.close()
+
+
+async def _run(door: Door, connection: Connection) -> None:
+    try:
+        await connection.run()
     except* Exception as errors:  # noqa: BLE001  (one connection's bug is that connection's end, and nobody else's)
         connection.fail()
         for error in errors.exceptions:
             door.crowd.tell_failed(error)
-    finally:
-        connection.close()
 
 
 class Connection:
@@ -75,9 +81,8 @@ class Connection:
 
     __slots__ = (
         "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof", "_expects",
-        "_gone", "_intake", "_lingers", "_method", "_request", "_rest", "_route", "_scope", "_server", "_settings",
-        "_started", "_until", "_web", "_wire",
-        "peer", "phase",
+        "_farewell", "_gone", "_intake", "_lingers", "_method", "_request", "_rest", "_route", "_scope", "_server",
+        "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
     )  # fmt: skip
 
     def __init__(self, door: Door, stream: Stream) -> None:
@@ -95,6 +100,7 @@ class Connection:
         self._eof = False  # the client has ended its side
         self._gone = False  # the client has broken off
         self._lingers = False
+        self._farewell = b""
         self._ended = ""
         self._forget_request()
 
@@ -127,18 +133,16 @@ class Connection:
                 await self._refuse(error)
         if self._scope.cancelled_caught:
             self._out_of_time()
-        if self._lingers:
-            await self._linger()
 
     async def turn_away(self) -> None:
         """Say that there is no room, and end."""
         self._ended = "full"
+        # Under TLS nothing can be said before the handshake, which is what there is no room for.
         if not self._wire.encrypted:
-            self._last_words(Overloaded("there are as many connections as there may be", retry_after_seconds=1))
-            # Its request may be on the way; unread, it would take the answer with it.
+            self._say_at_the_end(Overloaded("there are as many connections as there may be", retry_after_seconds=1))
             with self._crowd.seeing_off() as there_is_time:
                 if there_is_time:
-                    await self._linger()
+                    await self.take_leave()
 
     def dismiss(self) -> None:
         """End, if nothing is under way and nothing is about to be."""
@@ -148,7 +152,7 @@ class Connection:
     def fail(self) -> None:
         """Say, where nothing is said yet, that something went wrong with us."""
         self._ended = "error"
-        self._last_words(ConvoError("an unexpected error; it is in the log"))
+        self._say_at_the_end(ConvoError("an unexpected error; it is in the log"))
 
     def close(self) -> None:
         """Close it and be forgotten."""
@@ -170,29 +174,20 @@ class Connection:
         if phase == "write":
             self._wire.abort()
         elif phase in ("head", "body") and not trio.current_time() >= self._until:
-            self._last_words(RequestTimeout(f"the request's {phase} took too long"))
-            self._lingers = True
+            self._say_at_the_end(RequestTimeout(f"the request's {phase} took too long"))
         elif phase in ("body", "handler"):
-            self._last_words(DeadlineExceeded(f"connection.{phase}", self._until - self._started))
-            self._lingers = not self._body.done
+            self._say_at_the_end(DeadlineExceeded(f"connection.{phase}", self._until - self._started))
 
-    def _last_words(self, error: ConvoError) -> None:
-        """Answer as far as that goes without waiting."""
-        if self._answering:
-            return
-        try:
-            self._wire.send_now(self._answer_to(error))
-        except Gone:
-            self._lingers = False
-        self._wire.finish()
+    def _say_at_the_end(self, error: ConvoError) -> None:
+        if not self._answering:
+            self._farewell = self._answer_to(error)
 
     async def _refuse(self, error: ConvoError) -> None:
         self._ended = "refused"
-        if self._answering:
-            return
-        self._lingers = True
-        self._enter("write", trio.current_time() + self._settings.write_seconds)
-        await self.send(self._answer_to(error))
+        if not self._answering:
+            self._lingers = True
+            self._enter("write", trio.current_time() + self._settings.write_seconds)
+            await self.send(self._answer_to(error))
 
     def _answer_to(self, error: ConvoError) -> bytes:
         """Answer what never came to a route, and count it as the routes count theirs."""
@@ -203,10 +198,15 @@ class Connection:
         answer = with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))
         return self._written(answer, keep=False)
 
-    async def _linger(self) -> None:
+    async def take_leave(self) -> None:
+        """Say what is left to say, and read on for a while: what stays unread would take the answer with it."""
+        if not (self._farewell or self._lingers):
+            return
         self.phase = "linger"
         with trio.CancelScope(deadline=trio.current_time() + self._settings.linger_seconds):
             try:
+                if self._farewell:
+                    await self._send_all(self._farewell)
                 self._wire.finish()
                 while await self._wire.receive_remains():
                     pass
@@ -423,11 +423,14 @@ class Connection:
         if self._gone:
             return
         try:
-            sent = self._wire.send_now(data)
-            if sent < len(data):
-                await self._send_rest(memoryview(data)[sent:])
+            await self._send_all(data)
         except Gone:
             self._gone = True
+
+    async def _send_all(self, data: bytes) -> None:
+        sent = self._wire.send_now(data)
+        if sent < len(data):
+            await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, rest: memoryview) -> None:
         phase, until, began = self.phase, self._scope.deadline, trio.current_time()

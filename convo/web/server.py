@@ -8,7 +8,6 @@ that function with a namespace of its own, so that nothing of hypercorn is chang
 from __future__ import annotations
 
 import logging
-import os
 import resource
 import socket
 import ssl
@@ -37,7 +36,10 @@ _OTHER_FILES = 128
 
 
 async def serve(listening: socket.socket, api: Api, stopping: Callable[[], Awaitable[None]]) -> None:
-    """Serve ``api`` until ``stopping`` returns, then for at most ``shutdown.intake_seconds`` what is under way."""
+    """Serve ``api`` until ``stopping`` returns, then for at most ``shutdown.intake_seconds`` what is under way.
+
+    ``listening`` is ours from now on.
+    """
     settings = api.settings
     proxies = Proxies(settings.server)
     most = _room_for(settings.connection.connections_max)
@@ -69,8 +71,8 @@ def _worker_serve(door: Door) -> Callable[..., Awaitable[None]]:
 
 def _config(listening: socket.socket, settings: Settings) -> Config:
     config = Config()
-    # hypercorn closes the number it is given
-    config.bind = [f"fd://{os.dup(listening.fileno())}"]
+    # hypercorn's from here on: it is closed when the stop begins, and whoever connects then is told at once.
+    config.bind = [f"fd://{listening.detach()}"]
     config.graceful_timeout = settings.shutdown.intake_seconds
     config.alpn_protocols = ["http/1.1"]
     # hypercorn listens once more, with its own number

@@ -130,7 +130,9 @@ async def test_a_body_comes_through_whole_however_it_is_sent() -> None:
 async def test_a_conversation_comes_in_chunks_or_in_bytes() -> None:
     async with opened() as served:
         head, body = post("talk-1", "Transfer-Encoding: chunked")
-        chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\nA: b\r\n\r\n"
+        chunks = (
+            b"".join(b"%x;a=b\r\n%b\r\n" % (len(part), part) for part in (body[:7], body[7:])) + b"0\r\nA: b\r\n\r\n"
+        )
         async with await served.connect() as stream:
             for piece in (head, chunks[:3], chunks[3:12], chunks[12:-3], chunks[-3:]):
                 await stream.send_all(piece)
@@ -158,7 +160,7 @@ async def test_a_body_is_in_memory_once() -> None:
     peaks = []
 
     class Reads:
-        async def receive(self, head: Head, read: Read) -> Answer:
+        async def receive(self, _head: Head, read: Read) -> Answer:
             tracemalloc.start()
             try:
                 assert len(await read()) == size
@@ -192,7 +194,7 @@ async def test_a_body_that_will_not_be_taken_is_not_asked_for(fields: list[str],
 
 
 async def test_a_body_is_asked_for_only_when_there_is_room_for_it() -> None:
-    async with opened(intake__in_flight_max="1") as served, trio.open_nursery() as nursery:
+    async with opened(echo, {"intake.in_flight_max": "1"}) as served, trio.open_nursery() as nursery:
         served.committer.open = trio.Event()
         nursery.start_soon(served.ask, b"".join(post("talk-1", "Connection: close")))
         await served.committer.begun.wait()
@@ -328,13 +330,12 @@ async def test_what_is_no_http_is_a_problem_and_a_close(name: str) -> None:
 
 
 async def test_who_still_sends_when_refused_sees_why() -> None:
-    async with opened() as served:
-        async with await served.connect() as stream:
-            await stream.send_all(get(END, "Content-Length: 9000000", "Content-Type: text/plain", method="POST"))
-            for _ in range(20):
-                await stream.send_all(bytes(100_000))
-                await trio.sleep(0.001)
-            assert statuses(await rest_of(stream)) == [415]
+    async with opened() as served, await served.connect() as stream:
+        await stream.send_all(get(END, "Content-Length: 9000000", "Content-Type: text/plain", method="POST"))
+        for _ in range(20):
+            await stream.send_all(bytes(100_000))
+            await trio.sleep(0.001)
+        assert statuses(await rest_of(stream)) == [415]
 
 
 # --- who is behind a proxy
@@ -344,13 +345,13 @@ async def test_only_a_trusted_proxy_says_who_its_client_is() -> None:
     sent = get("/", "X-Forwarded-For: 6.6.6.6, 1.2.3.4", "Connection: close")
     async with opened() as served:
         assert body_of(await served.ask(sent))["client"] == "127.0.0.1"
-    async with opened(server__trusted_proxies="127.0.0.0/8") as served:
+    async with opened(echo, {"server.trusted_proxies": "127.0.0.0/8"}) as served:
         assert body_of(await served.ask(sent))["client"] == "1.2.3.4"
 
 
 async def test_a_clients_share_is_its_own_behind_a_proxy() -> None:
-    limits = {"clients__requests_per_second": "0.01", "clients__requests_burst": "1"}
-    async with opened(server__trusted_proxies="127.0.0.1", **limits) as served:
+    limits = {"clients.requests_per_second": "0.01", "clients.requests_burst": "1"}
+    async with opened(echo, {"server.trusted_proxies": "127.0.0.1", **limits}) as served:
         for client, status in (("1.1.1.1", 202), ("2.2.2.2", 202), ("1.1.1.1", 429)):
             head, body = post(f"talk-{client}", f"X-Forwarded-For: {client}")
             assert statuses(await asked(served, head + body)) == [status]

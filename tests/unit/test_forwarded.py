@@ -67,7 +67,7 @@ def test_an_address_through_an_ipv6_socket_is_what_it_is() -> None:
 
 
 def test_a_proxy_that_is_no_address_stops_the_start() -> None:
-    with pytest.raises(ConfigError, match="server.trusted_proxies = 'nginx' is no address"):
+    with pytest.raises(ConfigError, match=r"server\.trusted_proxies = 'nginx' is no address"):
         load(environ={"CONVO_SERVER__TRUSTED_PROXIES": "10.0.0.1, nginx"})
     with pytest.raises(ConfigError, match="belong together"):
         load(environ={"CONVO_SERVER__CERTFILE": "/x.pem"})

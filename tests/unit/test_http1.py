@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
@@ -26,7 +27,9 @@ def read(raw: bytes) -> http1.RequestHead:
 
 
 def test_a_head_is_read_as_it_stands() -> None:
-    got = read(head("POST /a%20b?c=d HTTP/1.1", "Content-Length: 12", "X-One:  two words\t", "CONTENT-TYPE: text/plain"))
+    got = read(
+        head("POST /a%20b?c=d HTTP/1.1", "Content-Length: 12", "X-One:  two words\t", "CONTENT-TYPE: text/plain")
+    )
     assert (got.method, got.target, got.version, got.length) == ("POST", b"/a%20b?c=d", "1.1", 12)
     assert got.headers == [
         (b"host", b"convo"), (b"content-length", b"12"), (b"x-one", b"two words"), (b"content-type", b"text/plain"),
@@ -205,7 +208,7 @@ def test_chunks_are_undone_however_they_come(
     raw = chunked(pieces, extension, trailer) + b"GET /next"
     body, got, rest = Chunked(), b"", b""
     at = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
-    for start, end in zip(at, at[1:], strict=False):
+    for start, end in itertools.pairwise(at):
         if body.done:
             rest += raw[start:end]
             continue
@@ -243,8 +246,7 @@ def test_what_is_no_chunk_is_refused(name: str) -> None:
         Chunked().take(BAD_CHUNKS[name])
     slowly = Chunked()
     with pytest.raises(BadRequest):
-        for byte in BAD_CHUNKS[name]:
-            slowly.take(bytes([byte]))
+        list(map(slowly.take, (bytes([byte]) for byte in BAD_CHUNKS[name])))
 
 
 def test_many_small_chunks_cost_no_more_than_their_bytes() -> None:
