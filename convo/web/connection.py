@@ -371,6 +371,8 @@ class Connection:
             if self._rest:
                 piece, self._rest = body.take(self._rest)
                 self._body_bytes += len(piece)
+                if body.done and self._body_began >= 0:
+                    metrics.wait_seconds.labels("connection.body").observe(trio.current_time() - self._body_began)
                 if piece:
                     return piece
             else:

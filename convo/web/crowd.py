@@ -49,6 +49,8 @@ class Crowd:
         )
         for phase in metrics.CONNECTION_PHASES:
             metrics.connections.labels(phase).set_function(self._counting(phase))
+            # Shown from the start: a rate of something that was never there cannot be watched.
+            metrics.deadline_exceeded_total.labels(f"connection.{phase}")
 
     def _counting(self, phase: str) -> Callable[[], float]:
         # Counted when somebody asks: a connection changes its phase several times a request.

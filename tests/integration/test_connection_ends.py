@@ -187,6 +187,26 @@ async def test_who_goes_on_sending_after_a_refusal_is_not_read_for_ever() -> Non
             await drip(stream, itertools.repeat(bytes(1000)), 0.01)
 
 
+async def test_waits_are_measured_by_their_phase() -> None:
+    def waited() -> list[int]:
+        names = ("connection.head", "connection.body", "connection.write", "web.request")
+        return [sum(metrics.wait_seconds.labels(name).counts) for name in names]
+
+    async with opened(gushing) as served, await served.connect() as stream:
+        before = waited()
+        await stream.send_all(b"".join(post("talk-1")))
+        await one_of(stream)
+        # What was there at once was not waited for.
+        assert [now - then for now, then in zip(waited(), before, strict=True)] == [0, 0, 0, 1]
+        head, body = post("talk-2", "Connection: close")
+        await drip(stream, [head[:9], head[9:], body[:9], body[9:]], 0.05)
+        await rest_of(stream)
+        large = await served.connect()
+        await large.send_all(get("/", "Connection: close"))
+        assert sum([len(piece) async for piece in large]) > 64 << 20
+        assert [now - then for now, then in zip(waited(), before, strict=True)] == [1, 1, 1, 2]
+
+
 # --- the client is gone
 
 

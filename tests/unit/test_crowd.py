@@ -58,6 +58,9 @@ async def test_the_phases_are_counted_when_somebody_asks() -> None:
     wanted = ("idle", "body", "write")
     found = [metrics.registry.get_sample_value("convo_connections", {"phase": phase}) for phase in wanted]
     assert found == [2.0, 1.0, 0.0]
+    told = metrics.exposition().decode()
+    for phase in metrics.CONNECTION_PHASES:
+        assert f'convo_deadline_exceeded_total{{name="connection.{phase}"}}' in told
 
 
 async def test_the_end_is_told_to_everybody() -> None:
