@@ -14,11 +14,14 @@ rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo che
 - ``database.connect_seconds`` is no rung. An opening ends with the wait it stands in, the pool's with
   ``acquire_seconds`` and a line's with its unit of work; this number can only end it sooner.
 - How many work side by side (``jobs.workers``, ``concurrency``) is no rung either: it costs throughput, not answers.
+- A request's time begins with the first byte of its head: ``web.request_seconds`` covers head, body and work, and what
+  is left to do then is to write the answer.
 """
 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import tomllib
@@ -89,12 +92,31 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     port: Port = 30020
     data_dir: str = ".convo"
     backlog: Count = 1024
+    certfile: str = ""
+    keyfile: str = ""
+    trusted_proxies: str = ""
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
 
 
 class ConnectionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one client connection may take."""
+    """What one client connection may take, phase by phase, and how many there may be."""
 
     keep_alive_seconds: Seconds = 55.0
+    handshake_seconds: Seconds = 5.0
+    head_seconds: Seconds = 5.0
+    body_seconds: Seconds = 7.0
+    body_patience_seconds: Seconds = 2.0
+    body_bytes_per_second_min: Annotated[int, Meta(ge=1, le=1 << 34)] = 4096
+    write_seconds: Seconds = 1.5
+    linger_seconds: Seconds = 2.0
+    head_bytes_max: Annotated[int, Meta(ge=1024, le=65536)] = 16384
+    target_bytes_max: Annotated[int, Meta(ge=256, le=65536)] = 8192
+    connections_max: Count = 10_000
+    connections_per_peer_max: Count = 8_000
+    tcp_keepidle_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
+    tcp_keepintvl_seconds: Annotated[int, Meta(ge=1, le=32767)] = 10
+    tcp_keepcnt: Annotated[int, Meta(ge=1, le=127)] = 3
+    tcp_user_timeout_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
 
 
 class LadderSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -311,7 +333,7 @@ def read(
 ) -> Settings:
     """Read the settings: the file, over it the environment, over both the command line's ``arguments``.
 
-    A relative ``data_dir`` in a file is taken from the file's own folder, anywhere else from the working folder.
+    A relative path in a file is taken from the file's own folder, anywhere else from the working folder.
 
     Raises:
         ConfigError: a file that is not there or not TOML, an unknown key, a wrong type, a broken rule; with its path.
@@ -346,8 +368,9 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {_variable('database', 'url')} instead")
     _convert(tables, str(path))  # a mistake in the file is told before anything lies over it
-    if "data_dir" in tables.get("server", {}):
-        tables["server"]["data_dir"] = str(path.parent / tables["server"]["data_dir"])
+    for key in ("data_dir", "certfile", "keyfile"):
+        if tables.get("server", {}).get(key):
+            tables["server"][key] = str(path.parent / tables["server"][key])
     return tables
 
 
@@ -425,6 +448,13 @@ def _check_meaning(settings: Settings) -> None:
         )
     if settings.memory.api_key and not settings.memory.url:
         raise ConfigError("memory.api_key is set but memory.url is empty: name the service, or unset the key")
+    if bool(settings.server.certfile) != bool(settings.server.keyfile):
+        raise ConfigError("server.certfile and server.keyfile belong together: name both, or neither")
+    for address in proxies(settings.server):
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ConfigError(f"server.trusted_proxies = {address!r} is no address and no network: {error}") from None
 
 
 # --- the ladder
@@ -456,6 +486,11 @@ class Rung(Struct, frozen=True, kw_only=True):
         )
 
 
+def proxies(server: ServerSettings) -> list[str]:
+    """Return the addresses and networks of the proxies whose word on a client's address is believed."""
+    return server.trusted_proxies.replace(",", " ").split()
+
+
 def check_ladder(settings: Settings) -> list[str]:
     """Compare every deadline with the one above it; return one sentence a violation, none when the ladder stands."""
     return [rung.complaint for rung in ladder(settings) if not rung.stands]
@@ -481,9 +516,18 @@ def _request_rungs(s: Settings) -> Iterator[Rung]:
         otherwise="an accept that waits for the batch under way and then for its own would be cut off while its commit"
         " still runs",
     )
+    for phase, seconds in (("head", s.connection.head_seconds), ("body", s.connection.body_seconds)):
+        yield Rung(
+            inside=f"connection.{phase}_seconds",
+            inside_seconds=seconds,
+            relation="<=",
+            outside="web.request_seconds",
+            outside_seconds=s.web.request_seconds,
+            otherwise=f"a request would be out of time before its {phase} is",
+        )
     yield Rung(
-        inside="web.request_seconds",
-        inside_seconds=s.web.request_seconds,
+        inside="web.request_seconds + connection.write_seconds",
+        inside_seconds=s.web.request_seconds + s.connection.write_seconds,
         relation="<",
         outside="ladder.gateway_seconds",
         outside_seconds=s.ladder.gateway_seconds,

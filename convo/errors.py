@@ -120,6 +120,39 @@ class TooLarge(ConvoError):
     title = "The body is too large"
 
 
+class RequestTimeout(ConvoError):
+    """The client took longer over its request than it may."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request did not come in time"
+    retryable = True
+
+
+class TargetTooLong(ConvoError):
+    """The address asked for is over the limit."""
+
+    status = 414
+    code = "target_too_long"
+    title = "The address is too long"
+
+
+class HeadTooLarge(ConvoError):
+    """The request's head is over the limit."""
+
+    status = 431
+    code = "head_too_large"
+    title = "The request's head is too large"
+
+
+class VersionNotSupported(ConvoError):
+    """The request is in a version of HTTP that is not spoken here."""
+
+    status = 505
+    code = "version_not_supported"
+    title = "This version of HTTP is not spoken here"
+
+
 class UnsupportedMedia(ConvoError):
     """The body is in a type or an encoding that is not taken."""
 

@@ -20,7 +20,6 @@ request is that request's (``web.door``); a bug in a loop ends the process, and 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import socket
@@ -30,8 +29,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve as serve_hypercorn
 from msgspec import Struct, structs
 
 from convo import __version__, identity
@@ -61,13 +58,15 @@ from convo.store.promises import check_room, connections_spare, connections_want
 from convo.store.settle import Settler
 from convo.store.watch import Watch
 from convo.web.admission import Admission
-from convo.web.app import Api, make_app
+from convo.web.app import Api
 from convo.web.clients import Clients
 from convo.web.conversations import Intake
 from convo.web.explaining import Explaining
 from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
+from convo.web.server import check_certificate, set_options
+from convo.web.server import serve as serve_http
 
 _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
@@ -119,7 +118,9 @@ async def serve(settings: Settings, announce: Announce) -> None:
             analysts, remotes = await stack.enter_async_context(_analysts(settings))
             listening = stack.enter_context(_listen(settings))
             service = Service(settings, postgres, name, analysts, remotes)
-            started = Started(url=_url(listening), database=described, data_dir=data_dir.resolve(), warnings=())
+            started = Started(
+                url=_url(listening, settings), database=described, data_dir=data_dir.resolve(), warnings=()
+            )
 
             def ready(warnings: Sequence[str]) -> None:
                 announce(structs.replace(started, warnings=tuple(warnings)))
@@ -234,17 +235,7 @@ class Service:
             await self._publisher.run(send)
 
     async def _serve(self, listening: socket.socket) -> None:
-        config = Config()
-        # hypercorn closes the number it is given, and nobody else has one: from then on new clients are refused
-        config.bind = [f"fd://{listening.detach()}"]
-        config.graceful_timeout = self._settings.shutdown.intake_seconds
-        config.keep_alive_timeout = self._settings.connection.keep_alive_seconds
-        config.alpn_protocols = ["http/1.1"]
-        # hypercorn listens once more, with its own number
-        config.backlog = self._settings.server.backlog
-        config.accesslog = None
-        config.errorlog = logging.getLogger("hypercorn.error")
-        await serve_hypercorn(make_app(self._api), config, shutdown_trigger=self._stopping, mode="asgi")
+        await serve_http(listening, self._api, self._stopping)
 
     async def _stopping(self) -> None:
         """Wait for the stop, then for the notice that those in front of us are given."""
@@ -428,9 +419,11 @@ async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequenc
 
 def _listen(settings: Settings) -> socket.socket:
     server = settings.server
+    check_certificate(server)
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    set_options(listening, settings.connection)
     try:
         listening.bind((server.host, server.port))
         listening.listen(server.backlog)
@@ -443,6 +436,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, settings: Settings) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if settings.server.certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -50,6 +50,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("convo.store.group.Group.submit", "waiter.answered.wait"): "an event of ours",
     ("convo.web.reading.Reading._when_ended", "ended.wait"): "an event of ours",
     ("convo.web.app._route_intake.end.serve", "api.intake.receive"): "a function of ours, with deadlines inside",
+    ("convo.web.asgi.Exchange._send_body", "self._talk.send"): "the connection's own send, see SCOPED",
     ("convo.pipeline.publisher.Publisher._feed", "channel.send"): "to a worker of ours that is waiting",
     ("convo.pipeline.worker.Worker.run", "async for channel"): "from our publisher; nothing to do is no fault",
     ("convo.service.Service._hear", "async for signals"): "signals come or do not",
@@ -89,11 +90,22 @@ HELD: dict[str, Held] = {
         by="convo.resilience.dependency.Dependency._admitted",
         called_as="attempt",
     ),
-    "convo.web.app._route_intake.end.read": Held(
-        ("convo.web.app._route_intake.end.serve",), by="convo.web.conversations.Intake.receive", called_as="read"
-    ),
     "convo.store.backup._pipe": Held(("convo.store.backup.restore",)),
     "convo.store.backup._feed": Held(("convo.store.backup._pipe",)),
+}
+
+# One client connection stands under one scope, whose deadline is moved from phase to phase: as many scopes as phases
+# would cost as much as reading a request. Its functions, and the two that open the scope.
+SCOPED = frozenset(
+    {
+        *(f"convo.web.connection.Connection.{name}" for name in ("_refuse", "_more", "_accept", "_more_of_body")),
+        "convo.web.connection.Connection._send_rest",
+        *(f"convo.web.wire.Tls.{name}" for name in ("open", "receive", "receive_remains", "send")),
+    }
+)
+SCOPES = {
+    "convo.web.connection.Connection.run": "with self._scope:",
+    "convo.web.connection.Connection.take_leave": "with trio.CancelScope(deadline=",
 }
 
 # What the holes of names that are put together may hold.
@@ -220,8 +232,24 @@ def naked(found: tuple[Call, ...]) -> list[Call]:
 
 
 def test_every_wait_for_the_outside_stands_under_a_deadline() -> None:
-    bare = [call for call in naked(calls()) if call.function not in HELD and call.function not in FOR_EVER]
+    excused = HELD.keys() | FOR_EVER.keys() | SCOPED
+    bare = [call for call in naked(calls()) if call.function not in excused]
     assert bare == [], "\n".join(f"{call.function}: await {call.written}(…), line {call.line}" for call in bare)
+
+
+@pytest.mark.parametrize("function", sorted(SCOPES))
+def test_a_connections_waits_stand_under_a_scope_that_has_a_deadline(function: str) -> None:
+    module, _, name = function.rpartition(".Connection.")
+    (found,) = [
+        node for node in ast.walk(modules()[module]) if isinstance(node, ast.AsyncFunctionDef) and node.name == name
+    ]
+    assert SCOPES[function] in ast.unparse(found)
+
+
+def test_every_phase_of_a_connection_sets_the_deadline_of_its_scope() -> None:
+    source = (ROOT / "convo/web/connection.py").read_text("utf-8")
+    assert source.count("self.phase = ") == 3  # at the start, in _enter, and where it takes its leave
+    assert "self.phase = phase\n        self._scope.deadline = until\n" in source
 
 
 @pytest.mark.parametrize("function", sorted(HELD))

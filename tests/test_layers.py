@@ -48,8 +48,8 @@ MONOPOLIES: dict[str, set[str]] = {
     "trio_asyncio": {"convo.bridge"},
     "asyncpg": {"convo.store.postgres"},
     "httpx": {"convo.analysis.remote", "convo.analysis.llm", "convo.analysis.memory", "convo.terminal"},
-    "hypercorn": {"convo.service", "convo.web.connection"},
-    "httptools": {"convo.web.connection"},
+    "hypercorn": {"convo.web.server"},
+    "httptools": {"convo.web.http1"},
     "quart": {"convo.web.app"},
     "quart_trio": {"convo.web.app"},
     "werkzeug": {"convo.web.app"},
@@ -61,8 +61,8 @@ MONOPOLIES: dict[str, set[str]] = {
 }
 PURE = "convo.conversation"
 NOT_PURE = {"trio", "os", "io", "time", "socket", "pathlib", "threading", "subprocess", "logging", "random"}
-BROAD = {"convo.pipeline.worker", "convo.web.door"}
-"""Where one job and one request end: what nobody foresaw is caught there and nowhere else."""
+BROAD = {"convo.pipeline.worker", "convo.web.connection", "convo.web.door"}
+"""Where one job, one request and one connection end: what nobody foresaw is caught there and nowhere else."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
@@ -199,7 +199,7 @@ def test_nurseries_are_opened_where_somebody_answers_for_them() -> None:
     assert opened <= NURSERIES
 
 
-def test_what_nobody_foresaw_is_caught_where_a_request_or_a_job_ends() -> None:
+def test_what_nobody_foresaw_is_caught_where_a_request_a_connection_or_a_job_ends() -> None:
     broad = [
         module
         for module in ALL

@@ -122,6 +122,29 @@ def request_answered(*, route: str, method: str, status: int, seconds: float) ->
     _log.info("request_answered", route=route, method=method, status=status, seconds=seconds)
 
 
+# --- connections
+
+
+def connection_failed(*, error: BaseException, unsaid: int = 0) -> None:
+    """Tell of an exception that no one foresaw and that ended one connection; ``unsaid`` more since the last line."""
+    _log.error("connection_failed", unsaid=unsaid, exc_info=error)
+
+
+def connections_full(*, peer: str, connections: int, unsaid: int = 0) -> None:
+    """Warn that a connection was turned away: there are as many as there may be, in all or from its address."""
+    _log.warning("connections_full", peer=peer, connections=connections, unsaid=unsaid)
+
+
+def accept_slowed(*, reason: str, unsaid: int = 0) -> None:
+    """Tell that new connections wait in the kernel's queue because the system gives us no more of them."""
+    _log.error("accept_slowed", reason=reason, unsaid=unsaid)
+
+
+def connections_capped(*, wanted: int, possible: int) -> None:
+    """Warn that the system allows fewer open files than ``connection.connections_max`` asks for."""
+    _log.warning("connections_capped", wanted=wanted, possible=possible)
+
+
 # --- intake
 
 

@@ -145,6 +145,11 @@ accept_seconds = _folding.distribution(
     "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
 ).labels()
 
+# --- connections
+CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "linger")
+connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
+connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
+
 # --- admission
 intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=registry)
 intake_in_flight_bytes = Gauge("convo_intake_in_flight_bytes", "Bytes that they may hold.", registry=registry)

@@ -16,6 +16,7 @@ from convo import errors
 from convo.config import Settings
 from convo.deadline import deadline
 from convo.observe import events
+from convo.web.asgi import EXTENSION
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
 from convo.web.explaining import Explaining
@@ -75,6 +76,11 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
     """
 
     async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        if EXTENSION in scope.get("extensions", ()):
+            # Our own connection does no such thing, and bounds every send itself.
+            await app(scope, receive, send)
+            return
+
         async def finish(part: Any) -> None:
             last = part["type"] == "http.response.body" and not part.get("more_body", True)
             with suppress(errors.DeadlineExceeded), trio.CancelScope(shield=last), deadline("web.answer", seconds):
@@ -94,7 +100,8 @@ def _route_intake(app: QuartTrio, api: Api) -> None:
 
         async def read() -> bytes:
             try:
-                body = cast("bytes", await request.get_data(cache=False))
+                with deadline("web.body", web.request_seconds, since=head.started):
+                    body = cast("bytes", await request.get_data(cache=False))
             except RequestEntityTooLarge:
                 raise too_large(web) from None
             g.body_read = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 _RETRY_AFTER_SECONDS = 1.0
 # Anything may stand as a method; a metric's label takes only the known ones.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
@@ -116,11 +117,20 @@ def budget_seconds(head: Head, settings: WebSettings) -> float:
 # --- the request as a whole
 
 
-async def answered(route: str, head: Head, settings: Settings, serve: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends."""
+async def answered(
+    route: str,
+    head: Head,
+    settings: Settings,
+    serve: Callable[[], Awaitable[Answer]],
+    bound: Callable[[float], AbstractContextManager[object]] | None = None,
+) -> Answer:
+    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends.
+
+    A door that has a cancel scope already gives ``bound``, which bounds a block to so many seconds from the head on.
+    """
     try:
         budget = budget_seconds(head, settings.web)
-        with deadline("web.request", budget, since=head.started):
+        with deadline("web.request", budget, since=head.started) if bound is None else bound(budget):
             answer = await serve()
     except ConvoError as error:
         answer = problem(error)
@@ -128,7 +138,7 @@ async def answered(route: str, head: Head, settings: Settings, serve: Callable[[
         events.request_failed(route=route, method=head.method, error=error)
         answer = problem(ConvoError("an unexpected error; it is in the log"))
     seconds = trio.current_time() - head.started
-    method = head.method if head.method in _METHODS else "other"
+    method = head.method if head.method in METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
     if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)

@@ -24,7 +24,15 @@ Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TIMES = re.compile(r"(_at|_time|^at|^timestamp)$")
-_ALWAYS = (errors.BadRequest, errors.MethodNotAllowed, errors.ConvoError)
+_ALWAYS = (
+    errors.BadRequest,
+    errors.MethodNotAllowed,
+    errors.RequestTimeout,
+    errors.TargetTooLong,
+    errors.HeadTooLarge,
+    errors.VersionNotSupported,
+    errors.ConvoError,
+)
 _UNAVAILABLE = 503
 
 _TEXT = """\

@@ -196,6 +196,7 @@ async def test_a_wait_is_cut_to_the_budget_that_the_client_sends(database: str, 
 
 async def test_a_wait_longer_than_the_budget_is_cut_before_the_budget_ends_it(database: str, tmp_path: Path) -> None:
     short = {"web.request_seconds": "1.2", "database.acquire_seconds": "0.2", "database.statement_seconds": "0.3"}
+    short |= {"connection.head_seconds": "1", "connection.body_seconds": "1"}
     async with waiting_room(database, tmp_path, **short) as (client, _, _):
         link = await accepted(client, "open-1")
         answer = await client.get(link, params={"wait": "1000"})
@@ -445,7 +446,7 @@ def test_a_filter_that_is_none_is_422_with_its_name(client: httpx.Client, field:
         assert told["path"] == field
 
 
-@pytest.mark.parametrize("value", ["' OR true --", "%", "\U0001f436" * 3000, "a", "\ufffe"])
+@pytest.mark.parametrize("value", ["' OR true --", "%", "\U0001f436" * 600, "a", "\ufffe"])
 def test_a_filter_is_only_ever_a_value(client: httpx.Client, value: str) -> None:
     post(client, ended(new_id(), log=[]))
     assert names(listed(client, user_id=value)) == []

@@ -11,6 +11,8 @@ from convo.observe.metrics import Count, Distribution, Family, Folding
 NAMES = {
     "convo_requests",
     "convo_accept_seconds",
+    "convo_connections",
+    "convo_connection_ended",
     "convo_intake_batch_rows",
     "convo_intake_commit_seconds",
     "convo_wait_seconds",
