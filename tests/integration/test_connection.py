@@ -234,7 +234,8 @@ async def test_an_answer_of_unknown_length_comes_in_chunks() -> None:
             for _ in range(3):
                 got = await client.get("/")
                 assert (got.headers["transfer-encoding"], got.content) == ("chunked", WHOLE)
-        head, _, body = (await served.ask(get(version="HTTP/1.0"))).partition(b"\r\n\r\n")
+        old = get("/", "Connection: keep-alive", version="HTTP/1.0")
+        head, _, body = (await served.ask(old)).partition(b"\r\n\r\n")
         assert b"chunked" not in head
         assert body == WHOLE
 
