@@ -242,7 +242,8 @@ def test_a_broken_rung_is_exit_code_1_with_what_would_happen_and_the_rest_is_ask
     code, said = run(tmp_path, {"database.url": database}, "--config", str(file))
     assert code == 1
     assert re.search(
-        r"web\.request_seconds +│ +14 │ < +│ ladder\.gateway_seconds +│ +10 │ the gateway would answer", said
+        r"web\.request_seconds \+ connection\.write_seconds +│ +15\.5 │ < +│ ladder\.gateway_seconds +│ +10 │ the gateway would answer",
+        said,
     )
     assert re.search(r"│ +40 │ < +│ web\.request_seconds +│ +14 │ an accept that waits", said)
     assert re.search(r"jobs\.lease_seconds +│ +30 │ ok", said)
