@@ -12,8 +12,9 @@ import trio
 
 from convo import __version__, checkup, config, service, terminal, upkeep
 from convo.config import Settings
-from convo.errors import ConvoError
+from convo.errors import ConvoError, Refused
 from convo.observe.log import open_log
+from convo.store.keys import SCOPES
 
 _Command = Callable[[argparse.Namespace], int]
 # What `serve` takes on its command line, and the setting it stands for.
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_service(commands)
     _add_upkeep(commands)
+    _add_keys(commands)
     _add_terminal(commands)
     return parser
 
@@ -149,6 +151,48 @@ def _restore(asked: argparse.Namespace) -> int:
     with open_log(settings.observe):
         trio.run(upkeep.restore, settings, asked.file)
     print(f"restored from {asked.file}; start convo again")
+    return 0
+
+
+def _add_keys(commands: _Commands) -> None:
+    key = commands.add_parser("key", help="make, list and revoke the keys of clients")
+    actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = _add(actions, "new", "make a key and print it; it is nowhere to be read again", _new_key)
+    new.add_argument("name", metavar="NAME", help="whose key it is")
+    new.add_argument("--scopes", default="write,read", help="what it is good for: write, read, admin (write,read)")
+    new.add_argument("--requests-per-second", type=float, default=0.0, help="a limit of its own (0: none)")
+    _add_settings(_add(actions, "list", "list the keys that are good", _list_keys))
+    revoke = _add(actions, "revoke", "let a key be good no longer", _revoke_key)
+    revoke.add_argument("key_id", metavar="ID", help="the part between the first two underscores")
+    for parser in (new, revoke):
+        _add_settings(parser)
+
+
+def _new_key(asked: argparse.Namespace) -> int:
+    asked_for = [scope.strip() for scope in asked.scopes.split(",")]
+    scopes = [scope for scope in SCOPES if scope in asked_for]
+    if len(scopes) != len(asked_for):
+        raise Refused(f"--scopes {asked.scopes!r} holds what is no scope; there are {', '.join(SCOPES)}")
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        key = trio.run(upkeep.new_key, settings, asked.name, scopes, asked.requests_per_second)
+    print(key)
+    return 0
+
+
+def _list_keys(asked: argparse.Namespace) -> int:
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        found = trio.run(upkeep.list_keys, settings)
+    terminal.show_keys(found)
+    return 0
+
+
+def _revoke_key(asked: argparse.Namespace) -> int:
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        trio.run(upkeep.revoke_key, settings, asked.key_id)
+    print(f"{asked.key_id} is revoked; servers refuse it within {settings.auth.refresh_seconds:g} s")
     return 0
 
 

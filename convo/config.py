@@ -448,6 +448,12 @@ def _check_meaning(settings: Settings) -> None:
         )
     if settings.memory.api_key and not settings.memory.url:
         raise ConfigError("memory.api_key is set but memory.url is empty: name the service, or unset the key")
+    if not (settings.auth.keys or settings.auth.open_to_network or _is_loopback(settings.server.host)):
+        raise ConfigError(
+            f"server.host = {settings.server.host!r} is open to the network and auth.keys is off: anybody could post"
+            " and read. Turn keys on (CONVO_AUTH__KEYS=true, then `scripts/convo key new NAME`), or say that something"
+            " in front of convo checks who comes (CONVO_AUTH__OPEN_TO_NETWORK=true)"
+        )
     if bool(settings.server.certfile) != bool(settings.server.keyfile):
         raise ConfigError("server.certfile and server.keyfile belong together: name both, or neither")
     for address in proxies(settings.server):
@@ -484,6 +490,10 @@ class Rung(Struct, frozen=True, kw_only=True):
             f"{self.inside} = {self.inside_seconds:g} s {wrong} {self.outside} = {self.outside_seconds:g} s:"
             f" {self.otherwise}"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def proxies(server: ServerSettings) -> list[str]:

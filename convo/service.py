@@ -59,6 +59,7 @@ from convo.store.settle import Settler
 from convo.store.watch import Watch
 from convo.web.admission import Admission
 from convo.web.app import Api
+from convo.web.authority import Authority
 from convo.web.clients import Clients
 from convo.web.conversations import Intake
 from convo.web.explaining import Explaining
@@ -150,6 +151,7 @@ class Service:
         self._prepared = trio.Event()
         self._readiness = Readiness()
         self._jobs = Jobs(postgres, settings.jobs, name)
+        self._authority = Authority(settings.auth, postgres)
         self._handover = Handover(settings.jobs.handover_bytes)
         self._held = Held(self._jobs, settings.jobs)
         self._settler = Settler(postgres, settings.score)
@@ -183,6 +185,7 @@ class Service:
                 settings=settings.web,
                 committer=self._committer,
                 readiness=self._readiness,
+                authority=self._authority,
                 clients=Clients(settings.clients),
                 admission=Admission(settings.intake, settings.web.request_seconds),
             ),
@@ -213,6 +216,7 @@ class Service:
                 keepers.start_soon(keep)
             keepers.start_soon(self._prepare, ready)
             keepers.start_soon(self._keep_books)
+            keepers.start_soon(self._keep_keys)
             await self._work(listening)
             await self._settle_accounts()
             keepers.cancel_scope.cancel()
@@ -313,6 +317,10 @@ class Service:
                 events.ending_failed(conversation_id="*", reason=error.detail)
             else:
                 events.own_leases_released(count=released)
+
+    async def _keep_keys(self) -> None:
+        await self._prepared.wait()
+        await self._authority.run()
 
     async def _keep_books(self) -> None:
         """Once a minute, unless another process just does: compare the tables with the books."""

@@ -7,7 +7,7 @@ obeyed. Each command returns the program's exit code: 0 done, 1 refused, 3 no se
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convo.conversation.score import Score, Share
+from convo.store.keys import Key
 from convo.web import answers
 
 T = TypeVar("T")
@@ -207,6 +208,15 @@ def draw_dead(newest: Newest) -> RenderableType:
     for row in newest.rows:
         _add(table, row.conversation_id, row.user_id, row.received_at, row.attempts, row.last_error)
     return _listed(table, newest)
+
+
+def show_keys(keys: Sequence[Key]) -> None:
+    """Print the keys that are good, but for what makes them so."""
+    table = _table("key", "name", "scopes", "a second", "made", "last used")
+    for key in keys:
+        limit = f"{key.requests_per_second:g}" if key.requests_per_second else None
+        _add(table, key.key_id, key.name, ", ".join(key.scopes), limit, key.created_at, key.last_used_at)
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(table if keys else Text("none"))
 
 
 def _listed(table: Table, newest: Newest) -> RenderableType:

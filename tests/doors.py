@@ -23,9 +23,11 @@ from hypercorn.utils import wrap_app
 
 from convo.config import Settings, load
 from convo.store.intake import Accept, Committer, Stored
+from convo.store.postgres import Postgres
 from convo.web import server
 from convo.web.admission import Admission
 from convo.web.asgi import App, Message
+from convo.web.authority import Authority
 from convo.web.clients import Clients
 from convo.web.connection import Door
 from convo.web.conversations import Intake
@@ -170,6 +172,7 @@ async def _serve(listening: socket.socket, settings: Settings, app: App, served:
         settings=settings.web,
         committer=cast("Committer", served.committer),
         readiness=readiness,
+        authority=Authority(settings.auth, cast("Postgres", None)),
         clients=Clients(settings.clients),
         admission=Admission(settings.intake, settings.web.request_seconds),
     )

@@ -44,6 +44,7 @@ OUTSIDE = frozenset(
 INSIDE: dict[tuple[str, str], str] = {
     ("convo.bell.Bell.heard", "self._rung.wait"): "an event of ours",
     ("convo.service.Service._keep_books", "self._prepared.wait"): "an event of ours",
+    ("convo.service.Service._keep_keys", "self._prepared.wait"): "an event of ours",
     ("convo.service.Service._publish", "self._prepared.wait"): "an event of ours",
     ("convo.service.Service._sample", "self._prepared.wait"): "an event of ours",
     ("convo.service.Service._stopping", "self._stop.wait"): "an event of ours",

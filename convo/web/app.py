@@ -17,6 +17,7 @@ from convo.config import Settings
 from convo.deadline import deadline
 from convo.observe import events
 from convo.web.asgi import EXTENSION
+from convo.web.catalog import scope_of
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
 from convo.web.explaining import Explaining
@@ -124,6 +125,7 @@ def _head() -> Head:
         content_encoding=request.headers.get("Content-Encoding", ""),
         content_length=request.content_length,
         request_timeout=request.headers.get("Request-Timeout", ""),
+        authorization=request.headers.get("Authorization", ""),
     )
 
 
@@ -131,12 +133,14 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     reading = api.reading
 
     def route(rule: str, function: Callable[..., Awaitable[Answer]], method: str = "GET") -> None:
+        needs = scope_of(method, rule)
+
         async def view(**values: str) -> Response:
             head = _head()
 
             async def serve() -> Answer:
                 api.intake.readiness.check()
-                headers = api.intake.clients.spend(head.peer, 0)
+                headers = api.intake.let_in(head, needs)
                 if any("\x00" in value for value in values.values()):
                     raise errors.NotFound("no id holds a NUL character")
                 try:
@@ -174,8 +178,16 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
     operations = api.operations
 
     def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
+        needs = scope_of("GET", rule)
+
         async def view() -> Response:
-            return await _serve(api, rule, _head(), function)
+            head = _head()
+
+            async def serve() -> Answer:
+                api.intake.authority.check(head.authorization, needs)
+                return await function()
+
+            return await _serve(api, rule, head, serve)
 
         app.add_url_rule(rule, rule, view, methods=["GET"])
 

@@ -288,6 +288,7 @@ class Connection:
             content_encoding=field(b"content-encoding", b"").decode("latin-1"),
             content_length=request.length,
             request_timeout=field(b"request-timeout", b"").decode("latin-1"),
+            authorization=field(b"authorization", b"").decode("latin-1"),
         )
 
         def serve() -> Awaitable[Answer]:

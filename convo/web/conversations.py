@@ -20,7 +20,8 @@ from convo.store import logs
 from convo.store.intake import Accept, Committer, Stored
 from convo.web import answers
 from convo.web.admission import Admission
-from convo.web.clients import Clients
+from convo.web.authority import Authority, Needs
+from convo.web.clients import Clients, Headers
 from convo.web.door import Answer, Head, check_head, encode, problem, with_headers
 from convo.web.inflate import inflate
 from convo.web.readiness import Readiness
@@ -39,6 +40,7 @@ class Intake(Struct, frozen=True, kw_only=True):
     settings: WebSettings
     committer: Committer
     readiness: Readiness
+    authority: Authority
     clients: Clients
     admission: Admission
 
@@ -49,12 +51,24 @@ class Intake(Struct, frozen=True, kw_only=True):
             ConvoError: what is wrong with the request, or with the time it comes at, before its conversation is known.
         """
         self.readiness.check()
-        check_head(head, self.settings)
         expected = self._expected_bytes(head)
-        headers = self.clients.spend(head.peer, expected if head.content_length is None else head.content_length)
+        headers = self.let_in(head, "write", expected if head.content_length is None else head.content_length)
+        check_head(head, self.settings)
         with self.admission.admitted(expected):
             answer = await self.end(await read(), head.content_encoding, head.started)
         return with_headers(answer, *headers)
+
+    def let_in(self, head: Head, needs: Needs, bytes_: int = 0) -> Headers:
+        """Pass a request whose key may do this, and whose sender has not sent too much; return what it is told of that.
+
+        Raises:
+            Unauthorized, Forbidden: its key is not good for this.
+            TooManyRequests: whoever sends it is over its share.
+        """
+        key = self.authority.check(head.authorization, needs)
+        if key is None:
+            return self.clients.spend(head.peer, bytes_)
+        return self.clients.spend(key.key_id, bytes_, key.requests_per_second)
 
     def _expected_bytes(self, head: Head) -> int:
         """Tell how much memory a request may come to need: what it announces, or the most it may."""

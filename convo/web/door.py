@@ -44,6 +44,7 @@ class Head(Struct, frozen=True, kw_only=True):
     content_encoding: str = ""
     content_length: int | None = None
     request_timeout: str = ""
+    authorization: str = ""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
