@@ -213,6 +213,7 @@ class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     log_queue_lines: Count = 10_000
     access_log: bool = False
     sample_seconds: Seconds = 15.0
+    loop_block_seconds: SecondsOrNone = 0.05
 
 
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
