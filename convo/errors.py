@@ -61,6 +61,14 @@ class BadRequest(ConvoError):
     title = "The request cannot be read"
 
 
+class Forbidden(ConvoError):
+    """Whoever asks may not."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not for you"
+
+
 class NotFound(ConvoError):
     """There is nothing at this address, or nothing of this name."""
 

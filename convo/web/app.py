@@ -130,8 +130,10 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
                 headers = api.intake.clients.spend(head.peer, 0)
                 if any("\x00" in value for value in values.values()):
                     raise errors.NotFound("no id holds a NUL character")
+                ids = {name: value for name, value in values.items() if name == "conversation_id"}
                 try:
-                    return with_headers(await function(**values), *headers)
+                    with events.bound(**ids):
+                        return with_headers(await function(**values), *headers)
                 except errors.ConvoError as error:
                     error.conversation_id = values.get("conversation_id")
                     raise
@@ -173,6 +175,7 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
     route("/livez", operations.livez)
     route("/readyz", operations.readyz)
     route("/metrics", operations.metrics)
+    route("/debug/tasks", lambda: operations.tasks(_head().peer))
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)
 

@@ -16,9 +16,20 @@ FINAL = {"done", "dead"}
 
 def row(**fields: Any) -> Standing:
     usual: dict[str, Any] = {
-        "state": "ready", "now": NOW, "attempts": 0, "crashes": 0, "delayed": False, "available_at": NOW,
-        "waits_for": "", "parked_since": None, "leased_at": None, "leased_until": None, "leased_by": None,
-        "last_error": None, "ended_at": None, "suspect_at": SUSPECT_AT,
+        "state": "ready",
+        "now": NOW,
+        "attempts": 0,
+        "crashes": 0,
+        "delayed": False,
+        "available_at": NOW,
+        "waits_for": "",
+        "parked_since": None,
+        "leased_at": None,
+        "leased_until": None,
+        "leased_by": None,
+        "last_error": None,
+        "ended_at": None,
+        "suspect_at": SUSPECT_AT,
     }
     return Standing(**{**usual, **fields})
 
