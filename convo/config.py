@@ -105,7 +105,7 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     request_seconds: Seconds = 8.0
     body_bytes_max: Bytes = 2 << 20
-    offload_bytes: Bytes = 256 << 10
+    offload_bytes: Bytes = 96 << 10
     list_rows_max: Count = 200
     slow_seconds: SecondsOrNone = 0.0
 

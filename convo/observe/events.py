@@ -74,8 +74,11 @@ def loop_blocked(  # noqa: PLR0913  (each of them is one field)
     conversation_id: str | None = None,
     untold: int = 0,
 ) -> None:
-    """Warn that a pass of the scheduler was held, by what, and how many more were not told since the last of this."""
-    _log.warning(
+    """Tell that a pass of the scheduler was held, by what, and how many more were not told since the last of this.
+
+    A warning where code did it; the collector and a machine that is busy are worth knowing, and nothing to mend here.
+    """
+    (_log.warning if cause == "code" else _log.info)(
         "loop_blocked",
         seconds=seconds,
         cause=cause,

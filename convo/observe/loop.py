@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ Cause = Literal["code", "collector", "suspended"]
 PACKAGE = str(Path(__file__).parents[1]) + "/"
 """The folder of our own code."""
 
+_OLD = 2
 # Of a stack: so many of its innermost frames, whosever they are, so many of ours, and the outermost.
 _INNERMOST, _OURS = 5, 8
 # A loop that is held for ever would never be told of by a hook at the end of the pass.
@@ -109,11 +111,12 @@ class LoopWatch(trio.abc.Instrument):
         self._watchdog = threading.Thread(target=self._watch, name="loop watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread, self._native = threading.get_ident(), threading.get_native_id()
-        self._mark = _mark(0.0)
-        self._due = math.inf
-        gc.callbacks.append(self._on_collector)
+        self._thread, self._due = threading.get_ident(), math.inf
+        self._ours = _open_counts(threading.get_native_id())
         self._watchdog.start()
+        self._its = _open_counts(self._watchdog.native_id)
+        self._mark = self._marked(0.0)
+        gc.callbacks.append(self._on_collector)
         return self
 
     def __exit__(
@@ -122,6 +125,9 @@ class LoopWatch(trio.abc.Instrument):
         self._ended.set()
         gc.callbacks.remove(self._on_collector)
         self._watchdog.join()
+        for counts in (self._ours, self._its):
+            if counts is not None:
+                os.close(counts)
 
     # --- in the loop's thread
 
@@ -130,8 +136,8 @@ class LoopWatch(trio.abc.Instrument):
         self._collected = 0.0
         began = time.perf_counter()
         # What a pass has used is reckoned from a little before it: reading these clocks at each costs too much.
-        if began - self._mark.at > self._limit:
-            self._mark = _mark(self._stopped + self._late(began))
+        if began - self._mark.at > self._limit or self._root is None:
+            self._mark = self._marked(self._stopped + self._late(began))
             self._root = trio.lowlevel.current_root_task()
         self._began = began
 
@@ -149,7 +155,7 @@ class LoopWatch(trio.abc.Instrument):
             self._tell_once(began, held)
 
     def _judged(self, began: float, now: float) -> Held:
-        seconds, before, after = now - began, self._mark, _mark(self._stopped + self._late(now))
+        seconds, before, after = now - began, self._mark, self._marked(self._stopped + self._late(now))
         collector = min(self._collected, seconds)
         stopped = after.stopped - before.stopped
         suspended = max(0.0, min(stopped + after.in_line - before.in_line, seconds - collector))
@@ -182,8 +188,13 @@ class LoopWatch(trio.abc.Instrument):
                 self._told_of = began
                 self._tell(held)
 
-    def _on_collector(self, phase: str, _info: dict[str, int]) -> None:
-        # In whichever thread: it has the interpreter's lock, so the loop waits as well.
+    def _marked(self, stopped: float) -> _Mark:
+        return _Mark(time.perf_counter(), time.thread_time(), _in_line(self._ours), stopped)
+
+    def _on_collector(self, phase: str, info: dict[str, int]) -> None:
+        # In whichever thread: it has the interpreter's lock, so the loop waits as well. Young generations are quick.
+        if info["generation"] < _OLD:
+            return
         now = time.perf_counter()
         if phase == "start":
             self._collecting = now
@@ -194,11 +205,10 @@ class LoopWatch(trio.abc.Instrument):
 
     def _watch(self) -> None:
         pause = self._limit
-        self._note_sleep(pause)
         while not self._ended.wait(pause):
             now = time.perf_counter()
             self._stopped += self._late(now)
-            self._note_sleep(self._limit)
+            self._due = math.inf
             pause = self._look(now)
             self._note_sleep(pause)
 
@@ -217,7 +227,7 @@ class LoopWatch(trio.abc.Instrument):
         return max(0.0, late - explained)
 
     def _both_in_line(self) -> float:
-        return _in_line(self._watchdog.native_id) + _in_line(self._native)
+        return _in_line(self._its) + _in_line(self._ours)
 
     def _look(self, now: float) -> float:
         """Look at the pass under way; return how long nothing will need another look."""
@@ -244,17 +254,22 @@ class LoopWatch(trio.abc.Instrument):
         self._sight = _Sight(began, _told(frames), task and task.name, bound.get("conversation_id"))
 
 
-def _mark(stopped: float) -> _Mark:
-    return _Mark(time.perf_counter(), time.thread_time(), _in_line(threading.get_native_id()), stopped)
-
-
-def _in_line(thread: int | None) -> float:
-    """Read for how long a thread could run but had no processor, since its start; 0 where the kernel does not say."""
+def _open_counts(thread: int | None) -> int | None:
+    """Open what the kernel counts of a thread, where it does."""
     try:
-        # At its fastest: it is read 40 times a second.
-        with open(f"/proc/self/task/{thread}/schedstat", "rb") as counted:  # noqa: PTH123
-            return int(counted.read().split()[1]) / 1e9
+        return os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
+        return None
+
+
+def _in_line(counts: int | None) -> float:
+    """Read for how long a thread could run but had no processor, since its start; 0 where the kernel does not say."""
+    if counts is None:
+        return 0.0
+    try:
+        # Some 60 times a second: no file object, no second opening.
+        return int(os.pread(counts, 64, 0).split()[1]) / 1e9
+    except ProcessLookupError:  # that thread has ended
         return 0.0
 
 
