@@ -132,7 +132,7 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     request_seconds: Seconds = 8.0
     body_bytes_max: Bytes = 2 << 20
-    offload_bytes: Bytes = 256 << 10
+    offload_bytes: Bytes = 96 << 10
     list_rows_max: Count = 200
 
 
@@ -259,6 +259,7 @@ class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     log_queue_lines: Count = 10_000
     access_log: bool = False
     sample_seconds: Seconds = 15.0
+    loop_block_seconds: SecondsOrNone = 0.05
 
 
 class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

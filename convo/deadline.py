@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from types import TracebackType
 from typing import Self
 
@@ -36,6 +36,16 @@ def ends_at() -> float:
     return earliest
 
 
+def around(context: Context) -> Iterator[deadline]:
+    """Yield the named deadlines that are open around a task, given its context, from the innermost outwards."""
+    one = context.get(_innermost)
+    while one is not None:
+        # A task that outlives the block it was started in, in a nursery further out, has that block's context still.
+        if not one.left:
+            yield one
+        one = one.outer
+
+
 @contextmanager
 def collecting() -> Iterator[dict[str, float]]:
     """Yield the seconds spent in each named wait inside the block, filled in as the waits end."""
@@ -64,12 +74,13 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
         self.seconds = seconds
         self.culprit: str | None = None
         self.outer: deadline | None = None
+        self.left = False
         self.scope = trio.CancelScope()
         self._since = since
 
     def __enter__(self) -> Self:
-        self._started = trio.current_time() if self._since is None else self._since
-        self.scope.deadline = self._started + self.seconds
+        self.started = trio.current_time() if self._since is None else self._since
+        self.scope.deadline = self.started + self.seconds
         self.outer = _innermost.get()
         self._token = _innermost.set(self)
         self.scope.__enter__()
@@ -78,8 +89,9 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.left = True
         _innermost.reset(self._token)
-        seconds = trio.current_time() - self._started
+        seconds = trio.current_time() - self.started
         metrics.wait_seconds.labels(self.name).observe(seconds)
         if (waits := _collected.get()) is not None:
             waits[self.name] = waits.get(self.name, 0.0) + seconds

@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct, structs
 
-from convo import __version__, identity
+from convo import __version__, identity, tasks
 from convo.analysis import local
 from convo.analysis.analyze import Analyst, Analysts, in_process
 from convo.analysis.llm import Model
@@ -43,7 +43,7 @@ from convo.config import Settings
 from convo.conversation.model import PartName
 from convo.deadline import deadline
 from convo.errors import ConvoError, DatabaseUnavailable, Refused
-from convo.observe import events, metrics
+from convo.observe import events, loop, metrics
 from convo.pipeline.held import Held
 from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
@@ -102,10 +102,11 @@ async def serve(settings: Settings, announce: Announce) -> None:
     metrics.tell_build(__version__)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals,
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
+            stack.enter_context(loop.watching(settings.observe.loop_block_seconds))
             url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
             postgres = await stack.enter_async_context(
                 open_postgres(
@@ -249,6 +250,9 @@ class Service:
 
     async def _hear(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGUSR1:
+                tasks.tell()
+                continue
             events.service_stopping(reason=signal.Signals(number).name)
             self._stop.set()
 

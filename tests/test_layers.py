@@ -23,6 +23,7 @@ RANKS: dict[str, int] = {
     "convo.observe": 3,
     "convo.bridge": 4,
     "convo.deadline": 4,
+    "convo.tasks": 5,
     "convo.resilience": 5,
     "convo.analysis": 6,
     "convo.store.private": 6,

@@ -7,11 +7,12 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from contextvars import Context
 from time import monotonic
 from typing import Any
 
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from convo.observe.seldom import Seldom
 
@@ -36,6 +37,12 @@ def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:
     untold = _seldom.due((event, key), monotonic())
     if untold is not None:
         getattr(_log, level)(event, **fields, **({"untold": untold} if untold else {}))
+
+
+def bound_in(context: Context) -> dict[str, Any]:
+    """Return what is bound in a task's context, from whichever thread."""
+    # A copy, for the context itself is in use by its task.
+    return context.copy().run(get_contextvars)
 
 
 # --- the process
@@ -64,6 +71,43 @@ def asyncio_stray(*, text: str, error: str) -> None:
 def unexpected(*, where: str, error: BaseException) -> None:
     """Tell of a bug that ended something other than a request or a job, with its traceback."""
     _log.error("unexpected", where=where, exc_info=error)
+
+
+def loop_blocked(  # noqa: PLR0913  (each of them is one field)
+    *,
+    seconds: float,
+    cause: str,
+    over: bool,
+    cpu_seconds: float,
+    collector_seconds: float,
+    suspended_seconds: float,
+    stack: str | None = None,
+    task: str | None = None,
+    conversation_id: str | None = None,
+    untold: int = 0,
+) -> None:
+    """Tell that a pass of the scheduler was held, by what, and how many more were not told since the last of this.
+
+    A warning where code did it; the collector and a machine that is busy are worth knowing, and nothing to mend here.
+    """
+    (_log.warning if cause == "code" else _log.info)(
+        "loop_blocked",
+        seconds=seconds,
+        cause=cause,
+        over=over,
+        cpu_seconds=cpu_seconds,
+        collector_seconds=collector_seconds,
+        suspended_seconds=suspended_seconds,
+        stack=stack,
+        task=task,
+        conversation_id=conversation_id,
+        untold=untold,
+    )
+
+
+def task_waits(*, depth: int, task: str, **fields: object) -> None:
+    """Tell where one of Trio's tasks waits, ``depth`` below the first; a warning, for it was asked for."""
+    _log.warning("task_waits", depth=depth, task=task, **fields)
 
 
 def log_dropped(*, lines: int) -> None:

@@ -22,6 +22,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
 
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
+PASS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -185,6 +186,10 @@ ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that are not what the
 handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
 
 # --- this process
+loop_pass_seconds = _folding.distribution(
+    "convo_loop_pass_seconds", "One pass of the scheduler, in which nothing else can run.", bounds=PASS_BOUNDS
+).labels()
+loop_blocked_total = _folding.count("convo_loop_blocked_total", "Passes over observe.loop_block_seconds.", "cause")
 log_dropped_total = Counter("convo_log_dropped_total", "Log lines dropped, the queue full.", registry=registry)
 build_info = Gauge("convo_build_info", "Always 1; the labels say what runs.", ["version", "python"], registry=registry)
 

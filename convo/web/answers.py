@@ -12,6 +12,7 @@ from convo.conversation.cause import Cause
 from convo.conversation.model import EmotionName, JobState, Level, Links, PartState, Turn
 from convo.conversation.score import Score
 from convo.errors import ConvoError
+from convo.tasks import TaskView
 
 Count = Annotated[int, Meta(ge=0)]
 Cursor = Annotated[str | None, Meta(description="Send it as `cursor` for the next page; null on the last one.")]
@@ -227,6 +228,14 @@ class ReadyView(Struct, frozen=True, kw_only=True):
     status: Literal["ready", "unavailable", "migrating", "draining"]
     dependencies: dict[str, DependencyView]
     warnings: tuple[str, ...] = ()
+
+
+class TasksView(Struct, frozen=True, kw_only=True):
+    """Every task of one process, from the one that started it all."""
+
+    pid: int
+    tasks: Count
+    root: TaskView
 
 
 class Problem(Struct, frozen=True, kw_only=True):

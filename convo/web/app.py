@@ -143,8 +143,10 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
                 headers = api.intake.let_in(head, needs)
                 if any("\x00" in value for value in values.values()):
                     raise errors.NotFound("no id holds a NUL character")
+                ids = {name: value for name, value in values.items() if name == "conversation_id"}
                 try:
-                    return with_headers(await function(**values), *headers)
+                    with events.bound(**ids):
+                        return with_headers(await function(**values), *headers)
                 except errors.ConvoError as error:
                     error.conversation_id = values.get("conversation_id")
                     raise
@@ -194,6 +196,7 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
     route("/livez", operations.livez)
     route("/readyz", operations.readyz)
     route("/metrics", operations.metrics)
+    route("/debug/tasks", lambda: operations.tasks(None if api.settings.auth.keys else _head().peer))
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)
 

@@ -277,6 +277,21 @@ SERVICE = (
         answers=(Answer(status=200, text="Prometheus' text form.", body=str, media="text/plain"),),
     ),
     Operation(
+        path="/debug/tasks",
+        name="tasks",
+        scope="admin",
+        tag="service",
+        summary="See every task of this process, and where it waits",
+        text=(
+            "Answered to this machine's own addresses only (127.0.0.0/8, ::1); keys for administrators come later. "
+            "It shows code and names of waits, nothing that anybody said."
+        ),
+        answers=(
+            Answer(status=200, text="The tree of nurseries and tasks.", body=answers.TasksView, sample=samples.TASKS),
+        ),
+        problems=(errors.Forbidden,),
+    ),
+    Operation(
         path="/openapi.json",
         name="openapi",
         tag="service",

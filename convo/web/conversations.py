@@ -88,6 +88,11 @@ class Intake(Struct, frozen=True, kw_only=True):
         read = trio.current_time()
         accept = await self._prepare(body, encoding)
         decoded = trio.current_time()
+        # From here on whatever is told, by the loop watch too, knows whose work it is.
+        with events.bound(conversation_id=accept.ended.conversation_id):
+            return await self._commit(accept, started, read, decoded)
+
+    async def _commit(self, accept: Accept, started: float, read: float, decoded: float) -> Answer:
         try:
             # A little before the request's own time is over, while the id is still at hand for the answer.
             remaining = trio.current_effective_deadline() - trio.current_time() - _ANSWER_SECONDS

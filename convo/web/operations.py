@@ -1,14 +1,17 @@
-"""``/livez``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``; it knows no framework."""
+"""``/livez``, ``/readyz``, ``/metrics``, ``/debug/tasks``, ``/openapi.json`` and ``/docs``; it knows no framework."""
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 from msgspec import Struct
 
+from convo import tasks
 from convo.deadline import deadline
-from convo.errors import ConvoError
+from convo.errors import ConvoError, Forbidden
 from convo.observe import metrics
 from convo.web import answers, docs, openapi
 from convo.web.door import Answer, encode
@@ -56,6 +59,18 @@ class Operations(Struct, frozen=True, kw_only=True):
             body = await trio.to_thread.run_sync(metrics.exposition, abandon_on_cancel=True)
         return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
 
+    async def tasks(self, peer: str | None) -> Answer:
+        """Answer with every task and where it waits; ``peer`` is whoever asks, None where a key was shown.
+
+        Raises:
+            Forbidden: without keys, ``peer`` is not an address of this machine itself.
+        """
+        if peer is not None and not _is_here(peer):
+            raise Forbidden(f"/debug is for this machine's own addresses, not for {peer or 'one without an address'}")
+        root = tasks.tree()
+        count = sum(1 for _ in tasks.flat(root))
+        return Answer(status=200, body=encode(answers.TasksView(pid=os.getpid(), tasks=count, root=root)))
+
     async def openapi(self) -> Answer:
         """Answer with the description of this API."""
         return Answer(status=200, body=encode(openapi.document()))
@@ -63,6 +78,15 @@ class Operations(Struct, frozen=True, kw_only=True):
     async def docs(self) -> Answer:
         """Answer with a page that shows the description."""
         return Answer(status=200, body=docs.page().encode(), content_type="text/html; charset=utf-8")
+
+
+def _is_here(peer: str) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 async def _pinged(ping: Ping) -> answers.DependencyView:

@@ -8,6 +8,7 @@ from typing import Any
 from convo.conversation.cause import Cause
 from convo.conversation.model import Receipt, Turn
 from convo.conversation.score import Weights, score
+from convo.tasks import TaskView
 from convo.web import answers
 
 _ID = "c-by-character"
@@ -165,6 +166,22 @@ MEMORIES = answers.MemoriesView(
 
 READY = answers.ReadyView(
     status="ready", dependencies={"database": answers.DependencyView(ok=True, seconds=0.0012, detail=None)}
+)
+
+TASKS = answers.TasksView(
+    pid=4711,
+    tasks=1,
+    root=TaskView(
+        name="convo.service.Service._keep_books",
+        waits_in="trio/_timeouts.py:112 sleep",
+        ours="convo/store/postgres.py:214 run",
+        wait="db.ledger",
+        wait_seconds=0.42,
+        deadline="db.ledger",
+        deadline_seconds=2.58,
+        conversation_id=None,
+        nurseries=(),
+    ),
 )
 
 NOT_READY = answers.ReadyView(

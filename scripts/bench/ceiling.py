@@ -119,7 +119,7 @@ def committing(bridge: Bridge, connection: Any) -> Accepts:
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:
         await connection.execute(DURABLE)
-        rows = await connection.fetch(intake._INSERT, *intake._columns(batch))  # noqa: SLF001  (the very same rows)
+        rows = await connection.fetch(intake._INSERT, *intake._columns(batch))
         await connection.execute("COMMIT")
         found = {row["conversation_id"]: row for row in rows}
         return [found[accept.ended.conversation_id] for accept in batch]

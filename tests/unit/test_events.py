@@ -10,13 +10,13 @@ from structlog.testing import capture_logs
 from convo.observe import events
 from convo.observe.seldom import Seldom
 
-NOT_EVENTS = {"bound", "tell_to", "bound_contextvars"}
+NOT_EVENTS = {"bound", "bound_in", "tell_to", "bound_contextvars", "get_contextvars"}
 EVENTS = {
     name: function
     for name, function in vars(events).items()
     if inspect.isfunction(function) and not name.startswith("_") and name not in NOT_EVENTS
 }
-SAMPLES = {"str": "x", "int": 1, "float": 1.5, "BaseException": ValueError("x")}
+SAMPLES = {"str": "x", "int": 1, "float": 1.5, "bool": True, "BaseException": ValueError("x")}
 
 
 def sample(parameter: inspect.Parameter) -> Any:

@@ -23,6 +23,8 @@ NAMES = {
     "convo_jobs_ended",
     "convo_leases_rescued",
     "convo_log_dropped",
+    "convo_loop_pass_seconds",
+    "convo_loop_blocked",
     "convo_handover",
     "convo_build_info",
 }

@@ -28,6 +28,7 @@ ROUTES = {
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/debug/tasks"),
     ("get", "/openapi.json"),
     ("get", "/docs"),
 }
