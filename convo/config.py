@@ -4,26 +4,23 @@ Nothing else reads the environment or TOML. It knows what each number means besi
 
 **The ladder.** Every layer must give up before the one above it does, or the one above answers for it. The service
 this one replaces waited 30 s for a pool slot under a gateway that gave up after 10 s: each request was answered 504
-while its work went on, and the client's retry doubled it. So the numbers are compared before anything starts
-(``check_ladder``), with what would happen at run time:
+while its work went on, and the client's retry doubled it. So the numbers are compared before anything starts, rung by
+rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo check`` and the README show them all.
 
-    from the inside                                                     to the outside
-    2 x (database.acquire + database.statement)                     <   web.request
-    web.request                                                     <   ladder.gateway
-    llm.attempt x attempts + backoffs                               <=  analysis.job
-    memory.attempt x attempts + backoffs                            <=  analysis.job
-    jobs.heartbeat x 3                                              <=  jobs.lease
-    shutdown.notice + intake + workers + settle                     <   ladder.kill
-    ladder.gateway_keep_alive                                       <   connection.keep_alive
-
-An accept may have to wait for the batch under way and then for its own: hence the 2.
+- An accept may have to wait for the batch under way and then for its own: hence the 2 of the first rung.
+- Backoffs are counted at their longest, ``backoff_max_seconds`` each: an upper bound, for they begin lower and jitter
+  only takes away. What a dependency itself asks for (``retry-after``) is not in it: a wait that would not leave time
+  for an attempt is not begun (``resilience.retry``).
+- ``database.connect_seconds`` is no rung. An opening ends with the wait it stands in, the pool's with
+  ``acquire_seconds`` and a line's with its unit of work; this number can only end it sooner.
+- How many work side by side (``jobs.workers``, ``concurrency``) is no rung either: it costs throughput, not answers.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +36,9 @@ Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
 FairKey = Literal["user", "bot", "none"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+SLOW_PART = 0.8
+"""The part of a budget from which on something is told as slow, where no threshold is set."""
 
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 """The repository's own file: read when no other is named and it is there."""
@@ -107,7 +107,6 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     body_bytes_max: Bytes = 2 << 20
     offload_bytes: Bytes = 256 << 10
     list_rows_max: Count = 200
-    slow_seconds: SecondsOrNone = 0.0
 
 
 class ClientsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,8 +125,20 @@ class DatabaseSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     url: Secret = Secret()
     pool_max: Annotated[int, Meta(ge=2, le=1000)] = 8
     acquire_seconds: Seconds = 1.0
-    statement_seconds: Seconds = 2.0
+    statement_seconds: SecondsOrNone = 2.0  # only so that a 0 is refused with its reason
     connect_seconds: Seconds = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.statement_seconds:
+            raise ValueError(
+                "statement_seconds = 0 would be no limit: a statement that hangs would hold its connection, and all who"
+                " wait for one, for as long as it likes, and no request's budget could be kept; name a number"
+            )
+
+    @property
+    def unit_seconds(self) -> float:
+        """What one unit of work may take, with its wait for a connection."""
+        return self.acquire_seconds + self.statement_seconds
 
 
 class IntakeSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -215,6 +226,13 @@ class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     sample_seconds: Seconds = 15.0
 
 
+class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """From when on something is told as slow; 0 is ``SLOW_PART`` of the budget it watches."""
+
+    slow_request_seconds: SecondsOrNone = 0.0
+    slow_query_seconds: SecondsOrNone = 0.0
+
+
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything one process is told, section by section."""
 
@@ -233,6 +251,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     score: Weights = Weights()
     shutdown: ShutdownSettings = ShutdownSettings()
     observe: ObserveSettings = ObserveSettings()
+    alerts: AlertsSettings = AlertsSettings()
 
 
 def client_address(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
@@ -242,6 +261,23 @@ def client_address(environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
 
 
 def load(
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    arguments: Mapping[tuple[str, str], str] | None = None,
+) -> Settings:
+    """Read the settings that something is to start with: as ``read``, and the ladder must stand.
+
+    Raises:
+        ConfigError: as ``read``, or a rung is broken; every broken one is named.
+    """
+    settings = read(file, environ, arguments)
+    broken = check_ladder(settings)
+    if broken:
+        raise ConfigError("the ladder of deadlines does not stand:\n  " + "\n  ".join(broken))
+    return settings
+
+
+def read(
     file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     arguments: Mapping[tuple[str, str], str] | None = None,
@@ -341,51 +377,127 @@ def _check_meaning(settings: Settings) -> None:
         )
     if settings.memory.api_key and not settings.memory.url:
         raise ConfigError("memory.api_key is set but memory.url is empty: name the service, or unset the key")
-    broken = check_ladder(settings)
-    if broken:
-        raise ConfigError("the ladder of deadlines does not stand:\n  " + "\n  ".join(broken))
+
+
+# --- the ladder
+
+
+class Rung(Struct, frozen=True, kw_only=True):
+    """What stands inside ends before what stands outside gives up, or else ``otherwise`` happens."""
+
+    inside: str
+    inside_seconds: float
+    relation: Literal["<", "<="]
+    outside: str
+    outside_seconds: float
+    otherwise: str
+
+    @property
+    def stands(self) -> bool:
+        """Tell whether the numbers are as they must be."""
+        below = self.inside_seconds < self.outside_seconds
+        return below or (self.relation == "<=" and self.inside_seconds == self.outside_seconds)
+
+    @property
+    def complaint(self) -> str:
+        """Say in one sentence what is wrong: both keys, both numbers, and what would happen at run time."""
+        wrong = "is not below" if self.relation == "<" else "is above"
+        return (
+            f"{self.inside} = {self.inside_seconds:g} s {wrong} {self.outside} = {self.outside_seconds:g} s:"
+            f" {self.otherwise}"
+        )
 
 
 def check_ladder(settings: Settings) -> list[str]:
     """Compare every deadline with the one above it; return one sentence a violation, none when the ladder stands."""
-    s = settings
-    accept = 2 * (s.database.acquire_seconds + s.database.statement_seconds)
-    stop = (
-        s.shutdown.notice_seconds + s.shutdown.intake_seconds + s.shutdown.workers_seconds + s.shutdown.settle_seconds
+    return [rung.complaint for rung in ladder(settings) if not rung.stands]
+
+
+def ladder(settings: Settings) -> tuple[Rung, ...]:
+    """List every rung, from the request outwards to the alerts, standing or not."""
+    return (*_request_rungs(settings), *_job_rungs(settings), *_process_rungs(settings), *_alert_rungs(settings))
+
+
+def slow_seconds(threshold_seconds: float, budget_seconds: float) -> float:
+    """Return from when on something is told as slow: its threshold, or where none is set a part of its budget."""
+    return threshold_seconds or SLOW_PART * budget_seconds
+
+
+def _request_rungs(s: Settings) -> Iterator[Rung]:
+    yield Rung(
+        inside="2 x (database.acquire_seconds + database.statement_seconds)",
+        inside_seconds=2 * s.database.unit_seconds,
+        relation="<",
+        outside="web.request_seconds",
+        outside_seconds=s.web.request_seconds,
+        otherwise="an accept that waits for the batch under way and then for its own would be cut off while its commit"
+        " still runs",
     )
-    broken = []
-    if not accept < s.web.request_seconds:
-        broken.append(
-            f"2 x (database.acquire_seconds + database.statement_seconds) = {accept:g} s is not below"
-            f" web.request_seconds = {s.web.request_seconds:g} s: an accept that waits for the batch under way and"
-            " then for its own would be cut off while its commit still runs"
-        )
-    if not s.web.request_seconds < s.ladder.gateway_seconds:
-        broken.append(
-            f"web.request_seconds = {s.web.request_seconds:g} s is not below ladder.gateway_seconds ="
-            f" {s.ladder.gateway_seconds:g} s: the gateway would answer 504 for requests that are still at work"
-        )
+    yield Rung(
+        inside="web.request_seconds",
+        inside_seconds=s.web.request_seconds,
+        relation="<",
+        outside="ladder.gateway_seconds",
+        outside_seconds=s.ladder.gateway_seconds,
+        otherwise="the gateway would answer 504 for requests that are still at work",
+    )
+
+
+def _job_rungs(s: Settings) -> Iterator[Rung]:
     for name, remote in (("llm", s.llm), ("memory", s.memory)):
-        call = remote.attempt_seconds * remote.attempts + remote.backoff_max_seconds * (remote.attempts - 1)
-        if not call <= s.analysis.job_seconds:
-            broken.append(
-                f"{name}.attempt_seconds x attempts + backoffs = {call:g} s is above analysis.job_seconds ="
-                f" {s.analysis.job_seconds:g} s: the job would be cut off before its last attempt could answer"
-            )
-    if not s.jobs.heartbeat_seconds * 3 <= s.jobs.lease_seconds:
-        broken.append(
-            f"jobs.heartbeat_seconds x 3 = {s.jobs.heartbeat_seconds * 3:g} s is above jobs.lease_seconds ="
-            f" {s.jobs.lease_seconds:g} s: two lost heartbeats would lose every lease"
+        yield Rung(
+            inside=f"{name}.attempt_seconds x attempts + backoffs",
+            inside_seconds=remote.attempt_seconds * remote.attempts
+            + remote.backoff_max_seconds * (remote.attempts - 1),
+            relation="<=",
+            outside="analysis.job_seconds",
+            outside_seconds=s.analysis.job_seconds,
+            otherwise="the job would be cut off before its last attempt could answer",
         )
-    if not stop < s.ladder.kill_seconds:
-        broken.append(
-            f"shutdown.notice + intake + workers + settle = {stop:g} s is not below ladder.kill_seconds ="
-            f" {s.ladder.kill_seconds:g} s: the process would be killed in the middle of its stop"
-        )
-    if not s.ladder.gateway_keep_alive_seconds < s.connection.keep_alive_seconds:
-        broken.append(
-            f"ladder.gateway_keep_alive_seconds = {s.ladder.gateway_keep_alive_seconds:g} s is not below"
-            f" connection.keep_alive_seconds = {s.connection.keep_alive_seconds:g} s: the gateway would post into"
-            " sockets that are being closed"
-        )
-    return broken
+    yield Rung(
+        inside="jobs.heartbeat_seconds x 3",
+        inside_seconds=s.jobs.heartbeat_seconds * 3,
+        relation="<=",
+        outside="jobs.lease_seconds",
+        outside_seconds=s.jobs.lease_seconds,
+        otherwise="two lost heartbeats would lose every lease",
+    )
+
+
+def _process_rungs(s: Settings) -> Iterator[Rung]:
+    stop = s.shutdown
+    yield Rung(
+        inside="shutdown.notice_seconds + intake_seconds + workers_seconds + settle_seconds",
+        inside_seconds=stop.notice_seconds + stop.intake_seconds + stop.workers_seconds + stop.settle_seconds,
+        relation="<",
+        outside="ladder.kill_seconds",
+        outside_seconds=s.ladder.kill_seconds,
+        otherwise="the process would be killed in the middle of its stop",
+    )
+    yield Rung(
+        inside="ladder.gateway_keep_alive_seconds",
+        inside_seconds=s.ladder.gateway_keep_alive_seconds,
+        relation="<",
+        outside="connection.keep_alive_seconds",
+        outside_seconds=s.connection.keep_alive_seconds,
+        otherwise="the gateway would post into sockets that are being closed",
+    )
+
+
+def _alert_rungs(s: Settings) -> Iterator[Rung]:
+    yield Rung(
+        inside="alerts.slow_request_seconds",
+        inside_seconds=slow_seconds(s.alerts.slow_request_seconds, s.web.request_seconds),
+        relation="<",
+        outside="web.request_seconds",
+        outside_seconds=s.web.request_seconds,
+        otherwise="no request would be told as slow before its budget has run out",
+    )
+    yield Rung(
+        inside="alerts.slow_query_seconds",
+        inside_seconds=slow_seconds(s.alerts.slow_query_seconds, s.database.unit_seconds),
+        relation="<",
+        outside="database.acquire_seconds + database.statement_seconds",
+        outside_seconds=s.database.unit_seconds,
+        otherwise="no unit of database work would be told as slow before its deadline has run out",
+    )

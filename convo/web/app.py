@@ -175,7 +175,7 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
 
 
 async def _serve(api: Api, route: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
-    answer = await answered(route, head, api.settings.web, serve)
+    answer = await answered(route, head, api.settings, serve)
     if api.settings.observe.access_log:
         events.request_answered(
             route=route, method=head.method, status=answer.status, seconds=trio.current_time() - head.started

@@ -14,7 +14,7 @@ import msgspec
 import trio
 from msgspec import Struct, structs
 
-from convo.config import WebSettings
+from convo.config import Settings, WebSettings, slow_seconds
 from convo.deadline import deadline
 from convo.errors import BadRequest, ConvoError, TooLarge, Unavailable, UnsupportedMedia
 from convo.observe import events, metrics
@@ -116,11 +116,10 @@ def budget_seconds(head: Head, settings: WebSettings) -> float:
 # --- the request as a whole
 
 
-async def answered(route: str, head: Head, settings: WebSettings, serve: Callable[[], Awaitable[Answer]]) -> Answer:
+async def answered(route: str, head: Head, settings: Settings, serve: Callable[[], Awaitable[Answer]]) -> Answer:
     """Serve one request inside its budget, and make an answer of whatever happens; here one request ends."""
-    budget = settings.request_seconds
     try:
-        budget = budget_seconds(head, settings)
+        budget = budget_seconds(head, settings.web)
         with deadline("web.request", budget, since=head.started):
             answer = await serve()
     except ConvoError as error:
@@ -131,11 +130,8 @@ async def answered(route: str, head: Head, settings: WebSettings, serve: Callabl
     seconds = trio.current_time() - head.started
     method = head.method if head.method in _METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
-    if seconds > (settings.slow_seconds or _SLOW * settings.request_seconds):
+    if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
     if any(name == "Server-Timing" for name, _ in answer.headers):
         return answer
     return with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))
-
-
-_SLOW = 0.8
