@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from convo import __version__, config, service, terminal, upkeep
+from convo import __version__, checkup, config, service, terminal, upkeep
 from convo.config import Settings
 from convo.errors import ConvoError
 from convo.observe.log import open_log
@@ -77,8 +77,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(asked: argparse.Namespace) -> Settings:
+    return config.load(asked.config, arguments=_arguments(asked))
+
+
+def _arguments(asked: argparse.Namespace) -> dict[tuple[str, str], str]:
     given = {path: getattr(asked, name, None) for name, path in _OVERRIDES.items()}
-    return config.load(asked.config, arguments={path: str(value) for path, value in given.items() if value is not None})
+    return {path: str(value) for path, value in given.items() if value is not None}
 
 
 # --- the server
@@ -89,6 +93,12 @@ def _add_service(commands: _Commands) -> None:
     _add_settings(serve)
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", help="TCP port to listen on; 0 picks a free one")
+    check = _add(commands, "check", "show the ladder of deadlines, and ask each dependency once", _check)
+    check.epilog = (
+        "Needs no running server, writes nothing and starts nothing. The exit code is 1 when a rung of the ladder is"
+        " broken (serve would refuse to start) or a dependency fails, 0 otherwise."
+    )
+    _add_settings(check)
 
 
 def _serve(asked: argparse.Namespace) -> int:
@@ -96,6 +106,11 @@ def _serve(asked: argparse.Namespace) -> int:
     with open_log(settings.observe):
         trio.run(service.serve, settings, _announce, strict_exception_groups=True)
     return 0
+
+
+def _check(asked: argparse.Namespace) -> int:
+    # Not load(): a broken ladder is to be seen whole.
+    return checkup.check(config.read(asked.config, arguments=_arguments(asked)))
 
 
 def _announce(started: service.Started) -> None:

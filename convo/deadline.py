@@ -1,4 +1,4 @@
-"""Deadlines with names: every wait for something outside the process stands in one; it knows no wait by name."""
+"""Deadlines with names: every wait for something outside the process stands in one; ``waits`` lists them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import trio
 
 from convo.errors import DeadlineExceeded
 from convo.observe import metrics
+from convo.waits import NAMES
+
+# From the start, so that a rate over them begins at 0 and an alert on one that never ran out is no gap.
+for _name in NAMES:
+    metrics.wait_seconds.labels(_name)
+    metrics.deadline_exceeded_total.labels(_name)
 
 _innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
 

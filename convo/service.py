@@ -57,6 +57,7 @@ from convo.store.jobs import Jobs
 from convo.store.logs import Handover
 from convo.store.migrate import migrate
 from convo.store.postgres import Postgres, inspect, open_postgres
+from convo.store.promises import check_room, connections_spare, connections_wanted, risks
 from convo.store.settle import Settler
 from convo.store.watch import Watch
 from convo.web.admission import Admission
@@ -67,8 +68,6 @@ from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
 
-# The committer's connection, and that of the books; the settler and all others go through the pool.
-_LINES = 2
 _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
 # The embedded server's own log is cut back when it is past its bound.
@@ -108,7 +107,13 @@ async def serve(settings: Settings, announce: Announce) -> None:
         async with open_bridge() as bridge, AsyncExitStack() as stack:
             url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
             postgres = await stack.enter_async_context(
-                open_postgres(bridge, url, settings.database, name=name.rpartition("/")[2])
+                open_postgres(
+                    bridge,
+                    url,
+                    settings.database,
+                    name=name.rpartition("/")[2],
+                    slow_query_seconds=settings.alerts.slow_query_seconds,
+                )
             )
             analysts, remotes = await stack.enter_async_context(_analysts(settings))
             listening = stack.enter_context(_listen(settings))
@@ -272,16 +277,16 @@ class Service:
 
     async def _sign_in(self, found: Mapping[str, str]) -> None:
         self._warn_of_durability(found)
-        mine = self._settings.database.pool_max + _LINES
+        pool_max = self._settings.database.pool_max
         everybody = await processes.enter(
-            self._postgres, self._jobs.owner, pid=os.getpid(), host=socket.gethostname(), connections_max=mine
+            self._postgres,
+            self._jobs.owner,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            connections_max=connections_wanted(pool_max),
         )
-        spare = int(found["max_connections"]) - int(found["superuser_reserved_connections"])
-        if mine > spare:
-            raise Refused(
-                f"database.pool_max = {mine - _LINES} and {_LINES} connections besides are more than the {spare} that"
-                f" the database takes (max_connections {found['max_connections']}); lower the one or raise the other"
-            )
+        check_room(found, pool_max)
+        spare = connections_spare(found)
         if everybody > spare:
             events.connections_warning(connections=everybody, max_connections=spare)
             self._readiness.warnings.append(
@@ -293,10 +298,9 @@ class Service:
             events.own_leases_released(count=released)
 
     def _warn_of_durability(self, found: Mapping[str, str]) -> None:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            if found[setting] == "off":
-                events.durability_warning(setting=setting, value="off")
-                self._readiness.warnings.append(f"the database runs with {setting} = off: {_RISKS[setting]}")
+        for setting, warning in risks(found).items():
+            events.durability_warning(setting=setting, value="off")
+            self._readiness.warnings.append(warning)
 
     # --- the stop, and the gauges
 
@@ -345,13 +349,6 @@ class Service:
                     metrics.jobs.labels(state).set(count)
                 metrics.oldest_ready_job_age_seconds.set(oldest)
             await trio.sleep(self._settings.observe.sample_seconds)
-
-
-_RISKS = {
-    "fsync": "a crash of its machine can lose or corrupt everything",
-    "full_page_writes": "a crash of its machine can corrupt everything",
-    "synchronous_commit": "convo overrides it for what it accepts and settles; what others store there may be lost",
-}
 
 
 # --- the resources

@@ -91,12 +91,16 @@ def retry(url: str, key: str, conversation_id: str) -> int:
 def _command(url: str, key: str, ask: Callable[[httpx.Client], RenderableType]) -> int:
     try:
         with _client(url, key) as client:
-            # What goes into a pipe is not folded: a row stays one line there.
-            Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(ask(client))
+            tell(ask(client))
     except Failed as failed:
         Console(stderr=True).print(plain(str(failed)), soft_wrap=True)
         return failed.exit_code
     return 0
+
+
+def tell(shown: RenderableType) -> None:
+    """Print what is to be shown; what goes into a pipe is not folded: a row stays one line there."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(shown)
 
 
 # --- the API

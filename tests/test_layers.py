@@ -19,6 +19,7 @@ RANKS: dict[str, int] = {
     "convo.config": 2,
     "convo.identity": 2,
     "convo.bell": 2,
+    "convo.waits": 2,
     "convo.observe": 3,
     "convo.bridge": 4,
     "convo.deadline": 4,
@@ -35,8 +36,9 @@ RANKS: dict[str, int] = {
     "convo.service": 10,
     "convo.upkeep": 10,
     "convo.terminal": 10,
-    "convo.cli": 11,
-    "convo.__main__": 12,
+    "convo.checkup": 11,
+    "convo.cli": 12,
+    "convo.__main__": 13,
 }
 PACKAGES = ("conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
 
@@ -54,7 +56,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "tenacity": {"convo.resilience.retry"},
     "prometheus_client": {"convo.observe.metrics"},
     "structlog": {"convo.observe.events", "convo.observe.log"},
-    "rich": {"convo.terminal"},
+    "rich": {"convo.terminal", "convo.checkup"},
     "tomllib": {"convo.config"},
 }
 PURE = "convo.conversation"

@@ -17,12 +17,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import trio
 
 from convo.deadline import deadline
-from convo.errors import Refused
+from convo.errors import DeadlineExceeded, Refused
 from convo.store.private import programs
 
 # A bound for a program that hangs, not for a database that is large.
 _SECONDS = 24 * 3600.0
 _KILL_SECONDS = 5.0
+_SYNC_SECONDS = 600.0
 _LAST_LINES = 5
 _FIRST_BYTES = b"PGDMP"
 _RESTORED = ("--clean", "--if-exists", "--no-owner", "--no-acl")
@@ -44,7 +45,8 @@ async def backup(url: str, file: Path) -> int:
         # Made by us, so that no one else can read the conversations that come into it.
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         await _run("pg_dump", url, "--format=custom", "--no-owner", "--no-acl", f"--file={unfinished}")
-        await trio.to_thread.run_sync(_settle, unfinished, file)
+        with deadline("backup.sync", _SYNC_SECONDS):
+            await trio.to_thread.run_sync(_settle, unfinished, file)
         return file.stat().st_size
     except OSError as error:
         raise Refused(f"the backup cannot be written to {file}: {error.strerror}") from error
@@ -98,7 +100,7 @@ async def _pipe(reading: list[str], writing: list[str], environment: dict[str, s
             await _feed(source, sink)
         codes = [await process.wait() for process in (source, sink)]
     finally:
-        with trio.move_on_after(_KILL_SECONDS, shield=True):
+        with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("backup.kill", _KILL_SECONDS):
             for process in (source, sink):
                 process.kill()
                 await process.wait()

@@ -91,7 +91,7 @@ class Postgres:
         self._settings = settings
         self._slow_query_seconds = slow_query_seconds
         self._pool: Any = None
-        self.unit_seconds = settings.acquire_seconds + settings.statement_seconds
+        self.unit_seconds = settings.unit_seconds
 
     async def run(self, name: str, body: Body[T], *, begin: str = DURABLE) -> T:
         """Run one unit of work in a READ COMMITTED transaction, under the deadline ``name``.
@@ -165,7 +165,7 @@ class Postgres:
                 connect=_connect,
             )
 
-        with _mapped():
+        with _mapped(), deadline("db.open", self._settings.connect_seconds):
             self._pool = await self._bridge.cross(make)
 
     async def close(self) -> None:
@@ -177,7 +177,7 @@ class Postgres:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 self._pool.terminate()
 
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _CLOSE_SECONDS):
+        with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
             await self._bridge.cross(shut)
 
     def line(self, **settings: str) -> Line:
@@ -219,7 +219,7 @@ class Line:
                 self._connection.terminate()
 
         if self._connection is not None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _CLOSE_SECONDS):
+            with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
                 await self._bridge.cross(shut)
 
 

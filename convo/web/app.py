@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import trio
@@ -13,6 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from convo import errors
 from convo.config import Settings
+from convo.deadline import deadline
 from convo.observe import events
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
@@ -70,10 +72,8 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
 
     async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         async def finish(part: Any) -> None:
-            if part.get("more_body", True) or part["type"] != "http.response.body":
-                await send(part)
-                return
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+            last = part["type"] == "http.response.body" and not part.get("more_body", True)
+            with suppress(errors.DeadlineExceeded), trio.CancelScope(shield=last), deadline("web.answer", seconds):
                 await send(part)
 
         await app(scope, receive, finish)

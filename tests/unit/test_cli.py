@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from convo import __version__, cli, config, service, terminal, upkeep
+from convo import __version__, checkup, cli, config, service, terminal, upkeep
 from convo.config import Settings
 from convo.errors import ConfigError, Refused
 
@@ -128,6 +128,38 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(cli, "_serve", fail)
     assert cli.main(["serve"]) == 130
+
+
+def test_a_broken_ladder_does_not_serve_and_names_every_fault(
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVO_DATABASE__ACQUIRE_SECONDS", "30")
+    monkeypatch.setenv("CONVO_JOBS__HEARTBEAT_SECONDS", "20")
+    assert cli.main(["serve"]) == 1
+    told = capsys.readouterr().err
+    assert "64 s is not below web.request_seconds = 8 s" in told
+    assert "jobs.heartbeat_seconds x 3 = 60 s is above jobs.lease_seconds = 30 s" in told
+    assert served == []
+
+
+# --- check
+
+
+def test_check_is_asked_with_the_settings_of_the_file_also_when_they_are_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Settings] = []
+
+    def check(settings: Settings) -> int:
+        asked.append(settings)
+        return 1
+
+    monkeypatch.setattr(checkup, "check", check)
+    file = tmp_path / "other.toml"
+    file.write_text("[web]\nrequest_seconds = 11.0\n")
+    assert cli.main(["check", "--config", str(file), "--data-dir", "/elsewhere"]) == 1
+    (settings,) = asked
+    assert (settings.web.request_seconds, settings.server.data_dir) == (11.0, "/elsewhere")
 
 
 # --- upkeep
