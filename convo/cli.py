@@ -169,7 +169,11 @@ def _add_terminal(commands: _Commands) -> None:
         parser.add_argument("--user", metavar="ID")
         parser.add_argument("--bot", metavar="ID")
         parser.add_argument("--limit", type=int, default=50)
-    for parser in (show, retry, listed, dead):
+    acknowledge = _add(commands, "acknowledge", "say that a dead letter is reviewed and stays dead", _acknowledge)
+    acknowledge.add_argument("conversation_id", metavar="ID")
+    alerts = _add(commands, "alerts", "show what is wrong now, and what was lately", _alerts)
+    alerts.add_argument("what", nargs="?", choices=("show", "test"), default="show", help="test: tell every sink once")
+    for parser in (show, retry, listed, dead, acknowledge, alerts):
         parser.add_argument("--url", default=config.client_address()[0], help="the server (CONVO_URL)")
 
 
@@ -187,6 +191,15 @@ def _show(asked: argparse.Namespace) -> int:
 
 def _retry(asked: argparse.Namespace) -> int:
     return terminal.retry(asked.url, _key(), asked.conversation_id)
+
+
+def _acknowledge(asked: argparse.Namespace) -> int:
+    return terminal.acknowledge(asked.url, _key(), asked.conversation_id)
+
+
+def _alerts(asked: argparse.Namespace) -> int:
+    command = terminal.test_alerts if asked.what == "test" else terminal.alerts
+    return command(asked.url, _key())
 
 
 def _list(asked: argparse.Namespace) -> int:

@@ -74,12 +74,15 @@ class Look(Struct, frozen=True, kw_only=True):
     gaps: tuple[Gap, ...] = ()
 
 
+Figures = dict[str, float | int | str]
+
+
 class _Happened(Struct):
     at: float
     trigger: str
-    figures: dict[str, float | int | str]
+    figures: Figures
     ids: tuple[str, ...] = ()
-    fresh: int = 0
+    fresh: int = 1
 
 
 _COUNTED = {
@@ -134,21 +137,22 @@ class Causes:
             fresh = round(count - self._counted.get(key, 0.0))
             self._counted[key] = count
             if fresh > 0:
-                self._note(now, key, _COUNTED[key[0]], {}, fresh=fresh)
+                self._note(key, _Happened(now, _COUNTED[key[0]], {}, fresh=fresh))
 
     def _hear(self, now: float, told: Told) -> None:
         fields = told.fields
         match told.name:
             case "slow_request":
-                figures = {"seconds": round(fields["seconds"], 3), "status": fields["status"]}
+                figures: Figures = {"seconds": round(fields["seconds"], 3), "status": fields["status"]}
                 trigger = "a request took longer than alerts.slow_request_seconds"
-                self._note(now, ("SLOW_REQUEST", f"{fields['method']} {fields['route']}"), trigger, figures)
+                key = ("SLOW_REQUEST", f"{fields['method']} {fields['route']}")
+                self._note(key, _Happened(now, trigger, figures))
             case "slow_query":
                 trigger = "a unit of database work took longer than alerts.slow_query_seconds"
                 figures = {"seconds": round(fields["seconds"], 3)}
-                self._note(now, ("SLOW_DATABASE_QUERY", fields["name"]), trigger, figures)
+                self._note(("SLOW_DATABASE_QUERY", fields["name"]), _Happened(now, trigger, figures))
             case "disk_full":
-                self._note(now, ("DISK_LOW", "database"), "the database found no room on its disk", {})
+                self._note(("DISK_LOW", "database"), _Happened(now, "the database found no room on its disk", {}))
             case "loop_blocked":
                 self._note_blocked(now, fields)
             case "breaker_opened":
@@ -162,31 +166,22 @@ class Causes:
 
     def _note_blocked(self, now: float, fields: Mapping[str, Any]) -> None:
         ids = (str(fields["conversation_id"]),) if fields.get("conversation_id") else ()
-        figures = {"seconds": round(fields["seconds"], 3), "where": str(fields["where"])}
-        self._note(now, ("LOOP_BLOCKED", "loop"), "something held the event loop", figures, ids=ids)
+        figures: Figures = {"seconds": round(fields["seconds"], 3), "where": str(fields["where"])}
+        self._note(("LOOP_BLOCKED", "loop"), _Happened(now, "something held the event loop", figures, ids))
 
-    def _note(
-        self,
-        now: float,
-        key: tuple[str, str],
-        trigger: str,
-        figures: dict[str, float | int | str],
-        *,
-        fresh: int = 1,
-        ids: tuple[str, ...] = (),
-    ) -> None:
+    def _note(self, key: tuple[str, str], one: _Happened) -> None:
         before = self._happened.get(key)
         if before is not None:
-            fresh += before.fresh
-            ids = (*ids, *(known for known in before.ids if known not in ids))[:IDS_MAX]
-        self._happened[key] = _Happened(at=now, trigger=trigger, figures=figures, ids=ids, fresh=fresh)
+            one.fresh += before.fresh
+            one.ids = (*one.ids, *(known for known in before.ids if known not in one.ids))[:IDS_MAX]
+        self._happened[key] = one
 
     def _lately(self, now: float) -> Iterator[Condition]:
         quiet = [key for key, one in self._happened.items() if now >= one.at + self._settings.quiet_seconds]
         for key in quiet:
             del self._happened[key]
         for (kind, component), one in self._happened.items():
-            evidence = Evidence(figures={**one.figures, "times": one.fresh} if one.fresh else one.figures, ids=one.ids)
+            evidence = Evidence(figures=one.figures, ids=one.ids)
             yield condition(kind, component, one.trigger, count=one.fresh, evidence=evidence)
             one.fresh = 0
 
@@ -217,7 +212,8 @@ class Causes:
 
     def _dependencies(self, now: float) -> Iterator[Condition]:
         for name, since in self._broken.items():
-            evidence = Evidence(figures={"seconds": round(now - since, 1)})
+            figures: Figures = {"seconds": round(now - since, 1)}
+            evidence = Evidence(figures=figures)
             yield condition(_BROKEN[name], name, f"the breaker of {name} is open", evidence=evidence)
 
     def _burn(self, now: float, look: Look) -> Iterator[Condition]:
@@ -234,9 +230,8 @@ class Causes:
 
     def _canary(self) -> Iterator[Condition]:
         if self._missing is not None:
-            evidence = Evidence(
-                figures={"seconds": round(self._missing["seconds"], 1)}, ids=(str(self._missing["conversation_id"]),)
-            )
+            figures: Figures = {"seconds": round(self._missing["seconds"], 1)}
+            evidence = Evidence(figures=figures, ids=(str(self._missing["conversation_id"]),))
             yield condition("CANARY_MISSING", "canary", str(self._missing["reason"]), evidence=evidence)
 
     # --- what is so in the database
@@ -256,7 +251,7 @@ class Causes:
             self._rates.popleft()
         if vitals.oldest_seconds <= self._settings.backlog_seconds:
             return
-        figures: dict[str, float | int | str] = {"oldest_seconds": round(vitals.oldest_seconds, 1)}
+        figures: Figures = {"oldest_seconds": round(vitals.oldest_seconds, 1)}
         figures |= {"ready": vitals.ready, **forecast(self._rates[0], vitals)}
         trigger = f"the oldest ready job is older than {self._settings.backlog_seconds:g} s; {figures['drained']}"
         yield condition("BACKLOG_OLD", "jobs", trigger, evidence=Evidence(figures=figures, ids=vitals.oldest_ids))
@@ -276,14 +271,14 @@ def _dead_letters(vitals: Vitals) -> Iterator[Condition]:
 
 def _gaps(gaps: tuple[Gap, ...]) -> Iterator[Condition]:
     if gaps:
-        figures: dict[str, float | int | str] = {
+        figures: Figures = {
             f"{gap.day} {gap.what}": f"{gap.booked} booked, {gap.found} found" for gap in gaps[:IDS_MAX]
         }
         evidence = Evidence(figures=figures)
         yield condition("LEDGER_GAP", "books", "the tables do not hold what the books say", evidence=evidence)
 
 
-def forecast(earlier: Vitals, now: Vitals) -> dict[str, float | int | str]:
+def forecast(earlier: Vitals, now: Vitals) -> Figures:
     """Tell from two looks how fast jobs end and come, and when at these rates none is left."""
     seconds = now.at - earlier.at
     if seconds <= 0:

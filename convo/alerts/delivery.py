@@ -33,7 +33,9 @@ _PASSING = frozenset({408, 425})
 class Sink(Protocol):
     """Where alerts go."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name, in metrics and in what is shown."""
 
     async def send(self, message: Message) -> None:
         """Send one message, once.

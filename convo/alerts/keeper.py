@@ -44,6 +44,14 @@ class Lookout(Protocol):
         """Compare these days with the books."""
 
 
+class Here(Struct, frozen=True, kw_only=True):
+    """This process: its name, where its files are, and how much of its pool is in use, of how much."""
+
+    process: str
+    folder: Path
+    pool: Callable[[], tuple[int, int]]
+
+
 class Shown(Struct, frozen=True, kw_only=True):
     """What is shown of the alerts of this process."""
 
@@ -60,17 +68,15 @@ class Alerts:
         self,
         *,
         settings: AlertsSettings,
-        process: str,
-        folder: Path,
-        pool: Callable[[], tuple[int, int]],
+        here: Here,
         lookout: Lookout,
+        prepared: trio.Event,
         outboxes: Sequence[Outbox],
     ) -> None:
         self._settings = settings
-        self._process = process
-        self._folder = folder
-        self._pool = pool
+        self._here = here
         self._lookout = lookout
+        self._prepared = prepared
         self.outboxes = outboxes
         self._board = Board(settings.repeat_seconds)
         self._heard: deque[Told] = deque(maxlen=_HEARD_MAX)
@@ -98,7 +104,7 @@ class Alerts:
     def _look(self) -> Look:
         told = tuple(self._heard.popleft() for _ in range(len(self._heard)))
         self._hear_gaps(told)
-        used, most = self._pool()
+        used, most = self._here.pool()
         return Look(
             counted=_counted(),
             requests=sum(cell.value for cell in list(metrics.requests_total.cells.values())),
@@ -106,7 +112,7 @@ class Alerts:
             told=told,
             pool_used=used,
             pool_max=most,
-            disk_free_bytes=_free_bytes(self._folder),
+            disk_free_bytes=_free_bytes(self._here.folder),
             failed_looks=self._failed_looks,
             vitals=self._vitals if self._leads else None,
             gaps=self._gaps,
@@ -137,13 +143,12 @@ class Alerts:
 
     def _view(self, alert: Alert) -> AlertView:
         ended_at = None if alert.until is None else _wall(alert.until)
-        return formats.view(alert, raised_at=_wall(alert.since), ended_at=ended_at, process=self._process)
+        return formats.view(alert, raised_at=_wall(alert.since), ended_at=ended_at, process=self._here.process)
 
     # --- what all processes share
 
-    async def ask(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def ask(self) -> None:
         """Ask the database every ``alerts.look_seconds`` until cancelled, sooner again while it does not answer."""
-        task_status.started()
         while True:
             await self._ask()
             s = self._settings
@@ -160,6 +165,7 @@ class Alerts:
         if not self._leads:
             self._vitals, self._gaps = None, ()
             self._gap_days.clear()
+        if not self._leads or not self._prepared.is_set():
             return
         try:
             self._vitals = await self._lookout.vitals()
@@ -228,4 +234,3 @@ def _counted() -> dict[tuple[str, str], float]:
         ("MEMORY_TIMEOUT", "memory"): calls.labels("memory", "remote_timeout").value,
         ("MEMORY_RATE_LIMIT", "memory"): calls.labels("memory", "remote_busy").value,
     }
-

@@ -313,21 +313,10 @@ def llm_without_schema(*, seconds: float) -> None:
 # --- alerts
 
 
-def alert(
-    *,
-    change: str,
-    type_: str,
-    component: str,
-    severity: str,
-    trigger: str,
-    count: int,
-    figures: Mapping[str, float | int | str],
-    ids: list[str],
-) -> None:
+def alert(*, change: str, type_: str, component: str, severity: str, **fields: object) -> None:
     """Tell of a condition that began, lasts or ended."""
-    told = {"change": change, "type": type_, "component": component, "severity": severity, "trigger": trigger}
     tell = _log.info if change in ("resolved", "test") else _log.error
-    tell("alert", **told, count=count, figures=dict(figures), ids=ids)
+    tell("alert", change=change, type=type_, component=component, severity=severity, **fields)
 
 
 def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:

@@ -154,6 +154,7 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     route(_CONVERSATION, one)
     route(f"{_CONVERSATION}/log", log)
     route(f"{_CONVERSATION}/retry", reading.retry, "POST")
+    route(f"{_CONVERSATION}/acknowledge", reading.acknowledge, "POST")
     route(f"{_USER}/relationship", reading.relationship)
     route(f"{_USER}/memories", memories)
 
@@ -161,15 +162,17 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
 def _route_operations(app: QuartTrio, api: Api) -> None:
     operations = api.operations
 
-    def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
+    def route(rule: str, function: Callable[[], Awaitable[Answer]], method: str = "GET") -> None:
         async def view() -> Response:
             return await _serve(api, rule, _head(), function)
 
-        app.add_url_rule(rule, rule, view, methods=["GET"])
+        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
 
     route("/livez", operations.livez)
     route("/readyz", operations.readyz)
     route("/metrics", operations.metrics)
+    route("/v1/alerts", operations.show_alerts)
+    route("/v1/alerts/test", operations.test_alerts, "POST")
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)
 

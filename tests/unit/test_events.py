@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from convo.observe import events
 
-NOT_EVENTS = {"bound", "tell_to", "bound_contextvars"}
+NOT_EVENTS = {"heard_by", "contextmanager", "bound", "tell_to", "bound_contextvars"}
 EVENTS = {
     name: function
     for name, function in vars(events).items()
