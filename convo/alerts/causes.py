@@ -195,7 +195,7 @@ class Causes:
         seconds = now - self._busy_since
         if seconds >= self._settings.pool_busy_seconds:
             trigger = f"over {POOL_BUSY_RATIO:.0%} of the pool in use for {self._settings.pool_busy_seconds:g} s"
-            figures = {"used": look.pool_used, "pool_max": look.pool_max, "seconds": round(seconds, 1)}
+            figures: Figures = {"used": look.pool_used, "pool_max": look.pool_max, "seconds": round(seconds, 1)}
             evidence = Evidence(figures=figures)
             yield condition("POSTGRES_POOL_EXHAUSTED", "in use", trigger, level="HIGH", evidence=evidence)
 
@@ -225,7 +225,8 @@ class Causes:
         requests, late = look.requests - requests, look.on_deadline - late
         if late > BURN_RATIO * requests:
             trigger = f"over {BURN_RATIO:.0%} of requests in {self._settings.burn_seconds:g} s ended on a deadline"
-            evidence = Evidence(figures={"requests": round(requests), "on_deadline": round(late)})
+            figures: Figures = {"requests": round(requests), "on_deadline": round(late)}
+            evidence = Evidence(figures=figures)
             yield condition("DEADLINE_BURN", "requests", trigger, evidence=evidence)
 
     def _canary(self) -> Iterator[Condition]:

@@ -45,7 +45,7 @@ class Lookout(Protocol):
 
 
 class Here(Struct, frozen=True, kw_only=True):
-    """This process: its name, where its files are, and how much of its pool is in use, of how much."""
+    """What the process is: its name, where its files are, and how much of its pool is in use, of how much."""
 
     process: str
     folder: Path

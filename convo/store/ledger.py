@@ -60,14 +60,14 @@ async def keep(line: Line) -> list[Gap] | None:
     return await line.run("db.books", body, begin=RELAXED, seconds=COMPARE_SECONDS)
 
 
-async def gaps(line: Line, *, name: str = "db.audit", days: Sequence[date] | None = None) -> list[Gap]:
-    """Compare these days, or every day; ``name`` is the deadline's."""
+async def gaps(line: Line, days: Sequence[date] | None = None) -> list[Gap]:
+    """Compare these days, or every day."""
 
     async def body(connection: Connection) -> list[Gap]:
         await connection.execute(_UNBOUND)
         return await _gaps(connection, _COMPARE + " AND ($1::date[] IS NULL OR booked.day = ANY($1))", days)
 
-    return await line.run(name, body, begin=RELAXED, seconds=COMPARE_SECONDS)
+    return await line.run("db.audit", body, begin=RELAXED, seconds=COMPARE_SECONDS)
 
 
 async def anomalies(line: Line) -> list[Anomaly]:

@@ -60,7 +60,7 @@ class Lookout:
 
     async def gaps(self, days: Sequence[str]) -> tuple[Gap, ...]:
         """Compare these days with the books, on this line: while it lasts nothing else is looked at."""
-        found = await ledger.gaps(self._line, name="db.gaps", days=[date.fromisoformat(day) for day in days])
+        found = await ledger.gaps(self._line, [date.fromisoformat(day) for day in days])
         return tuple(Gap(day=gap.day.isoformat(), what=gap.what, booked=gap.booked, found=gap.found) for gap in found)
 
     async def close(self) -> None:

@@ -68,7 +68,7 @@ class Intake(Struct, frozen=True, kw_only=True):
     async def end(self, body: bytes, encoding: str, started: float, *, canary: bool = False) -> Answer:
         """Take one finished conversation: answer with its receipt once it is durably stored.
 
-        ``started`` is when the request began, by ``trio.current_time()``; only a ``canary`` may be of the canaries' user.
+        ``started`` is when the request began, by ``trio.current_time()``; a ``canary`` alone may be of their user.
 
         Raises:
             ConvoError: what is wrong with the request, before its conversation is known.
