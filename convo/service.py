@@ -181,7 +181,7 @@ class Service:
             bell=self._bell,
             ended=self._watch.tell,
         )
-        self._lookout = Lookout(postgres.line(), settings.alerts)
+        self._lookout = Lookout(postgres, settings.alerts)
         self.alerts = Alerts(
             settings=settings.alerts,
             here=Here(process=name, folder=Path(settings.server.data_dir), pool=postgres.in_use),
@@ -347,12 +347,15 @@ class Service:
                 events.own_leases_released(count=released)
 
     async def _keep_books(self) -> None:
-        """Once a minute, unless another process just does: compare the tables with the books."""
+        """Once a minute, if this process tells of what all share: compare the tables with the books."""
         await self._prepared.wait()
         line = self._postgres.line()
         try:
             while True:
                 await trio.sleep(_BOOKS_SECONDS)
+                if not self.alerts.leads:
+                    metrics.ledger_gaps.set(0)
+                    continue
                 try:
                     gaps = await ledger.keep(line)
                 except ConvoError as error:

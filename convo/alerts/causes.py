@@ -6,7 +6,6 @@ timeout, a slow request) lasts until it has not happened for ``quiet_seconds``.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -165,9 +164,14 @@ class Causes:
                 self._missing = None
 
     def _note_blocked(self, now: float, fields: Mapping[str, Any]) -> None:
-        ids = (str(fields["conversation_id"]),) if fields.get("conversation_id") else ()
-        figures: Figures = {"seconds": round(fields["seconds"], 3), "where": str(fields["where"])}
-        self._note(("LOOP_BLOCKED", "loop"), _Happened(now, "something held the event loop", figures, ids))
+        # What the collector or the machine held up is no call that somebody could move; what is not over comes again.
+        if fields["cause"] != "code" or not fields["over"]:
+            return
+        ids = (str(fields["conversation_id"]),) if fields["conversation_id"] else ()
+        figures: Figures = {"seconds": round(fields["seconds"], 3)}
+        figures |= {name: fields[name] for name in ("stack", "task") if fields[name]}
+        one = _Happened(now, "something held the event loop", figures, ids, fresh=1 + fields["untold"])
+        self._note(("LOOP_BLOCKED", "loop"), one)
 
     def _note(self, key: tuple[str, str], one: _Happened) -> None:
         before = self._happened.get(key)
@@ -285,9 +289,20 @@ def forecast(earlier: Vitals, now: Vitals) -> Figures:
     if seconds <= 0:
         return {"drained": "the drain rate is not known yet"}
     ended, came = (now.ended - earlier.ended) / seconds, (now.accepted - earlier.accepted) / seconds
-    left = now.ready / (ended - came) if ended > came else math.inf
-    drained = "it grows at the present rates" if left == math.inf else f"drained in {left:.0f} s at the present rates"
-    return {"ended_per_second": round(ended, 2), "accepted_per_second": round(came, 2), "drained": drained}
+    return {
+        "ended_per_second": round(ended, 2),
+        "accepted_per_second": round(came, 2),
+        "drained": _drained(now.ready, ended, came),
+    }
+
+
+def _drained(ready: int, ended: float, came: float) -> str:
+    # Three cases: more ends than comes, as much comes as ends or more, nothing ends.
+    if ended > came:
+        return f"drained in {ready / (ended - came):.0f} s at the present rates"
+    if ended > 0:
+        return f"it grows; drained in {ready / ended:.0f} s once nothing more comes"
+    return "nothing is being drained"
 
 
 def is_shared(alert: Alert) -> bool:

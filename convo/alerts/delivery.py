@@ -166,21 +166,20 @@ class Outbox:
 @asynccontextmanager
 async def open_outboxes(settings: AlertsSettings) -> AsyncIterator[tuple[Outbox, ...]]:
     """Open a box for the log and for each address that is set."""
-    timeout = settings.deliver_seconds * _BACKSTOP
-    async with httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=16)) as client:
-        sinks: list[Sink] = [LogSink()]
-        for name, url, body, headers in _addresses(settings):
-            if url:
-                sinks.append(
-                    HttpSink(
-                        name=name,
-                        client=client,
-                        url=url,
-                        seconds=settings.deliver_seconds,
-                        body=body,
-                        headers=headers,
-                    )
-                )
+    addresses = [one for one in _addresses(settings) if one[1]]
+    if not addresses:
+        # A client reads the trusted authorities, which takes longer than all else at a start.
+        yield (Outbox(LogSink(), settings),)
+        return
+    seconds = settings.deliver_seconds
+    async with httpx.AsyncClient(timeout=seconds * _BACKSTOP, limits=httpx.Limits(max_connections=16)) as client:
+        sinks: list[Sink] = [
+            LogSink(),
+            *(
+                HttpSink(name=name, client=client, url=url, seconds=seconds, body=body, headers=headers)
+                for name, url, body, headers in addresses
+            ),
+        ]
         yield tuple(Outbox(sink, settings) for sink in sinks)
 
 

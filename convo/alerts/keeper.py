@@ -192,6 +192,11 @@ class Alerts:
         self._gap_days = {gap.day for gap in self._gaps}
         self._gaps_at = trio.current_time()
 
+    @property
+    def leads(self) -> bool:
+        """Tell whether this process tells of what all share."""
+        return bool(self._leads)
+
     # --- what is shown
 
     def show(self) -> Shown:
@@ -199,7 +204,7 @@ class Alerts:
         return Shown(
             active=tuple(map(self._view, self._board.active)),
             recent=tuple(map(self._view, self._board.recent)),
-            leads=bool(self._leads),
+            leads=self.leads,
             sinks=tuple(outbox.sink.name for outbox in self.outboxes),
         )
 

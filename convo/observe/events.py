@@ -83,6 +83,36 @@ def unexpected(*, where: str, error: BaseException) -> None:
     _log.error("unexpected", where=where, exc_info=error)
 
 
+def loop_blocked(  # noqa: PLR0913  (each of them is one field)
+    *,
+    seconds: float,
+    cause: str,
+    over: bool,
+    cpu_seconds: float,
+    collector_seconds: float,
+    suspended_seconds: float,
+    stack: str | None = None,
+    task: str | None = None,
+    conversation_id: str | None = None,
+    untold: int = 0,
+) -> None:
+    """Warn that a pass of the scheduler was held, by what, and how many more were not told since the last of this."""
+    _tell(
+        "warning",
+        "loop_blocked",
+        seconds=seconds,
+        cause=cause,
+        over=over,
+        cpu_seconds=cpu_seconds,
+        collector_seconds=collector_seconds,
+        suspended_seconds=suspended_seconds,
+        stack=stack,
+        task=task,
+        conversation_id=conversation_id,
+        untold=untold,
+    )
+
+
 def log_dropped(*, lines: int) -> None:
     """Tell how many lines were dropped since the last one of this kind, the queue being full."""
     _log.warning("log_dropped", lines=lines)
@@ -327,11 +357,6 @@ def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
 def look_failed(*, reason: str) -> None:
     """Tell that the database could not be asked for what alerts are made of."""
     _log.warning("look_failed", reason=reason)
-
-
-def loop_blocked(*, seconds: float, where: str, conversation_id: str | None = None) -> None:
-    """Warn of what held the event loop: the file and line, and the conversation where it is known."""
-    _tell("warning", "loop_blocked", seconds=seconds, where=where, conversation_id=conversation_id)
 
 
 def canary_returned(*, conversation_id: str, seconds: float) -> None:

@@ -15,16 +15,21 @@ from convo.alerts.causes import Gap, Vitals
 from convo.config import AlertsSettings
 from convo.conversation.model import CANARY_USER
 from convo.store import ledger
-from convo.store.postgres import RELAXED, Connection, Line
+from convo.store.postgres import RELAXED, Connection, Postgres
 
+_HUNG_LOOKS = 12
 _LOCK = 0x636F6E766F_03
 
 
 class Lookout:
-    """Looks at the database on a line of its own."""
+    """Looks at the database on a line of its own.
 
-    def __init__(self, line: Line, settings: AlertsSettings) -> None:
-        self._line = line
+    A process that hangs must not keep the lead: the server ends a session that nobody used for a dozen looks.
+    """
+
+    def __init__(self, postgres: Postgres, settings: AlertsSettings) -> None:
+        idle_milliseconds = int(settings.look_seconds * _HUNG_LOOKS * 1000)
+        self._line = postgres.line(idle_session_timeout=str(idle_milliseconds))
         self._settings = settings
         # The server's process behind the session that holds the lock: after a lost connection it is another one.
         self._leading: int | None = None

@@ -25,6 +25,11 @@ def told(name: str, /, **fields: object) -> Look:
     return Look(told=(Told(name, fields),))
 
 
+def blocked(conversation_id: str | None = None, *, cause: str = "code", over: bool = True, untold: int = 0) -> Told:
+    where = {"stack": "a.py:7 read < b.py:1 main", "task": "worker", "conversation_id": conversation_id}
+    return Told("loop_blocked", {"seconds": 0.2, "cause": cause, "over": over, "untold": untold, **where})
+
+
 # --- what happened
 
 
@@ -67,7 +72,7 @@ def test_what_was_counted_before_the_first_look_is_nobodys_news() -> None:
         ),
         (told("slow_query", name="db.read", seconds=2.5), "SLOW_DATABASE_QUERY", "db.read", "LOW"),
         (told("disk_full", error="53100"), "DISK_LOW", "database", "HIGH"),
-        (told("loop_blocked", seconds=0.2, where="a.py:7", conversation_id="c-1"), "LOOP_BLOCKED", "loop", "HIGH"),
+        (Look(told=(blocked("c-1"),)), "LOOP_BLOCKED", "loop", "HIGH"),
     ],
 )
 def test_an_event_is_a_condition_until_it_was_not_told_for_the_quiet_time(
@@ -81,14 +86,19 @@ def test_an_event_is_a_condition_until_it_was_not_told_for_the_quiet_time(
 
 
 def test_a_blocked_loop_names_the_place_and_the_newest_ten_conversations() -> None:
-    found = causes()
-    blocked = [
-        Told("loop_blocked", {"seconds": 0.2, "where": "a.py:7", "conversation_id": f"c-{n}"}) for n in range(12)
-    ]
-    (one,) = found.conditions(1.0, Look(told=tuple(blocked)))
-    assert one.evidence.figures == {"seconds": 0.2, "where": "a.py:7"}
-    assert one.evidence.ids == tuple(f"c-{n}" for n in range(11, 1, -1))
+    (one,) = causes().conditions(1.0, Look(told=tuple(blocked(f"c-{number}") for number in range(12))))
+    assert one.evidence.figures == {"seconds": 0.2, "stack": "a.py:7 read < b.py:1 main", "task": "worker"}
+    assert one.evidence.ids == tuple(f"c-{number}" for number in range(11, 1, -1))
     assert one.count == 12
+
+
+def test_passes_that_were_only_counted_count() -> None:
+    assert [one.count for one in causes().conditions(1.0, Look(told=(blocked(untold=7),)))] == [8]
+
+
+@pytest.mark.parametrize("told", [blocked(cause="collector"), blocked(cause="suspended"), blocked(over=False)])
+def test_a_pass_that_no_call_held_is_no_alert(told: Told) -> None:
+    assert causes().conditions(1.0, Look(told=(told,))) == []
 
 
 # --- what is so in the process
@@ -193,8 +203,9 @@ def test_a_backlog_that_grows_has_no_end() -> None:
     assert forecast(Vitals(at=0.0), Vitals(at=10.0, ready=5, ended=10, accepted=10)) == {
         "ended_per_second": 1.0,
         "accepted_per_second": 1.0,
-        "drained": "it grows at the present rates",
+        "drained": "it grows; drained in 5 s once nothing more comes",
     }
+    assert forecast(Vitals(at=0.0), Vitals(at=10.0, ready=5))["drained"] == "nothing is being drained"
     assert forecast(Vitals(at=0.0), Vitals(at=0.0)) == {"drained": "the drain rate is not known yet"}
 
 

@@ -15,7 +15,7 @@ EVENTS = {
     for name, function in vars(events).items()
     if inspect.isfunction(function) and not name.startswith("_") and name not in NOT_EVENTS
 }
-SAMPLES = {"str": "x", "int": 1, "float": 1.5, "BaseException": ValueError("x")}
+SAMPLES = {"str": "x", "bool": True, "int": 1, "float": 1.5, "BaseException": ValueError("x")}
 
 
 def sample(parameter: inspect.Parameter) -> Any:
@@ -57,3 +57,25 @@ def test_events_have_their_level(name: str, level: str) -> None:
     with capture_logs() as lines:
         EVENTS[name](**{parameter.name: sample(parameter) for parameter in named(EVENTS[name])})
     assert lines[0]["log_level"] == level
+
+
+def test_one_listener_hears_the_causes_of_alerts_with_their_fields_and_nothing_else() -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    with capture_logs(), events.heard_by(lambda name, fields: heard.append((name, dict(fields)))):
+        events.slow_query(name="db.read", seconds=2.5)
+        events.accepted(conversation_id="c-1", turns=1)
+    with capture_logs():
+        events.slow_query(name="db.read", seconds=2.5)
+    assert heard == [("slow_query", {"name": "db.read", "seconds": 2.5})]
+
+
+def test_every_cause_is_an_event_that_the_listener_hears() -> None:
+    causes = {
+        "slow_request", "slow_query", "disk_full", "loop_blocked", "ledger_gap",
+        "breaker_opened", "breaker_closed", "canary_missing", "canary_returned",
+    }  # fmt: skip
+    heard: list[str] = []
+    with capture_logs(), events.heard_by(lambda name, _: heard.append(name)):
+        for function in EVENTS.values():
+            function(**{parameter.name: sample(parameter) for parameter in named(function)})
+    assert set(heard) == causes
