@@ -114,7 +114,7 @@ class Alerts:
             pool_max=most,
             disk_free_bytes=_free_bytes(self._here.folder),
             failed_looks=self._failed_looks,
-            vitals=self._vitals if self._leads else None,
+            vitals=self._vitals,
             gaps=self._gaps,
         )
 
@@ -122,15 +122,11 @@ class Alerts:
         if self._leads is False:
             self._board.forget(is_shared)
         now = trio.current_time()
-        for notice in self._board.update(now, conditions, self._is_unknown):
+        for notice in self._board.update(now, conditions):
             self._send(notice)
         levels = [alert.condition.level for alert in self._board.active]
         for level in LEVELS:
             metrics.alerts_active.labels(level).set(levels.count(level))
-
-    def _is_unknown(self, alert: Alert) -> bool:
-        # Who cannot ask the database knows nothing of what all processes share.
-        return is_shared(alert) and (self._failed_looks > 0 or self._vitals is None)
 
     def _send(self, notice: Notice) -> None:
         message = self._message(notice)
@@ -158,6 +154,7 @@ class Alerts:
         try:
             self._leads = await self._lookout.lead()
         except ConvoError as error:
+            # What is known of all processes stays as it was: nobody knows better now.
             self._failed_looks += 1
             events.look_failed(reason=error.detail)
             return

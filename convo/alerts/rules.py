@@ -138,17 +138,14 @@ class Board:
         """Those that ended, the last one first."""
         return tuple(reversed(self._ended))
 
-    def update(
-        self, now: float, conditions: Iterable[Condition], unknown: Callable[[Alert], bool] = lambda _: False
-    ) -> list[Notice]:
-        """Note what holds at ``now``, and return what is to be told; what is ``unknown`` stays as it was."""
+    def update(self, now: float, conditions: Iterable[Condition]) -> list[Notice]:
+        """Note what holds at ``now``, and return what is to be told."""
         notices, holding = [], set()
         for found in conditions:
             holding.add(found.key)
             notices += self._holds(now, found)
-        for key, alert in list(self._lasting.items()):
-            if key not in holding and not unknown(alert):
-                notices += self._ends(now, key)
+        for key in [key for key in self._lasting if key not in holding]:
+            notices += self._ends(now, key)
         return notices
 
     def forget(self, which: Callable[[Alert], bool]) -> None:

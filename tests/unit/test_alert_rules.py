@@ -97,14 +97,6 @@ def test_two_components_of_a_type_are_two_alerts() -> None:
     assert changes(board.update(1.0, found[:1])) == [("resolved", 1)]
 
 
-def test_what_is_unknown_stays_as_it_was() -> None:
-    board = Board(900.0)
-    board.update(0.0, [held()])
-    assert board.update(1.0, [], lambda _: True) == []
-    assert len(board.active) == 1
-    assert changes(board.update(2.0, [])) == [("resolved", 1)]
-
-
 def test_what_another_process_tells_from_now_on_is_dropped_without_a_word() -> None:
     board = Board(900.0)
     board.update(0.0, [held()])
