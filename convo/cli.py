@@ -218,7 +218,11 @@ def _add_terminal(commands: _Commands) -> None:
         parser.add_argument("--user", metavar="ID")
         parser.add_argument("--bot", metavar="ID")
         parser.add_argument("--limit", type=int, default=50)
-    for parser in (show, explain, retry, listed, dead):
+    acknowledge = _add(commands, "acknowledge", "say that a dead letter is reviewed and stays dead", _acknowledge)
+    acknowledge.add_argument("conversation_id", metavar="ID")
+    alerts = _add(commands, "alerts", "show what is wrong now, and what was lately", _alerts)
+    alerts.add_argument("what", nargs="?", choices=("show", "test"), default="show", help="test: tell every sink once")
+    for parser in (show, explain, retry, listed, dead, acknowledge, alerts):
         parser.add_argument("--url", help="the server (default: CONVO_URL, else where convo serve would listen)")
 
 
@@ -240,6 +244,15 @@ def _explain(asked: argparse.Namespace) -> int:
 
 def _retry(asked: argparse.Namespace) -> int:
     return terminal.retry(*_server(asked), asked.conversation_id)
+
+
+def _acknowledge(asked: argparse.Namespace) -> int:
+    return terminal.acknowledge(*_server(asked), asked.conversation_id)
+
+
+def _alerts(asked: argparse.Namespace) -> int:
+    command = terminal.test_alerts if asked.what == "test" else terminal.alerts
+    return command(*_server(asked))
 
 
 def _list(asked: argparse.Namespace) -> int:

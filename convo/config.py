@@ -42,6 +42,9 @@ Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
 FairKey = Literal["user", "bot", "none"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
+# Of the Standard Webhooks scheme.
+_WEBHOOK_SECRET = re.compile(r"whsec_(?=.{32,88}\Z)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
 SLOW_PART = 0.8
 """The part of a budget from which on something is told as slow, where no threshold is set."""
 
@@ -50,7 +53,10 @@ DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 
 # Variables that are not settings: the tests' own database, and where the terminal commands find a server.
 _NOT_SETTINGS = ("CONVO_TEST_DATABASE_URL", "CONVO_URL", "CONVO_KEY")
-_SECRET_KEYS = (("llm", "api_key"), ("memory", "api_key"))
+_SECRET_KEYS = (
+    *(("llm", "api_key"), ("memory", "api_key")),
+    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+)
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 # Where a server that listens on every address is found from its own machine.
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
@@ -263,10 +269,35 @@ class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From when on something is told as slow; 0 is ``SLOW_PART`` of the budget it watches."""
+    """When something is told, and to whom; a slow threshold of 0 is ``SLOW_PART`` of the budget it watches."""
 
     slow_request_seconds: SecondsOrNone = 0.0
     slow_query_seconds: SecondsOrNone = 0.0
+    evaluate_seconds: Seconds = 1.0
+    look_seconds: Seconds = 5.0
+    repeat_seconds: Seconds = 900.0
+    quiet_seconds: Seconds = 60.0
+    pool_busy_seconds: Seconds = 30.0
+    burn_seconds: Seconds = 300.0
+    backlog_seconds: Seconds = 300.0
+    silence_seconds: SecondsOrNone = 0.0
+    disk_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
+    buffer_max: Count = 100
+    deliver_seconds: Seconds = 5.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 5
+    backoff_seconds: Seconds = 1.0
+    webhook_url: Secret = Secret()
+    webhook_secret: Secret = Secret()
+    slack_url: Secret = Secret()
+    google_chat_url: Secret = Secret()
+
+
+class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A conversation of our own that goes the whole way, again and again."""
+
+    enabled: bool = False
+    interval_seconds: Seconds = 60.0
+    within_seconds: Seconds = 30.0
 
 
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -289,6 +320,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     observe: ObserveSettings = ObserveSettings()
     alerts: AlertsSettings = AlertsSettings()
+    canary: CanarySettings = CanarySettings()
 
 
 def client_address(environ: Mapping[str, str] = os.environ, url: str = "") -> tuple[str, str]:
@@ -462,6 +494,25 @@ def _check_meaning(settings: Settings) -> None:
             ipaddress.ip_network(address, strict=False)
         except ValueError as error:
             raise ConfigError(f"server.trusted_proxies = {address!r} is no address and no network: {error}") from None
+    _check_sinks(settings.alerts)
+
+
+def _check_sinks(alerts: AlertsSettings) -> None:
+    for name in ("webhook_url", "slack_url", "google_chat_url"):
+        url = getattr(alerts, name).reveal()
+        if url and not re.fullmatch(r"https?://[\x21-\x7e]+", url):
+            raise ConfigError(f"{_variable('alerts', name)}: it is no http:// or https:// address")
+    if bool(alerts.webhook_url) != bool(alerts.webhook_secret):
+        raise ConfigError(
+            f"{_variable('alerts', 'webhook_url')} and {_variable('alerts', 'webhook_secret')} go together: what is"
+            " posted there is signed"
+        )
+    secret = alerts.webhook_secret.reveal()
+    if secret and not _WEBHOOK_SECRET.fullmatch(secret):
+        raise ConfigError(
+            f"{_variable('alerts', 'webhook_secret')}: it is not whsec_ and the base64 of 24 to 64 bytes"
+            " (head -c 32 /dev/urandom | base64)"
+        )
 
 
 # --- the ladder

@@ -3,7 +3,7 @@
 The only file that does. It knows every part by name and the work of none.
 
     asyncio loop > PostgreSQL (embedded or given) > HTTP clients
-      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler)
+      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler, books, alerts, canary)
         > workers nursery
           > feed nursery: publisher; its body is the HTTP server
 
@@ -32,6 +32,8 @@ import trio
 from msgspec import Struct, structs
 
 from convo import __version__, identity, tasks
+from convo.alerts.delivery import Outbox, open_outboxes
+from convo.alerts.keeper import Alerts, Here
 from convo.analysis import local
 from convo.analysis.analyze import Analyst, Analysts, in_process
 from convo.analysis.llm import Model
@@ -39,6 +41,7 @@ from convo.analysis.memory import MemoryService
 from convo.analysis.remote import open_client
 from convo.bell import Bell
 from convo.bridge import open_bridge
+from convo.canary import Canary
 from convo.config import Settings
 from convo.conversation.model import PartName
 from convo.deadline import deadline
@@ -52,6 +55,7 @@ from convo.store.conversations import Reader
 from convo.store.intake import Committer
 from convo.store.jobs import Jobs
 from convo.store.logs import Handover
+from convo.store.lookout import Lookout
 from convo.store.migrate import migrate
 from convo.store.postgres import Postgres, inspect, open_postgres
 from convo.store.promises import check_room, connections_spare, connections_wanted, risks
@@ -118,8 +122,10 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 )
             )
             analysts, remotes = await stack.enter_async_context(_analysts(settings))
+            outboxes = await stack.enter_async_context(open_outboxes(settings.alerts))
             listening = stack.enter_context(_listen(settings))
-            service = Service(settings, postgres, name, analysts, remotes)
+            service = Service(settings, postgres, name, analysts, remotes, outboxes=outboxes)
+            stack.enter_context(events.heard_by(service.alerts.hear))
             started = Started(
                 url=_url(listening, settings), database=described, data_dir=data_dir.resolve(), warnings=()
             )
@@ -144,6 +150,8 @@ class Service:
         name: str,
         analysts: Analysts,
         remotes: Sequence[Remote],
+        *,
+        outboxes: Sequence[Outbox],
     ) -> None:
         self._settings = settings
         self._postgres = postgres
@@ -178,6 +186,14 @@ class Service:
             bell=self._bell,
             ended=self._watch.tell,
         )
+        self._lookout = Lookout(postgres, settings.alerts)
+        self.alerts = Alerts(
+            settings=settings.alerts,
+            here=Here(process=name, folder=Path(settings.server.data_dir), pool=postgres.in_use),
+            lookout=self._lookout,
+            prepared=self._prepared,
+            outboxes=outboxes,
+        )
         self._reader = reader = Reader(postgres)
         pings = {remote.dependency.name: remote.ping for remote in remotes}
         self._api = Api(
@@ -194,7 +210,16 @@ class Service:
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),
             explaining=Explaining(postgres=postgres, dependencies={one.name: one for one in dependencies}),
-            operations=Operations(readiness=self._readiness, pings={DATABASE: self._ping_database, **pings}),
+            operations=Operations(
+                readiness=self._readiness, pings={DATABASE: self._ping_database, **pings}, alerts=self.alerts
+            ),
+        )
+        self._canary = Canary(
+            settings=settings.canary,
+            request_seconds=settings.web.request_seconds,
+            intake=self._api.intake,
+            reading=self._api.reading,
+            postgres=postgres,
         )
 
     async def _ping_database(self) -> None:
@@ -213,11 +238,15 @@ class Service:
             keepers.start_soon(self._hear, signals)
             for keeper in (self._committer.run, self._settler.run, self._held.beat, self._watch.run, self._sample):
                 await keepers.start(keeper)
+            for deliver in (self.alerts.run, *(outbox.run for outbox in self.alerts.outboxes)):
+                await keepers.start(deliver)
             for keep in others:
                 keepers.start_soon(keep)
             keepers.start_soon(self._prepare, ready)
             keepers.start_soon(self._keep_books)
             keepers.start_soon(self._keep_keys)
+            keepers.start_soon(self._look_out)
+            keepers.start_soon(self._fly)
             await self._work(listening)
             await self._settle_accounts()
             keepers.cancel_scope.cancel()
@@ -327,12 +356,15 @@ class Service:
         await self._authority.run()
 
     async def _keep_books(self) -> None:
-        """Once a minute, unless another process just does: compare the tables with the books."""
+        """Once a minute, if this process tells of what all share: compare the tables with the books."""
         await self._prepared.wait()
         line = self._postgres.line()
         try:
             while True:
                 await trio.sleep(_BOOKS_SECONDS)
+                if not self.alerts.leads:
+                    metrics.ledger_gaps.set(0)
+                    continue
                 try:
                     gaps = await ledger.keep(line)
                 except ConvoError as error:
@@ -344,6 +376,17 @@ class Service:
                     events.ledger_gap(day=gap.day.isoformat(), what=gap.what, booked=gap.booked, found=gap.found)
         finally:
             await line.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+    async def _look_out(self) -> None:
+        try:
+            await self.alerts.ask()
+        finally:
+            await self._lookout.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+    async def _fly(self) -> None:
+        await self._prepared.wait()
+        if self._settings.canary.enabled:
+            await self._canary.run()
 
     async def _sample(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -47,6 +47,9 @@ INSIDE: dict[tuple[str, str], str] = {
     ("convo.service.Service._keep_keys", "self._prepared.wait"): "an event of ours",
     ("convo.service.Service._publish", "self._prepared.wait"): "an event of ours",
     ("convo.service.Service._sample", "self._prepared.wait"): "an event of ours",
+    ("convo.service.Service._fly", "self._prepared.wait"): "an event of ours",
+    ("convo.alerts.delivery.Outbox.run", "async for self._receive"): "from those of ours who tell",
+    ("convo.alerts.delivery.Outbox.test", "self.sink.send"): "a function of ours, with its deadline inside",
     ("convo.service.Service._stopping", "self._stop.wait"): "an event of ours",
     ("convo.store.group.Group.submit", "waiter.answered.wait"): "an event of ours",
     ("convo.web.reading.Reading._when_ended", "ended.wait"): "an event of ours",
@@ -72,6 +75,7 @@ class Held(Struct, frozen=True):
 
 
 HELD: dict[str, Held] = {
+    "convo.alerts.delivery.HttpSink._post": Held(("convo.alerts.delivery.HttpSink.send",)),
     "convo.analysis.remote.Remote._read": Held(("convo.analysis.remote.Remote._send",)),
     "convo.analysis.remote.Remote._send": Held(
         ("convo.analysis.remote.Remote.post", "convo.analysis.remote.Remote.fetch")

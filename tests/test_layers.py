@@ -26,6 +26,7 @@ RANKS: dict[str, int] = {
     "convo.tasks": 5,
     "convo.resilience": 5,
     "convo.analysis": 6,
+    "convo.alerts": 6,
     "convo.store.private": 6,
     "convo.store.embedded": 7,
     "convo.store.postgres": 7,
@@ -34,21 +35,28 @@ RANKS: dict[str, int] = {
     "convo.store": 8,
     "convo.pipeline": 9,
     "convo.web": 9,
-    "convo.service": 10,
+    "convo.canary": 10,
+    "convo.service": 11,
     "convo.upkeep": 10,
     "convo.terminal": 10,
     "convo.checkup": 11,
     "convo.cli": 12,
     "convo.__main__": 13,
 }
-PACKAGES = ("conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
+PACKAGES = ("alerts", "conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
 
 # What stands in these modules and in no other.
 MONOPOLIES: dict[str, set[str]] = {
     "asyncio": {"convo.bridge"},
     "trio_asyncio": {"convo.bridge"},
     "asyncpg": {"convo.store.postgres"},
-    "httpx": {"convo.analysis.remote", "convo.analysis.llm", "convo.analysis.memory", "convo.terminal"},
+    "httpx": {
+        "convo.analysis.remote",
+        "convo.analysis.llm",
+        "convo.analysis.memory",
+        "convo.alerts.delivery",
+        "convo.terminal",
+    },
     "hypercorn": {"convo.web.server"},
     "httptools": {"convo.web.http1"},
     "quart": {"convo.web.app"},

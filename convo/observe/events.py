@@ -6,7 +6,8 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
 from time import monotonic
 from typing import Any
@@ -18,6 +19,14 @@ from convo.observe.seldom import Seldom
 
 _log: Any = structlog.get_logger()
 _seldom = Seldom()
+Hear = Callable[[str, Mapping[str, Any]], None]
+
+
+def _nobody(_name: str, _fields: Mapping[str, Any]) -> None:
+    pass
+
+
+_hear: Hear = _nobody
 
 
 def tell_to(logger: Any) -> None:
@@ -25,6 +34,26 @@ def tell_to(logger: Any) -> None:
     global _log  # noqa: PLW0603  (a logger passed along with every call would be the only alternative)
     _log = logger
     _seldom.forget()
+
+
+@contextmanager
+def heard_by(listener: Hear) -> Iterator[None]:
+    """Let one ``listener`` hear, inside the block, each event that can be the cause of an alert: its name and fields.
+
+    It is called wherever the event is told, on any thread, and must return at once.
+    """
+    global _hear  # noqa: PLW0603  (as above)
+    before, _hear = _hear, listener
+    try:
+        yield
+    finally:
+        _hear = before
+
+
+def _tell(level: str, name: str, /, **fields: Any) -> None:
+    """Tell what can be the cause of an alert."""
+    _hear(name, fields)
+    getattr(_log, level)(name, **fields)
 
 
 def bound(**fields: object) -> AbstractContextManager[None]:
@@ -90,7 +119,8 @@ def loop_blocked(  # noqa: PLR0913  (each of them is one field)
 
     A warning where code did it; the collector and a machine that is busy are worth knowing, and nothing to mend here.
     """
-    (_log.warning if cause == "code" else _log.info)(
+    _tell(
+        "warning" if cause == "code" else "info",
         "loop_blocked",
         seconds=seconds,
         cause=cause,
@@ -140,12 +170,13 @@ def durability_warning(*, setting: str, value: str) -> None:
 
 def disk_full(*, error: str) -> None:
     """Tell that the database has no room left on its disk."""
+    _hear("disk_full", {"error": error})
     _tell_seldom("error", "disk_full", error, error=error)
 
 
 def slow_query(*, name: str, seconds: float) -> None:
     """Warn of a unit of database work over its threshold."""
-    _log.warning("slow_query", name=name, seconds=seconds)
+    _tell("warning", "slow_query", name=name, seconds=seconds)
 
 
 # --- the door
@@ -158,7 +189,7 @@ def request_failed(*, route: str, method: str, error: BaseException, conversatio
 
 def slow_request(*, route: str, method: str, status: int, seconds: float) -> None:
     """Warn of a request over its threshold."""
-    _log.warning("slow_request", route=route, method=method, status=status, seconds=seconds)
+    _tell("warning", "slow_request", route=route, method=method, status=status, seconds=seconds)
 
 
 def request_answered(*, route: str, method: str, status: int, seconds: float) -> None:
@@ -227,12 +258,12 @@ def batch_failed(*, rows: int, error: str) -> None:
 
 def breaker_opened(*, dependency: str, reason: str, seconds: float) -> None:
     """Tell that a dependency is down, and for how long nobody asks it."""
-    _log.error("breaker_opened", dependency=dependency, reason=reason, seconds=seconds)
+    _tell("error", "breaker_opened", dependency=dependency, reason=reason, seconds=seconds)
 
 
 def breaker_closed(*, dependency: str) -> None:
     """Tell that a dependency is back."""
-    _log.warning("breaker_closed", dependency=dependency)
+    _tell("warning", "breaker_closed", dependency=dependency)
 
 
 # --- jobs
@@ -342,7 +373,7 @@ def own_leases_released(*, count: int) -> None:
 
 def ledger_gap(*, day: str, what: str, booked: int, found: int) -> None:
     """Tell that the tables do not hold what the books say of one day."""
-    _log.error("ledger_gap", day=day, what=what, booked=booked, found=found)
+    _tell("error", "ledger_gap", day=day, what=what, booked=booked, found=found)
 
 
 def books_failed(*, reason: str) -> None:
@@ -363,3 +394,42 @@ def connections_warning(*, connections: int, max_connections: int) -> None:
 def llm_without_schema(*, seconds: float) -> None:
     """Tell that the model's server refused a JSON schema and took plain JSON; for how long it is asked that way."""
     _log.warning("llm_without_schema", seconds=seconds)
+
+
+# --- alerts
+
+
+def alert(*, change: str, type_: str, component: str, severity: str, **fields: object) -> None:
+    """Tell of a condition that began, lasts or ended."""
+    tell = _log.info if change in ("resolved", "test") else _log.error
+    tell("alert", change=change, type=type_, component=component, severity=severity, **fields)
+
+
+def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
+    """Tell that a sink was not told of an alert, and why."""
+    _log.warning("alert_dropped", sink=sink, type=type_, change=change, reason=reason)
+
+
+def look_failed(*, reason: str) -> None:
+    """Tell that the database could not be asked for what alerts are made of."""
+    _log.warning("look_failed", reason=reason)
+
+
+def canary_returned(*, conversation_id: str, seconds: float) -> None:
+    """Tell that a canary came through the whole way."""
+    _tell("debug", "canary_returned", conversation_id=conversation_id, seconds=seconds)
+
+
+def canary_missing(*, conversation_id: str, seconds: float, reason: str) -> None:
+    """Tell that a canary did not come through in time."""
+    _tell("error", "canary_missing", conversation_id=conversation_id, seconds=seconds, reason=reason)
+
+
+def canary_not_erased(*, reason: str) -> None:
+    """Tell that canaries which came through could not be erased now."""
+    _log.warning("canary_not_erased", reason=reason)
+
+
+def job_acknowledged(*, conversation_id: str) -> None:
+    """Tell that somebody has reviewed a dead letter and leaves it dead."""
+    _log.info("job_acknowledged", conversation_id=conversation_id)

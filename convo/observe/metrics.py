@@ -142,6 +142,9 @@ ProcessCollector(registry=registry)
 
 # --- the door
 requests_total = _folding.count("convo_requests_total", "Requests answered.", "route", "method", "status")
+requests_on_deadline_total = _folding.count(
+    "convo_requests_on_deadline_total", "Requests that ended on a deadline of ours."
+).labels()
 accept_seconds = _folding.distribution(
     "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
 ).labels()
@@ -167,6 +170,11 @@ intake_commit_seconds = _folding.distribution(
 wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named deadline.", "name")
 deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")
 
+# --- the database
+database_failures_total = _folding.count(
+    "convo_database_failures_total", "Units of database work that failed for the database's sake, by code.", "code"
+)
+
 # --- remote dependencies
 remote_calls_total = _folding.count("convo_remote_calls_total", "Attempts made, by outcome.", "dependency", "outcome")
 retries_total = _folding.count(
@@ -184,6 +192,15 @@ jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased j
 leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
 ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that are not what the books say.", registry=registry)
 handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
+
+# --- alerts, and the canary
+alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=registry)
+alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink took.", "sink")
+alerts_dropped_total = _folding.count(
+    "convo_alerts_dropped_total", "Messages that a sink never got: its buffer was full, or it failed.", "sink", "reason"
+)
+canary_seconds = _folding.distribution("convo_canary_seconds", "The whole way of a canary.").labels()
+canaries_total = _folding.count("convo_canaries_total", "Canaries sent, by how they ended.", "outcome")
 
 # --- this process
 loop_pass_seconds = _folding.distribution(

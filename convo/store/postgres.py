@@ -28,7 +28,7 @@ from convo.errors import (
     Refused,
     TransactionLost,
 )
-from convo.observe import events
+from convo.observe import events, metrics
 
 T = TypeVar("T")
 
@@ -147,6 +147,10 @@ class Postgres:
             "jit": "off",
         }
 
+    def in_use(self) -> tuple[int, int]:
+        """Tell how many of the pool's connections are in use, and how many there may be."""
+        return self._pool.get_size() - self._pool.get_idle_size(), self._settings.pool_max
+
     async def open(self) -> None:
         """Make the pool; no connection is opened before it is needed."""
 
@@ -256,6 +260,9 @@ class _mapped:  # noqa: N801  (reads as a statement)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         mapped = None if error is None else _map(error)
+        failure = mapped or error
+        if isinstance(failure, DatabaseUnavailable):
+            metrics.database_failures_total.labels(failure.code).inc()
         if mapped is not None:
             raise mapped from error
 

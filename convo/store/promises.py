@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from convo.errors import Refused
 
-_LINES = 2
-"""The committer's connection and that of the books; the settler and all others go through the pool."""
+_LINES = 3
+"""The connections of the committer, of the books and of the alerts; the settler and all others go through the pool."""
 
 _RISKS = {
     "fsync": "a crash of its machine can lose or corrupt everything",

@@ -172,6 +172,7 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     route(f"{_CONVERSATION}/log", log)
     route(f"{_CONVERSATION}/explain", api.explaining.explain)
     route(f"{_CONVERSATION}/retry", reading.retry, "POST")
+    route(f"{_CONVERSATION}/acknowledge", reading.acknowledge, "POST")
     route(f"{_USER}/relationship", reading.relationship)
     route(f"{_USER}/memories", memories)
 
@@ -179,8 +180,8 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
 def _route_operations(app: QuartTrio, api: Api) -> None:
     operations = api.operations
 
-    def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
-        needs = scope_of("GET", rule)
+    def route(rule: str, function: Callable[[], Awaitable[Answer]], method: str = "GET") -> None:
+        needs = scope_of(method, rule)
 
         async def view() -> Response:
             head = _head()
@@ -191,11 +192,13 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
 
             return await _serve(api, rule, head, serve)
 
-        app.add_url_rule(rule, rule, view, methods=["GET"])
+        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
 
     route("/livez", operations.livez)
     route("/readyz", operations.readyz)
     route("/metrics", operations.metrics)
+    route("/v1/alerts", operations.show_alerts)
+    route("/v1/alerts/test", operations.test_alerts, "POST")
     route("/debug/tasks", lambda: operations.tasks(None if api.settings.auth.keys else _head().peer))
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)

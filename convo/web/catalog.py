@@ -215,6 +215,43 @@ CONVERSATIONS = (
     ),
 )
 
+ACKNOWLEDGE = Operation(
+    path="/v1/conversations/{conversation_id}/acknowledge",
+    method="post",
+    name="acknowledge_conversation",
+    scope="write",
+    tag="conversations",
+    summary="Say that a dead letter is reviewed",
+    text="It stays dead; the alert on unreviewed dead letters no longer counts it. A retry reviews it, too.",
+    parameters=(_CONVERSATION,),
+    answers=(Answer(status=200, text="It is noted.", body=answers.AcknowledgedView, sample=samples.ACKNOWLEDGED),),
+    problems=(errors.NotFound, errors.NotDead, *_DATABASE),
+)
+
+ALERTS = (
+    Operation(
+        path="/v1/alerts",
+        name="list_alerts",
+        scope="read",
+        tag="alerts",
+        summary="Read what is wrong now, and what was lately",
+        text="Of this process alone; what all processes share is told by the one that leads.",
+        answers=(Answer(status=200, text="Its alerts.", body=answers.AlertsView, sample=samples.ALERTS),),
+    ),
+    Operation(
+        path="/v1/alerts/test",
+        method="post",
+        name="test_alerts",
+        scope="admin",
+        tag="alerts",
+        summary="Send a test alert through every sink",
+        answers=(
+            Answer(status=200, text="How each took it.", body=answers.AlertsTestView, sample=samples.ALERTS_TEST),
+        ),
+        problems=(errors.DeadlineExceeded,),
+    ),
+)
+
 USERS = (
     Operation(
         path="/v1/users/{user_id}/relationship",
@@ -307,7 +344,7 @@ SERVICE = (
     ),
 )
 
-OPERATIONS = CONVERSATIONS + USERS + SERVICE
+OPERATIONS = (*CONVERSATIONS, ACKNOWLEDGE, *USERS, *ALERTS, *SERVICE)
 _SCOPES = {(operation.method.upper(), operation.path): operation.scope for operation in OPERATIONS}
 
 

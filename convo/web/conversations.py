@@ -12,7 +12,7 @@ from convo.config import WebSettings
 from convo.conversation import digest as digests
 from convo.conversation import transcript
 from convo.conversation.decode import decode
-from convo.conversation.model import Receipt
+from convo.conversation.model import CANARY_USER, Receipt
 from convo.deadline import deadline
 from convo.errors import ConvoError, Invalid
 from convo.observe import events, metrics
@@ -77,16 +77,18 @@ class Intake(Struct, frozen=True, kw_only=True):
             return limit
         return min(limit, head.content_length * (_PACKED if head.content_encoding else 1))
 
-    async def end(self, body: bytes, encoding: str, started: float) -> Answer:
+    async def end(self, body: bytes, encoding: str, started: float, *, canary: bool = False) -> Answer:
         """Take one finished conversation: answer with its receipt once it is durably stored.
 
-        ``started`` is when the request began, by ``trio.current_time()``.
+        ``started`` is when the request began, by ``trio.current_time()``; a ``canary`` alone may be of their user.
 
         Raises:
             ConvoError: what is wrong with the request, before its conversation is known.
         """
         read = trio.current_time()
         accept = await self._prepare(body, encoding)
+        if accept.ended.user_id == CANARY_USER and not canary:
+            raise _reserved(accept)
         decoded = trio.current_time()
         # From here on whatever is told, by the loop watch too, knows whose work it is.
         with events.bound(conversation_id=accept.ended.conversation_id):
@@ -149,6 +151,12 @@ def _claimed_id(body: bytes) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
+
+
+def _reserved(accept: Accept) -> Invalid:
+    error = Invalid(f"user_id {CANARY_USER!r} is convo's own: its conversations are erased", path="$.user_id")
+    error.conversation_id = accept.ended.conversation_id
+    return error
 
 
 def _tell_refused(accept: Accept, error: ConvoError) -> None:

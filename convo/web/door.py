@@ -17,7 +17,7 @@ from msgspec import Struct, structs
 
 from convo.config import Settings, WebSettings, slow_seconds
 from convo.deadline import deadline
-from convo.errors import BadRequest, ConvoError, TooLarge, Unavailable, UnsupportedMedia
+from convo.errors import BadRequest, ConvoError, DeadlineExceeded, TooLarge, Unavailable, UnsupportedMedia
 from convo.observe import events, metrics
 from convo.web import answers
 
@@ -48,12 +48,16 @@ class Head(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """An answer before it meets a framework; ``headers`` come besides the content type and length."""
+    """An answer before it meets a framework; ``headers`` come besides the content type and length.
+
+    ``code`` is the problem's, empty for an answer that is none.
+    """
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Sequence[tuple[str, str]] = ()
+    code: str = ""
 
 
 def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
@@ -62,7 +66,7 @@ def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
     if isinstance(error, Unavailable) or error.retry_after_seconds is not None:
         headers.append(("Retry-After", str(math.ceil(error.retry_after_seconds or _RETRY_AFTER_SECONDS))))
     body = encode(answers.problem(error, conversation_id or error.conversation_id))
-    return Answer(status=error.status, body=body, content_type=PROBLEM, headers=headers)
+    return Answer(status=error.status, body=body, content_type=PROBLEM, headers=headers, code=error.code)
 
 
 def with_headers(answer: Answer, *headers: tuple[str, str]) -> Answer:
@@ -141,6 +145,9 @@ async def answered(
     seconds = trio.current_time() - head.started
     method = head.method if head.method in METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
+    # A client that tightens its budget hears of it, and nobody else.
+    if answer.code == DeadlineExceeded.code and not head.request_timeout:
+        metrics.requests_on_deadline_total.inc()
     if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
     if any(name == "Server-Timing" for name, _ in answer.headers):

@@ -10,6 +10,8 @@ import trio
 from msgspec import Struct
 
 from convo import tasks
+from convo.alerts.delivery import Outbox
+from convo.alerts.keeper import Alerts
 from convo.deadline import deadline
 from convo.errors import ConvoError, Forbidden
 from convo.observe import metrics
@@ -28,6 +30,7 @@ class Operations(Struct, frozen=True, kw_only=True):
 
     readiness: Readiness
     pings: Mapping[str, Ping]
+    alerts: Alerts
 
     async def livez(self) -> Answer:
         """Answer that the process lives and its loop turns."""
@@ -70,6 +73,28 @@ class Operations(Struct, frozen=True, kw_only=True):
         root = tasks.tree()
         count = sum(1 for _ in tasks.flat(root))
         return Answer(status=200, body=encode(answers.TasksView(pid=os.getpid(), tasks=count, root=root)))
+
+    async def show_alerts(self) -> Answer:
+        """Answer with the alerts of this process, those that last and those that ended lately."""
+        shown = self.alerts.show()
+        view = answers.AlertsView(active=shown.active, recent=shown.recent, leads=shown.leads, sinks=shown.sinks)
+        return Answer(status=200, body=encode(view))
+
+    async def test_alerts(self) -> Answer:
+        """Send a test alert through every sink at once, and answer how each took it."""
+        message = self.alerts.test_message()
+        found: dict[str, answers.SinkTestView] = {}
+
+        async def send(outbox: Outbox) -> None:
+            failure = await outbox.test(message)
+            name = outbox.sink.name
+            found[name] = answers.SinkTestView(sink=name, ok=failure is None, detail=failure)
+
+        async with trio.open_nursery() as nursery:
+            for outbox in self.alerts.outboxes:
+                nursery.start_soon(send, outbox)
+        in_order = tuple(found[outbox.sink.name] for outbox in self.alerts.outboxes)
+        return Answer(status=200, body=encode(answers.AlertsTestView(sinks=in_order)))
 
     async def openapi(self) -> Answer:
         """Answer with the description of this API."""

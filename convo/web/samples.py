@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from convo.alerts.formats import AlertView, EvidenceView, do
 from convo.conversation.cause import Cause
 from convo.conversation.model import Receipt, Turn
 from convo.conversation.score import Weights, score
@@ -144,6 +145,35 @@ LIST = answers.ListView(
 )
 
 RETRY = answers.RetryView(conversation_id=_ID, state="ready", attempts=0, links=answers.links(_ID))
+
+ACKNOWLEDGED = answers.AcknowledgedView(conversation_id=_ID, state="dead", attempts=5, links=answers.links(_ID))
+
+ALERTS = answers.AlertsView(
+    active=(
+        AlertView(
+            type="DEAD_LETTER",
+            component="jobs",
+            level="CRITICAL",
+            trigger="there are dead letters that nobody has reviewed",
+            do=do("DEAD_LETTER"),
+            raised_at=_DONE,
+            count=1,
+            told=1,
+            evidence=EvidenceView(figures={"unreviewed": 1}, ids=(_ID,), explain=(f"/v1/conversations/{_ID}/explain",)),
+            process="host/4f1c",
+        ),
+    ),
+    recent=(),
+    leads=True,
+    sinks=("log", "webhook"),
+)
+
+ALERTS_TEST = answers.AlertsTestView(
+    sinks=(
+        answers.SinkTestView(sink="log", ok=True),
+        answers.SinkTestView(sink="webhook", ok=False, detail="webhook: it answered 401"),
+    )
+)
 
 RELATIONSHIP = answers.RelationshipView(
     user_id=_USER,

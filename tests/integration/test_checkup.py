@@ -53,7 +53,7 @@ async def test_a_given_database_is_told_with_its_version_its_schema_and_its_room
     found = await checked("database", tmp_path, {"database.url": database})
     assert found.good
     assert re.match(
-        r"PostgreSQL \d+\.\d+.*; schema version \d+; takes \d+ connections, this process opens 10", found.said
+        r"PostgreSQL \d+\.\d+.*; schema version \d+; takes \d+ connections, this process opens 11", found.said
     )
     assert 0 < found.seconds < 10
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -37,14 +37,15 @@ async def test_a_json_loads_planted_in_a_route_is_named_with_its_line_and_its_co
         monkeypatch.setattr(conversations, "_receipt", planted)
         line = planted.__code__.co_firstlineno + 1
         # The watchdog looks when json lets the lock go: on a busy machine it may be given a processor too late.
+        told: dict[str, Any] = {}
+        stack: list[str] = []
         for number in range(20):
             with capture_logs() as lines:
                 answer = await client.post("/v1/conversations/end", json=ended(f"planted-{number}"))
                 assert answer.status_code == 202
                 figures = (await client.get("/metrics")).text
-            told: dict[str, Any] = next(
-                (one for one in lines if one["event"] == "loop_blocked" and _is_of(one, number)), {"stack": ""}
-            )
+            found = (dict(one) for one in lines if one["event"] == "loop_blocked" and _is_of(one, number))
+            told = next(found, {"stack": ""})
             stack = told["stack"].split(" < ")
             if f"tests/integration/test_loop.py:{line} planted" in stack:
                 break
@@ -108,7 +109,7 @@ def test_a_signal_tells_the_same_in_the_log(postgres_url: str, database: str, tm
     ],
 )  # fmt: skip
 async def test_nobody_else_is_shown_any(peer: str, status: int) -> None:
-    operations = Operations(readiness=Readiness(), pings={})
+    operations = Operations(readiness=Readiness(), pings={}, alerts=cast("Any", None))
 
     async def serve() -> Answer:
         return await operations.tasks(peer)

@@ -52,7 +52,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
         return call
 
-    for name in ("show", "retry", "list_conversations", "dead"):
+    for name in ("show", "retry", "list_conversations", "dead", "acknowledge", "alerts", "test_alerts"):
         monkeypatch.setattr(terminal, name, record(name))
     return calls
 
@@ -200,11 +200,17 @@ def test_the_terminal_commands_ask_the_server_at_its_usual_place(called: list[tu
     assert cli.main(["retry", "c-1"]) == 3
     assert cli.main(["list"]) == 3
     assert cli.main(["dead"]) == 3
+    assert cli.main(["acknowledge", "c-1"]) == 3
+    assert cli.main(["alerts"]) == 3
+    assert cli.main(["alerts", "test"]) == 3
     assert called == [
         ("show", URL, "", "c 1/#"),
         ("retry", URL, "", "c-1"),
         ("list_conversations", URL, "", nothing, 50),
         ("dead", URL, "", nothing, 50),
+        ("acknowledge", URL, "", "c-1"),
+        ("alerts", URL, ""),
+        ("test_alerts", URL, ""),
     ]
 
 

@@ -12,7 +12,10 @@ from convo import config
 from convo.config import DEFAULT_FILE, Secret, Section, Settings, check_ladder, client_address, ladder, load, read
 from convo.errors import ConfigError
 
-SECRETS = {("llm", "api_key"), ("memory", "api_key")}
+SECRETS = {
+    *(("llm", "api_key"), ("memory", "api_key")),
+    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+}
 """They come from the environment only: the file has no place for them."""
 SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 IN_FILE: dict[str, dict[str, Any]] = tomllib.loads(DEFAULT_FILE.read_text("utf-8"))
@@ -213,6 +216,46 @@ def test_a_port_left_to_chance_is_no_address() -> None:
 
 
 # --- secrets
+
+
+WEBHOOK = {
+    "CONVO_ALERTS__WEBHOOK_URL": "https://hooks.example/a?token=sekrit",
+    "CONVO_ALERTS__WEBHOOK_SECRET": "whsec_" + "c2VrcmV0" * 4,
+}
+
+
+def test_the_addresses_of_sinks_come_from_the_environment() -> None:
+    settings = load(None, WEBHOOK)
+    assert settings.alerts.webhook_url.reveal().endswith("sekrit")
+    assert "sekrit" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"CONVO_ALERTS__WEBHOOK_SECRET": ""},
+        {"CONVO_ALERTS__WEBHOOK_URL": ""},
+        {"CONVO_ALERTS__WEBHOOK_URL": "ftp://sekrit"},
+        {"CONVO_ALERTS__SLACK_URL": "sekrit"},
+        {"CONVO_ALERTS__GOOGLE_CHAT_URL": "https://a b/sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "whsec_sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "whsec_" + "c2VrcmV0" * 12},
+    ],
+)
+def test_a_sink_that_cannot_be_told_stops_the_start_and_shows_no_secret(changed: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="CONVO_ALERTS__") as caught:
+        load(None, {**WEBHOOK, **changed})
+    assert "sekrit" not in str(caught.value)
+    assert "c2Vr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["webhook_url", "webhook_secret", "slack_url", "google_chat_url"])
+def test_no_sink_stands_in_a_file(tmp_path: Path, key: str) -> None:
+    file = written(tmp_path, f'[alerts]\n{key} = "sekrit"')
+    with pytest.raises(ConfigError, match=rf"alerts\.{key} stands in a file") as caught:
+        load(file, {})
+    assert "sekrit" not in str(caught.value)
 
 
 @pytest.mark.parametrize("section", ["llm", "memory"])

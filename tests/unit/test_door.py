@@ -208,3 +208,18 @@ async def test_a_clients_own_words_are_no_label_of_a_metric() -> None:
     methods = {labels[1] for labels in metrics.requests_total.cells if labels[0] == "/route"}
     assert methods <= {"GET", "PATCH", "POST", "other"}
     assert "PATCH" in methods
+
+
+@pytest.mark.parametrize(("request_timeout", "counted"), [("", 1), ("2", 0)])
+async def test_a_request_that_ends_on_our_own_budget_is_counted(
+    autojump_clock: trio.testing.MockClock, request_timeout: str, counted: int
+) -> None:
+    async def serve() -> Answer:
+        await trio.sleep(100)
+        return Answer(status=200, body=b"")
+
+    before = metrics.requests_on_deadline_total.value
+    asked = head(started=trio.current_time(), request_timeout=request_timeout)
+    answer = await answered("/x", asked, WHOLE, serve)
+    assert answer.status == 503
+    assert metrics.requests_on_deadline_total.value == before + counted

@@ -10,7 +10,16 @@ from structlog.testing import capture_logs
 from convo.observe import events
 from convo.observe.seldom import Seldom
 
-NOT_EVENTS = {"bound", "bound_in", "tell_to", "bound_contextvars", "get_contextvars"}
+NOT_EVENTS = {
+    "heard_by",
+    "contextmanager",
+    "bound",
+    "bound_in",
+    "tell_to",
+    "bound_contextvars",
+    "get_contextvars",
+    "monotonic",
+}
 EVENTS = {
     name: function
     for name, function in vars(events).items()
@@ -80,3 +89,25 @@ def test_what_is_told_seldom_is_kept_in_a_bounded_place() -> None:
     for number in range(10_000):
         assert seldom.due(number, 0.0) == 0
     assert len(seldom._told) <= 100
+
+
+def test_one_listener_hears_the_causes_of_alerts_with_their_fields_and_nothing_else() -> None:
+    heard: list[tuple[str, dict[str, Any]]] = []
+    with capture_logs(), events.heard_by(lambda name, fields: heard.append((name, dict(fields)))):
+        events.slow_query(name="db.read", seconds=2.5)
+        events.accepted(conversation_id="c-1", turns=1)
+    with capture_logs():
+        events.slow_query(name="db.read", seconds=2.5)
+    assert heard == [("slow_query", {"name": "db.read", "seconds": 2.5})]
+
+
+def test_every_cause_is_an_event_that_the_listener_hears() -> None:
+    causes = {
+        "slow_request", "slow_query", "disk_full", "loop_blocked", "ledger_gap",
+        "breaker_opened", "breaker_closed", "canary_missing", "canary_returned",
+    }  # fmt: skip
+    heard: list[str] = []
+    with capture_logs(), events.heard_by(lambda name, _: heard.append(name)):
+        for function in EVENTS.values():
+            function(**{parameter.name: sample(parameter) for parameter in named(function)})
+    assert set(heard) == causes
