@@ -67,7 +67,8 @@ def main() -> int:
         seen = Seen()
         trio_asyncio.run(_replay, url, database, postmaster, (model, memory), asked, seen)
         found = trio_asyncio.run(_audit, database, seen)
-    console.print(_answers(seen))
+        console.print(_answers(seen))
+        found += _alerts(url)
     console.print(_verdict(found))
     return 0 if all(good for _, _, good in found) else 1
 
@@ -249,6 +250,30 @@ async def _audit(database: str, seen: Seen) -> Found:
         ("not done at the end", books["open"] + books["dead"], books["open"] + books["dead"] == 0),
         ("scored twice, or not at all", books["off"], books["off"] == 0),
         ("attempts spent on outages", books["spent"], books["spent"] == 0),
+    ]
+
+
+# What must have been told, each of its own component, and be over now; what else was told is shown beside it.
+_EXPECTED = ("LLM_UNAVAILABLE", "MEMORY_UNAVAILABLE", "POSTGRES_UNAVAILABLE", "POSTGRES_POOL_EXHAUSTED")
+RESOLVED_SECONDS = 150.0
+
+
+def _alerts(url: str) -> Found:
+    """Wait until every alert is resolved, show them in the order they were raised, and compare with what was due."""
+    until = time.monotonic() + RESOLVED_SECONDS
+    while (view := httpx.get(f"{url}/v1/alerts", timeout=10).json())["active"] and time.monotonic() < until:
+        time.sleep(2)
+    table = Table("alert", "of", "level", "raised", "resolved", "times")
+    told = sorted(view["active"] + view["recent"], key=lambda one: str(one["raised_at"]))
+    for one in told:
+        ended = (one["ended_at"] or "lasts")[11:19]
+        table.add_row(one["type"], one["component"], one["level"], one["raised_at"][11:19], ended, str(one["count"]))
+    console.print(table)
+    raised = {one["type"] for one in told}
+    missing = [name for name in _EXPECTED if name not in raised]
+    return [
+        ("alerts still raised at the end", len(view["active"]), not view["active"]),
+        (f"alerts that were due and did not come {' '.join(missing)}".strip(), len(missing), not missing),
     ]
 
 

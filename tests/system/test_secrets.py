@@ -1,0 +1,87 @@
+"""What nobody may read anywhere: the text of a conversation, and any key."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from convo.web.catalog import OPERATIONS
+from tests.running import ended, query, running
+from tests.system.test_main_job import fake_model
+
+TEXT = "canary-text-4711"
+MODEL_KEY = "sk-canary-model-4712"
+MEMORY_KEY = "sk-canary-memory-4713"
+SINK = "canary-sink-4714"
+WEBHOOK_SECRET = "whsec_" + "Y2FuYXJ5LXdlYmhvb2stNDcxNS1zZWNyZXQtbG9uZw=="
+LOG = [
+    {"character": "USER", "content": f"My name is {TEXT}. Is {TEXT} a secret?"},
+    {"character": "BOT", "content": TEXT},
+]
+# What is asked for by those who may read it: the conversation itself, and what was found in it.
+SHOWN_TO_READERS = {"read_conversation", "read_log", "list_memories"}
+
+
+@pytest.mark.parametrize("fault", ["garbage", "stuck", "reset"])
+def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tmp_path: Path, fault: str) -> None:
+    with fake_model(fault) as model:
+        settings = {
+            "llm.base_url": model,
+            "llm.model": "m",
+            "llm.api_key": MODEL_KEY,
+            "llm.attempt_seconds": "0.3",
+            "memory.url": model,
+            "memory.api_key": MEMORY_KEY,
+            "memory.attempt_seconds": "0.3",
+            "alerts.slack_url": f"http://127.0.0.1:1/{SINK}",
+            "alerts.webhook_url": f"http://127.0.0.1:1/{SINK}/2",
+            "alerts.webhook_secret": WEBHOOK_SECRET,
+            "observe.log_level": "debug",
+            "observe.log_format": "json",
+            "observe.access_log": "true",
+            "llm.attempts": "1",
+            "memory.attempts": "1",
+            "jobs.attempts_max": "2",
+        }
+        with running(tmp_path, database, settings) as convo, httpx.Client(base_url=convo.url, timeout=30) as client:
+            told = [_provoked(client, number) for number in range(4)]
+            client.post("/v1/alerts/test")
+            time.sleep(2.0)
+            told += [_read(client, name) for name in sorted({one.name for one in OPERATIONS} - SHOWN_TO_READERS)]
+            convo.signal(signal.SIGUSR1)
+            time.sleep(0.5)
+            convo.stop()
+            told.append(convo.said)
+    told += [str(row[0]) for row in query(database, "SELECT last_error FROM job UNION ALL SELECT error FROM part")]
+    told += [str(row[0]) for row in query(database, "SELECT reason FROM run")]
+    everything = "\n".join(told)
+    assert "job_" in everything  # it did tell something
+    for secret in (TEXT, MODEL_KEY, MEMORY_KEY, SINK, WEBHOOK_SECRET):
+        assert secret not in everything, secret
+
+
+def _provoked(client: httpx.Client, number: int) -> str:
+    """Post conversations, a conflict, and broken ones; return what was answered."""
+    good = ended(f"canary-{number}", LOG)
+    broken = ended(f"canary-{number}", [{"character": TEXT, "content": TEXT}, {"x": 1}])
+    answers = [
+        client.post("/v1/conversations/end", json=good),
+        client.post("/v1/conversations/end", json=ended(f"canary-{number}", LOG[:1])),
+        client.post("/v1/conversations/end", json=broken),
+        client.post("/v1/conversations/end", content=f'{{"conversation_id": "{TEXT}'.encode()),
+        client.post("/v1/conversations/end", json=good, headers={"Authorization": f"Bearer {MODEL_KEY}"}),
+    ]
+    # A problem may name the value at fault where it is a label, never what was said.
+    return "\n".join(answer.text for answer in answers if answer.status_code != 422)
+
+
+def _read(client: httpx.Client, name: str) -> str:
+    operation = next(one for one in OPERATIONS if one.name == name)
+    path = operation.path.replace("{conversation_id}", "canary-0").replace("{user_id}", "user-1")
+    if operation.takes_conversation:
+        return ""
+    return client.request(operation.method.upper(), path).text
