@@ -34,7 +34,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as serve_hypercorn
 from msgspec import Struct, structs
 
-from convo import __version__, identity
+from convo import __version__, crash, identity
 from convo.analysis import local
 from convo.analysis.analyze import Analyst, Analysts, in_process
 from convo.analysis.llm import Model
@@ -101,6 +101,8 @@ async def serve(settings: Settings, announce: Announce) -> None:
     """
     data_dir = Path(settings.server.data_dir)
     metrics.tell_build(__version__)
+    if settings.observe.crash_at:
+        crash.arm(settings.observe.crash_at)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,

@@ -30,6 +30,7 @@ RANKS: dict[str, int] = {
     "convo.store.backup": 8,
     "convo.store.migrate": 8,
     "convo.store": 8,
+    "convo.crash": 9,
     "convo.pipeline": 9,
     "convo.web": 9,
     "convo.service": 10,
