@@ -279,7 +279,8 @@ _PLAIN: dict[str, Fault] = {
     )
 }
 _WITH_ARGUMENTS: dict[str, Callable[..., Fault]] = {
-    make.__name__: make for make in (slow, slow_drip, rate_limited, failing, completing, answering)
+    make.__name__: make
+    for make in (slow, scattered, sometimes, slow_drip, rate_limited, failing, completing, answering)
 }
 
 
