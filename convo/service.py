@@ -24,8 +24,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -105,7 +105,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
         crash.arm(settings.observe.crash_at)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals,
+        _stop_signals() as signals,
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
@@ -126,6 +126,28 @@ async def serve(settings: Settings, announce: Announce) -> None:
 
             await service.run(listening, signals, keepers, ready)
     events.service_stopped()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[AsyncIterator[int]]:
+    """Hear SIGTERM and SIGINT; once one was heard, those that come when all is closed must not kill the process."""
+    # What the receiver puts back when it closes.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    heard = False
+
+    async def noted(signals: AsyncIterator[int]) -> AsyncIterator[int]:
+        nonlocal heard
+        async for number in signals:
+            heard = True
+            yield number
+
+    try:
+        with trio.open_signal_receiver(*before) as signals:
+            yield noted(signals)
+    finally:
+        if not heard:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Service:
