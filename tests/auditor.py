@@ -201,17 +201,20 @@ async def _paid_twice(world: World, calm: Calm) -> list[str]:
     """Of conversations that no fault touched, find the parts that a dependency was not paid for exactly once."""
     once = {row["conversation_id"] for row in await world.ask(_ONE_RUN)}
     wrong = []
+    looked_at = 0
     for url in (world.model, world.memory):
         seen = await trio.to_thread.run_sync(_fetch, f"{url}/_fake")
         touched = {key for key, at in zip(seen["keys"], seen["called_at"], strict=True) if not calm.at(at)}
         paid = Counter(seen["paid"])
         calls = Counter(seen["keys"])
+        untouched = [key for key in calls if key and key not in touched and key.partition(":")[0] in once]
+        looked_at += len(untouched)
         wrong += [
             f"{key}: asked {calls[key]} times, answered {paid[key]}"
-            for key in calls
-            if key and key not in touched and key.partition(":")[0] in once and (calls[key], paid[key]) != (1, 1)
+            for key in untouched
+            if (calls[key], paid[key]) != (1, 1)
         ]
-    return wrong
+    return wrong if looked_at else ["there was nothing that no fault touched"]
 
 
 def _fetch(url: str) -> Any:

@@ -239,6 +239,7 @@ PARKED = "SELECT state, attempts, waits_for, parked_since IS NOT NULL, last_erro
 
 
 async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(process: Process) -> None:
+    process.settings = with_jobs(**SEEN_WAITING)
     asked = Asked()
     with told() as events:
         async with at_work(process, {**instant(asked), "emotion": down()}):
