@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct
 
 from tests.load import END, body
-from tests.world import GATEWAY_SECONDS, LEASE_SECONDS, SETTINGS, Convo
+from tests.world import GATEWAY_SECONDS, SETTINGS, Convo
 
 _SIZE = "256m"
 _BACK_SECONDS = 60.0
@@ -52,7 +52,7 @@ async def fill_the_disk(folder: Path) -> Outcome:
     with small_disk(folder) as why_not:
         if why_not:
             return Outcome(done=False, told=f"skipped: {why_not}")
-        convo = Convo(folder / "convo", {**SETTINGS, "jobs.lease_seconds": f"{LEASE_SECONDS:g}"})
+        convo = Convo(folder / "convo", SETTINGS)
         try:
             await convo.start()
             async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:

@@ -38,7 +38,6 @@ SETTINGS = {
     "jobs.poll_seconds": "0.3",
     "jobs.backoff_seconds": "1",
     "jobs.backoff_max_seconds": "4",
-    "analysis.job_seconds": "20",
     "shutdown.intake_seconds": "3",
     "shutdown.workers_seconds": "2",
     "shutdown.settle_seconds": "3",
@@ -84,6 +83,8 @@ class Convo:
                     await client.get("/livez")
                     break
                 await trio.sleep(0.05)
+        if self.process.poll() is not None:
+            self.odd_ends.append(f"{self.folder.name} did not start")
         self.back()
 
     def away(self) -> None:
@@ -224,6 +225,7 @@ def _settings(world: World) -> dict[str, str]:
     remote = {**_REMOTE, **_BREAKER}
     return {
         **SETTINGS,
+        "analysis.job_seconds": "20",
         "database.url": f"postgresql://convo@127.0.0.1:{world.network.port}/convo",
         **{f"llm.{name}": value for name, value in remote.items()},
         **{f"memory.{name}": value for name, value in remote.items()},
