@@ -186,8 +186,7 @@ class Torture:
                 self._say("everything is healed")
                 load.hurry()
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
-        if not asked.short:
-            found.append(await self._disk_full())
+        found.append(await self._disk_full())
         self._facts.append(("the run took", f"{time.monotonic() - began:.0f} s"))
         self._facts.append(("conversations accepted", f"{len({one.id for one in self._record.read()}):,}"))
         self._facts.append(("requests answered", f"{sum(self._record.statuses.values()):,}"))

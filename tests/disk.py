@@ -18,7 +18,7 @@ from tests.load import END, body
 from tests.world import GATEWAY_SECONDS, SETTINGS, Convo
 
 _SIZE = "256m"
-_BACK_SECONDS = 60.0
+_BACK_SECONDS = 30.0
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -57,6 +57,10 @@ async def fill_the_disk(folder: Path) -> Outcome:
             await convo.start()
             async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:
                 return await _fill(folder, client)
+        except trio.TooSlowError:
+            said = (convo.folder / "said.txt").read_text("utf-8", "replace")
+            ended = None if convo.process is None else convo.process.poll()
+            return Outcome(done=True, told="it never became ready", odd=(f"ended: {ended}; {said[-2000:]}",))
         finally:
             if convo.process is not None:
                 convo.process.terminate()
