@@ -40,6 +40,20 @@ SecondsOrNone = Annotated[float, Meta(ge=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
 FairKey = Literal["user", "bot", "none"]
+CrashPoint = Literal[
+    "",
+    "accept.before_insert",
+    "accept.before_commit",
+    "accept.after_commit",
+    "lease.before_commit",
+    "lease.after_commit",
+    "part.before_commit",
+    "part.after_commit",
+    "settle.before_commit",
+    "settle.after_commit",
+    "release.before_commit",
+    "release.after_commit",
+]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 # Of the Standard Webhooks scheme.
@@ -265,6 +279,7 @@ class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     log_queue_lines: Count = 10_000
     access_log: bool = False
     sample_seconds: Seconds = 15.0
+    crash_at: CrashPoint = ""
     loop_block_seconds: SecondsOrNone = 0.05
 
 

@@ -23,15 +23,15 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import trio
 from msgspec import Struct, structs
 
-from convo import __version__, identity, tasks
+from convo import __version__, crash, identity, tasks
 from convo.alerts.delivery import Outbox, open_outboxes
 from convo.alerts.keeper import Alerts, Here
 from convo.analysis import local
@@ -104,9 +104,11 @@ async def serve(settings: Settings, announce: Announce) -> None:
     """
     data_dir = Path(settings.server.data_dir)
     metrics.tell_build(__version__)
+    if settings.observe.crash_at:
+        crash.arm(settings.observe.crash_at)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
-        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) as signals,
+        _stop_signals() as signals,
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
@@ -138,6 +140,31 @@ async def serve(settings: Settings, announce: Announce) -> None:
 
             await service.run(listening, signals, keepers, ready)
     events.service_stopped()
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[AsyncIterator[int]]:
+    """Hear SIGTERM, SIGINT and SIGUSR1; after a stop was heard, none that comes late must kill the process."""
+    # What the receiver puts back when it closes.
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+    heard = False
+
+    async def noted(signals: AsyncIterator[int]) -> AsyncIterator[int]:
+        nonlocal heard
+        async for number in signals:
+            heard = heard or number != signal.SIGUSR1
+            yield number
+
+    try:
+        with trio.open_signal_receiver(*before) as signals:
+            yield noted(signals)
+    finally:
+        if not heard:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 class Service:

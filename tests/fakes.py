@@ -5,7 +5,8 @@ In a trio test: ``async with open_model() as model: model.then(stuck, rate_limit
 ``POST /_fake`` with ``{"then": [["rate_limited", "2"], ["reset"]], "always": ["healthy"]}`` scripts it.
 
 A server counts its calls and its open connections, keeps the idempotency keys it saw, and notices at once when a
-client goes away, also in the middle of a fault.
+client goes away, also in the middle of a fault. ``called_at`` (wall clock) stands beside ``keys``; ``paid`` holds the
+keys of the calls that were answered well.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import random
 import re
 import socket
 import struct
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -48,6 +51,7 @@ class Exchange:
     def __init__(self, call: Call, connection: h11.Connection, stream: trio.SocketStream, usual: Answering) -> None:
         self.call = call
         self.usual = usual
+        self.answered_well = False
         self._connection = connection
         self._stream = stream
 
@@ -83,6 +87,8 @@ class Exchange:
 
 _AT = datetime(2026, 11, 22, 7, 0, tzinfo=UTC)
 
+# Of what happens by chance here, the same happens each time.
+_chance = random.Random(0)
 # The client went, or a fault closed the socket.
 _GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError)
 
@@ -96,6 +102,7 @@ Answering = Callable[[Call], object]
 async def healthy(exchange: Exchange) -> None:
     """Answer sensibly."""
     await exchange.answer_json(200, exchange.usual(exchange.call))
+    exchange.answered_well = True
 
 
 async def stuck(exchange: Exchange) -> None:
@@ -181,6 +188,26 @@ def slow(seconds: str) -> Fault:
     return fault
 
 
+def scattered(median_seconds: str) -> Fault:
+    """Answer sensibly, after times that scatter as those of real servers do: a few take ten times the median."""
+
+    async def fault(exchange: Exchange) -> None:
+        await trio.sleep(float(median_seconds) * _chance.lognormvariate(0.0, 0.8))
+        await healthy(exchange)
+
+    return fault
+
+
+def sometimes(share: str, *words: str) -> Fault:
+    """Meet this share of the calls with another fault, and answer the others sensibly."""
+    other = named(words)
+
+    async def fault(exchange: Exchange) -> None:
+        await (other if _chance.random() < float(share) else healthy)(exchange)
+
+    return fault
+
+
 def slow_drip(seconds: str) -> Fault:
     """Answer sensibly, a byte at a time, so long between two."""
 
@@ -252,7 +279,8 @@ _PLAIN: dict[str, Fault] = {
     )
 }
 _WITH_ARGUMENTS: dict[str, Callable[..., Fault]] = {
-    make.__name__: make for make in (slow, slow_drip, rate_limited, failing, completing, answering)
+    make.__name__: make
+    for make in (slow, scattered, sometimes, slow_drip, rate_limited, failing, completing, answering)
 }
 
 
@@ -271,6 +299,8 @@ class FakeServer:
     def __init__(self, usual: Answering, url: str) -> None:
         self.url = url
         self.calls: list[Call] = []
+        self.called_at: list[float] = []
+        self.paid: list[str] = []
         self.open_connections = 0
         self.connections_opened = 0
         self.always: Fault = healthy
@@ -281,7 +311,7 @@ class FakeServer:
     @property
     def keys(self) -> list[str]:
         """The idempotency keys of all calls, in order."""
-        return [call.headers.get("idempotency-key", "") for call in self.calls]
+        return [_key(call) for call in self.calls]
 
     def then(self, *faults: Fault) -> None:
         """Meet the next calls with these, one each; all later ones again with ``always``."""
@@ -309,6 +339,8 @@ class FakeServer:
             while (call := await _read_call(connection, stream)) is not None:
                 exchange = Exchange(call, connection, stream, self._usual)
                 await _unless_client_leaves(stream, connection, self._fault(call), exchange)
+                if exchange.answered_well:
+                    self.paid.append(_key(call))
                 if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
                     return
                 connection.start_next_cycle()
@@ -317,6 +349,7 @@ class FakeServer:
         if call.path == "/_fake":
             return self._be_scripted
         self.calls.append(call)
+        self.called_at.append(time.time())
         self._change()
         return self._next.popleft() if self._next else self.always
 
@@ -325,12 +358,22 @@ class FakeServer:
             script = exchange.call.json()
             self.then(*map(named, script.get("then", [])))
             self.always = named(script["always"]) if "always" in script else self.always
-        seen = {"calls": len(self.calls), "keys": self.keys, "open_connections": self.open_connections}
+        seen = {
+            "calls": len(self.calls),
+            "keys": self.keys,
+            "called_at": self.called_at,
+            "paid": self.paid,
+            "open_connections": self.open_connections,
+        }
         await exchange.answer_json(200, seen)
 
     def _change(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _key(call: Call) -> str:
+    return call.headers.get("idempotency-key", "")
 
 
 async def _read_call(connection: h11.Connection, stream: trio.SocketStream) -> Call | None:

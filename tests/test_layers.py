@@ -33,6 +33,7 @@ RANKS: dict[str, int] = {
     "convo.store.backup": 8,
     "convo.store.migrate": 8,
     "convo.store": 8,
+    "convo.crash": 9,
     "convo.pipeline": 9,
     "convo.web": 9,
     "convo.canary": 10,

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Plant chosen defects in a copy of the tree, one at a time, and show which test notices each; all must be noticed.
+
+    .venv/bin/python scripts/mutate.py [WORD …]      # those whose description holds a WORD; all of them without one
+
+The defects stand in ``mutants.toml``. The tests that are asked must pass on the tree as it is.
+Exit code 1: one survived.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+_TEST_SECONDS = 240.0
+_COPIED = ("convo", "tests", "scripts", "config.toml", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE")
+console = Console(width=150)
+
+
+class Mutant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A defect: what it is, where it is planted, and the tests that should notice it."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: list[str]
+
+
+class Book(Struct, frozen=True, forbid_unknown_fields=True):
+    """What ``mutants.toml`` holds."""
+
+    mutant: list[Mutant]
+
+
+def main(words: Sequence[str]) -> int:
+    """Plant them all, print who noticed each; return 1 when one survived."""
+    chosen = [one for one in mutants() if not words or any(word in one.what for word in words)]
+    with tempfile.TemporaryDirectory(prefix="convo-mutants-") as folder:
+        tree = _copied(Path(folder) / "tree")
+        killed_by = _run(tree, sorted({test for one in chosen for test in one.tests}))
+        if killed_by is not None:
+            console.print(f"[red]without any defect this does not pass: {killed_by}")
+            return 1
+        killers = {one.what: _killer(tree, one) for one in chosen}
+    table = Table("planted", "in", "noticed by")
+    for one in chosen:
+        table.add_row(one.what, one.file, killers[one.what] or "[red]nobody: it survived")
+    console.print(table)
+    survivors = sum(killer is None for killer in killers.values())
+    console.print(f"{len(chosen)} planted, {len(chosen) - survivors} noticed, {survivors} survived")
+    return 1 if survivors else 0
+
+
+def mutants() -> list[Mutant]:
+    """Read the book of defects."""
+    book = tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text("utf-8"))
+    return msgspec.convert(book, Book).mutant
+
+
+def planted(text: str, one: Mutant) -> str:
+    """Put the defect into a file's text, in which its place must be the only one.
+
+    Raises:
+        SystemExit: the code has changed, and the book has to follow.
+    """
+    if text.count(one.old) != 1:
+        raise SystemExit(f"{one.what!r}: its place stands {text.count(one.old)} times in {one.file}; mend mutants.toml")
+    return text.replace(one.old, one.new)
+
+
+def _copied(tree: Path) -> Path:
+    for name in _COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, tree / name)
+    return tree
+
+
+def _killer(tree: Path, one: Mutant) -> str | None:
+    path = tree / one.file
+    text = path.read_text("utf-8")
+    path.write_text(planted(text, one), "utf-8")
+    began = time.monotonic()
+    try:
+        killer = _run(tree, one.tests)
+    finally:
+        path.write_text(text, "utf-8")
+    console.print(f"[dim]{time.monotonic() - began:5.1f} s  {one.what}: {killer or 'SURVIVED'}")
+    return killer
+
+
+def _run(tree: Path, tests: Iterable[str]) -> str | None:
+    """Run tests until one fails; return which one did, None when all pass."""
+    line = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]
+    try:
+        ran = subprocess.run(line, cwd=tree, capture_output=True, text=True, check=False, timeout=_TEST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"the tests hang ({_TEST_SECONDS:g} s)"
+    if ran.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+?)(?:::(\S+?))?(?:\[.*)?(?: - .*)?$", ran.stdout, re.MULTILINE)
+    return f"{failed[1]} {failed[2] or ''}".strip() if failed else ran.stdout[-300:]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Torture convo: real processes on one database, duplicates at their doors, everything failing; then audit them.
+
+    .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--short]
+
+The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
+each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
+After that everything is healed, the backlog is waited for, and the auditor compares its own record with what it can see
+from outside. Exit code 0: lost 0, twice 0, stuck 0, late 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import trio
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.auditor import Calm, Finding, Record, audit  # noqa: E402
+from tests.disk import fill_the_disk  # noqa: E402
+from tests.faults import FAULTS  # noqa: E402
+from tests.load import Load, probe, revive_the_dead, until_done  # noqa: E402
+from tests.world import World, open_world, wall  # noqa: E402
+
+# What may go wrong at the same time as other things of its kind; of each other kind one at a time.
+_LANES = {"kill": "", "SIGTERM": "", "SIGSTOP of": "", "model": "model", "memory": "memory", "network": "network"}
+_DATABASE = "database"
+_CALM_SECONDS = 6.0
+_DRAIN_SECONDS = 240.0
+console = Console(width=120)
+
+
+class Doing(Struct, frozen=True, kw_only=True):
+    """One fault of the schedule: when it begins, in seconds from the start of its stage, and how long it is held."""
+
+    at: float
+    fault: str
+    seconds: float
+
+
+class Form(Struct, frozen=True, kw_only=True):
+    """How much of it: of each fault the times it comes, and how long it is held."""
+
+    faults: dict[str, tuple[int, float, float]]
+    mixed_seconds: float
+    alone: bool
+
+
+_LONG = Form(
+    faults={
+        "kill -9 of a process": (20, 0.2, 8.0),
+        "SIGTERM storm": (5, 0.2, 1.0),
+        "SIGSTOP of a process past its lease": (3, 2.0, 4.0),
+        "PostgreSQL dies and restarts": (10, 0.0, 0.0),
+        "PostgreSQL stands still (SIGSTOP)": (2, 5.0, 15.0),
+        "connections terminated at random": (4, 2.0, 4.0),
+        "max_connections taken by others": (2, 3.0, 5.0),
+        "serialization failures": (2, 3.0, 5.0),
+        "deadlocks": (2, 3.0, 5.0),
+        "clock 5 h ahead, and back": (2, 2.0, 5.0),
+        "clock 5 h behind, and back": (2, 2.0, 5.0),
+        "network cut": (3, 2.0, 8.0),
+        "network hangs": (2, 3.0, 6.0),
+        "network slow": (2, 4.0, 8.0),
+        "model hangs": (2, 6.0, 10.0),
+        "model answers 429 to half": (2, 5.0, 8.0),
+        "model answers garbage": (2, 4.0, 6.0),
+        "memory service away": (2, 6.0, 12.0),
+    },
+    mixed_seconds=90.0,
+    alone=True,
+)
+_SHORT = Form(
+    faults={
+        "kill -9 of a process": (4, 0.1, 3.0),
+        "SIGTERM storm": (1, 0.2, 0.2),
+        "SIGSTOP of a process past its lease": (1, 1.0, 1.0),
+        "PostgreSQL dies and restarts": (2, 0.0, 0.0),
+        "PostgreSQL stands still (SIGSTOP)": (1, 3.0, 4.0),
+        "connections terminated at random": (1, 1.0, 2.0),
+        "serialization failures": (1, 2.0, 2.0),
+        "clock 5 h ahead, and back": (1, 2.0, 2.0),
+        "clock 5 h behind, and back": (1, 2.0, 2.0),
+        "network cut": (1, 2.0, 2.0),
+        "model hangs": (1, 4.0, 4.0),
+        "model answers 429 to half": (1, 3.0, 3.0),
+        "memory service away": (1, 4.0, 4.0),
+    },
+    mixed_seconds=18.0,
+    alone=False,
+)
+
+
+def main() -> int:
+    """Torture, print what was seen; return 0 when nothing was lost, twice, stuck or late."""
+    asked = _arguments()
+    form = _SHORT if asked.short else _LONG
+    alone, mixed = plan(asked.seed, form)
+    if asked.plan:
+        for doing in (*alone, *mixed):
+            print(f"{doing.at:7.1f} s  {doing.fault}, {doing.seconds:.1f} s")
+        return 0
+    with _folder() as folder:
+        torture = Torture(folder, asked.seed)
+        found = trio.run(torture.run, asked, form, (alone, mixed))
+        console.print(torture.faults_table(asked.seed))
+        console.print(torture.verdict_table(found))
+    return 0 if not any(one.count for one in found) else 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, required=True, help="what is sent, and what goes wrong when")
+    parser.add_argument("--conversations", type=int, default=0, help="how many (3000; in the short form 300)")
+    parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
+    parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
+    parser.add_argument("--plan", action="store_true", help="print the schedule, and do nothing")
+    asked = parser.parse_args()
+    asked.conversations = asked.conversations or (300 if asked.short else 3000)
+    return asked
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """Make a folder that the database's own user can reach too, in memory where that is possible."""
+    memory = Path("/dev/shm")  # noqa: S108  (a folder of its own is made there)
+    with tempfile.TemporaryDirectory(prefix="convo-torture-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
+
+
+def plan(seed: int, form: Form) -> tuple[list[Doing], list[Doing]]:
+    """Make the schedule: what comes alone, one after the other, and what comes mixed."""
+    chance = random.Random(seed)
+    alone: list[Doing] = []
+    mixed: list[Doing] = []
+    for fault, (times, shortest, longest) in form.faults.items():
+        for time_ in range(times):
+            doing = Doing(
+                at=round(chance.uniform(0, form.mixed_seconds), 1),
+                fault=fault,
+                seconds=round(chance.uniform(shortest, longest), 1),
+            )
+            (alone if form.alone and not time_ else mixed).append(doing)
+    chance.shuffle(alone)
+    return alone, sorted(mixed, key=lambda doing: doing.at)
+
+
+class Torture:
+    """One run: what was done to whom, and how long it took to recover."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self._folder = folder
+        self._chance = random.Random(seed)
+        self._record = Record(folder / "receipts.jsonl")
+        self._spans: list[tuple[float, float]] = []
+        self._injected: Counter[str] = Counter()
+        self._recovered: dict[str, float] = {}
+        self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
+        self._facts: list[tuple[str, str]] = []
+
+    async def run(
+        self, asked: argparse.Namespace, form: Form, stages: tuple[Sequence[Doing], Sequence[Doing]]
+    ) -> list[Finding]:
+        """Start everything, torture it, heal it, and audit."""
+        began = time.monotonic()
+        async with open_world(self._folder, asked.processes, self._chance) as world:
+            load = Load(world, self._record, asked.seed, asked.conversations)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(load.run)
+                await trio.sleep(_CALM_SECONDS)
+                await self._alone(world, stages[0])
+                await self._mixed(world, stages[1])
+                self._say("everything is healed")
+                load.hurry()
+            found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
+        found.append(await self._disk_full())
+        self._facts.append(("the run took", f"{time.monotonic() - began:.0f} s"))
+        self._facts.append(("conversations accepted", f"{len({one.id for one in self._record.read()}):,}"))
+        self._facts.append(("requests answered", f"{sum(self._record.statuses.values()):,}"))
+        self._facts.append(("answers", ", ".join(f"{what} {n:,}" for what, n in self._record.statuses.most_common())))
+        self._facts.append(("slowest answer", f"{self._record.slowest:.2f} s"))
+        return found
+
+    async def _alone(self, world: World, stage: Sequence[Doing]) -> None:
+        for doing in stage:
+            await self._do(world, doing)
+            began = trio.current_time()
+            await probe(world, self._record)
+            self._recovered[doing.fault] = trio.current_time() - began
+            self._spans[-1] = (self._spans[-1][0], wall())
+
+    async def _mixed(self, world: World, stage: Sequence[Doing]) -> None:
+        began, wall_began = trio.current_time(), wall()
+        async with trio.open_nursery() as nursery:
+            for doing in stage:
+                await trio.sleep_until(began + doing.at)
+                nursery.start_soon(self._in_its_lane, world, doing)
+        healed = trio.current_time()
+        await probe(world, self._record)
+        self._recovered["all of them mixed"] = trio.current_time() - healed
+        self._spans.append((wall_began, wall()))
+
+    async def _in_its_lane(self, world: World, doing: Doing) -> None:
+        lane = next((lane for start, lane in _LANES.items() if doing.fault.startswith(start)), _DATABASE)
+        if not lane:
+            await self._do(world, doing)
+            return
+        async with self._lanes[lane]:
+            await self._do(world, doing)
+
+    async def _do(self, world: World, doing: Doing) -> None:
+        self._say(f"{doing.fault}, {doing.seconds:.1f} s")
+        began = wall()
+        await FAULTS[doing.fault](world, doing.seconds)
+        self._injected[doing.fault] += 1
+        self._spans.append((began, wall()))
+
+    async def _look(self, world: World, garbage: bool, seed: int) -> list[Finding]:  # noqa: FBT001
+        began = trio.current_time()
+        await until_done(world, _DRAIN_SECONDS, self._say)
+        # A backlog may be touched by what was wrong before.
+        self._spans.append((min(begin for begin, _ in self._spans), wall()))
+        self._facts.append(("backlog done after", f"{trio.current_time() - began:.0f} s"))
+        calm = Load(world, self._record, seed, 60, name="calm")
+        await calm.run()
+        await until_done(world, _DRAIN_SECONDS, self._say)
+        self._say("the audit")
+        found = await audit(world, self._record, Calm(self._spans), garbage=garbage)
+        self._facts.append(("dead letters, with a true reason", str(await revive_the_dead(world))))
+        await until_done(world, _DRAIN_SECONDS, self._say)
+        lost = sum(event.get("event") == "lease_lost" for convo in world.convos for event in convo.told())
+        self._facts.append(("late workers refused (lease_lost)", str(lost)))
+        if not any(one.count for one in found):
+            found = await audit(world, self._record, Calm(self._spans), garbage=False)
+        return found
+
+    async def _disk_full(self) -> Finding:
+        self._say("the disk of the database is full")
+        outcome = await fill_the_disk(self._folder / "small")
+        self._facts.append(("disk full", outcome.told))
+        self._injected["disk full under the data folder"] += outcome.done
+        if outcome.done:
+            self._recovered["disk full under the data folder"] = outcome.recovered_seconds
+        return Finding(what="lost or not done after a full disk", count=len(outcome.odd), examples=outcome.odd[:3])
+
+    def _say(self, what: str) -> None:
+        console.print(f"[dim]{time.strftime('%H:%M:%S')} {what}")
+
+    def faults_table(self, seed: int) -> Table:
+        """Make the table of what was done and how long it took to recover from it."""
+        table = Table(f"seed {seed}: fault", "times", "alone: done again after")
+        for fault, times in self._injected.items():
+            seconds = self._recovered.get(fault)
+            table.add_row(fault, str(times), "" if seconds is None else f"{seconds:.1f} s")
+        if "all of them mixed" in self._recovered:
+            table.add_row("all of them mixed", "", f"{self._recovered['all of them mixed']:.1f} s")
+        return table
+
+    def verdict_table(self, found: Sequence[Finding]) -> Table:
+        """Make the table of what was found."""
+        table = Table("what", "found")
+        for what, told in self._facts:
+            table.add_row(what, told)
+        table.add_section()
+        for one in found:
+            examples = f"[red]{one.count:,}: {'; '.join(one.examples)}" if one.count else "0"
+            table.add_row(one.what, examples)
+        return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""A convo whose database's disk is full for a while: a small file system of its own, filled by somebody else."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from msgspec import Struct
+
+from tests.load import END, body
+from tests.world import GATEWAY_SECONDS, SETTINGS, Convo
+
+_SIZE = "256m"
+_BACK_SECONDS = 30.0
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What came of it; ``odd`` are the conversations that were lost or are not done."""
+
+    done: bool
+    told: str
+    recovered_seconds: float = 0.0
+    odd: tuple[str, ...] = ()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[str]:
+    """Mount a small file system in memory; yield why not where that is not allowed, else nothing."""
+    folder.mkdir(parents=True)
+    line = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE},mode=0755", "convo-torture", str(folder)]
+    try:
+        mounted = subprocess.run(line, capture_output=True, text=True, check=False)
+        why = mounted.stderr.strip() if mounted.returncode else ""
+    except OSError as error:
+        why = str(error)
+    try:
+        yield why
+    finally:
+        if not why:
+            subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+async def fill_the_disk(folder: Path) -> Outcome:
+    """Post while the disk is full, make room, and see that nothing accepted is lost and all is done."""
+    with small_disk(folder) as why_not:
+        if why_not:
+            return Outcome(done=False, told=f"skipped: {why_not}")
+        convo = Convo(folder / "convo", SETTINGS)
+        try:
+            await convo.start()
+            async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:
+                return await _fill(folder, client)
+        except trio.TooSlowError:
+            said = (convo.folder / "said.txt").read_text("utf-8", "replace")
+            ended = None if convo.process is None else convo.process.poll()
+            return Outcome(done=True, told="it never became ready", odd=(f"ended: {ended}; {said[-2000:]}",))
+        finally:
+            if convo.process is not None:
+                convo.process.terminate()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(partial(convo.process.wait, 40))
+
+
+async def _fill(folder: Path, client: httpx.AsyncClient) -> Outcome:
+    receipts: dict[str, str] = {}
+    codes: dict[str, int] = {}
+    await _ready(client)
+    await _post(client, receipts, codes, 0, 20)
+    ballast = folder / "ballast"
+    _ballast(ballast)
+    await _post(client, receipts, codes, 20, 400, until_refused=True)
+    ballast.unlink()
+    began = trio.current_time()
+    await _ready(client)
+    await _post(client, receipts, codes, 400, 410)
+    recovered = trio.current_time() - began
+    odd = [name for name, digest in receipts.items() if not await _done(client, name, digest)]
+    told = ", ".join(f"{what} {n}" for what, n in sorted(codes.items()))
+    refused = any(code != "202" for code in codes)
+    return Outcome(
+        done=True,
+        told=f"{len(receipts)} accepted; answers: {told}",
+        recovered_seconds=recovered,
+        odd=tuple(odd) if refused else (*odd, "the disk was never full"),
+    )
+
+
+def _ballast(path: Path) -> None:
+    """Fill the file system to its last byte."""
+    with suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"\0" * (1 << 16))
+
+
+async def _ready(client: httpx.AsyncClient) -> None:
+    with trio.fail_after(_BACK_SECONDS):
+        while True:
+            with suppress(httpx.HTTPError):
+                if (await client.get("/readyz")).status_code == 200:
+                    return
+            await trio.sleep(0.1)
+
+
+async def _post(
+    client: httpx.AsyncClient,
+    receipts: dict[str, str],
+    codes: dict[str, int],
+    first: int,
+    last: int,
+    *,
+    until_refused: bool = False,
+) -> None:
+    """Post conversations of random text, which no compression makes small; note what is answered."""
+    refused = 0
+    for number in range(first, last):
+        content: dict[str, Any] = body(f"disk-{number}", f"user-{number % 5}")
+        content["conversation_log"][0]["content"] += _noise(number)
+        answer = await client.post(END, json=content)
+        code = "202" if answer.status_code == 202 else f"{answer.status_code} {answer.json()['code']}"
+        codes[code] = codes.get(code, 0) + 1
+        if code == "202":
+            receipts[f"disk-{number}"] = answer.json()["digest"]
+        else:
+            refused += 1
+        if until_refused and refused >= 5:
+            return
+
+
+def _noise(number: int) -> str:
+
+    return random.Random(number).randbytes(60_000).hex()
+
+
+async def _done(client: httpx.AsyncClient, name: str, digest: str) -> bool:
+    with trio.move_on_after(_BACK_SECONDS):
+        while True:
+            answer = await client.get(f"/v1/conversations/{name}", params={"wait": "5"})
+            if answer.status_code == 404:
+                return False
+            if answer.status_code == 200 and answer.json()["state"] == "done":
+                return bool(answer.json()["digest"] == digest)
+            await trio.sleep(0.2)
+    return False
