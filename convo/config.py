@@ -110,6 +110,8 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     host: str = "127.0.0.1"
     port: Port = 30020
+    operations_host: str = "127.0.0.1"
+    operations_port: Port = 0
     data_dir: str = ".convo"
     backlog: Count = 1024
     certfile: str = ""
@@ -501,6 +503,11 @@ def _check_meaning(settings: Settings) -> None:
             f"server.host = {settings.server.host!r} is open to the network and auth.keys is off: anybody could post"
             " and read. Turn keys on (CONVO_AUTH__KEYS=true, then `scripts/convo key new NAME`), or say that something"
             " in front of convo checks who comes (CONVO_AUTH__OPEN_TO_NETWORK=true)"
+        )
+    if settings.server.operations_port and settings.server.operations_port == settings.server.port:
+        raise ConfigError(
+            f"server.operations_port = {settings.server.port} is server.port, too: what is there without a key would be"
+            " here as well; choose another, or 0 for none"
         )
     if bool(settings.server.certfile) != bool(settings.server.keyfile):
         raise ConfigError("server.certfile and server.keyfile belong together: name both, or neither")

@@ -125,11 +125,11 @@ async def serve(settings: Settings, announce: Announce) -> None:
             )
             analysts, remotes = await stack.enter_async_context(_analysts(settings))
             outboxes = await stack.enter_async_context(open_outboxes(settings.alerts))
-            listening = stack.enter_context(_listen(settings))
+            listening = _listen(settings, stack)
             service = Service(settings, postgres, name, analysts, remotes, outboxes=outboxes)
             stack.enter_context(events.heard_by(service.alerts.hear))
             started = Started(
-                url=_url(listening, settings), database=described, data_dir=data_dir.resolve(), warnings=()
+                url=_url(listening[0], settings), database=described, data_dir=data_dir.resolve(), warnings=()
             )
 
             def ready(warnings: Sequence[str]) -> None:
@@ -258,7 +258,7 @@ class Service:
         self._bell.ring()
 
     async def run(
-        self, listening: socket.socket, signals: AsyncIterator[int], others: Sequence[Keeper], ready: Ready
+        self, listening: Sequence[socket.socket], signals: AsyncIterator[int], others: Sequence[Keeper], ready: Ready
     ) -> None:
         """Run every part until the stop, then stop them in order."""
         async with trio.open_nursery() as keepers:
@@ -278,7 +278,7 @@ class Service:
             await self._settle_accounts()
             keepers.cancel_scope.cancel()
 
-    async def _work(self, listening: socket.socket) -> None:
+    async def _work(self, listening: Sequence[socket.socket]) -> None:
         async with trio.open_nursery() as workers:
             send, receive = trio.open_memory_channel[Handed](0)
             async with receive:
@@ -295,7 +295,7 @@ class Service:
             await self._prepared.wait()
             await self._publisher.run(send)
 
-    async def _serve(self, listening: socket.socket) -> None:
+    async def _serve(self, listening: Sequence[socket.socket]) -> None:
         await serve_http(listening, self._api, self._stopping)
 
     async def _stopping(self) -> None:
@@ -499,20 +499,29 @@ async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequenc
         yield analysts, remotes
 
 
-def _listen(settings: Settings) -> socket.socket:
+def _listen(settings: Settings, stack: AsyncExitStack) -> list[socket.socket]:
+    """Listen where requests are taken, and where the operations have an address of their own."""
     server = settings.server
     check_certificate(server)
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    addresses = [("server", server.host, server.port)]
+    if server.operations_port:
+        addresses.append(("server.operations", server.operations_host, server.operations_port))
+    return [stack.enter_context(_listen_on(*address, settings)) for address in addresses]
+
+
+def _listen_on(name: str, host: str, port: int, settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     set_options(listening, settings.connection)
     try:
-        listening.bind((server.host, server.port))
-        listening.listen(server.backlog)
+        listening.bind((host, port))
+        listening.listen(settings.server.backlog)
     except OSError as error:
         listening.close()
+        joint = "." if name == "server" else "_"
         raise Refused(
-            f"cannot listen on server.host {server.host} server.port {server.port}: {error.strerror};"
+            f"cannot listen on {name}{joint}host {host} {name}{joint}port {port}: {error.strerror};"
             " stop what listens there, or choose another with --port"
         ) from error
     return listening

@@ -185,7 +185,7 @@ async def _serve(listening: socket.socket, settings: Settings, app: App, served:
 
     await server._worker_serve(door)(
         wrap_app(cast("Any", _with_lifespan(app)), 0, "asgi"),
-        server._config(listening, settings),
+        server._config([listening], settings),
         shutdown_trigger=stopping,
     )
     served.stopped.set()

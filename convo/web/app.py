@@ -187,7 +187,8 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
             head = _head()
 
             async def serve() -> Answer:
-                api.intake.authority.check(head.authorization, needs)
+                if not _on_operations(api):
+                    api.intake.authority.check(head.authorization, needs)
                 return await function()
 
             return await _serve(api, rule, head, serve)
@@ -199,13 +200,32 @@ def _route_operations(app: QuartTrio, api: Api) -> None:
     route("/metrics", operations.metrics)
     route("/v1/alerts", operations.show_alerts)
     route("/v1/alerts/test", operations.test_alerts, "POST")
-    route("/debug/tasks", lambda: operations.tasks(None if api.settings.auth.keys else _head().peer))
+    route("/debug/tasks", lambda: operations.tasks(None if _is_trusted(api) else _head().peer))
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)
 
 
+# What is there on the address of the operations, and needs no key there.
+_OPERATIONS = frozenset({"/livez", "/readyz", "/metrics", "/debug/tasks"})
+
+
+def _on_operations(api: Api) -> bool:
+    _, port = request.scope["server"] or ("", None)
+    return port == api.settings.server.operations_port
+
+
+def _is_trusted(api: Api) -> bool:
+    """Tell whether whoever asks has shown a key, or comes by the operations' own address."""
+    return api.settings.auth.keys or _on_operations(api)
+
+
 async def _serve(api: Api, route: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
-    answer = await answered(route, head, api.settings, serve)
+    async def served() -> Answer:
+        if route not in _OPERATIONS and _on_operations(api):
+            raise errors.NotFound(f"{', '.join(sorted(_OPERATIONS))} are here, and nothing else")
+        return await serve()
+
+    answer = await answered(route, head, api.settings, served)
     if api.settings.observe.access_log:
         events.request_answered(
             route=route, method=head.method, status=answer.status, seconds=trio.current_time() - head.started

@@ -81,8 +81,8 @@ class Connection:
 
     __slots__ = (
         "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof", "_expects",
-        "_farewell", "_gone", "_intake", "_lingers", "_method", "_request", "_rest", "_route", "_scope", "_server",
-        "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
+        "_farewell", "_gone", "_intake", "_lingers", "_method", "_operations", "_request", "_rest", "_route", "_scope",
+        "_server", "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
     )  # fmt: skip
 
     def __init__(self, door: Door, stream: Stream) -> None:
@@ -94,6 +94,7 @@ class Connection:
         self._web = door.settings.web
         self._wire, socket = wire_of(stream)
         self.peer, self._server = _addresses(socket)
+        self._operations = self._server[1] == door.settings.server.operations_port
         self._scope = trio.CancelScope()
         self.phase = "idle"
         self._rest = b""  # what was read and belongs to nothing yet
@@ -226,7 +227,7 @@ class Connection:
         self._method = request.method if request.method in METHODS else "other"
         self._body = Chunked() if request.length is None else Sized(request.length)
         self._expects = request.expects
-        if request.method == "POST" and _is_accept(request.target):
+        if request.method == "POST" and _is_accept(request.target) and not self._operations:
             keep = await self._accept(request)
         else:
             keep = await self._pass_on(request)

@@ -12,7 +12,7 @@ import resource
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any, cast
@@ -35,10 +35,10 @@ from convo.web.wire import Stream
 _OTHER_FILES = 128
 
 
-async def serve(listening: socket.socket, api: Api, stopping: Callable[[], Awaitable[None]]) -> None:
+async def serve(listening: Sequence[socket.socket], api: Api, stopping: Callable[[], Awaitable[None]]) -> None:
     """Serve ``api`` until ``stopping`` returns, then for at most ``shutdown.intake_seconds`` what is under way.
 
-    ``listening`` is ours from now on.
+    The ``listening`` sockets are ours from now on.
     """
     settings = api.settings
     proxies = Proxies(settings.server)
@@ -69,10 +69,10 @@ def _worker_serve(door: Door) -> Callable[..., Awaitable[None]]:
     return ours
 
 
-def _config(listening: socket.socket, settings: Settings) -> Config:
+def _config(listening: Sequence[socket.socket], settings: Settings) -> Config:
     config = Config()
-    # hypercorn's from here on: it is closed when the stop begins, and whoever connects then is told at once.
-    config.bind = [f"fd://{listening.detach()}"]
+    # hypercorn's from here on: they are closed when the stop begins, and whoever connects then is told at once.
+    config.bind = [f"fd://{one.detach()}" for one in listening]
     config.graceful_timeout = settings.shutdown.intake_seconds
     config.alpn_protocols = ["http/1.1"]
     # hypercorn listens once more, with its own number

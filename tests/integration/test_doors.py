@@ -123,7 +123,7 @@ async def test_both_doors_answer_alike(database: str, tmp_path: Path, monkeypatc
         config.accesslog = config.errorlog = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve_stock(make_app(api), config, shutdown_trigger=stopping))
-            await server.serve(listening, api, stopping)
+            await server.serve([listening], api, stopping)
 
     monkeypatch.setattr(service, "serve_http", both)
     told = trio.Event()

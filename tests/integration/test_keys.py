@@ -149,6 +149,22 @@ async def test_every_route_of_both_doors_asks_for_its_scope(database: str, tmp_p
         assert refused.headers["www-authenticate"] == "Bearer"
 
 
+async def test_the_operations_have_an_address_of_their_own_without_keys(database: str, tmp_path: Path) -> None:
+    port = free_port()
+    settings = {"auth.keys": "true", "server.operations_port": str(port)}
+    async with serving(tmp_path, database, settings) as url, httpx.AsyncClient() as client:
+        there = f"http://127.0.0.1:{port}"
+        for path in ("/livez", "/readyz", "/metrics", "/debug/tasks"):
+            assert (await client.get(there + path)).status_code == 200, path
+        for path in ("/metrics", "/debug/tasks"):
+            assert (await client.get(url + path)).status_code == 401, path
+        for method, path in (("POST", END), ("GET", "/v1/conversations"), ("GET", "/v1/alerts"), ("GET", "/docs")):
+            answer = await client.request(method, there + path, json=ended("ops-1"))
+            assert (answer.status_code, answer.json()["code"]) == (404, "not_found"), path
+    async with open_store(database) as postgres:
+        assert await ask(postgres, "SELECT count(*) FROM conversation") == 0
+
+
 async def test_a_key_may_have_a_limit_of_its_own(database: str, tmp_path: Path) -> None:
     async with open_store(database) as postgres:
         slow = await keys.new(postgres, "slow", ["write"], 1.0)
