@@ -6,7 +6,7 @@ import json
 import re
 import socket
 import zlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,13 +117,13 @@ def comparable(got: bytes, name: bytes) -> tuple[Any, ...]:
 async def test_both_doors_answer_alike(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port, stock_port = free_port(), free_port()
 
-    async def both(listening: socket.socket, api: Api, stopping: Callable[[], Awaitable[None]]) -> None:
+    async def both(listening: Sequence[socket.socket], api: Api, stopping: Callable[[], Awaitable[None]]) -> None:
         config = Config()
         config.bind = [f"127.0.0.1:{stock_port}"]
         config.accesslog = config.errorlog = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: serve_stock(make_app(api), config, shutdown_trigger=stopping))
-            await server.serve([listening], api, stopping)
+            await server.serve(listening, api, stopping)
 
     monkeypatch.setattr(service, "serve_http", both)
     told = trio.Event()
