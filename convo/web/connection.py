@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from io import BytesIO
 
 import trio
@@ -30,12 +30,13 @@ from convo.observe import events, metrics
 from convo.web import http1
 from convo.web.app import ACCEPT
 from convo.web.asgi import App, CutShort, Exchange, scope_of
+from convo.web.body import Body, Chunked, Sized
 from convo.web.conversations import Intake
 from convo.web.crowd import Crowd
 from convo.web.door import METHODS, Answer, Head, answered, problem, too_large, with_headers
-from convo.web.forwarded import Proxies, plain_address
-from convo.web.http1 import Chunked, RequestHead, Sized
-from convo.web.wire import PIECE_BYTES, Gone, Stream, wire_of
+from convo.web.forwarded import Proxies
+from convo.web.http1 import RequestHead
+from convo.web.wire import PIECE_BYTES, Gone, Stream, Wire, addresses, wire_of
 
 # What the request's own deadlines leave to the answer they make; only who outstays them meets the backstop.
 _BACKSTOP_SECONDS = 0.25
@@ -55,25 +56,34 @@ class Door(Struct, frozen=True, kw_only=True):
 
 
 async def serve_connection(door: Door, stream: Stream) -> None:
-    """Serve one client until it or we end it; nothing that it does comes out of here."""
-    connection = Connection(door, stream)
+    """Serve one client until it or we end it; nothing that it does comes out of here, and no bug of ours."""
+    with _contained(door.crowd):
+        wire, transport = wire_of(stream)
+        with closing(wire):
+            await _serve(door.crowd, Connection(door, wire, transport))
+
+
+async def _serve(crowd: Crowd, connection: Connection) -> None:
     try:
-        if door.crowd.enter(connection):
-            await _run(door, connection)
+        if crowd.enter(connection):
+            with _contained(crowd, connection.fail):
+                await connection.run()
             await connection.take_leave()
         else:
             await connection.turn_away()
     finally:
-        connection.close()
+        connection.leave()
 
 
-async def _run(door: Door, connection: Connection) -> None:
+@contextmanager
+def _contained(crowd: Crowd, then: Callable[[], None] | None = None) -> Iterator[None]:
     try:
-        await connection.run()
+        yield
     except* Exception as errors:  # noqa: BLE001  (one connection's bug is that connection's end, and nobody else's)
-        connection.fail()
+        if then is not None:
+            then()
         for error in errors.exceptions:
-            door.crowd.tell_failed(error)
+            crowd.tell_failed(error)
 
 
 class Connection:
@@ -85,15 +95,15 @@ class Connection:
         "_server", "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
     )  # fmt: skip
 
-    def __init__(self, door: Door, stream: Stream) -> None:
+    def __init__(self, door: Door, wire: Wire, transport: trio.SocketStream) -> None:
         self._door = door
         self._app = door.app
         self._crowd = door.crowd
         self._intake = door.intake
         self._settings = door.settings.connection
         self._web = door.settings.web
-        self._wire, socket = wire_of(stream)
-        self.peer, self._server = _addresses(socket)
+        self._wire = wire
+        self.peer, self._server = addresses(transport)
         self._operations = self._server[1] == door.settings.server.operations_port
         self._scope = trio.CancelScope()
         self.phase = "idle"
@@ -107,7 +117,7 @@ class Connection:
 
     def _forget_request(self) -> None:
         self._request: RequestHead | None = None
-        self._body: http1.Body = _NOTHING
+        self._body: Body = _NOTHING
         self._body_began = -1.0
         self._body_bytes = 0
         self._expects = False
@@ -155,9 +165,8 @@ class Connection:
         self._ended = "error"
         self._say_at_the_end(ConvoError("an unexpected error; it is in the log"))
 
-    def close(self) -> None:
-        """Close it and be forgotten."""
-        self._wire.close()
+    def leave(self) -> None:
+        """Be forgotten."""
         self._crowd.leave(self)
         metrics.connection_ended_total.labels(self._ended or "stopped").inc()
 
@@ -476,15 +485,6 @@ class Connection:
 
 def _is_accept(target: bytes) -> bool:
     return target == _ACCEPT_TARGETS[0] or target.startswith(_ACCEPT_TARGETS[1])
-
-
-def _addresses(transport: trio.SocketStream) -> tuple[str, tuple[str, int]]:
-    try:
-        host, port = transport.socket.getsockname()[:2]
-        return plain_address(transport.socket.getpeername()[0]), (host, port)
-    except OSError:
-        # Gone before it was looked at: the first read says so, too.
-        return "", ("", 0)
 
 
 class _Dates:

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import trio
 
+from convo.web.forwarded import plain_address
+
 PIECE_BYTES = 1 << 16
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
@@ -191,6 +193,16 @@ def wire_of(stream: Stream) -> tuple[Wire, trio.SocketStream]:
     if isinstance(stream, trio.SSLStream):
         return Tls(stream), stream.transport_stream
     return Plain(stream), stream
+
+
+def addresses(transport: trio.SocketStream) -> tuple[str, tuple[str, int]]:
+    """Return the client's address, and where it has come to."""
+    try:
+        host, port = transport.socket.getsockname()[:2]
+        return plain_address(transport.socket.getpeername()[0]), (host, port)
+    except OSError:
+        # Gone before it was looked at: the first read says so, too.
+        return "", ("", 0)
 
 
 def _forget_unsent(stream: trio.SocketStream) -> None:

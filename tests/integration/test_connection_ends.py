@@ -6,14 +6,16 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 from structlog.testing import capture_logs
 
 from convo.observe import metrics
-from convo.web.asgi import Message
+from convo.web.app import _finishing
+from convo.web.asgi import App, Message
+from convo.web.connection import Connection
 from tests.doors import Receive, Send, Served, answer, body_of, echo, get, one_of, opened, post, rest_of, statuses
 from tests.running import eventually
 
@@ -176,6 +178,15 @@ async def _drained(stream: trio.SocketStream) -> None:
         pass
 
 
+async def test_the_apps_last_piece_is_given_our_time_and_not_its_own() -> None:
+    # Under stock hypercorn the app's last send is let come to its end, for as long as a request may take.
+    app = cast("App", _finishing(gushing, 20))
+    async with opened(app) as served, await served.connect() as stream:
+        with trio.fail_after(5):
+            async with ends_as("write_deadline", served):
+                await stream.send_all(get())
+
+
 async def test_who_reads_slowly_but_reads_gets_it_all() -> None:
     async with opened(gushing) as served, await served.connect() as stream:
         await stream.send_all(get("/", "Connection: close"))
@@ -303,6 +314,28 @@ async def test_a_bug_ends_one_connection_and_is_told_once(late: bool) -> None:  
             await eventually(lambda: ended("error") == before + 20)
             await other.send_all(get("/fine"))
             assert (await one_of(other))[0].endswith(b"fine")
+    lines = [one for one in told if one["event"] == "connection_failed"]
+    assert len(lines) == 1
+
+
+@pytest.mark.parametrize("place", ["__init__", "turn_away", "take_leave", "leave"])
+async def test_a_bug_at_either_end_of_a_connection_is_that_connections_end(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    most = "1" if place == "turn_away" else "100"
+    with capture_logs() as told:
+        async with opened(echo, {"connection.connections_max": most}) as served, await served.connect() as other:
+            await other.send_all(get())
+            await one_of(other)
+            with monkeypatch.context() as patched:
+                patched.setattr(Connection, place, broken)
+                for _ in range(3):
+                    await served.ask(get("/", "Connection: close"))
+            await other.send_all(get())
+            assert statuses((await one_of(other))[0]) == [200]
     lines = [one for one in told if one["event"] == "connection_failed"]
     assert len(lines) == 1
 
