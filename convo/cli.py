@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from convo import __version__, config, service, terminal, upkeep
+from convo import __version__, checkup, config, service, terminal, upkeep
 from convo.config import Settings
-from convo.errors import ConvoError
+from convo.errors import ConvoError, Refused
 from convo.observe.log import open_log
+from convo.store.keys import SCOPES
 
 _Command = Callable[[argparse.Namespace], int]
 # What `serve` takes on its command line, and the setting it stands for.
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_service(commands)
     _add_upkeep(commands)
+    _add_keys(commands)
     _add_terminal(commands)
     return parser
 
@@ -77,8 +79,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(asked: argparse.Namespace) -> Settings:
+    return config.load(asked.config, arguments=_arguments(asked))
+
+
+def _arguments(asked: argparse.Namespace) -> dict[tuple[str, str], str]:
     given = {path: getattr(asked, name, None) for name, path in _OVERRIDES.items()}
-    return config.load(asked.config, arguments={path: str(value) for path, value in given.items() if value is not None})
+    return {path: str(value) for path, value in given.items() if value is not None}
 
 
 # --- the server
@@ -89,6 +95,12 @@ def _add_service(commands: _Commands) -> None:
     _add_settings(serve)
     serve.add_argument("--host", help="address to listen on")
     serve.add_argument("--port", help="TCP port to listen on; 0 picks a free one")
+    check = _add(commands, "check", "show the ladder of deadlines, and ask each dependency once", _check)
+    check.epilog = (
+        "Needs no running server, writes nothing and starts nothing. The exit code is 1 when a rung of the ladder is"
+        " broken (serve would refuse to start) or a dependency fails, 0 otherwise."
+    )
+    _add_settings(check)
 
 
 def _serve(asked: argparse.Namespace) -> int:
@@ -96,6 +108,11 @@ def _serve(asked: argparse.Namespace) -> int:
     with open_log(settings.observe):
         trio.run(service.serve, settings, _announce, strict_exception_groups=True)
     return 0
+
+
+def _check(asked: argparse.Namespace) -> int:
+    # Not load(): a broken ladder is to be seen whole.
+    return checkup.check(config.read(asked.config, arguments=_arguments(asked)))
 
 
 def _announce(started: service.Started) -> None:
@@ -122,14 +139,60 @@ def _add_upkeep(commands: _Commands) -> None:
 
 
 def _backup(asked: argparse.Namespace) -> int:
-    size = trio.run(upkeep.backup, _settings(asked), asked.file)
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        size = trio.run(upkeep.backup, settings, asked.file)
     print(f"{asked.file}: {size:,} bytes")
     return 0
 
 
 def _restore(asked: argparse.Namespace) -> int:
-    trio.run(upkeep.restore, _settings(asked), asked.file)
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        trio.run(upkeep.restore, settings, asked.file)
     print(f"restored from {asked.file}; start convo again")
+    return 0
+
+
+def _add_keys(commands: _Commands) -> None:
+    key = commands.add_parser("key", help="make, list and revoke the keys of clients")
+    actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = _add(actions, "new", "make a key and print it; it is nowhere to be read again", _new_key)
+    new.add_argument("name", metavar="NAME", help="whose key it is")
+    new.add_argument("--scopes", default="write,read", help="what it is good for: write, read, admin (write,read)")
+    new.add_argument("--requests-per-second", type=float, default=0.0, help="a limit of its own (0: none)")
+    _add_settings(_add(actions, "list", "list the keys that are good", _list_keys))
+    revoke = _add(actions, "revoke", "let a key be good no longer", _revoke_key)
+    revoke.add_argument("key_id", metavar="ID", help="the part between the first two underscores")
+    for parser in (new, revoke):
+        _add_settings(parser)
+
+
+def _new_key(asked: argparse.Namespace) -> int:
+    asked_for = [scope.strip() for scope in asked.scopes.split(",")]
+    scopes = [scope for scope in SCOPES if scope in asked_for]
+    if len(scopes) != len(asked_for):
+        raise Refused(f"--scopes {asked.scopes!r} holds what is no scope; there are {', '.join(SCOPES)}")
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        key = trio.run(upkeep.new_key, settings, asked.name, scopes, asked.requests_per_second)
+    print(key)
+    return 0
+
+
+def _list_keys(asked: argparse.Namespace) -> int:
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        found = trio.run(upkeep.list_keys, settings)
+    terminal.show_keys(found)
+    return 0
+
+
+def _revoke_key(asked: argparse.Namespace) -> int:
+    settings = _settings(asked)
+    with open_log(settings.observe):
+        trio.run(upkeep.revoke_key, settings, asked.key_id)
+    print(f"{asked.key_id} is revoked; servers refuse it within {settings.auth.refresh_seconds:g} s")
     return 0
 
 
@@ -155,12 +218,16 @@ def _add_terminal(commands: _Commands) -> None:
         parser.add_argument("--user", metavar="ID")
         parser.add_argument("--bot", metavar="ID")
         parser.add_argument("--limit", type=int, default=50)
-    for parser in (show, explain, retry, listed, dead):
-        parser.add_argument("--url", default=config.client_address()[0], help="the server (CONVO_URL)")
+    acknowledge = _add(commands, "acknowledge", "say that a dead letter is reviewed and stays dead", _acknowledge)
+    acknowledge.add_argument("conversation_id", metavar="ID")
+    alerts = _add(commands, "alerts", "show what is wrong now, and what was lately", _alerts)
+    alerts.add_argument("what", nargs="?", choices=("show", "test"), default="show", help="test: tell every sink once")
+    for parser in (show, explain, retry, listed, dead, acknowledge, alerts):
+        parser.add_argument("--url", help="the server (default: CONVO_URL, else where convo serve would listen)")
 
 
-def _key() -> str:
-    return config.client_address()[1]
+def _server(asked: argparse.Namespace) -> tuple[str, str]:
+    return config.client_address(url=asked.url or "")
 
 
 def _filters(asked: argparse.Namespace) -> terminal.Filters:
@@ -168,20 +235,29 @@ def _filters(asked: argparse.Namespace) -> terminal.Filters:
 
 
 def _show(asked: argparse.Namespace) -> int:
-    return terminal.show(asked.url, _key(), asked.conversation_id)
+    return terminal.show(*_server(asked), asked.conversation_id)
 
 
 def _explain(asked: argparse.Namespace) -> int:
-    return terminal.explain(asked.url, _key(), asked.conversation_id)
+    return terminal.explain(*_server(asked), asked.conversation_id)
 
 
 def _retry(asked: argparse.Namespace) -> int:
-    return terminal.retry(asked.url, _key(), asked.conversation_id)
+    return terminal.retry(*_server(asked), asked.conversation_id)
+
+
+def _acknowledge(asked: argparse.Namespace) -> int:
+    return terminal.acknowledge(*_server(asked), asked.conversation_id)
+
+
+def _alerts(asked: argparse.Namespace) -> int:
+    command = terminal.test_alerts if asked.what == "test" else terminal.alerts
+    return command(*_server(asked))
 
 
 def _list(asked: argparse.Namespace) -> int:
-    return terminal.list_conversations(asked.url, _key(), _filters(asked), asked.limit)
+    return terminal.list_conversations(*_server(asked), _filters(asked), asked.limit)
 
 
 def _dead(asked: argparse.Namespace) -> int:
-    return terminal.dead(asked.url, _key(), _filters(asked), asked.limit)
+    return terminal.dead(*_server(asked), _filters(asked), asked.limit)

@@ -1,11 +1,11 @@
-"""Deadlines with names: every wait for something outside the process stands in one; it knows no wait by name."""
+"""Deadlines with names: every wait for something outside the process stands in one; ``waits`` lists them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +13,12 @@ import trio
 
 from convo.errors import DeadlineExceeded
 from convo.observe import metrics
+from convo.waits import NAMES
+
+# From the start, so that a rate over them begins at 0 and an alert on one that never ran out is no gap.
+for _name in NAMES:
+    metrics.wait_seconds.labels(_name)
+    metrics.deadline_exceeded_total.labels(_name)
 
 _collected: ContextVar[dict[str, float] | None] = ContextVar("collected_waits", default=None)
 _innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
@@ -28,6 +34,16 @@ def ends_at() -> float:
         earliest = min(earliest, around.scope.deadline)
         around = around.outer
     return earliest
+
+
+def around(context: Context) -> Iterator[deadline]:
+    """Yield the named deadlines that are open around a task, given its context, from the innermost outwards."""
+    one = context.get(_innermost)
+    while one is not None:
+        # A task that outlives the block it was started in, in a nursery further out, has that block's context still.
+        if not one.left:
+            yield one
+        one = one.outer
 
 
 @contextmanager
@@ -58,12 +74,13 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
         self.seconds = seconds
         self.culprit: str | None = None
         self.outer: deadline | None = None
+        self.left = False
         self.scope = trio.CancelScope()
         self._since = since
 
     def __enter__(self) -> Self:
-        self._started = trio.current_time() if self._since is None else self._since
-        self.scope.deadline = self._started + self.seconds
+        self.started = trio.current_time() if self._since is None else self._since
+        self.scope.deadline = self.started + self.seconds
         self.outer = _innermost.get()
         self._token = _innermost.set(self)
         self.scope.__enter__()
@@ -72,8 +89,9 @@ class deadline:  # noqa: N801  (reads as a statement: `with deadline("db.accept"
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.left = True
         _innermost.reset(self._token)
-        seconds = trio.current_time() - self._started
+        seconds = trio.current_time() - self.started
         metrics.wait_seconds.labels(self.name).observe(seconds)
         if (waits := _collected.get()) is not None:
             waits[self.name] = waits.get(self.name, 0.0) + seconds

@@ -61,6 +61,25 @@ class BadRequest(ConvoError):
     title = "The request cannot be read"
 
 
+class Unauthorized(ConvoError):
+    """The request shows no key, or none that is good."""
+
+    status = 401
+    code = "unauthorized"
+    title = "A key is needed"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer")])
+
+
+class Forbidden(ConvoError):
+    """The key is good, but not for this."""
+
+    status = 403
+    code = "forbidden"
+    title = "This key may not do this"
+
+
 class NotFound(ConvoError):
     """There is nothing at this address, or nothing of this name."""
 
@@ -99,6 +118,39 @@ class TooLarge(ConvoError):
     status = 413
     code = "too_large"
     title = "The body is too large"
+
+
+class RequestTimeout(ConvoError):
+    """The client took longer over its request than it may."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request did not come in time"
+    retryable = True
+
+
+class TargetTooLong(ConvoError):
+    """The address asked for is over the limit."""
+
+    status = 414
+    code = "target_too_long"
+    title = "The address is too long"
+
+
+class HeadTooLarge(ConvoError):
+    """The request's head is over the limit."""
+
+    status = 431
+    code = "head_too_large"
+    title = "The request's head is too large"
+
+
+class VersionNotSupported(ConvoError):
+    """The request is in a version of HTTP that is not spoken here."""
+
+    status = 505
+    code = "version_not_supported"
+    title = "This version of HTTP is not spoken here"
 
 
 class UnsupportedMedia(ConvoError):

@@ -3,7 +3,7 @@
 The only file that does. It knows every part by name and the work of none.
 
     asyncio loop > PostgreSQL (embedded or given) > HTTP clients
-      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler)
+      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler, books, alerts, canary)
         > workers nursery
           > feed nursery: publisher; its body is the HTTP server
 
@@ -20,7 +20,6 @@ request is that request's (``web.door``); a bug in a loop ends the process, and 
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import socket
@@ -30,11 +29,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve as serve_hypercorn
 from msgspec import Struct, structs
 
-from convo import __version__, crash, identity
+from convo import __version__, crash, identity, tasks
+from convo.alerts.delivery import Outbox, open_outboxes
+from convo.alerts.keeper import Alerts, Here
 from convo.analysis import local
 from convo.analysis.analyze import Analyst, Analysts, in_process
 from convo.analysis.llm import Model
@@ -42,11 +41,12 @@ from convo.analysis.memory import MemoryService
 from convo.analysis.remote import open_client
 from convo.bell import Bell
 from convo.bridge import open_bridge
+from convo.canary import Canary
 from convo.config import Settings
 from convo.conversation.model import PartName
 from convo.deadline import deadline
 from convo.errors import ConvoError, DatabaseUnavailable, Refused
-from convo.observe import events, metrics
+from convo.observe import events, loop, metrics
 from convo.pipeline.held import Held
 from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
@@ -55,21 +55,24 @@ from convo.store.conversations import Reader
 from convo.store.intake import Committer
 from convo.store.jobs import Jobs
 from convo.store.logs import Handover
+from convo.store.lookout import Lookout
 from convo.store.migrate import migrate
 from convo.store.postgres import Postgres, inspect, open_postgres
+from convo.store.promises import check_room, connections_spare, connections_wanted, risks
 from convo.store.settle import Settler
 from convo.store.watch import Watch
 from convo.web.admission import Admission
-from convo.web.app import Api, make_app
+from convo.web.app import Api
+from convo.web.authority import Authority
 from convo.web.clients import Clients
 from convo.web.conversations import Intake
 from convo.web.explaining import Explaining
 from convo.web.operations import DATABASE, Operations
 from convo.web.readiness import Readiness
 from convo.web.reading import Reading
+from convo.web.server import check_certificate, set_options
+from convo.web.server import serve as serve_http
 
-# The committer's connection, and that of the books; the settler and all others go through the pool.
-_LINES = 2
 _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
 # The embedded server's own log is cut back when it is past its bound.
@@ -105,18 +108,29 @@ async def serve(settings: Settings, announce: Announce) -> None:
         crash.arm(settings.observe.crash_at)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
-        _stop_signals() as signals,
+        _signals() as signals,
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
+            stack.enter_context(loop.watching(settings.observe.loop_block_seconds))
             url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
             postgres = await stack.enter_async_context(
-                open_postgres(bridge, url, settings.database, name=name.rpartition("/")[2])
+                open_postgres(
+                    bridge,
+                    url,
+                    settings.database,
+                    name=name.rpartition("/")[2],
+                    slow_query_seconds=settings.alerts.slow_query_seconds,
+                )
             )
             analysts, remotes = await stack.enter_async_context(_analysts(settings))
+            outboxes = await stack.enter_async_context(open_outboxes(settings.alerts))
             listening = stack.enter_context(_listen(settings))
-            service = Service(settings, postgres, name, analysts, remotes)
-            started = Started(url=_url(listening), database=described, data_dir=data_dir.resolve(), warnings=())
+            service = Service(settings, postgres, name, analysts, remotes, outboxes=outboxes)
+            stack.enter_context(events.heard_by(service.alerts.hear))
+            started = Started(
+                url=_url(listening, settings), database=described, data_dir=data_dir.resolve(), warnings=()
+            )
 
             def ready(warnings: Sequence[str]) -> None:
                 announce(structs.replace(started, warnings=tuple(warnings)))
@@ -128,24 +142,27 @@ async def serve(settings: Settings, announce: Announce) -> None:
     events.service_stopped()
 
 
+_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
 @contextmanager
-def _stop_signals() -> Iterator[AsyncIterator[int]]:
-    """Hear SIGTERM and SIGINT; once one was heard, those that come when all is closed must not kill the process."""
+def _signals() -> Iterator[AsyncIterator[int]]:
+    """Hear what we are told; once it was to stop, what comes when all is closed must not kill the process."""
     # What the receiver puts back when it closes.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    heard = False
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _HEARD}
+    stopped = False
 
     async def noted(signals: AsyncIterator[int]) -> AsyncIterator[int]:
-        nonlocal heard
+        nonlocal stopped
         async for number in signals:
-            heard = True
+            stopped = stopped or number != signal.SIGUSR1
             yield number
 
     try:
         with trio.open_signal_receiver(*before) as signals:
             yield noted(signals)
     finally:
-        if not heard:
+        if not stopped:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -160,6 +177,8 @@ class Service:
         name: str,
         analysts: Analysts,
         remotes: Sequence[Remote],
+        *,
+        outboxes: Sequence[Outbox],
     ) -> None:
         self._settings = settings
         self._postgres = postgres
@@ -168,6 +187,7 @@ class Service:
         self._prepared = trio.Event()
         self._readiness = Readiness()
         self._jobs = Jobs(postgres, settings.jobs, name)
+        self._authority = Authority(settings.auth, postgres)
         self._handover = Handover(settings.jobs.handover_bytes)
         self._held = Held(self._jobs, settings.jobs)
         self._settler = Settler(postgres, settings.score)
@@ -193,7 +213,15 @@ class Service:
             bell=self._bell,
             ended=self._watch.tell,
         )
-        reader = Reader(postgres)
+        self._lookout = Lookout(postgres, settings.alerts)
+        self.alerts = Alerts(
+            settings=settings.alerts,
+            here=Here(process=name, folder=Path(settings.server.data_dir), pool=postgres.in_use),
+            lookout=self._lookout,
+            prepared=self._prepared,
+            outboxes=outboxes,
+        )
+        self._reader = reader = Reader(postgres)
         pings = {remote.dependency.name: remote.ping for remote in remotes}
         self._api = Api(
             settings=settings,
@@ -201,6 +229,7 @@ class Service:
                 settings=settings.web,
                 committer=self._committer,
                 readiness=self._readiness,
+                authority=self._authority,
                 clients=Clients(settings.clients),
                 admission=Admission(settings.intake, settings.web.request_seconds),
             ),
@@ -208,8 +237,21 @@ class Service:
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
             ),
             explaining=Explaining(postgres=postgres, dependencies={one.name: one for one in dependencies}),
-            operations=Operations(readiness=self._readiness, pings={DATABASE: reader.ping, **pings}),
+            operations=Operations(
+                readiness=self._readiness, pings={DATABASE: self._ping_database, **pings}, alerts=self.alerts
+            ),
         )
+        self._canary = Canary(
+            settings=settings.canary,
+            request_seconds=settings.web.request_seconds,
+            intake=self._api.intake,
+            reading=self._api.reading,
+            postgres=postgres,
+        )
+
+    async def _ping_database(self) -> None:
+        self._committer.check()
+        await self._reader.ping()
 
     def _taken(self, committed: list[tuple[int, bytes]]) -> None:
         self._handover.put(committed)
@@ -223,10 +265,15 @@ class Service:
             keepers.start_soon(self._hear, signals)
             for keeper in (self._committer.run, self._settler.run, self._held.beat, self._watch.run, self._sample):
                 await keepers.start(keeper)
+            for deliver in (self.alerts.run, *(outbox.run for outbox in self.alerts.outboxes)):
+                await keepers.start(deliver)
             for keep in others:
                 keepers.start_soon(keep)
             keepers.start_soon(self._prepare, ready)
             keepers.start_soon(self._keep_books)
+            keepers.start_soon(self._keep_keys)
+            keepers.start_soon(self._look_out)
+            keepers.start_soon(self._fly)
             await self._work(listening)
             await self._settle_accounts()
             keepers.cancel_scope.cancel()
@@ -249,17 +296,7 @@ class Service:
             await self._publisher.run(send)
 
     async def _serve(self, listening: socket.socket) -> None:
-        config = Config()
-        # hypercorn closes the number it is given, and nobody else has one: from then on new clients are refused
-        config.bind = [f"fd://{listening.detach()}"]
-        config.graceful_timeout = self._settings.shutdown.intake_seconds
-        config.keep_alive_timeout = self._settings.connection.keep_alive_seconds
-        config.alpn_protocols = ["http/1.1"]
-        # hypercorn listens once more, with its own number
-        config.backlog = self._settings.server.backlog
-        config.accesslog = None
-        config.errorlog = logging.getLogger("hypercorn.error")
-        await serve_hypercorn(make_app(self._api), config, shutdown_trigger=self._stopping, mode="asgi")
+        await serve_http(listening, self._api, self._stopping)
 
     async def _stopping(self) -> None:
         """Wait for the stop, then for the notice that those in front of us are given."""
@@ -269,6 +306,9 @@ class Service:
 
     async def _hear(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
+            if number == signal.SIGUSR1:
+                tasks.tell()
+                continue
             events.service_stopping(reason=signal.Signals(number).name)
             self._stop.set()
 
@@ -283,7 +323,7 @@ class Service:
                 before, after = await migrate(line)
                 await self._sign_in(found)
             except DatabaseUnavailable as error:
-                events.prepare_failed(reason=f"{error.detail}: {error.__cause__}")
+                events.prepare_failed(reason=_with_cause(error))
                 await trio.sleep(_PREPARE_AGAIN_SECONDS)
             else:
                 if before != after:
@@ -298,16 +338,16 @@ class Service:
 
     async def _sign_in(self, found: Mapping[str, str]) -> None:
         self._warn_of_durability(found)
-        mine = self._settings.database.pool_max + _LINES
+        pool_max = self._settings.database.pool_max
         everybody = await processes.enter(
-            self._postgres, self._jobs.owner, pid=os.getpid(), host=socket.gethostname(), connections_max=mine
+            self._postgres,
+            self._jobs.owner,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            connections_max=connections_wanted(pool_max),
         )
-        spare = int(found["max_connections"]) - int(found["superuser_reserved_connections"])
-        if mine > spare:
-            raise Refused(
-                f"database.pool_max = {mine - _LINES} and {_LINES} connections besides are more than the {spare} that"
-                f" the database takes (max_connections {found['max_connections']}); lower the one or raise the other"
-            )
+        check_room(found, pool_max)
+        spare = connections_spare(found)
         if everybody > spare:
             events.connections_warning(connections=everybody, max_connections=spare)
             self._readiness.warnings.append(
@@ -319,10 +359,9 @@ class Service:
             events.own_leases_released(count=released)
 
     def _warn_of_durability(self, found: Mapping[str, str]) -> None:
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            if found[setting] == "off":
-                events.durability_warning(setting=setting, value="off")
-                self._readiness.warnings.append(f"the database runs with {setting} = off: {_RISKS[setting]}")
+        for setting, warning in risks(found).items():
+            events.durability_warning(setting=setting, value="off")
+            self._readiness.warnings.append(warning)
 
     # --- the stop, and the gauges
 
@@ -339,13 +378,20 @@ class Service:
             else:
                 events.own_leases_released(count=released)
 
+    async def _keep_keys(self) -> None:
+        await self._prepared.wait()
+        await self._authority.run()
+
     async def _keep_books(self) -> None:
-        """Once a minute, unless another process just does: compare the tables with the books."""
+        """Once a minute, if this process tells of what all share: compare the tables with the books."""
         await self._prepared.wait()
         line = self._postgres.line()
         try:
             while True:
                 await trio.sleep(_BOOKS_SECONDS)
+                if not self.alerts.leads:
+                    metrics.ledger_gaps.set(0)
+                    continue
                 try:
                     gaps = await ledger.keep(line)
                 except ConvoError as error:
@@ -357,6 +403,17 @@ class Service:
                     events.ledger_gap(day=gap.day.isoformat(), what=gap.what, booked=gap.booked, found=gap.found)
         finally:
             await line.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+    async def _look_out(self) -> None:
+        try:
+            await self.alerts.ask()
+        finally:
+            await self._lookout.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+    async def _fly(self) -> None:
+        await self._prepared.wait()
+        if self._settings.canary.enabled:
+            await self._canary.run()
 
     async def _sample(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
@@ -373,11 +430,10 @@ class Service:
             await trio.sleep(self._settings.observe.sample_seconds)
 
 
-_RISKS = {
-    "fsync": "a crash of its machine can lose or corrupt everything",
-    "full_page_writes": "a crash of its machine can corrupt everything",
-    "synchronous_commit": "convo overrides it for what it accepts and settles; what others store there may be lost",
-}
+def _with_cause(error: ConvoError) -> str:
+    # The database's own words; a deadline's are the same words once more.
+    cause = str(error.__cause__ or "")
+    return f"{error.detail}: {cause}" if cause and cause != error.detail else error.detail
 
 
 # --- the resources
@@ -424,11 +480,10 @@ def _megabytes(size: int) -> str:
 @asynccontextmanager
 async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[Remote]]]:
     """Yield who finds each part, and those of them that are remote."""
-    offload = settings.web.offload_bytes
     analysts: dict[PartName, Analyst] = {
-        "questions": in_process(local.BY, local.questions, offload),
-        "emotion": in_process(local.BY, local.emotion, offload),
-        "memories": in_process(local.BY, local.memories, offload),
+        "questions": in_process(local.BY, local.questions),
+        "emotion": in_process(local.BY, local.emotion),
+        "memories": in_process(local.BY, local.memories),
     }
     remotes: list[Remote] = []
     async with AsyncExitStack() as stack:
@@ -446,9 +501,11 @@ async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequenc
 
 def _listen(settings: Settings) -> socket.socket:
     server = settings.server
+    check_certificate(server)
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    set_options(listening, settings.connection)
     try:
         listening.bind((server.host, server.port))
         listening.listen(server.backlog)
@@ -461,6 +518,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _url(listening: socket.socket) -> str:
+def _url(listening: socket.socket, settings: Settings) -> str:
     host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if settings.server.certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -7,7 +7,7 @@ obeyed. Each command returns the program's exit code: 0 done, 1 refused, 3 no se
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convo.conversation.score import Score, Share
+from convo.store.keys import Key
 from convo.web import answers
 
 T = TypeVar("T")
@@ -28,7 +29,16 @@ REFUSED, NO_SERVER, NOT_FOUND = 1, 3, 4
 _PAGE_ROWS = 100
 _SECONDS = 15.0
 _PIPE_COLUMNS = 1000
-_STYLES = {"done": "green", "dead": "red", "failed": "red", "leased": "yellow", "waiting": "yellow", "ready": "cyan"}
+_STYLES = {
+    "done": "green",
+    "dead": "red",
+    "failed": "red",
+    "leased": "yellow",
+    "waiting": "yellow",
+    "ready": "cyan",
+    "CRITICAL": "bold red",
+    "HIGH": "red",
+}
 _JOINER = "\N{ZERO WIDTH JOINER}"  # invisible, but what holds emoji of several people together
 
 
@@ -97,15 +107,46 @@ def retry(url: str, key: str, conversation_id: str) -> int:
     return _command(url, key, ask)
 
 
+def acknowledge(url: str, key: str, conversation_id: str) -> int:
+    """Say that a dead letter is reviewed, and print that it is."""
+
+    def ask(client: httpx.Client) -> RenderableType:
+        view = _call(client, "POST", _path(conversation_id) + "/acknowledge", answers.AcknowledgedView)
+        return Text.assemble(plain(view.conversation_id), " stays ", _state(view.state), "; it is reviewed")
+
+    return _command(url, key, ask)
+
+
+def alerts(url: str, key: str) -> int:
+    """Print what is wrong now, and what was lately."""
+    return _command(url, key, lambda client: draw_alerts(_call(client, "GET", "/v1/alerts", answers.AlertsView)))
+
+
+def test_alerts(url: str, key: str) -> int:
+    """Send a test alert through every sink and print how each took it; ``REFUSED`` where one did not."""
+    failed: list[str] = []
+
+    def ask(client: httpx.Client) -> RenderableType:
+        view = _call(client, "POST", "/v1/alerts/test", answers.AlertsTestView)
+        failed.extend(one.sink for one in view.sinks if not one.ok)
+        return draw_alerts_test(view)
+
+    return _command(url, key, ask) or (REFUSED if failed else 0)
+
+
 def _command(url: str, key: str, ask: Callable[[httpx.Client], RenderableType]) -> int:
     try:
         with _client(url, key) as client:
-            # What goes into a pipe is not folded: a row stays one line there.
-            Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(ask(client))
+            tell(ask(client))
     except Failed as failed:
         Console(stderr=True).print(plain(str(failed)), soft_wrap=True)
         return failed.exit_code
     return 0
+
+
+def tell(shown: RenderableType) -> None:
+    """Print what is to be shown; what goes into a pipe is not folded: a row stays one line there."""
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(shown)
 
 
 # --- the API
@@ -203,6 +244,37 @@ def draw_dead(newest: Newest) -> RenderableType:
     for row in newest.rows:
         _add(table, row.conversation_id, row.user_id, row.received_at, row.attempts, row.last_error)
     return _listed(table, newest)
+
+
+def show_keys(keys: Sequence[Key]) -> None:
+    """Print the keys that are good, but for what makes them so."""
+    table = _table("key", "name", "scopes", "a second", "made", "last used")
+    for key in keys:
+        limit = f"{key.requests_per_second:g}" if key.requests_per_second else None
+        _add(table, key.key_id, key.name, ", ".join(key.scopes), limit, key.created_at, key.last_used_at)
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(table if keys else Text("none"))
+
+
+def draw_alerts(view: answers.AlertsView) -> RenderableType:
+    """Draw alerts, one a row: those that last, then those that ended."""
+    table = _table("level", "alert", "of", "since", "until", "times", "what holds, and what to do")
+    for one in (*view.active, *view.recent):
+        figures = ", ".join(f"{name} {value}" for name, value in one.evidence.figures.items())
+        lines = (one.trigger, figures, *one.evidence.ids, *(() if one.ended_at else (one.do,)))
+        said = _lines(line for line in lines if line)
+        level = plain(one.level, "" if one.ended_at else _STYLES.get(one.level, "yellow"))
+        _add(table, level, one.type, one.component, one.raised_at, one.ended_at, one.count, said)
+    shared = "" if view.leads else " Another process tells of what all share."
+    told = plain(f"Told: {', '.join(view.sinks)}.{shared}", "dim")
+    return Group(table if view.active or view.recent else Text("nothing is wrong"), told)
+
+
+def draw_alerts_test(view: answers.AlertsTestView) -> RenderableType:
+    """Draw how each sink took the test."""
+    table = _table("sink", "took it", "why not")
+    for one in view.sinks:
+        _add(table, one.sink, _state("done") if one.ok else _state("failed"), one.detail)
+    return table
 
 
 def _listed(table: Table, newest: Newest) -> RenderableType:

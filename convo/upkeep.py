@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from convo import identity
@@ -11,8 +11,10 @@ from convo.bridge import open_bridge
 from convo.config import Settings
 from convo.errors import Refused
 from convo.store import backup as copies
-from convo.store import embedded, ledger
-from convo.store.postgres import open_postgres
+from convo.store import embedded, keys, ledger
+from convo.store.keys import Key, Scope
+from convo.store.migrate import migrate
+from convo.store.postgres import Postgres, open_postgres
 from convo.store.processes import signed_in
 
 
@@ -62,6 +64,54 @@ async def audit(settings: Settings) -> list[str]:
         raise Refused(f"there is no database in {settings.server.data_dir}; name the folder with --data-dir")
     async with stopped(settings) as started:
         return await _audit(settings, started)
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[Postgres]:
+    """Open the database that the settings mean: a given one, or the embedded one, running or not.
+
+    Raises:
+        Refused: there is no such database, or it does not let us.
+    """
+    url = settings.database.url.reveal() or embedded.address(Path(settings.server.data_dir)) or ""
+    async with AsyncExitStack() as stack:
+        found = url or await stack.enter_async_context(stopped(settings))
+        bridge = await stack.enter_async_context(open_bridge())
+        yield await stack.enter_async_context(open_postgres(bridge, found, settings.database))
+
+
+async def new_key(settings: Settings, name: str, scopes: Sequence[Scope], requests_per_second: float) -> str:
+    """Make a key for a client and return it; as ``store.keys.new``, on a database that is brought up to date."""
+    async with database(settings) as postgres:
+        await _up_to_date(postgres)
+        return await keys.new(postgres, name, scopes, requests_per_second)
+
+
+async def list_keys(settings: Settings) -> list[Key]:
+    """Read the keys that are good."""
+    async with database(settings) as postgres:
+        await _up_to_date(postgres)
+        return await keys.good(postgres)
+
+
+async def revoke_key(settings: Settings, key_id: str) -> None:
+    """Let a key be good no longer.
+
+    Raises:
+        NotFound: there is none of this id that is good.
+    """
+    async with database(settings) as postgres:
+        await _up_to_date(postgres)
+        await keys.revoke(postgres, key_id)
+
+
+async def _up_to_date(postgres: Postgres) -> None:
+    """Let the first key be made before the first server starts."""
+    line = postgres.line()
+    try:
+        await migrate(line)
+    finally:
+        await line.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
 
 async def _audit(settings: Settings, url: str) -> list[str]:

@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -20,12 +21,47 @@ import trio
 
 from convo.bridge import open_bridge
 from convo.config import DatabaseSettings
+from convo.observe import events
+from convo.observe.loop import Held, LoopWatch
 from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
 
+pytest_plugins = ["pytester"]
 GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
+_BLOCK_SECONDS = 0.25
+"""What one pass of a test's loop may take itself; time in line for a processor and of the collector do not count."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run every Trio test under the loop watch: the closest ``trio`` marker says by what a test is run."""
+    for item in items:
+        if item.get_closest_marker("trio") and not item.get_closest_marker("blocks_loop"):
+            item.add_marker(pytest.mark.trio(run=run_watched), append=False)
+
+
+def run_watched(
+    main: Callable[..., Awaitable[Any]], *args: Any, instruments: Sequence[trio.abc.Instrument] = (), **options: Any
+) -> Any:
+    """Run like ``trio.run``, and fail where something has held the loop."""
+    found: list[Held] = []
+    with LoopWatch(_BLOCK_SECONDS, found.append) as watch:
+        result = trio.run(main, *args, instruments=[*instruments, watch], **options)
+    for held in found:
+        if held.cause == "code":
+            pytest.fail(
+                f"the loop was held for {held.own_seconds:.2f} s (of {held.seconds:.2f} s, with"
+                f" {held.cpu_seconds:.2f} s of processor time) by task {held.task}:\n  " + "\n  ".join(held.stack)
+            )
+    return result
+
+
+@pytest.fixture(autouse=True)
+def _told_anew() -> None:
+    """Let no test keep another one's events from being told."""
+    events._seldom.forget()
 
 
 @pytest.fixture(scope="session", params=["embedded", "given"] if GIVEN else ["embedded"])

@@ -19,11 +19,14 @@ RANKS: dict[str, int] = {
     "convo.config": 2,
     "convo.identity": 2,
     "convo.bell": 2,
+    "convo.waits": 2,
     "convo.observe": 3,
     "convo.bridge": 4,
     "convo.deadline": 4,
+    "convo.tasks": 5,
     "convo.resilience": 5,
     "convo.analysis": 6,
+    "convo.alerts": 6,
     "convo.store.private": 6,
     "convo.store.embedded": 7,
     "convo.store.postgres": 7,
@@ -33,35 +36,43 @@ RANKS: dict[str, int] = {
     "convo.crash": 9,
     "convo.pipeline": 9,
     "convo.web": 9,
-    "convo.service": 10,
+    "convo.canary": 10,
+    "convo.service": 11,
     "convo.upkeep": 10,
     "convo.terminal": 10,
-    "convo.cli": 11,
-    "convo.__main__": 12,
+    "convo.checkup": 11,
+    "convo.cli": 12,
+    "convo.__main__": 13,
 }
-PACKAGES = ("conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
+PACKAGES = ("alerts", "conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
 
 # What stands in these modules and in no other.
 MONOPOLIES: dict[str, set[str]] = {
     "asyncio": {"convo.bridge"},
     "trio_asyncio": {"convo.bridge"},
     "asyncpg": {"convo.store.postgres"},
-    "httpx": {"convo.analysis.remote", "convo.analysis.llm", "convo.analysis.memory", "convo.terminal"},
-    "hypercorn": {"convo.service", "convo.web.connection"},
-    "httptools": {"convo.web.connection"},
+    "httpx": {
+        "convo.analysis.remote",
+        "convo.analysis.llm",
+        "convo.analysis.memory",
+        "convo.alerts.delivery",
+        "convo.terminal",
+    },
+    "hypercorn": {"convo.web.server"},
+    "httptools": {"convo.web.http1"},
     "quart": {"convo.web.app"},
     "quart_trio": {"convo.web.app"},
     "werkzeug": {"convo.web.app"},
     "tenacity": {"convo.resilience.retry"},
     "prometheus_client": {"convo.observe.metrics"},
     "structlog": {"convo.observe.events", "convo.observe.log"},
-    "rich": {"convo.terminal"},
+    "rich": {"convo.terminal", "convo.checkup"},
     "tomllib": {"convo.config"},
 }
 PURE = "convo.conversation"
 NOT_PURE = {"trio", "os", "io", "time", "socket", "pathlib", "threading", "subprocess", "logging", "random"}
-BROAD = {"convo.pipeline.worker", "convo.web.door"}
-"""Where one job and one request end: what nobody foresaw is caught there and nowhere else."""
+BROAD = {"convo.pipeline.worker", "convo.web.connection", "convo.web.door"}
+"""Where one job, one request and one connection end: what nobody foresaw is caught there and nowhere else."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
@@ -198,7 +209,7 @@ def test_nurseries_are_opened_where_somebody_answers_for_them() -> None:
     assert opened <= NURSERIES
 
 
-def test_what_nobody_foresaw_is_caught_where_a_request_or_a_job_ends() -> None:
+def test_what_nobody_foresaw_is_caught_where_a_request_a_connection_or_a_job_ends() -> None:
     broad = [
         module
         for module in ALL

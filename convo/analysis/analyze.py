@@ -29,6 +29,10 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 # Rules are linear in the text: this bounds a bug, not the work.
 _LOCAL_SECONDS = 30.0
+# What a part holds the loop for, in ms (questions, emotion, memories; scripts/samples.jsonl repeated, two busy cores):
+# 4,096 characters 1, 3, 1; 16,384 characters 9, 17, 10; 65,536 characters 36, 32, 31; 200,000 characters 69, 136, 108.
+OFFLOAD_CHARACTERS = 16_384
+"""From so much text on the embedded analyst works in a thread."""
 
 Analysts = Mapping[PartName, Analyst]
 Store = Callable[[PartName, str, Finding], Awaitable[None]]
@@ -73,7 +77,7 @@ async def analyze(
     return failures
 
 
-def in_process(by: str, find: Callable[[Conversation], Finding], offload_chars: int) -> Analyst:
+def in_process(by: str, find: Callable[[Conversation], Finding], offload_chars: int = OFFLOAD_CHARACTERS) -> Analyst:
     """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread."""
 
     async def ask(conversation: Conversation) -> Finding:

@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import httpx
+import msgspec
 import trio
 from msgspec import Struct
 
 from convo.analysis.prompt import EMOTION, EMOTIONS, PROMPT_VERSION, QUESTIONS, Ask, clean, record, user_spoke
-from convo.analysis.remote import Answer, Remote, idempotency_key, key_text
+from convo.analysis.remote import Answer, Remote, check_welcome, idempotency_key, key_text
 from convo.config import LlmSettings
 from convo.conversation.model import Conversation, Mood, Questions
 from convo.errors import RemoteGarbage
@@ -53,6 +54,21 @@ class _QuestionsFound(Struct, frozen=True):
 
 class _EmotionFound(Struct, frozen=True):
     emotion: str
+
+
+class _Listed(Struct, frozen=True):
+    id: str
+
+
+class _List(Struct, frozen=True):
+    data: list[_Listed]
+
+
+def _listed(body: bytes) -> frozenset[str]:
+    try:
+        return frozenset(model.id for model in msgspec.json.decode(body, type=_List).data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return frozenset()
 
 
 class Model:
@@ -102,7 +118,29 @@ class Model:
         Raises:
             RemoteUnavailable: it does not.
         """
-        await self._remote.ping(self._url.removesuffix("/chat/completions") + "/models")
+        await self._remote.ping(self._models_url)
+
+    async def check(self) -> str:
+        """Ask the server for its models, once and with the key; return what is to be said of a server that answers.
+
+        Raises:
+            RemoteError: it cannot be reached, it refuses the key, or it is in trouble.
+        """
+        try:
+            answer = await self._remote.fetch(self._models_url)
+        except RemoteGarbage:
+            return "reachable; its list of models is too long to read"
+        check_welcome("llm", answer)
+        listed = _listed(answer.body) if answer.good else frozenset()
+        if not listed:
+            return f"reachable; it lists no models (GET /models answered {answer.status})"
+        if self._settings.model in listed:
+            return f"reachable; {self._settings.model} is among the {len(listed)} models it lists"
+        return f"reachable, but {self._settings.model} is NOT among the {len(listed)} models it lists"
+
+    @property
+    def _models_url(self) -> str:
+        return self._url.removesuffix("/chat/completions") + "/models"
 
     async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[str], T]) -> T:
         answer = await self._complete(ask, conversation)

@@ -16,9 +16,10 @@ import httpx
 from msgspec import Struct, field
 
 from convo.analysis.prompt import clean, excerpt, user_spoke
-from convo.analysis.remote import Remote, idempotency_key, key_text
+from convo.analysis.remote import Remote, check_welcome, idempotency_key, key_text
 from convo.config import MemorySettings
 from convo.conversation.model import Conversation, Memories, MemoryFact
+from convo.errors import RemoteGarbage
 from convo.resilience.dependency import Dependency
 
 TEXT_CHARS_MAX = 200_000
@@ -125,7 +126,24 @@ class MemoryService:
         Raises:
             RemoteUnavailable: it does not.
         """
-        await self._remote.ping(self._url.removesuffix(self._dialect.path) or self._url)
+        await self._remote.ping(self._base_url)
+
+    async def check(self) -> str:
+        """Ask the service for nothing, once and with the key; return what is to be said of a service that answers.
+
+        Raises:
+            RemoteError: it cannot be reached, it refuses the key, or it is in trouble.
+        """
+        try:
+            answer = await self._remote.fetch(self._base_url)
+        except RemoteGarbage:
+            return "reachable"
+        check_welcome("memory", answer)
+        return f"reachable (GET answered {answer.status})"
+
+    @property
+    def _base_url(self) -> str:
+        return self._url.removesuffix(self._dialect.path) or self._url
 
     async def _extract(self, conversation: Conversation) -> Memories:
         body = self._request(conversation)

@@ -140,11 +140,25 @@ class Remote:
             RemoteRefused: what we would send is no valid request.
             RemoteGarbage: the answer is too large.
         """
-        headers = {**self._headers, "idempotency-key": key}
-        content = msgspec.json.encode(body)
+        return await self._send("POST", url, msgspec.json.encode(body), {**self._headers, "idempotency-key": key})
+
+    async def fetch(self, url: str) -> Answer:
+        """Get ``url`` once, whatever is answered: what ``convo check`` asks.
+
+        Raises:
+            RemoteUnavailable: as ``post``, or it does not answer within one attempt's time.
+            RemoteRefused, RemoteGarbage: as ``post``.
+        """
+        try:
+            with deadline(f"{self.name}.check", self._settings.attempt_seconds):
+                return await self._send("GET", url, None, self._headers)
+        except DeadlineExceeded as error:
+            raise RemoteUnavailable(self.name, error.detail) from error
+
+    async def _send(self, method: str, url: str, content: bytes | None, headers: Mapping[str, str]) -> Answer:
         backstop = self._settings.attempt_seconds * _BACKSTOP
         try:
-            async with self._client.stream("POST", url, content=content, headers=headers, timeout=backstop) as response:
+            async with self._client.stream(method, url, content=content, headers=headers, timeout=backstop) as response:
                 return await self._read(response)
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             # Its text can quote a header, and one of the headers is the key.
@@ -198,6 +212,20 @@ def failure(name: str, answer: Answer) -> RemoteError:
     if answer.status in _DENIED:
         return RemoteDenied(name, detail)
     return RemoteRefused(name, detail)
+
+
+def check_welcome(name: str, answer: Answer) -> None:
+    """See whether calls would get through to a dependency that gave this answer to ``Remote.fetch``.
+
+    Raises:
+        RemoteDenied: it refuses the key.
+        RemoteError: it is in trouble itself.
+    """
+    if answer.status in (401, 403):
+        setting = f"CONVO_{name.upper()}__API_KEY"
+        raise RemoteDenied(name, f"{failure(name, answer).detail.partition(': ')[2]}: it refuses the key of {setting}")
+    if answer.status == 402 or answer.status >= 500:
+        raise failure(name, answer)
 
 
 class _Fault(Struct, frozen=True):

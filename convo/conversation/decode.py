@@ -15,6 +15,10 @@ _PATH = re.compile(r" - at `(\$[^`]*)`\Z")
 # The Structs' patterns are for the decoder to read, not for people.
 _WANTED = "must be text without control characters, and an id of 3 to 255 characters without `/`"
 _MISSING = re.compile(r"missing required field `([^`]+)`")
+# The decoder wants six bytes after the first half of a pair; where fewer are left it says that the input was truncated.
+_LONE_AT_END = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?:[^\\]|\\[^u])[^\\]{0,4}\Z")
+_LONE_BYTES = 64
+_LONE = "a \\u escape stands for half a character (a lone surrogate)"
 
 
 def decode(body: bytes) -> ConversationEnded:
@@ -32,7 +36,7 @@ def decode(body: bytes) -> ConversationEnded:
         _require_json(body)
         raise _invalid(str(error)) from error
     except msgspec.DecodeError as error:
-        raise errors.BadRequest(f"the body is not JSON: {error}") from error
+        raise _not_json(body, error) from error
     except UnicodeDecodeError as error:
         raise errors.BadRequest("the body is not UTF-8") from error
     except RecursionError as error:
@@ -44,9 +48,14 @@ def _require_json(body: bytes) -> None:
     try:
         _ANY_JSON.decode(body)
     except msgspec.DecodeError as error:
-        raise errors.BadRequest(f"the body is not JSON: {error}") from error
+        raise _not_json(body, error) from error
     except RecursionError as error:
         raise errors.BadRequest("the body is nested too deeply") from error
+
+
+def _not_json(body: bytes, error: msgspec.DecodeError) -> errors.BadRequest:
+    lone = "surrogate" in str(error) or ("truncated" in str(error) and _LONE_AT_END.search(body[-_LONE_BYTES:]))
+    return errors.BadRequest(f"the body is not JSON: {_LONE if lone else error}")
 
 
 def _invalid(text: str) -> errors.Invalid:

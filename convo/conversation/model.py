@@ -23,6 +23,8 @@ PART_NAMES: tuple[PartName, ...] = ("questions", "emotion", "memories")
 
 # No control characters, no "/": an id stands in a path. The three characters at least keep "." and ".." out.
 _ID_PATTERN = r"^[^\x00-\x1f\x7f-\x9f/]+\Z"
+CANARY_USER = "convo:canary"
+"""The user of convo's own test conversations; nobody else may use this id."""
 Identifier = Annotated[str, Meta(min_length=3, max_length=255, pattern=_ID_PATTERN)]
 Label = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*\Z")]
 

@@ -6,24 +6,72 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context
+from time import monotonic
 from typing import Any
 
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars
+
+from convo.observe.seldom import Seldom
 
 _log: Any = structlog.get_logger()
+_seldom = Seldom()
+Hear = Callable[[str, Mapping[str, Any]], None]
+
+
+def _nobody(_name: str, _fields: Mapping[str, Any]) -> None:
+    pass
+
+
+_hear: Hear = _nobody
 
 
 def tell_to(logger: Any) -> None:
     """Send every event to ``logger`` from now on."""
     global _log  # noqa: PLW0603  (a logger passed along with every call would be the only alternative)
     _log = logger
+    _seldom.forget()
+
+
+@contextmanager
+def heard_by(listener: Hear) -> Iterator[None]:
+    """Let one ``listener`` hear, inside the block, each event that can be the cause of an alert: its name and fields.
+
+    It is called wherever the event is told, on any thread, and must return at once.
+    """
+    global _hear  # noqa: PLW0603  (as above)
+    before, _hear = _hear, listener
+    try:
+        yield
+    finally:
+        _hear = before
+
+
+def _tell(level: str, name: str, /, **fields: Any) -> None:
+    """Tell what can be the cause of an alert."""
+    _hear(name, fields)
+    getattr(_log, level)(name, **fields)
 
 
 def bound(**fields: object) -> AbstractContextManager[None]:
     """Put ``fields`` on every line told inside the block, by this Trio task and those it starts."""
     return bound_contextvars(**fields)
+
+
+def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:
+    """Tell a state that many failures bring: once, then at most every 10 s, ``untold`` the ones in between."""
+    untold = _seldom.due((event, key), monotonic())
+    if untold is not None:
+        getattr(_log, level)(event, **fields, **({"untold": untold} if untold else {}))
+
+
+def bound_in(context: Context) -> dict[str, Any]:
+    """Return what is bound in a task's context, from whichever thread."""
+    # A copy, for the context itself is in use by its task.
+    return context.copy().run(get_contextvars)
 
 
 # --- the process
@@ -52,6 +100,44 @@ def asyncio_stray(*, text: str, error: str) -> None:
 def unexpected(*, where: str, error: BaseException) -> None:
     """Tell of a bug that ended something other than a request or a job, with its traceback."""
     _log.error("unexpected", where=where, exc_info=error)
+
+
+def loop_blocked(  # noqa: PLR0913  (each of them is one field)
+    *,
+    seconds: float,
+    cause: str,
+    over: bool,
+    cpu_seconds: float,
+    collector_seconds: float,
+    suspended_seconds: float,
+    stack: str | None = None,
+    task: str | None = None,
+    conversation_id: str | None = None,
+    untold: int = 0,
+) -> None:
+    """Tell that a pass of the scheduler was held, by what, and how many more were not told since the last of this.
+
+    A warning where code did it; the collector and a machine that is busy are worth knowing, and nothing to mend here.
+    """
+    _tell(
+        "warning" if cause == "code" else "info",
+        "loop_blocked",
+        seconds=seconds,
+        cause=cause,
+        over=over,
+        cpu_seconds=cpu_seconds,
+        collector_seconds=collector_seconds,
+        suspended_seconds=suspended_seconds,
+        stack=stack,
+        task=task,
+        conversation_id=conversation_id,
+        untold=untold,
+    )
+
+
+def task_waits(*, depth: int, task: str, **fields: object) -> None:
+    """Tell where one of Trio's tasks waits, ``depth`` below the first; a warning, for it was asked for."""
+    _log.warning("task_waits", depth=depth, task=task, **fields)
 
 
 def log_dropped(*, lines: int) -> None:
@@ -84,12 +170,13 @@ def durability_warning(*, setting: str, value: str) -> None:
 
 def disk_full(*, error: str) -> None:
     """Tell that the database has no room left on its disk."""
-    _log.error("disk_full", error=error)
+    _hear("disk_full", {"error": error})
+    _tell_seldom("error", "disk_full", error, error=error)
 
 
 def slow_query(*, name: str, seconds: float) -> None:
     """Warn of a unit of database work over its threshold."""
-    _log.warning("slow_query", name=name, seconds=seconds)
+    _tell("warning", "slow_query", name=name, seconds=seconds)
 
 
 # --- the door
@@ -102,12 +189,35 @@ def request_failed(*, route: str, method: str, error: BaseException, conversatio
 
 def slow_request(*, route: str, method: str, status: int, seconds: float) -> None:
     """Warn of a request over its threshold."""
-    _log.warning("slow_request", route=route, method=method, status=status, seconds=seconds)
+    _tell("warning", "slow_request", route=route, method=method, status=status, seconds=seconds)
 
 
 def request_answered(*, route: str, method: str, status: int, seconds: float) -> None:
     """Tell of one answer; the access log, off by default."""
     _log.info("request_answered", route=route, method=method, status=status, seconds=seconds)
+
+
+# --- connections
+
+
+def connection_failed(*, error: BaseException, unsaid: int = 0) -> None:
+    """Tell of an exception that no one foresaw and that ended one connection; ``unsaid`` more since the last line."""
+    _log.error("connection_failed", unsaid=unsaid, exc_info=error)
+
+
+def connections_full(*, peer: str, connections: int, unsaid: int = 0) -> None:
+    """Warn that a connection was turned away: there are as many as there may be, in all or from its address."""
+    _log.warning("connections_full", peer=peer, connections=connections, unsaid=unsaid)
+
+
+def accept_slowed(*, reason: str, unsaid: int = 0) -> None:
+    """Tell that new connections wait in the kernel's queue because the system gives us no more of them."""
+    _log.error("accept_slowed", reason=reason, unsaid=unsaid)
+
+
+def connections_capped(*, wanted: int, possible: int) -> None:
+    """Warn that the system allows fewer open files than ``connection.connections_max`` asks for."""
+    _log.warning("connections_capped", wanted=wanted, possible=possible)
 
 
 # --- intake
@@ -140,7 +250,7 @@ def batch_split(*, rows: int, sqlstate: str) -> None:
 
 def batch_failed(*, rows: int, error: str) -> None:
     """Tell that a batch was not committed and its waiters were refused."""
-    _log.error("batch_failed", rows=rows, error=error)
+    _tell_seldom("error", "batch_failed", error, rows=rows, error=error)
 
 
 # --- remote dependencies
@@ -148,12 +258,12 @@ def batch_failed(*, rows: int, error: str) -> None:
 
 def breaker_opened(*, dependency: str, reason: str, seconds: float) -> None:
     """Tell that a dependency is down, and for how long nobody asks it."""
-    _log.error("breaker_opened", dependency=dependency, reason=reason, seconds=seconds)
+    _tell("error", "breaker_opened", dependency=dependency, reason=reason, seconds=seconds)
 
 
 def breaker_closed(*, dependency: str) -> None:
     """Tell that a dependency is back."""
-    _log.warning("breaker_closed", dependency=dependency)
+    _tell("warning", "breaker_closed", dependency=dependency)
 
 
 # --- jobs
@@ -228,22 +338,22 @@ def lease_rescued(*, count: int) -> None:
 
 def renewal_failed(*, leases: int, reason: str) -> None:
     """Tell that a heartbeat could not renew; the leases stand until their time."""
-    _log.warning("renewal_failed", leases=leases, reason=reason)
+    _tell_seldom("warning", "renewal_failed", reason, leases=leases, reason=reason)
 
 
 def lease_failed(*, reason: str) -> None:
     """Tell that no jobs could be leased now; the publisher tries again at its next poll."""
-    _log.warning("lease_failed", reason=reason)
+    _tell_seldom("warning", "lease_failed", reason, reason=reason)
 
 
 def ending_failed(*, conversation_id: str, reason: str) -> None:
     """Tell that an ending could not be stored; the end of the lease makes the job ready again."""
-    _log.warning("ending_failed", conversation_id=conversation_id, reason=reason)
+    _tell_seldom("warning", "ending_failed", reason, conversation_id=conversation_id, reason=reason)
 
 
 def watch_failed(*, reason: str) -> None:
     """Tell that endings in other processes could not be looked for now."""
-    _log.warning("watch_failed", reason=reason)
+    _tell_seldom("warning", "watch_failed", reason, reason=reason)
 
 
 def sample_failed(*, reason: str) -> None:
@@ -253,7 +363,7 @@ def sample_failed(*, reason: str) -> None:
 
 def prepare_failed(*, reason: str) -> None:
     """Tell that the database is not there yet at the start; it is tried again."""
-    _log.warning("prepare_failed", reason=reason)
+    _tell_seldom("warning", "prepare_failed", reason, reason=reason)
 
 
 def own_leases_released(*, count: int) -> None:
@@ -263,12 +373,17 @@ def own_leases_released(*, count: int) -> None:
 
 def ledger_gap(*, day: str, what: str, booked: int, found: int) -> None:
     """Tell that the tables do not hold what the books say of one day."""
-    _log.error("ledger_gap", day=day, what=what, booked=booked, found=found)
+    _tell("error", "ledger_gap", day=day, what=what, booked=booked, found=found)
 
 
 def books_failed(*, reason: str) -> None:
     """Tell that the books could not be compared now."""
     _log.warning("books_failed", reason=reason)
+
+
+def keys_failed(*, reason: str) -> None:
+    """Tell that the keys could not be read now; those known before stay good."""
+    _log.warning("keys_failed", reason=reason)
 
 
 def connections_warning(*, connections: int, max_connections: int) -> None:
@@ -279,3 +394,42 @@ def connections_warning(*, connections: int, max_connections: int) -> None:
 def llm_without_schema(*, seconds: float) -> None:
     """Tell that the model's server refused a JSON schema and took plain JSON; for how long it is asked that way."""
     _log.warning("llm_without_schema", seconds=seconds)
+
+
+# --- alerts
+
+
+def alert(*, change: str, type_: str, component: str, severity: str, **fields: object) -> None:
+    """Tell of a condition that began, lasts or ended."""
+    tell = _log.info if change in ("resolved", "test") else _log.error
+    tell("alert", change=change, type=type_, component=component, severity=severity, **fields)
+
+
+def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
+    """Tell that a sink was not told of an alert, and why."""
+    _log.warning("alert_dropped", sink=sink, type=type_, change=change, reason=reason)
+
+
+def look_failed(*, reason: str) -> None:
+    """Tell that the database could not be asked for what alerts are made of."""
+    _log.warning("look_failed", reason=reason)
+
+
+def canary_returned(*, conversation_id: str, seconds: float) -> None:
+    """Tell that a canary came through the whole way."""
+    _tell("debug", "canary_returned", conversation_id=conversation_id, seconds=seconds)
+
+
+def canary_missing(*, conversation_id: str, seconds: float, reason: str) -> None:
+    """Tell that a canary did not come through in time."""
+    _tell("error", "canary_missing", conversation_id=conversation_id, seconds=seconds, reason=reason)
+
+
+def canary_not_erased(*, reason: str) -> None:
+    """Tell that canaries which came through could not be erased now."""
+    _log.warning("canary_not_erased", reason=reason)
+
+
+def job_acknowledged(*, conversation_id: str) -> None:
+    """Tell that somebody has reviewed a dead letter and leaves it dead."""
+    _log.info("job_acknowledged", conversation_id=conversation_id)

@@ -22,6 +22,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
 
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
+PASS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -141,9 +142,17 @@ ProcessCollector(registry=registry)
 
 # --- the door
 requests_total = _folding.count("convo_requests_total", "Requests answered.", "route", "method", "status")
+requests_on_deadline_total = _folding.count(
+    "convo_requests_on_deadline_total", "Requests that ended on a deadline of ours."
+).labels()
 accept_seconds = _folding.distribution(
     "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
 ).labels()
+
+# --- connections
+CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "linger")
+connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
+connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
 
 # --- admission
 intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=registry)
@@ -160,6 +169,11 @@ intake_commit_seconds = _folding.distribution(
 # --- every named wait
 wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named deadline.", "name")
 deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")
+
+# --- the database
+database_failures_total = _folding.count(
+    "convo_database_failures_total", "Units of database work that failed for the database's sake, by code.", "code"
+)
 
 # --- remote dependencies
 remote_calls_total = _folding.count("convo_remote_calls_total", "Attempts made, by outcome.", "dependency", "outcome")
@@ -179,7 +193,20 @@ leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whos
 ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that are not what the books say.", registry=registry)
 handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
 
+# --- alerts, and the canary
+alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=registry)
+alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink took.", "sink")
+alerts_dropped_total = _folding.count(
+    "convo_alerts_dropped_total", "Messages that a sink never got: its buffer was full, or it failed.", "sink", "reason"
+)
+canary_seconds = _folding.distribution("convo_canary_seconds", "The whole way of a canary.").labels()
+canaries_total = _folding.count("convo_canaries_total", "Canaries sent, by how they ended.", "outcome")
+
 # --- this process
+loop_pass_seconds = _folding.distribution(
+    "convo_loop_pass_seconds", "One pass of the scheduler, in which nothing else can run.", bounds=PASS_BOUNDS
+).labels()
+loop_blocked_total = _folding.count("convo_loop_blocked_total", "Passes over observe.loop_block_seconds.", "cause")
 log_dropped_total = Counter("convo_log_dropped_total", "Log lines dropped, the queue full.", registry=registry)
 build_info = Gauge("convo_build_info", "Always 1; the labels say what runs.", ["version", "python"], registry=registry)
 

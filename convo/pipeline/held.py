@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import trio
 
 from convo.config import JobsSettings
-from convo.errors import ConvoError
+from convo.errors import ConvoError, LeaseLost
 from convo.observe import events
 from convo.store.jobs import Jobs, Lease
 
@@ -25,6 +25,11 @@ class Held:
         self._settings = settings
         # By token: a job that was rescued can come back to this process while the work of its lost lease still ends.
         self._scopes: dict[int, tuple[Lease, trio.CancelScope]] = {}
+        self._left: dict[int, Lease] = {}
+
+    def left(self, lease: Lease) -> None:
+        """Note a lease whose ending could not be stored: it is given back as soon as a heartbeat is stored again."""
+        self._left[lease.token] = lease
 
     def __len__(self) -> int:
         return len(self._scopes)
@@ -57,3 +62,19 @@ class Held:
                 elif token in self._scopes:
                     events.lease_lost(conversation_id=lease.conversation_id, reason="the renewal found it gone")
                     scope.cancel()
+            await self._give_back()
+
+    async def _give_back(self) -> None:
+        while self._left:
+            token, lease = next(iter(self._left.items()))
+            try:
+                await self._jobs.release(lease)
+            except LeaseLost:
+                # Its ending was stored after all, or somebody rescued it.
+                pass
+            except ConvoError as error:
+                events.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
+                return
+            else:
+                events.job_released(conversation_id=lease.conversation_id, reason="its ending could not be stored")
+            self._left.pop(token, None)

@@ -195,6 +195,7 @@ class Worker:
         except LeaseLost as error:
             events.lease_lost(conversation_id=lease.conversation_id, reason=error.detail)
         except ConvoError as error:
+            self._held.left(lease)
             events.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
 
 

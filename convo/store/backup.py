@@ -1,4 +1,4 @@
-"""Copy a database into one file and back with PostgreSQL's own programs; it knows neither tables nor folders.
+"""Copy a database into one file and back with PostgreSQL's own programs; it knows no folders, and of tables only one.
 
 A password travels in the environment, which only the same user can read; never among the arguments, which everyone can.
 """
@@ -17,18 +17,60 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 import trio
 
 from convo.deadline import deadline
-from convo.errors import Refused
+from convo.errors import DeadlineExceeded, Refused
 from convo.store.private import programs
 
 # A bound for a program that hangs, not for a database that is large.
 _SECONDS = 24 * 3600.0
 _KILL_SECONDS = 5.0
+_SYNC_SECONDS = 600.0
 _LAST_LINES = 5
 _FIRST_BYTES = b"PGDMP"
 _RESTORED = ("--clean", "--if-exists", "--no-owner", "--no-acl")
 # pg_restore from 17 on begins with a setting that servers before 17 do not know; its value is the default.
 _TOO_NEW = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 4096
+# Who is at work on a database is no part of a copy of it: restored, they would seem to live.
+_NO_ROWS_OF = "--exclude-table-data=public.process"
+# What came after the backup would stay: pg_restore drops only what the archive names. So all that is ours in schema
+# public goes first, without CASCADE: what somebody else built upon it refuses the restore. What belongs to an extension
+# or to another object ('e', 'i', 'a') goes or stays with it.
+_BEGIN = b"""BEGIN;
+DO $convo$
+DECLARE statement text;
+BEGIN
+    FOR statement IN
+        SELECT format('DROP %s %s', kind, string_agg(name, ', '))
+        FROM (
+            SELECT CASE relkind WHEN 'v' THEN 1 WHEN 'm' THEN 2 WHEN 'S' THEN 4 ELSE 3 END AS turn,
+                   CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
+                                WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind,
+                   oid::regclass::text AS name, 'pg_class'::regclass AS class, oid
+            FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+              AND relowner = current_user::regrole
+            UNION ALL
+            SELECT 5, 'ROUTINE', oid::regprocedure::text, 'pg_proc'::regclass, oid
+            FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace AND proowner = current_user::regrole
+            UNION ALL
+            SELECT 6, CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, oid::regtype::text, 'pg_type'::regclass, oid
+            FROM pg_type
+            WHERE typnamespace = 'public'::regnamespace AND typowner = current_user::regrole
+              AND (typtype IN ('d', 'e')
+                   OR (typtype = 'c' AND (SELECT relkind FROM pg_class c WHERE c.oid = typrelid) = 'c'))
+        ) AS ours
+        WHERE NOT EXISTS (
+            SELECT FROM pg_depend d WHERE d.classid = ours.class AND d.objid = ours.oid AND d.deptype IN ('e', 'i', 'a')
+              AND d.refclassid IN ('pg_class'::regclass, 'pg_extension'::regclass)
+        )
+        GROUP BY turn, kind ORDER BY turn
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$convo$;
+"""
 
 
 async def backup(url: str, file: Path) -> int:
@@ -43,8 +85,9 @@ async def backup(url: str, file: Path) -> int:
     try:
         # Made by us, so that no one else can read the conversations that come into it.
         os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        await _run("pg_dump", url, "--format=custom", "--no-owner", "--no-acl", f"--file={unfinished}")
-        await trio.to_thread.run_sync(_settle, unfinished, file)
+        await _run("pg_dump", url, "--format=custom", "--no-owner", "--no-acl", _NO_ROWS_OF, f"--file={unfinished}")
+        with deadline("backup.sync", _SYNC_SECONDS):
+            await trio.to_thread.run_sync(_settle, unfinished, file)
         return file.stat().st_size
     except OSError as error:
         raise Refused(f"the backup cannot be written to {file}: {error.strerror}") from error
@@ -65,6 +108,8 @@ def _settle(unfinished: Path, file: Path) -> None:
 
 async def restore(url: str, file: Path) -> None:
     """Put the database at ``url`` back to what ``file`` holds, whole or not at all; nobody may be using it.
+
+    What else the URL's own role has in schema public goes: a newer program's tables, say.
 
     Raises:
         Refused: ``file`` is no backup, or the database does not let us; the text holds the programs' own words.
@@ -98,7 +143,7 @@ async def _pipe(reading: list[str], writing: list[str], environment: dict[str, s
             await _feed(source, sink)
         codes = [await process.wait() for process in (source, sink)]
     finally:
-        with trio.move_on_after(_KILL_SECONDS, shield=True):
+        with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("backup.kill", _KILL_SECONDS):
             for process in (source, sink):
                 process.kill()
                 await process.wait()
@@ -109,10 +154,10 @@ async def _feed(source: trio.Process, sink: trio.Process) -> None:
     assert source.stdout is not None  # noqa: S101  (both were asked for)
     assert sink.stdin is not None  # noqa: S101
     async with source.stdout as reader, sink.stdin as writer:
-        head = b"BEGIN;\n"
+        head = b""
         while len(head) < _HEAD_BYTES and (chunk := await reader.receive_some()):
             head += chunk
-        await writer.send_all(head.replace(_TOO_NEW, b"", 1))
+        await writer.send_all(_BEGIN + head.replace(_TOO_NEW, b"", 1))
         async for chunk in reader:
             await writer.send_all(chunk)
         # Without a COMMIT the server undoes it all, wherever the stream broke off.

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from convo.conversation.model import CANARY_USER
 from convo.errors import NotFound
 from convo.store.postgres import RELAXED, Connection, Postgres
 
@@ -62,12 +63,12 @@ class Reader:
     ) -> Sequence[Row]:
         """Read up to ``limit`` conversations, newest first, those with a smaller ``seq`` than ``before``."""
         values = [value for value in (user_id, bot_id) if value is not None]
-        filters = [] if user_id is None else ["c.user_id = $1"]
+        filters = [_NO_CANARY, *([] if user_id is None else ["c.user_id = $1"])]
         filters += [] if bot_id is None else [f"c.bot_id = ${len(values)}"]
         filters += [] if before is None else [f"c.seq < {before:d}"]
         # A state stands in the query's own text: only then does the planner see the partial index of that state.
         filters += [] if state is None else [_STATES[state]]
-        query = f"{_MANY} WHERE {' AND '.join(filters) or 'true'} ORDER BY c.seq DESC LIMIT {limit:d}"
+        query = f"{_MANY} WHERE {' AND '.join(filters)} ORDER BY c.seq DESC LIMIT {limit:d}"
 
         async def body(connection: Connection) -> Sequence[Row]:
             return await connection.fetch(query, *values)
@@ -105,6 +106,7 @@ def _there(found: T | None, conversation_id: str) -> T:
     return found
 
 
+_NO_CANARY = f"c.user_id <> '{CANARY_USER}'"
 _STATES = {state: f"job.state = '{state}'" for state in ("ready", "leased", "done", "dead")}
 _SUMMARY = """
 c.seq, c.conversation_id, c.user_id, c.bot_id, c.started_at, c.ended_at, c.received_at, c.turns,
@@ -121,12 +123,13 @@ SELECT c.conversation_id, c.started_at, c.ended_at, l.body
 FROM conversation c JOIN conversation_log l USING (seq) WHERE c.conversation_id = $1
 """
 _MANY = f"SELECT {_SUMMARY} FROM conversation c JOIN job USING (seq)"
-_RELATIONSHIP = """
-SELECT bot_id, score, conversations, last_emotion FROM relationship WHERE user_id = $1 ORDER BY last_seq DESC
+_RELATIONSHIP = f"""
+SELECT bot_id, score, conversations, last_emotion
+FROM relationship c WHERE user_id = $1 AND {_NO_CANARY} ORDER BY last_seq DESC
 """
-_MEMORIES = """
+_MEMORIES = f"""
 SELECT m.memory_seq, m.text, m.kind, m.first_seen_at, c.conversation_id
 FROM memory m JOIN conversation c USING (seq)
-WHERE m.user_id = $1 AND ($2::bigint IS NULL OR m.memory_seq < $2)
+WHERE m.user_id = $1 AND {_NO_CANARY} AND ($2::bigint IS NULL OR m.memory_seq < $2)
 ORDER BY m.memory_seq DESC LIMIT $3
 """

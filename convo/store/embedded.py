@@ -17,11 +17,14 @@ from urllib.parse import quote
 import trio
 from msgspec import Struct
 
-from convo.errors import ConvoError, DatabaseUnavailable
+from convo.deadline import deadline
+from convo.errors import ConvoError, DatabaseUnavailable, Refused
 from convo.observe import events
-from convo.store.private import cluster, orphans, place
+from convo.store.private import cluster, orphans, place, programs
 from convo.store.private.place import Place
-from convo.store.private.postmaster import Postmaster
+from convo.store.private.postmaster import CONNECTIONS, Postmaster
+
+__all__ = ["CONNECTIONS", "Embedded", "Seen", "address", "embedded", "keep", "look", "size_bytes", "trim_log"]
 
 USER = "convo"
 DATABASE = "convo"
@@ -33,6 +36,7 @@ _LOOK_SECONDS = 0.5
 _AGAIN_SECONDS = 1.0
 _AGAIN_MAX_SECONDS = 30.0
 _CLOSE_SECONDS = 10.0
+_MEASURE_SECONDS = 120.0
 _LOG_BYTES_MAX = 4 * 1024 * 1024
 _LOG_BYTES_KEPT = 256 * 1024
 
@@ -49,6 +53,30 @@ class Embedded(Struct, frozen=True, kw_only=True):
     programs_folder: Path
     log_file: Path
     postmaster: Postmaster
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What is there for a private PostgreSQL: its programs' version, its data if it has any, its URL while it runs."""
+
+    version: str
+    data_folder: Path
+    made: bool
+    dsn: str | None
+
+
+async def look(data_dir: Path) -> Seen:
+    """See what a private PostgreSQL on ``data_dir`` would be run with, and whether it runs now; nothing is touched.
+
+    Raises:
+        Refused: there is no PostgreSQL to run, or the folder is not ours to use.
+    """
+    found = await programs.find()
+    folder = place.data_folder(data_dir)
+    try:
+        made = cluster.stands(folder, found)
+        return Seen(version=found.version, data_folder=folder, made=made, dsn=address(data_dir))
+    except OSError as error:
+        raise Refused(f"the data folder {folder} cannot be looked at: {error.strerror}") from error
 
 
 @asynccontextmanager
@@ -93,12 +121,14 @@ def _tell(running: Embedded, replaced_pid: int | None, seconds: float) -> None:
 
 
 async def _describe(here: Place, postmaster: Postmaster) -> Embedded:
+    with deadline("embedded.measure", _MEASURE_SECONDS):
+        used_bytes = await trio.to_thread.run_sync(size_bytes, here.folder, abandon_on_cancel=True)
     return Embedded(
         dsn=_dsn(here.socket_folder),
         socket_folder=here.socket_folder,
         version=here.programs.version,
         data_folder=here.folder,
-        size_bytes=await trio.to_thread.run_sync(size_bytes, here.folder),
+        size_bytes=used_bytes,
         disk_free_bytes=shutil.disk_usage(here.folder).free,
         programs_folder=here.programs.folder,
         log_file=here.log_file,

@@ -12,11 +12,16 @@ from msgspec import Struct
 from convo.config import FairKey, IntakeSettings
 from convo.conversation import digest as digests
 from convo.conversation.model import ConversationEnded
-from convo.errors import Conflict, TransactionLost, Unavailable
+from convo.errors import Conflict, DatabaseUnavailable, TransactionLost, Unavailable
 from convo.observe import events, metrics
 from convo.store.group import Group
 from convo.store.ledger import DAY
 from convo.store.postgres import Connection, Line
+
+# Of a server that answers and yet stores nothing: read-only, disk full, its files cannot be read or written.
+_STORES_NOTHING = ("25006", "53100", "58")
+# After such a failure this process is not ready for so long, or until a batch is committed: then one may try again.
+_FAILING_SECONDS = 10.0
 
 
 class Accept(Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class Committer:
         self._line = line
         self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
         self._taken = taken
+        self._failed: tuple[float, DatabaseUnavailable] | None = None
         self._group: Group[Accept, Stored] = Group(
             self._commit,
             rows_max=settings.batch_rows,
@@ -74,6 +80,15 @@ class Committer:
         """
         return await self._group.submit(accept)
 
+    def check(self) -> None:
+        """Pass unless the last batch failed a moment ago because the database, although it answers, stores nothing.
+
+        Raises:
+            DatabaseUnavailable: what that batch failed with.
+        """
+        if self._failed is not None and trio.current_time() < self._failed[0] + _FAILING_SECONDS:
+            raise self._failed[1]
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit batch after batch until cancelled."""
         try:
@@ -88,7 +103,13 @@ class Committer:
             unique.setdefault(accept.ended.conversation_id, accept)
         rows = [unique[conversation_id] for conversation_id in sorted(unique)]
         started = trio.current_time()
-        fresh, known = await self._line.run("db.accept", lambda connection: _insert(connection, self._insert, rows))
+        try:
+            fresh, known = await self._line.run("db.accept", lambda connection: _insert(connection, self._insert, rows))
+        except DatabaseUnavailable as error:
+            if (getattr(error.__cause__, "sqlstate", None) or "").startswith(_STORES_NOTHING):
+                self._failed = (trio.current_time(), error)
+            raise
+        self._failed = None
         self._tell(rows, fresh, trio.current_time() - started)
         outcomes = []
         for accept in batch:

@@ -253,6 +253,30 @@ class Jobs:
         if state is not None:
             raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be retried")
 
+    async def acknowledge(self, conversation_id: str) -> int:
+        """Note that somebody has reviewed a dead letter, which stays dead; return the attempts spent on it.
+
+        A second time changes nothing. Whoever retries it has reviewed it, too.
+
+        Raises:
+            NotFound: there is no such conversation.
+            NotDead: it is not a dead letter.
+        """
+
+        async def body(connection: Connection) -> tuple[str, int]:
+            row = await connection.fetchrow(_ACKNOWLEDGE, conversation_id)
+            if row is not None:
+                return "dead", row["attempts"]
+            state: str | None = await connection.fetchval(_STATE, conversation_id)
+            if state is None:
+                raise NotFound(f"there is no conversation {conversation_id!r}")
+            return state, 0
+
+        state, attempts = await self._postgres.run("db.acknowledge", body)
+        if state != "dead":
+            raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be acknowledged")
+        return attempts
+
     async def count(self) -> tuple[dict[str, int], float]:
         """Count the jobs that are not done by state, and the age in seconds of the one that is due longest.
 
@@ -318,10 +342,17 @@ SELECT EXISTS (SELECT FROM job
                WHERE state = 'ready' AND NOT delayed AND crashes >= {SUSPECT_AT} AND waits_for = ANY($1::text[]))
 """
 _RETRY = f"""
-UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, available_at = convo_now()
+UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
+               available_at = convo_now()
 FROM conversation c
 WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
 RETURNING job.seq
+"""
+_ACKNOWLEDGE = """
+UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now())
+FROM conversation c
+WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
+RETURNING job.attempts
 """
 _STATE = "SELECT state FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
 # Done ones are the whole history: they are told by the counter of settled jobs, not counted here.

@@ -60,12 +60,12 @@ async def keep(line: Line) -> list[Gap] | None:
     return await line.run("db.books", body, begin=RELAXED, seconds=COMPARE_SECONDS)
 
 
-async def gaps(line: Line) -> list[Gap]:
-    """Compare every day."""
+async def gaps(line: Line, days: Sequence[date] | None = None) -> list[Gap]:
+    """Compare these days, or every day."""
 
     async def body(connection: Connection) -> list[Gap]:
         await connection.execute(_UNBOUND)
-        return await _gaps(connection, _COMPARE)
+        return await _gaps(connection, _COMPARE + " AND ($1::date[] IS NULL OR booked.day = ANY($1))", days)
 
     return await line.run("db.audit", body, begin=RELAXED, seconds=COMPARE_SECONDS)
 
@@ -95,9 +95,9 @@ async def totals(postgres: Postgres) -> dict[str, int]:
     return await postgres.run("db.books", body, begin=RELAXED)
 
 
-async def _gaps(connection: Connection, query: str) -> list[Gap]:
+async def _gaps(connection: Connection, query: str, *values: object) -> list[Gap]:
     found = []
-    for row in await connection.fetch(query):
+    for row in await connection.fetch(query, *values):
         for what, booked in (("conversations", "accepted"), ("jobs", "accepted"), ("done", "done"), ("dead", "dead")):
             if row[what] != row[f"booked_{booked}"]:
                 found.append(Gap(day=row["day"], what=what, booked=row[f"booked_{booked}"], found=row[what]))

@@ -42,6 +42,34 @@ async def migrate(line: Line) -> tuple[int, int]:
         ) from error
 
 
+async def stored_version(line: Line) -> int:
+    """Read which version the database's schema has, changing nothing; 0 where there is none yet.
+
+    Raises:
+        Refused: the database has a schema that this program does not know yet.
+        DatabaseUnavailable: it cannot be reached now.
+    """
+
+    async def body(connection: Connection) -> int:
+        if await connection.fetchval("SELECT to_regclass('schema_version')") is None:
+            return 0
+        version: int = await connection.fetchval("SELECT coalesce(max(version), 0) FROM schema_version")
+        return version
+
+    version = await line.run("db.schema", body)
+    _refuse_unknown(version)
+    return version
+
+
+def _refuse_unknown(version: int) -> None:
+    newest = migrations()[-1][0]
+    if version > newest:
+        raise Refused(
+            f"the database has schema version {version}, this program knows {newest}: start the newer convo that"
+            " made it, or restore a backup from before it"
+        )
+
+
 async def _migrate(connection: Connection) -> tuple[int, int]:
     await connection.execute("SET LOCAL statement_timeout = 0")
     await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
@@ -50,13 +78,9 @@ async def _migrate(connection: Connection) -> tuple[int, int]:
         "CREATE TABLE IF NOT EXISTS schema_version (version integer PRIMARY KEY, applied_at timestamptz DEFAULT now())"
     )
     before = await connection.fetchval("SELECT coalesce(max(version), 0) FROM schema_version")
+    _refuse_unknown(before)
     known = migrations()
     newest = known[-1][0]
-    if before > newest:
-        raise Refused(
-            f"the database has schema version {before}, this program knows {newest}: start the newer convo that"
-            " made it, or restore a backup from before it"
-        )
     for number, sql in known:
         if number > before:
             await connection.execute(sql)

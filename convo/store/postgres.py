@@ -7,15 +7,15 @@ connections.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
 import trio
 
 from convo.bridge import Bridge, within
-from convo.config import DatabaseSettings
+from convo.config import DatabaseSettings, slow_seconds
 from convo.deadline import deadline
 from convo.errors import (
     BadRow,
@@ -28,7 +28,7 @@ from convo.errors import (
     Refused,
     TransactionLost,
 )
-from convo.observe import events
+from convo.observe import events, metrics
 
 T = TypeVar("T")
 
@@ -81,14 +81,17 @@ class _Plain(asyncpg.Connection):  # type: ignore[misc]
 class Postgres:
     """A pool for readers and workers, and lines of their own for those who must never wait for it."""
 
-    def __init__(self, bridge: Bridge, url: str, settings: DatabaseSettings, name: str = "") -> None:
+    def __init__(
+        self, bridge: Bridge, url: str, settings: DatabaseSettings, *, name: str = "", slow_query_seconds: float = 0.0
+    ) -> None:
         self._bridge = bridge
         # By this the others see whether this process still has a session here (store/jobs.py, Poison).
         self._application = f"convo {name}".strip()
         self._url = url
         self._settings = settings
+        self._slow_query_seconds = slow_query_seconds
         self._pool: Any = None
-        self.unit_seconds = settings.acquire_seconds + settings.statement_seconds
+        self.unit_seconds = settings.unit_seconds
 
     async def run(self, name: str, body: Body[T], *, begin: str = DURABLE) -> T:
         """Run one unit of work in a READ COMMITTED transaction, under the deadline ``name``.
@@ -97,8 +100,19 @@ class Postgres:
             DeadlineExceeded: no connection and no end within ``database.acquire_seconds + statement_seconds``.
             DatabaseUnavailable, TransactionLost, DiskFull, BadRow: as the database's own error says.
         """
-        with _mapped(), deadline(name, self.unit_seconds):
+        with _mapped(), self.watched(name, self.unit_seconds), deadline(name, self.unit_seconds):
             return await self._bridge.cross(self._unit, begin, body)
+
+    @contextmanager
+    def watched(self, name: str, budget_seconds: float) -> Iterator[None]:
+        """Tell at the end of one unit of work, however it ended, when it was slow by the measure of its budget."""
+        started = trio.current_time()
+        try:
+            yield
+        finally:
+            seconds = trio.current_time() - started
+            if seconds > slow_seconds(self._slow_query_seconds, budget_seconds):
+                events.slow_query(name=name, seconds=seconds)
 
     async def _unit(self, begin: str, body: Body[T]) -> T:
         # Seen before the wait: while it lasts connections come and go.
@@ -133,6 +147,10 @@ class Postgres:
             "jit": "off",
         }
 
+    def in_use(self) -> tuple[int, int]:
+        """Tell how many of the pool's connections are in use, and how many there may be."""
+        return self._pool.get_size() - self._pool.get_idle_size(), self._settings.pool_max
+
     async def open(self) -> None:
         """Make the pool; no connection is opened before it is needed."""
 
@@ -147,7 +165,7 @@ class Postgres:
                 connect=_connect,
             )
 
-        with _mapped():
+        with _mapped(), deadline("db.open", self._settings.connect_seconds):
             self._pool = await self._bridge.cross(make)
 
     async def close(self) -> None:
@@ -159,7 +177,7 @@ class Postgres:
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 self._pool.terminate()
 
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _CLOSE_SECONDS):
+        with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
             await self._bridge.cross(shut)
 
     def line(self, **settings: str) -> Line:
@@ -182,7 +200,8 @@ class Line:
         Raises:
             DeadlineExceeded, DatabaseUnavailable, TransactionLost, DiskFull, BadRow: as ``Postgres.run``.
         """
-        with _mapped(), deadline(name, seconds or self._postgres.unit_seconds):
+        budget = seconds or self._postgres.unit_seconds
+        with _mapped(), self._postgres.watched(name, budget), deadline(name, budget):
             return await self._bridge.cross(self._unit, begin, body)
 
     async def _unit(self, begin: str, body: Body[T]) -> T:
@@ -200,7 +219,7 @@ class Line:
                 self._connection.terminate()
 
         if self._connection is not None:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * _CLOSE_SECONDS):
+            with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
                 await self._bridge.cross(shut)
 
 
@@ -241,6 +260,9 @@ class _mapped:  # noqa: N801  (reads as a statement)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         mapped = None if error is None else _map(error)
+        failure = mapped or error
+        if isinstance(failure, DatabaseUnavailable):
+            metrics.database_failures_total.labels(failure.code).inc()
         if mapped is not None:
             raise mapped from error
 
@@ -285,7 +307,10 @@ async def inspect(postgres: Postgres, line: Line) -> dict[str, str]:
     try:
         found = {row["name"]: row["setting"] for row in await line.run("db.inspect", body, begin=_AS_IS, seconds=10.0)}
     except ConvoError as error:
-        raise _never(error) or error from error
+        never = _never(error)
+        if never is None:
+            raise
+        raise never from error.__cause__
     if int(found["server_version_num"]) < _OLDEST:
         raise Refused(f"the database is PostgreSQL {found['server_version']}; convo needs 15 or later")
     if found["statement_timeout"] != postgres._server_settings()["statement_timeout"]:  # noqa: SLF001
@@ -321,13 +346,14 @@ def _never(error: ConvoError) -> Refused | None:
 
 @asynccontextmanager
 async def open_postgres(
-    bridge: Bridge, url: str, settings: DatabaseSettings, *, name: str = ""
+    bridge: Bridge, url: str, settings: DatabaseSettings, *, name: str = "", slow_query_seconds: float = 0.0
 ) -> AsyncIterator[Postgres]:
     """Open the pool, and close it under a bounded shield whatever happens; the first unit of work connects.
 
-    ``name`` is this process's own, without its host: its sessions bear it.
+    ``name`` is this process's own, without its host: its sessions bear it. A unit of work that takes longer than
+    ``slow_query_seconds`` is told; 0 is a part of its budget.
     """
-    postgres = Postgres(bridge, url, settings, name)
+    postgres = Postgres(bridge, url, settings, name=name, slow_query_seconds=slow_query_seconds)
     await postgres.open()
     try:
         yield postgres

@@ -8,10 +8,12 @@ from urllib.parse import quote
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from convo.alerts.formats import AlertView
 from convo.conversation.cause import Cause
 from convo.conversation.model import EmotionName, JobState, Level, Links, PartState, Turn
 from convo.conversation.score import Score
 from convo.errors import ConvoError
+from convo.tasks import TaskView
 
 Count = Annotated[int, Meta(ge=0)]
 Cursor = Annotated[str | None, Meta(description="Send it as `cursor` for the next page; null on the last one.")]
@@ -169,11 +171,46 @@ class RetryView(Struct, frozen=True, kw_only=True):
     links: Links
 
 
+class AcknowledgedView(Struct, frozen=True, kw_only=True):
+    """A dead letter that somebody has reviewed; it stays dead."""
+
+    conversation_id: str
+    state: JobState
+    attempts: Count
+    links: Links
+
+
+class AlertsView(Struct, frozen=True, kw_only=True):
+    """The alerts of one process: those that last, oldest first, and those that ended lately, the last one first."""
+
+    active: tuple[AlertView, ...]
+    recent: tuple[AlertView, ...]
+    leads: Annotated[
+        bool, Meta(description="Whether this process tells of what all share: backlog, dead letters, books, silence.")
+    ]
+    sinks: Annotated[tuple[str, ...], Meta(description="Who is told.")]
+
+
+class SinkTestView(Struct, frozen=True, kw_only=True):
+    """Whether one sink took the test, and why not."""
+
+    sink: str
+    ok: bool
+    detail: str | None = None
+
+
+class AlertsTestView(Struct, frozen=True, kw_only=True):
+    """How a test alert was taken by every sink."""
+
+    sinks: tuple[SinkTestView, ...]
+
+
 class BotRelationship(Struct, frozen=True, kw_only=True):
     """What one bot's conversations add to a relationship."""
 
     bot_id: str
     score: Count
+    level: Level
     conversations: Count
     last_emotion: EmotionName
 
@@ -226,6 +263,14 @@ class ReadyView(Struct, frozen=True, kw_only=True):
     status: Literal["ready", "unavailable", "migrating", "draining"]
     dependencies: dict[str, DependencyView]
     warnings: tuple[str, ...] = ()
+
+
+class TasksView(Struct, frozen=True, kw_only=True):
+    """Every task of one process, from the one that started it all."""
+
+    pid: int
+    tasks: Count
+    root: TaskView
 
 
 class Problem(Struct, frozen=True, kw_only=True):

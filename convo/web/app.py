@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import trio
@@ -13,7 +14,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 
 from convo import errors
 from convo.config import Settings
+from convo.deadline import deadline
 from convo.observe import events
+from convo.web.asgi import EXTENSION
+from convo.web.catalog import scope_of
 from convo.web.conversations import Intake
 from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
 from convo.web.explaining import Explaining
@@ -40,6 +44,8 @@ def make_app(api: Api) -> QuartTrio:
     app = QuartTrio("convo", static_folder=None)
     # "//" is no other spelling of "/": nothing is there, and nobody is sent elsewhere.
     app.url_map.merge_slashes = False
+    # OPTIONS is a method like any other: where it is not taken, our own 405 says so.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web = api.settings.web
     # What Quart reads of a body before it says 413; its own limits in time are left to our deadlines.
     app.config.update(MAX_CONTENT_LENGTH=web.body_bytes_max, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
@@ -71,11 +77,14 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
     """
 
     async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
+        if EXTENSION in scope.get("extensions", ()):
+            # Our own connection does no such thing, and bounds every send itself.
+            await app(scope, receive, send)
+            return
+
         async def finish(part: Any) -> None:
-            if part.get("more_body", True) or part["type"] != "http.response.body":
-                await send(part)
-                return
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+            last = part["type"] == "http.response.body" and not part.get("more_body", True)
+            with suppress(errors.DeadlineExceeded), trio.CancelScope(shield=last), deadline("web.answer", seconds):
                 await send(part)
 
         await app(scope, receive, finish)
@@ -92,7 +101,8 @@ def _route_intake(app: QuartTrio, api: Api) -> None:
 
         async def read() -> bytes:
             try:
-                body = cast("bytes", await request.get_data(cache=False))
+                with deadline("web.body", web.request_seconds, since=head.started):
+                    body = cast("bytes", await request.get_data(cache=False))
             except RequestEntityTooLarge:
                 raise too_large(web) from None
             g.body_read = True
@@ -115,6 +125,7 @@ def _head() -> Head:
         content_encoding=request.headers.get("Content-Encoding", ""),
         content_length=request.content_length,
         request_timeout=request.headers.get("Request-Timeout", ""),
+        authorization=request.headers.get("Authorization", ""),
     )
 
 
@@ -122,16 +133,20 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     reading = api.reading
 
     def route(rule: str, function: Callable[..., Awaitable[Answer]], method: str = "GET") -> None:
+        needs = scope_of(method, rule)
+
         async def view(**values: str) -> Response:
             head = _head()
 
             async def serve() -> Answer:
                 api.intake.readiness.check()
-                headers = api.intake.clients.spend(head.peer, 0)
+                headers = api.intake.let_in(head, needs)
                 if any("\x00" in value for value in values.values()):
                     raise errors.NotFound("no id holds a NUL character")
+                ids = {name: value for name, value in values.items() if name == "conversation_id"}
                 try:
-                    return with_headers(await function(**values), *headers)
+                    with events.bound(**ids):
+                        return with_headers(await function(**values), *headers)
                 except errors.ConvoError as error:
                     error.conversation_id = values.get("conversation_id")
                     raise
@@ -157,6 +172,7 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
     route(f"{_CONVERSATION}/log", log)
     route(f"{_CONVERSATION}/explain", api.explaining.explain)
     route(f"{_CONVERSATION}/retry", reading.retry, "POST")
+    route(f"{_CONVERSATION}/acknowledge", reading.acknowledge, "POST")
     route(f"{_USER}/relationship", reading.relationship)
     route(f"{_USER}/memories", memories)
 
@@ -164,21 +180,32 @@ def _route_reading(app: QuartTrio, api: Api) -> None:
 def _route_operations(app: QuartTrio, api: Api) -> None:
     operations = api.operations
 
-    def route(rule: str, function: Callable[[], Awaitable[Answer]]) -> None:
-        async def view() -> Response:
-            return await _serve(api, rule, _head(), function)
+    def route(rule: str, function: Callable[[], Awaitable[Answer]], method: str = "GET") -> None:
+        needs = scope_of(method, rule)
 
-        app.add_url_rule(rule, rule, view, methods=["GET"])
+        async def view() -> Response:
+            head = _head()
+
+            async def serve() -> Answer:
+                api.intake.authority.check(head.authorization, needs)
+                return await function()
+
+            return await _serve(api, rule, head, serve)
+
+        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
 
     route("/livez", operations.livez)
     route("/readyz", operations.readyz)
     route("/metrics", operations.metrics)
+    route("/v1/alerts", operations.show_alerts)
+    route("/v1/alerts/test", operations.test_alerts, "POST")
+    route("/debug/tasks", lambda: operations.tasks(None if api.settings.auth.keys else _head().peer))
     route("/openapi.json", operations.openapi)
     route("/docs", operations.docs)
 
 
 async def _serve(api: Api, route: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
-    answer = await answered(route, head, api.settings.web, serve)
+    answer = await answered(route, head, api.settings, serve)
     if api.settings.observe.access_log:
         events.request_answered(
             route=route, method=head.method, status=answer.status, seconds=trio.current_time() - head.started

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from convo import errors
 from convo.conversation.model import Identifier, JobState, Receipt
+from convo.store.keys import Scope
 from convo.web import answers, samples
 
 
@@ -45,10 +46,13 @@ class Operation(Struct, frozen=True, kw_only=True):
     method: str = "get"
     parameters: tuple[Parameter, ...] = ()
     takes_conversation: bool = False
+    scope: Scope | None = None
 
 
 _NOT_MODIFIED = Answer(status=304, text="Still what the client has.", media=None, headers=("ETag",))
 _DATABASE = (
+    errors.Unauthorized,
+    errors.Forbidden,
     errors.TooManyRequests,
     errors.Unavailable,
     errors.DatabaseUnavailable,
@@ -108,6 +112,7 @@ CONVERSATIONS = (
         path="/v1/conversations/end",
         method="post",
         name="end_conversation",
+        scope="write",
         tag="conversations",
         summary="Hand in a finished conversation",
         text=(
@@ -140,6 +145,7 @@ CONVERSATIONS = (
     Operation(
         path="/v1/conversations",
         name="list_conversations",
+        scope="read",
         tag="conversations",
         summary="List conversations, newest first",
         parameters=(
@@ -155,6 +161,7 @@ CONVERSATIONS = (
     Operation(
         path="/v1/conversations/{conversation_id}",
         name="read_conversation",
+        scope="read",
         tag="conversations",
         summary="Read what is found so far, or wait until all of it is",
         parameters=(_CONVERSATION, _WAIT, _IF_NONE_MATCH),
@@ -173,6 +180,7 @@ CONVERSATIONS = (
     Operation(
         path="/v1/conversations/{conversation_id}/log",
         name="read_log",
+        scope="read",
         tag="conversations",
         summary="Read the turns, with their times",
         parameters=(_CONVERSATION, _IF_NONE_MATCH),
@@ -185,6 +193,7 @@ CONVERSATIONS = (
     Operation(
         path="/v1/conversations/{conversation_id}/explain",
         name="explain_conversation",
+        scope="read",
         tag="conversations",
         summary="Read why it stands as it does",
         text="The cause of its state in one sentence, its place in the line, and every run with what it waited for.",
@@ -196,6 +205,7 @@ CONVERSATIONS = (
         path="/v1/conversations/{conversation_id}/retry",
         method="post",
         name="retry_conversation",
+        scope="write",
         tag="conversations",
         summary="Revive a dead letter",
         text="What its analysis found before is kept; only what is missing is done again.",
@@ -205,10 +215,48 @@ CONVERSATIONS = (
     ),
 )
 
+ACKNOWLEDGE = Operation(
+    path="/v1/conversations/{conversation_id}/acknowledge",
+    method="post",
+    name="acknowledge_conversation",
+    scope="write",
+    tag="conversations",
+    summary="Say that a dead letter is reviewed",
+    text="It stays dead; the alert on unreviewed dead letters no longer counts it. A retry reviews it, too.",
+    parameters=(_CONVERSATION,),
+    answers=(Answer(status=200, text="It is noted.", body=answers.AcknowledgedView, sample=samples.ACKNOWLEDGED),),
+    problems=(errors.NotFound, errors.NotDead, *_DATABASE),
+)
+
+ALERTS = (
+    Operation(
+        path="/v1/alerts",
+        name="list_alerts",
+        scope="read",
+        tag="alerts",
+        summary="Read what is wrong now, and what was lately",
+        text="Of this process alone; what all processes share is told by the one that leads.",
+        answers=(Answer(status=200, text="Its alerts.", body=answers.AlertsView, sample=samples.ALERTS),),
+    ),
+    Operation(
+        path="/v1/alerts/test",
+        method="post",
+        name="test_alerts",
+        scope="admin",
+        tag="alerts",
+        summary="Send a test alert through every sink",
+        answers=(
+            Answer(status=200, text="How each took it.", body=answers.AlertsTestView, sample=samples.ALERTS_TEST),
+        ),
+        problems=(errors.DeadlineExceeded,),
+    ),
+)
+
 USERS = (
     Operation(
         path="/v1/users/{user_id}/relationship",
         name="read_relationship",
+        scope="read",
         tag="users",
         summary="Read how far a user has come, in all and by bot",
         parameters=(_USER,),
@@ -225,6 +273,7 @@ USERS = (
     Operation(
         path="/v1/users/{user_id}/memories",
         name="list_memories",
+        scope="read",
         tag="users",
         summary="List what is remembered about a user, newest first",
         parameters=(_USER, _LIMIT, _CURSOR),
@@ -259,9 +308,25 @@ SERVICE = (
     Operation(
         path="/metrics",
         name="metrics",
+        scope="read",
         tag="service",
         summary="Read the figures of this process",
         answers=(Answer(status=200, text="Prometheus' text form.", body=str, media="text/plain"),),
+    ),
+    Operation(
+        path="/debug/tasks",
+        name="tasks",
+        scope="admin",
+        tag="service",
+        summary="See every task of this process, and where it waits",
+        text=(
+            "Answered to this machine's own addresses only (127.0.0.0/8, ::1); keys for administrators come later. "
+            "It shows code and names of waits, nothing that anybody said."
+        ),
+        answers=(
+            Answer(status=200, text="The tree of nurseries and tasks.", body=answers.TasksView, sample=samples.TASKS),
+        ),
+        problems=(errors.Forbidden,),
     ),
     Operation(
         path="/openapi.json",
@@ -279,4 +344,14 @@ SERVICE = (
     ),
 )
 
-OPERATIONS = CONVERSATIONS + USERS + SERVICE
+OPERATIONS = (*CONVERSATIONS, ACKNOWLEDGE, *USERS, *ALERTS, *SERVICE)
+_SCOPES = {(operation.method.upper(), operation.path): operation.scope for operation in OPERATIONS}
+
+
+def scope_of(method: str, rule: str) -> Scope | None:
+    """Return what a key must be good for to use a route; ``rule`` is in the catalog's form or the framework's.
+
+    Raises:
+        KeyError: the route does not stand in the catalog.
+    """
+    return _SCOPES[method, rule.replace("<", "{").replace(">", "}")]

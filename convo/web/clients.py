@@ -62,44 +62,53 @@ class Clients:
         self._rules = tuple(
             _Rule(name=name, unit=unit, rate=rate, burst=burst) for name, unit, rate, burst in rules if rate
         )
-        self._policy = ", ".join(rule.policy for rule in self._rules)
         self._tracked_max = settings.tracked_max
         self._buckets: OrderedDict[str, tuple[_Bucket, ...]] = OrderedDict()
 
-    def spend(self, client: str, bytes_: int) -> Headers:
+    def spend(self, client: str, bytes_: int, own_per_second: float = 0.0) -> Headers:
         """Take one request of so many bytes from the client's buckets; return the headers that tell it what is left.
+
+        ``own_per_second`` is how many requests a second this client may send, in the place of what all may; 0 for none.
 
         Raises:
             TooManyRequests: a bucket is empty; nothing was taken.
         """
-        if not self._rules:
+        rules = self._rules_of(own_per_second) if own_per_second else self._rules
+        if not rules:
             return ()
         now = trio.current_time()
-        buckets = self._of(client, now)
-        for rule, bucket in zip(self._rules, buckets, strict=True):
+        buckets = self._of(client, rules, now)
+        for rule, bucket in zip(rules, buckets, strict=True):
             bucket.fill(rule.rate, rule.burst, now)
-        empty = [(rule, bucket) for rule, bucket in zip(self._rules, buckets, strict=True) if bucket.tokens < 1]
+        empty = [(rule, bucket) for rule, bucket in zip(rules, buckets, strict=True) if bucket.tokens < 1]
         if not empty:
-            for rule, bucket in zip(self._rules, buckets, strict=True):
+            for rule, bucket in zip(rules, buckets, strict=True):
                 bucket.tokens -= bytes_ if rule.name == "bytes" else 1
-        headers = self._headers(buckets)
+        headers = _headers(rules, buckets)
         if empty:
             seconds = max((1 - bucket.tokens) / rule.rate for rule, bucket in empty)
             rule = empty[0][0]
             raise TooManyRequests(
-                f"{client} is over clients.{rule.name}_per_second = {rule.rate:g}",
+                f"{client} is over its {rule.rate:g} {rule.name} a second",
                 retry_after_seconds=seconds,
                 headers=headers,
             )
         return headers
 
-    def _of(self, client: str, now: float) -> tuple[_Bucket, ...]:
-        buckets = self._buckets.pop(client, None) or tuple(_Bucket(rule.burst, now) for rule in self._rules)
+    def _rules_of(self, own_per_second: float) -> tuple[_Rule, ...]:
+        own = _Rule(name="requests", unit="", rate=own_per_second, burst=max(1.0, own_per_second))
+        return (own, *(rule for rule in self._rules if rule.name != "requests"))
+
+    def _of(self, client: str, rules: Sequence[_Rule], now: float) -> tuple[_Bucket, ...]:
+        buckets = self._buckets.pop(client, ())
+        if len(buckets) != len(rules):
+            buckets = tuple(_Bucket(rule.burst, now) for rule in rules)
         self._buckets[client] = buckets
         if len(self._buckets) > self._tracked_max:
             self._buckets.popitem(last=False)
         return buckets
 
-    def _headers(self, buckets: Sequence[_Bucket]) -> Headers:
-        limits = (rule.limit(bucket) for rule, bucket in zip(self._rules, buckets, strict=True))
-        return [("RateLimit-Policy", self._policy), ("RateLimit", ", ".join(limits))]
+
+def _headers(rules: Sequence[_Rule], buckets: Sequence[_Bucket]) -> Headers:
+    limits = (rule.limit(bucket) for rule, bucket in zip(rules, buckets, strict=True))
+    return [("RateLimit-Policy", ", ".join(rule.policy for rule in rules)), ("RateLimit", ", ".join(limits))]

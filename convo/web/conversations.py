@@ -12,7 +12,7 @@ from convo.config import WebSettings
 from convo.conversation import digest as digests
 from convo.conversation import transcript
 from convo.conversation.decode import decode
-from convo.conversation.model import Receipt
+from convo.conversation.model import CANARY_USER, Receipt
 from convo.deadline import deadline
 from convo.errors import ConvoError, Invalid
 from convo.observe import events, metrics
@@ -20,7 +20,8 @@ from convo.store import logs
 from convo.store.intake import Accept, Committer, Stored
 from convo.web import answers
 from convo.web.admission import Admission
-from convo.web.clients import Clients
+from convo.web.authority import Authority, Needs
+from convo.web.clients import Clients, Headers
 from convo.web.door import Answer, Head, check_head, encode, problem, with_headers
 from convo.web.inflate import inflate
 from convo.web.readiness import Readiness
@@ -30,7 +31,7 @@ _ANSWER_SECONDS = 0.05
 _PACKED = 10
 
 Read = Callable[[], Awaitable[bytes]]
-"""Reads the body of a request, whole, to the limit."""
+"""Reads the body of a request, whole, to the limit, under a deadline of its own."""
 
 
 class Intake(Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Intake(Struct, frozen=True, kw_only=True):
     settings: WebSettings
     committer: Committer
     readiness: Readiness
+    authority: Authority
     clients: Clients
     admission: Admission
 
@@ -49,14 +51,24 @@ class Intake(Struct, frozen=True, kw_only=True):
             ConvoError: what is wrong with the request, or with the time it comes at, before its conversation is known.
         """
         self.readiness.check()
-        check_head(head, self.settings)
         expected = self._expected_bytes(head)
-        headers = self.clients.spend(head.peer, expected if head.content_length is None else head.content_length)
+        headers = self.let_in(head, "write", expected if head.content_length is None else head.content_length)
+        check_head(head, self.settings)
         with self.admission.admitted(expected):
-            with deadline("web.body", self.settings.request_seconds, since=head.started):
-                body = await read()
-            answer = await self.end(body, head.content_encoding, head.started)
+            answer = await self.end(await read(), head.content_encoding, head.started)
         return with_headers(answer, *headers)
+
+    def let_in(self, head: Head, needs: Needs, bytes_: int = 0) -> Headers:
+        """Pass a request whose key may do this, and whose sender has not sent too much; return what it is told of that.
+
+        Raises:
+            Unauthorized, Forbidden: its key is not good for this.
+            TooManyRequests: whoever sends it is over its share.
+        """
+        key = self.authority.check(head.authorization, needs)
+        if key is None:
+            return self.clients.spend(head.peer, bytes_)
+        return self.clients.spend(key.key_id, bytes_, key.requests_per_second)
 
     def _expected_bytes(self, head: Head) -> int:
         """Tell how much memory a request may come to need: what it announces, or the most it may."""
@@ -65,17 +77,24 @@ class Intake(Struct, frozen=True, kw_only=True):
             return limit
         return min(limit, head.content_length * (_PACKED if head.content_encoding else 1))
 
-    async def end(self, body: bytes, encoding: str, started: float) -> Answer:
+    async def end(self, body: bytes, encoding: str, started: float, *, canary: bool = False) -> Answer:
         """Take one finished conversation: answer with its receipt once it is durably stored.
 
-        ``started`` is when the request began, by ``trio.current_time()``.
+        ``started`` is when the request began, by ``trio.current_time()``; a ``canary`` alone may be of their user.
 
         Raises:
             ConvoError: what is wrong with the request, before its conversation is known.
         """
         read = trio.current_time()
         accept = await self._prepare(body, encoding)
+        if accept.ended.user_id == CANARY_USER and not canary:
+            raise _reserved(accept)
         decoded = trio.current_time()
+        # From here on whatever is told, by the loop watch too, knows whose work it is.
+        with events.bound(conversation_id=accept.ended.conversation_id):
+            return await self._commit(accept, started, read, decoded)
+
+    async def _commit(self, accept: Accept, started: float, read: float, decoded: float) -> Answer:
         try:
             # A little before the request's own time is over, while the id is still at hand for the answer.
             remaining = trio.current_effective_deadline() - trio.current_time() - _ANSWER_SECONDS
@@ -134,6 +153,12 @@ def _claimed_id(body: bytes) -> str | None:
     return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
 
 
+def _reserved(accept: Accept) -> Invalid:
+    error = Invalid(f"user_id {CANARY_USER!r} is convo's own: its conversations are erased", path="$.user_id")
+    error.conversation_id = accept.ended.conversation_id
+    return error
+
+
 def _tell_refused(accept: Accept, error: ConvoError) -> None:
     if error.status == 409:
         events.conflict(conversation_id=accept.ended.conversation_id)
@@ -157,5 +182,8 @@ def _receipt(stored: Stored, timing: str) -> Answer:
     return Answer(status=202, body=encode(receipt), headers=headers)
 
 
-def _timing(**seconds: float) -> str:
-    return ", ".join(f"{name};dur={value * 1000:.2f}" for name, value in seconds.items())
+def _timing(*, read: float, decode: float, commit: float, total: float) -> str:
+    return (
+        f"read;dur={read * 1000:.2f}, decode;dur={decode * 1000:.2f},"
+        f" commit;dur={commit * 1000:.2f}, total;dur={total * 1000:.2f}"
+    )

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
 import trio
 from msgspec import Struct, structs
 
-from convo.config import WebSettings
+from convo.config import Settings, WebSettings, slow_seconds
 from convo.deadline import deadline
-from convo.errors import BadRequest, ConvoError, TooLarge, Unavailable, UnsupportedMedia
+from convo.errors import BadRequest, ConvoError, DeadlineExceeded, TooLarge, Unavailable, UnsupportedMedia
 from convo.observe import events, metrics
 from convo.web import answers
 
@@ -24,7 +25,7 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 _RETRY_AFTER_SECONDS = 1.0
 # Anything may stand as a method; a metric's label takes only the known ones.
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
@@ -43,15 +44,20 @@ class Head(Struct, frozen=True, kw_only=True):
     content_encoding: str = ""
     content_length: int | None = None
     request_timeout: str = ""
+    authorization: str = ""
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """An answer before it meets a framework; ``headers`` come besides the content type and length."""
+    """An answer before it meets a framework; ``headers`` come besides the content type and length.
+
+    ``code`` is the problem's, empty for an answer that is none.
+    """
 
     status: int
     body: bytes
     content_type: str = JSON
     headers: Sequence[tuple[str, str]] = ()
+    code: str = ""
 
 
 def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
@@ -60,7 +66,7 @@ def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
     if isinstance(error, Unavailable) or error.retry_after_seconds is not None:
         headers.append(("Retry-After", str(math.ceil(error.retry_after_seconds or _RETRY_AFTER_SECONDS))))
     body = encode(answers.problem(error, conversation_id or error.conversation_id))
-    return Answer(status=error.status, body=body, content_type=PROBLEM, headers=headers)
+    return Answer(status=error.status, body=body, content_type=PROBLEM, headers=headers, code=error.code)
 
 
 def with_headers(answer: Answer, *headers: tuple[str, str]) -> Answer:
@@ -116,12 +122,20 @@ def budget_seconds(head: Head, settings: WebSettings) -> float:
 # --- the request as a whole
 
 
-async def answered(route: str, head: Head, settings: WebSettings, serve: Callable[[], Awaitable[Answer]]) -> Answer:
-    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends."""
-    budget = settings.request_seconds
+async def answered(
+    route: str,
+    head: Head,
+    settings: Settings,
+    serve: Callable[[], Awaitable[Answer]],
+    bound: Callable[[float], AbstractContextManager[object]] | None = None,
+) -> Answer:
+    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends.
+
+    A door that has a cancel scope already gives ``bound``, which bounds a block to so many seconds from the head on.
+    """
     try:
-        budget = budget_seconds(head, settings)
-        with deadline("web.request", budget, since=head.started):
+        budget = budget_seconds(head, settings.web)
+        with deadline("web.request", budget, since=head.started) if bound is None else bound(budget):
             answer = await serve()
     except ConvoError as error:
         answer = problem(error)
@@ -129,13 +143,13 @@ async def answered(route: str, head: Head, settings: WebSettings, serve: Callabl
         events.request_failed(route=route, method=head.method, error=error)
         answer = problem(ConvoError("an unexpected error; it is in the log"))
     seconds = trio.current_time() - head.started
-    method = head.method if head.method in _METHODS else "other"
+    method = head.method if head.method in METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
-    if seconds > (settings.slow_seconds or _SLOW * settings.request_seconds):
+    # A client that tightens its budget hears of it, and nobody else.
+    if answer.code == DeadlineExceeded.code and not head.request_timeout:
+        metrics.requests_on_deadline_total.inc()
+    if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
     if any(name == "Server-Timing" for name, _ in answer.headers):
         return answer
     return with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))
-
-
-_SLOW = 0.8

@@ -24,7 +24,16 @@ Json = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{name}"
 _TIMES = re.compile(r"(_at|_time|^at|^timestamp)$")
-_ALWAYS = (errors.BadRequest, errors.MethodNotAllowed, errors.ConvoError)
+_ALWAYS = (
+    errors.BadRequest,
+    errors.MethodNotAllowed,
+    errors.RequestTimeout,
+    errors.TargetTooLong,
+    errors.HeadTooLarge,
+    errors.VersionNotSupported,
+    errors.ConvoError,
+)
+_GUARDED = (errors.Unauthorized, errors.Forbidden)
 _UNAVAILABLE = 503
 
 _TEXT = """\
@@ -34,6 +43,8 @@ Every fault is `application/problem+json` with a stable `code`. On 503, connecti
 same request again, after `Retry-After` if there is one: a conversation's id makes it count once. Answers carry
 `Server-Timing`.
 """
+
+_KEY_TEXT = "Asked for where `auth.keys` is on; the scope that a route needs stands beside it."
 
 _BODY_TEXT = """\
 JSON, or JSON compressed with `Content-Encoding: gzip`, `deflate` or `zstd`; the size limit counts after decompression.
@@ -64,6 +75,7 @@ _HEADERS: dict[str, Json] = {
         "description": "What is left of it: `r` requests or bytes now, all of it in `t` seconds.",
         "schema": {"type": "string"},
     },
+    "WWW-Authenticate": {"description": "How to show a key.", "required": True, "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this address takes.", "required": True, "schema": {"type": "string"}},
     "Server-Timing": {
         "description": "Milliseconds by stage: `read`, `decode`, `commit`, `total`.",
@@ -89,7 +101,11 @@ def document() -> Json:
         },
         "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in OPERATIONS)],
         "paths": dict(paths),
-        "components": {"headers": _HEADERS, "schemas": schemas.components},
+        "components": {
+            "headers": _HEADERS,
+            "schemas": schemas.components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": _KEY_TEXT}},
+        },
     }
 
 
@@ -145,7 +161,8 @@ def _operation(operation: Operation, schemas: _Schemas) -> Json:
     described["parameters"] = [_parameter(parameter, schemas) for parameter in parameters]
     if operation.takes_conversation:
         described["requestBody"] = _body(schemas)
-    problems = dict.fromkeys((*operation.problems, *_ALWAYS))
+    problems = dict.fromkeys((*operation.problems, *(_GUARDED if operation.scope else ()), *_ALWAYS))
+    described["security"] = [{"key": [operation.scope]}] if operation.scope else []
     responses = _answers(operation.answers, schemas) | _problems(problems, schemas)
     described["responses"] = dict(sorted(responses.items()))
     return described
@@ -197,7 +214,7 @@ def _problems(kinds: Iterable[type[errors.ConvoError]], schemas: _Schemas) -> Js
 
 def _problem(status: int, kinds: list[type[errors.ConvoError]], schemas: _Schemas) -> Json:
     limits = ("Retry-After", "RateLimit-Policy", "RateLimit")
-    headers = {405: ("Allow",), 429: limits, _UNAVAILABLE: ("Retry-After",)}.get(status, ())
+    headers = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: limits, _UNAVAILABLE: ("Retry-After",)}.get(status, ())
     content = {"schema": schemas.of(Problem), "examples": {kind.code: {"value": _sample(kind)} for kind in kinds}}
     return {
         "description": "; ".join(f"`{kind.code}`: {kind.title}" for kind in kinds) + ".",

@@ -1,14 +1,19 @@
-"""``/livez``, ``/readyz``, ``/metrics``, ``/openapi.json`` and ``/docs``; it knows no framework."""
+"""``/livez``, ``/readyz``, ``/metrics``, ``/debug/tasks``, ``/openapi.json`` and ``/docs``; it knows no framework."""
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 from msgspec import Struct
 
+from convo import tasks
+from convo.alerts.delivery import Outbox
+from convo.alerts.keeper import Alerts
 from convo.deadline import deadline
-from convo.errors import ConvoError
+from convo.errors import ConvoError, Forbidden
 from convo.observe import metrics
 from convo.web import answers, docs, openapi
 from convo.web.door import Answer, encode
@@ -25,6 +30,7 @@ class Operations(Struct, frozen=True, kw_only=True):
 
     readiness: Readiness
     pings: Mapping[str, Ping]
+    alerts: Alerts
 
     async def livez(self) -> Answer:
         """Answer that the process lives and its loop turns."""
@@ -56,6 +62,40 @@ class Operations(Struct, frozen=True, kw_only=True):
             body = await trio.to_thread.run_sync(metrics.exposition, abandon_on_cancel=True)
         return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
 
+    async def tasks(self, peer: str | None) -> Answer:
+        """Answer with every task and where it waits; ``peer`` is whoever asks, None where a key was shown.
+
+        Raises:
+            Forbidden: without keys, ``peer`` is not an address of this machine itself.
+        """
+        if peer is not None and not _is_here(peer):
+            raise Forbidden(f"/debug is for this machine's own addresses, not for {peer or 'one without an address'}")
+        root = tasks.tree()
+        count = sum(1 for _ in tasks.flat(root))
+        return Answer(status=200, body=encode(answers.TasksView(pid=os.getpid(), tasks=count, root=root)))
+
+    async def show_alerts(self) -> Answer:
+        """Answer with the alerts of this process, those that last and those that ended lately."""
+        shown = self.alerts.show()
+        view = answers.AlertsView(active=shown.active, recent=shown.recent, leads=shown.leads, sinks=shown.sinks)
+        return Answer(status=200, body=encode(view))
+
+    async def test_alerts(self) -> Answer:
+        """Send a test alert through every sink at once, and answer how each took it."""
+        message = self.alerts.test_message()
+        found: dict[str, answers.SinkTestView] = {}
+
+        async def send(outbox: Outbox) -> None:
+            failure = await outbox.test(message)
+            name = outbox.sink.name
+            found[name] = answers.SinkTestView(sink=name, ok=failure is None, detail=failure)
+
+        async with trio.open_nursery() as nursery:
+            for outbox in self.alerts.outboxes:
+                nursery.start_soon(send, outbox)
+        in_order = tuple(found[outbox.sink.name] for outbox in self.alerts.outboxes)
+        return Answer(status=200, body=encode(answers.AlertsTestView(sinks=in_order)))
+
     async def openapi(self) -> Answer:
         """Answer with the description of this API."""
         return Answer(status=200, body=encode(openapi.document()))
@@ -63,6 +103,15 @@ class Operations(Struct, frozen=True, kw_only=True):
     async def docs(self) -> Answer:
         """Answer with a page that shows the description."""
         return Answer(status=200, body=docs.page().encode(), content_type="text/html; charset=utf-8")
+
+
+def _is_here(peer: str) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 async def _pinged(ping: Ping) -> answers.DependencyView:

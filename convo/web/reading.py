@@ -154,6 +154,19 @@ class Reading(Struct, frozen=True, kw_only=True):
         view = answers.RetryView(conversation_id=conversation_id, state="ready", attempts=0, links=links)
         return Answer(status=202, body=encode(view), headers=[("Location", links.self)])
 
+    async def acknowledge(self, conversation_id: str) -> Answer:
+        """Note that somebody has reviewed a dead letter, and leave it dead.
+
+        Raises:
+            NotFound: there is none of this id.
+            NotDead: it is not a dead letter.
+        """
+        attempts = await self.jobs.acknowledge(conversation_id)
+        events.job_acknowledged(conversation_id=conversation_id)
+        links = answers.links(conversation_id)
+        view = answers.AcknowledgedView(conversation_id=conversation_id, state="dead", attempts=attempts, links=links)
+        return _ok(view)
+
     async def relationship(self, user_id: str) -> Answer:
         """Answer with the sum of a user's scores, over all bots and by bot."""
         rows = await self.reader.relationship(user_id)
@@ -165,7 +178,9 @@ class Reading(Struct, frozen=True, kw_only=True):
                 level=level(total, self.settings.score),
                 conversations=sum(row["conversations"] for row in rows),
                 last_emotion=rows[0]["last_emotion"] if rows else None,
-                bots=tuple(answers.BotRelationship(**row) for row in rows),
+                bots=tuple(
+                    answers.BotRelationship(**row, level=level(row["score"], self.settings.score)) for row in rows
+                ),
             )
         )
 

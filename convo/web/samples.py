@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from convo.alerts.formats import AlertView, EvidenceView, do
 from convo.conversation.cause import Cause
 from convo.conversation.model import Receipt, Turn
 from convo.conversation.score import Weights, score
+from convo.tasks import TaskView
 from convo.web import answers
 
 _ID = "c-by-character"
@@ -144,13 +146,46 @@ LIST = answers.ListView(
 
 RETRY = answers.RetryView(conversation_id=_ID, state="ready", attempts=0, links=answers.links(_ID))
 
+ACKNOWLEDGED = answers.AcknowledgedView(conversation_id=_ID, state="dead", attempts=5, links=answers.links(_ID))
+
+ALERTS = answers.AlertsView(
+    active=(
+        AlertView(
+            type="DEAD_LETTER",
+            component="jobs",
+            level="CRITICAL",
+            trigger="there are dead letters that nobody has reviewed",
+            do=do("DEAD_LETTER"),
+            raised_at=_DONE,
+            count=1,
+            told=1,
+            evidence=EvidenceView(figures={"unreviewed": 1}, ids=(_ID,), explain=(f"/v1/conversations/{_ID}/explain",)),
+            process="host/4f1c",
+        ),
+    ),
+    recent=(),
+    leads=True,
+    sinks=("log", "webhook"),
+)
+
+ALERTS_TEST = answers.AlertsTestView(
+    sinks=(
+        answers.SinkTestView(sink="log", ok=True),
+        answers.SinkTestView(sink="webhook", ok=False, detail="webhook: it answered 401"),
+    )
+)
+
 RELATIONSHIP = answers.RelationshipView(
     user_id=_USER,
     score=_SCORE.value,
     level="stranger",
     conversations=1,
     last_emotion="interesting",
-    bots=(answers.BotRelationship(bot_id=_BOT, score=_SCORE.value, conversations=1, last_emotion="interesting"),),
+    bots=(
+        answers.BotRelationship(
+            bot_id=_BOT, score=_SCORE.value, level="stranger", conversations=1, last_emotion="interesting"
+        ),
+    ),
 )
 
 MEMORIES = answers.MemoriesView(
@@ -161,6 +196,22 @@ MEMORIES = answers.MemoriesView(
 
 READY = answers.ReadyView(
     status="ready", dependencies={"database": answers.DependencyView(ok=True, seconds=0.0012, detail=None)}
+)
+
+TASKS = answers.TasksView(
+    pid=4711,
+    tasks=1,
+    root=TaskView(
+        name="convo.service.Service._keep_books",
+        waits_in="trio/_timeouts.py:112 sleep",
+        ours="convo/store/postgres.py:214 run",
+        wait="db.ledger",
+        wait_seconds=0.42,
+        deadline="db.ledger",
+        deadline_seconds=2.58,
+        conversation_id=None,
+        nurseries=(),
+    ),
 )
 
 NOT_READY = answers.ReadyView(

@@ -1,7 +1,11 @@
-"""The yardstick of ``accept.py``: a Quart-Trio handler that reads the body and does nothing, on stock hypercorn."""
+"""The yardstick of ``accept.py``: a Quart-Trio handler that reads the body and does nothing, on stock hypercorn.
+
+.venv/bin/python scripts/bench/empty_app.py HOST PORT [KEEP_ALIVE_SECONDS GRACEFUL_SECONDS]
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import trio
@@ -10,6 +14,7 @@ from hypercorn.trio import serve
 from quart import Response, request
 from quart_trio import QuartTrio
 
+_LARGE = b"x" * 2_000_000
 app = QuartTrio(__name__)
 
 
@@ -20,8 +25,28 @@ async def end() -> Response:
     return Response(b"x" * 240, status=202, content_type="application/json")
 
 
-if __name__ == "__main__":
+@app.get("/large")
+async def large() -> Response:
+    """Answer 2 MB."""
+    return Response(_LARGE)
+
+
+async def main(*arguments: str) -> None:
+    """Serve until SIGTERM, as hypercorn's own command does."""
+    host, port, *seconds = arguments
     config = Config()
-    config.bind = [f"127.0.0.1:{sys.argv[1]}"]
+    config.bind = [f"{host}:{port}"]
     config.accesslog = config.errorlog = None
-    trio.run(serve, app, config)
+    if seconds:
+        config.keep_alive_timeout, config.graceful_timeout = map(float, seconds)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+
+        async def stopping() -> None:
+            async for _ in signals:
+                return
+
+        await serve(app, config, shutdown_trigger=stopping)
+
+
+if __name__ == "__main__":
+    trio.run(main, *sys.argv[1:])

@@ -284,6 +284,7 @@ async def test_as_root_it_runs_as_somebody_else_below_a_closed_folder(data_dir: 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has another user run PostgreSQL")
+@pytest.mark.blocks_loop(reason="it copies the programs before anything else runs")
 async def test_as_root_the_programs_are_copied_out_of_a_closed_folder(data_dir: Path, tmp_path: Path) -> None:
     found = await programs.find()
     closed = tmp_path / "closed"

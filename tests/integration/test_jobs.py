@@ -242,6 +242,27 @@ async def test_only_a_dead_letter_can_be_retried(process: Process) -> None:
         await process.jobs.retry("talk-1")
 
 
+async def test_an_acknowledged_dead_letter_stays_dead_and_a_retried_one_has_to_be_reviewed_anew(
+    process: Process,
+) -> None:
+    unreviewed = "SELECT count(*)::integer FROM job WHERE state = 'dead' AND reviewed_at IS NULL"
+    await process.accepted("talk-1")
+    jobs = owned(process, "here/one", attempts_max=1)
+    with pytest.raises(NotFound, match="'talk-2'"):
+        await jobs.acknowledge("talk-2")
+    with pytest.raises(NotDead, match="is ready"):
+        await jobs.acknowledge("talk-1")
+    for _ in range(2):
+        (one,) = await jobs.lease(1)
+        await jobs.fail(one, "why", {}, later=0)
+        assert await rows(process.postgres, unreviewed) == [(1,)]
+        assert await jobs.acknowledge("talk-1") == 1
+        assert await jobs.acknowledge("talk-1") == 1
+        assert await process.state() == ("dead", 1)
+        assert await rows(process.postgres, unreviewed) == [(0,)]
+        await jobs.retry("talk-1")
+
+
 # --- leases that end
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
 import trio
 
@@ -380,14 +381,18 @@ async def test_a_pooler_that_drops_settings_is_refused_by_name(
 async def test_a_database_that_does_not_exist_is_refused_for_good(empty_database: str) -> None:
     absent = urlsplit(empty_database)._replace(path="/convo_none").geturl()
     async with open_store(absent) as postgres:
-        with pytest.raises(Refused, match="SQLSTATE 3D000"):
+        with pytest.raises(Refused, match='SQLSTATE 3D000: database "convo_none" does not exist') as caught:
             await inspected(postgres)
+        assert isinstance(caught.value.__cause__, asyncpg.PostgresError)
 
 
 async def test_a_server_that_may_come_is_waited_for(empty_database: str) -> None:
     async with open_store("postgresql://convo@127.0.0.1:1/convo") as postgres:
-        with pytest.raises(DatabaseUnavailable):
+        with pytest.raises(DatabaseUnavailable) as caught:
             await inspected(postgres)
+        # The server's own words stay at hand, and no error is its own cause.
+        assert isinstance(caught.value.__cause__, OSError)
+        assert "127.0.0.1" in str(caught.value.__cause__)
 
 
 async def test_closing_leaves_no_connection_behind(empty_database: str) -> None:

@@ -20,7 +20,7 @@ from tests.running import away, dead_socket, ended, query, serving, until_ended
 
 END = "/v1/conversations/end"
 QUICK = {"database.acquire_seconds": "0.3", "database.statement_seconds": "0.7", "database.connect_seconds": "0.3"}
-METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE"}
+METHODS = {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def client_of(url: str) -> httpx.AsyncClient:
@@ -172,6 +172,7 @@ def test_another_method_is_405_and_says_which_ones_are_taken(
         answer = client.request(method, address)
         assert (answer.status_code, answer.headers["content-type"]) == (405, "application/problem+json"), method
         assert answer.json()["code"] == "method_not_allowed"
+        assert "total;dur=" in answer.headers["server-timing"]
         named = set(answer.headers["allow"].split(", "))
         assert named & METHODS == allowed
 

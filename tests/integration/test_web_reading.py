@@ -21,7 +21,7 @@ from convo.store.jobs import Jobs
 from convo.store.postgres import Postgres, open_postgres
 from convo.store.settle import Settler
 from tests.fakes import Exchange, FakeServer, failing, healthy, open_model
-from tests.running import ended, eventually, serving, until_ended
+from tests.running import ended, eventually, query, serving, until_ended
 
 END = "/v1/conversations/end"
 _numbers = itertools.count(1)
@@ -196,6 +196,7 @@ async def test_a_wait_is_cut_to_the_budget_that_the_client_sends(database: str, 
 
 async def test_a_wait_longer_than_the_budget_is_cut_before_the_budget_ends_it(database: str, tmp_path: Path) -> None:
     short = {"web.request_seconds": "1.2", "database.acquire_seconds": "0.2", "database.statement_seconds": "0.3"}
+    short |= {"connection.head_seconds": "1", "connection.body_seconds": "1"}
     async with waiting_room(database, tmp_path, **short) as (client, _, _):
         link = await accepted(client, "open-1")
         answer = await client.get(link, params={"wait": "1000"})
@@ -445,7 +446,7 @@ def test_a_filter_that_is_none_is_422_with_its_name(client: httpx.Client, field:
         assert told["path"] == field
 
 
-@pytest.mark.parametrize("value", ["' OR true --", "%", "\U0001f436" * 3000, "a", "\ufffe"])
+@pytest.mark.parametrize("value", ["' OR true --", "%", "\U0001f436" * 600, "a", "\ufffe"])
 def test_a_filter_is_only_ever_a_value(client: httpx.Client, value: str) -> None:
     post(client, ended(new_id(), log=[]))
     assert names(listed(client, user_id=value)) == []
@@ -505,8 +506,20 @@ def test_a_relationship_is_the_sum_over_all_bots_and_tells_each(client: httpx.Cl
     scores = [one["score"]["value"] for one in shown]
     assert (told["user_id"], told["score"], told["conversations"]) == (user_id, sum(scores), 3)
     assert (told["level"], told["last_emotion"]) == ("stranger", shown[-1]["parts"]["emotion"]["emotion"])
-    bots = [(bot["bot_id"], bot["score"], bot["conversations"]) for bot in told["bots"]]
-    assert bots == [("bot-1", scores[0] + scores[2], 2), ("bot-2", scores[1], 1)]
+    bots = [(bot["bot_id"], bot["score"], bot["level"], bot["conversations"]) for bot in told["bots"]]
+    assert bots == [("bot-1", scores[0] + scores[2], "stranger", 2), ("bot-2", scores[1], "stranger", 1)]
+    assert told["bots"][1]["last_emotion"] == shown[1]["parts"]["emotion"]["emotion"]
+
+
+async def test_each_bot_has_a_level_of_its_own(database: str, tmp_path: Path) -> None:
+    add = "INSERT INTO relationship VALUES ('user-1', $1, $2, 1, 'happy', $2)"
+    for bot_id, score in (("bot-1", 499), ("bot-2", 500), ("bot-3", 3000)):
+        await trio.to_thread.run_sync(query, database, add, bot_id, score)
+    async with serving(tmp_path, database) as url, httpx.AsyncClient(base_url=url) as client:
+        told = (await client.get("/v1/users/user-1/relationship")).json()
+    assert told["level"] == "friend"
+    levels = {bot["bot_id"]: bot["level"] for bot in told["bots"]}
+    assert levels == {"bot-1": "stranger", "bot-2": "acquaintance", "bot-3": "friend"}
 
 
 def test_a_user_whom_nobody_knows_is_a_stranger(client: httpx.Client) -> None:

@@ -31,8 +31,6 @@ from tests.making import (
 )
 
 QUICK = Settings(jobs=JobsSettings(poll_seconds=0.05, backoff_seconds=0.01, backoff_max_seconds=0.01))
-# A job that waits for its next attempt is looked at before that comes, on a busy machine as well.
-SEEN_WAITING = {"backoff_seconds": 2.0, "backoff_max_seconds": 2.0}
 PARTS = "SELECT name, state, made_by FROM part ORDER BY name"
 RELATIONSHIP = "SELECT score, conversations FROM relationship"
 
@@ -45,6 +43,19 @@ async def process(database: str) -> AsyncIterator[Process]:
 
 def with_jobs(**jobs: Any) -> Settings:
     return msgspec.structs.replace(QUICK, jobs=msgspec.structs.replace(QUICK.jobs, **jobs))
+
+
+@pytest.fixture
+async def patient(database: str) -> AsyncIterator[Process]:
+    """A process whose failed, parked and released jobs come back when a test says so (``due``), not before."""
+    async with open_process(database, with_jobs(backoff_seconds=60.0, backoff_max_seconds=60.0)) as opened:
+        yield opened
+
+
+async def due(process: Process) -> None:
+    """Make every job due that waits for its time."""
+    await ask(process.postgres, "WITH due AS (UPDATE job SET delayed = false WHERE delayed RETURNING 1) SELECT 1")
+    process.bell.ring()
 
 
 async def until(process: Process, state: str, attempts: int, conversation_id: str = "talk-1") -> None:
@@ -146,12 +157,12 @@ async def test_workers_of_several_processes_share_the_jobs_and_do_each_once(proc
 # --- fail
 
 
-async def test_a_part_that_fails_spends_an_attempt_and_only_it_is_done_again(process: Process) -> None:
-    process.settings = with_jobs(**SEEN_WAITING)
+async def test_a_part_that_fails_spends_an_attempt_and_only_it_is_done_again(patient: Process) -> None:
+    process = patient
     asked, refused = Asked(), RemoteRefused("llm", "401")
-    async with at_work(process, {**instant(asked), "emotion": failing(refused)}):
-        await process.accepted("talk-1")
-        with told() as events:
+    with told() as events:
+        async with at_work(process, {**instant(asked), "emotion": failing(refused)}):
+            await process.accepted("talk-1")
             await until(process, "ready", 1)
     assert {"part_failed", "job_failed"} <= set(events)
     assert await ask(process.postgres, "SELECT last_error FROM job") == "emotion: llm: 401"
@@ -160,9 +171,9 @@ async def test_a_part_that_fails_spends_an_attempt_and_only_it_is_done_again(pro
         ("memories", "done", "instant-memories/1"),
         ("questions", "done", "instant-questions/1"),
     ]
-    attempts = await ask(process.postgres, "SELECT attempts FROM job")
+    await due(process)
     async with at_work(process, instant(asked)):
-        await until(process, "done", attempts + 1)
+        await until(process, "done", 2)
     assert asked == Asked(questions=1, emotion=1, memories=1)
     assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]
 
@@ -198,13 +209,15 @@ async def test_a_bug_in_an_analyst_is_that_jobs_failure_and_no_one_elses(process
     assert await ask(process.postgres, "SELECT last_error FROM job WHERE state = 'dead'") == "a bug in convo: KeyError"
 
 
-async def test_an_analysis_over_its_deadline_is_cancelled_and_spends_an_attempt(process: Process) -> None:
+async def test_an_analysis_over_its_deadline_is_cancelled_and_spends_an_attempt(patient: Process) -> None:
+    process = patient
     stuck = Stuck(THREE["emotion"])
-    process.settings = msgspec.structs.replace(with_jobs(**SEEN_WAITING), analysis=AnalysisSettings(job_seconds=0.2))
+    process.settings = msgspec.structs.replace(process.settings, analysis=AnalysisSettings(job_seconds=0.2))
     async with at_work(process, {**instant(), "emotion": stuck.analyst}):
         await process.accepted("talk-1")
         await until(process, "ready", 1)
         stuck.let_go.set()
+        await due(process)
         await until(process, "done", 2)
     assert stuck.cancelled
 
@@ -235,32 +248,37 @@ def down(dependency: str = "llm") -> Analyst:
     return failing(RemoteUnavailable(dependency, "answered 503"))
 
 
+async def until_parked(process: Process) -> None:
+    parked = "SELECT state = 'ready' AND parked_since IS NOT NULL FROM job"
+    with trio.fail_after(10):
+        while not await ask(process.postgres, parked):  # noqa: ASYNC110  (the table tells nobody)
+            await trio.sleep(0.01)
+
+
 PARKED = "SELECT state, attempts, waits_for, parked_since IS NOT NULL, last_error FROM job"
 
 
-async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(process: Process) -> None:
-    process.settings = with_jobs(**SEEN_WAITING)
+async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(patient: Process) -> None:
+    process = patient
     asked = Asked()
     with told() as events:
         async with at_work(process, {**instant(asked), "emotion": down()}):
             await process.accepted("talk-1")
-            await until(process, "ready", 0)
-            with trio.fail_after(10):
-                while not await ask(process.postgres, "SELECT parked_since IS NOT NULL FROM job"):  # noqa: ASYNC110
-                    await trio.sleep(0.01)
+            await until_parked(process)
     assert await rows(process.postgres, PARKED) == [("ready", 0, "llm", True, "emotion: llm: answered 503")]
     assert [part[:2] for part in await rows(process.postgres, PARTS)] == [("memories", "done"), ("questions", "done")]
     assert "job_parked" in events
     assert "job_failed" not in events
+    await due(process)
     async with at_work(process, instant(asked)):
         await until(process, "done", 1)
     # What did not need the model was done once, at once.
-    assert (asked.questions, asked.memories) == (1, 1)
+    assert asked == Asked(questions=1, emotion=1, memories=1)
     assert await rows(process.postgres, "SELECT waits_for, parked_since FROM job") == [("", None)]
 
 
-async def test_a_failure_of_its_own_beside_an_outage_spends_an_attempt(process: Process) -> None:
-    process.settings = with_jobs(**SEEN_WAITING)
+async def test_a_failure_of_its_own_beside_an_outage_spends_an_attempt(patient: Process) -> None:
+    process = patient
     parts = {**instant(), "emotion": down(), "questions": failing(RemoteRefused("llm", "answered 422"))}
     async with at_work(process, parts):
         await process.accepted("talk-1")
@@ -292,15 +310,16 @@ async def test_while_its_dependency_is_out_a_parked_job_is_not_touched(process: 
 
 
 async def test_questions_found_while_memories_fail_are_a_result_at_once_and_final_without_asking_again(
-    process: Process,
+    patient: Process,
 ) -> None:
+    process = patient
     asked = Asked()
     async with at_work(process, {**instant(asked), "memories": down("memory")}):
         await process.accepted("talk-1")
-        with trio.fail_after(10):
-            while await ask(process.postgres, "SELECT count(*) FROM part") < 2:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until_parked(process)
+    assert await ask(process.postgres, "SELECT count(*) FROM part WHERE state = 'done'") == 2
     assert await rows(process.postgres, RELATIONSHIP) == []
+    await due(process)
     async with at_work(process, instant(asked)):
         await until(process, "done", 1)
     assert asked == Asked(questions=1, emotion=1, memories=1)

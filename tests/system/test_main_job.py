@@ -334,7 +334,7 @@ def test_a_second_one_on_the_same_folder_or_port_says_what_is_in_its_way(databas
 
 def test_settings_that_cannot_work_are_told_before_anything_starts(tmp_path: Path) -> None:
     told = refused(tmp_path, "", CONVO_WEB__REQUEST_SECONDS="30")
-    assert "web.request_seconds = 30 s" in told
+    assert "web.request_seconds + connection.write_seconds = 31.5 s" in told
     assert "ladder.gateway_seconds = 10 s" in told
     told = refused(tmp_path, "", CONVO_LLM__API_KEY="very-secret")
     assert "llm.model is empty" in told

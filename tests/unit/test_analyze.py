@@ -121,6 +121,13 @@ async def test_from_a_size_on_the_embedded_analyst_works_in_a_thread(offload_cha
     assert (threads == [threading.get_ident()]) is here
 
 
+@pytest.mark.parametrize(("characters", "here"), [(16_383, True), (16_384, False)])
+async def test_a_long_text_does_not_hold_the_loop(characters: int, *, here: bool) -> None:
+    threads: list[int] = []
+    await in_process("local/1", noting(threads)).find(conversation_of("x" * characters))
+    assert (threads == [threading.get_ident()]) is here
+
+
 async def test_an_embedded_analyst_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convo.analysis.analyze._LOCAL_SECONDS", 0.05)
     let_go = threading.Event()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from convo import __version__, cli, config, service, terminal, upkeep
+from convo import __version__, checkup, cli, config, service, terminal, upkeep
 from convo.config import Settings
 from convo.errors import ConfigError, Refused
 
@@ -52,7 +52,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
         return call
 
-    for name in ("show", "retry", "list_conversations", "dead"):
+    for name in ("show", "retry", "list_conversations", "dead", "acknowledge", "alerts", "test_alerts"):
         monkeypatch.setattr(terminal, name, record(name))
     return calls
 
@@ -130,6 +130,38 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["serve"]) == 130
 
 
+def test_a_broken_ladder_does_not_serve_and_names_every_fault(
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVO_DATABASE__ACQUIRE_SECONDS", "30")
+    monkeypatch.setenv("CONVO_JOBS__HEARTBEAT_SECONDS", "20")
+    assert cli.main(["serve"]) == 1
+    told = capsys.readouterr().err
+    assert "64 s is not below web.request_seconds = 8 s" in told
+    assert "jobs.heartbeat_seconds x 3 = 60 s is above jobs.lease_seconds = 30 s" in told
+    assert served == []
+
+
+# --- check
+
+
+def test_check_is_asked_with_the_settings_of_the_file_also_when_they_are_broken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[Settings] = []
+
+    def check(settings: Settings) -> int:
+        asked.append(settings)
+        return 1
+
+    monkeypatch.setattr(checkup, "check", check)
+    file = tmp_path / "other.toml"
+    file.write_text("[web]\nrequest_seconds = 11.0\n")
+    assert cli.main(["check", "--config", str(file), "--data-dir", "/elsewhere"]) == 1
+    (settings,) = asked
+    assert (settings.web.request_seconds, settings.server.data_dir) == (11.0, "/elsewhere")
+
+
 # --- upkeep
 
 
@@ -168,11 +200,17 @@ def test_the_terminal_commands_ask_the_server_at_its_usual_place(called: list[tu
     assert cli.main(["retry", "c-1"]) == 3
     assert cli.main(["list"]) == 3
     assert cli.main(["dead"]) == 3
+    assert cli.main(["acknowledge", "c-1"]) == 3
+    assert cli.main(["alerts"]) == 3
+    assert cli.main(["alerts", "test"]) == 3
     assert called == [
         ("show", URL, "", "c 1/#"),
         ("retry", URL, "", "c-1"),
         ("list_conversations", URL, "", nothing, 50),
         ("dead", URL, "", nothing, 50),
+        ("acknowledge", URL, "", "c-1"),
+        ("alerts", URL, ""),
+        ("test_alerts", URL, ""),
     ]
 
 
@@ -188,6 +226,19 @@ def test_the_terminal_commands_ask_what_they_are_told_where_they_are_told(
         ("list_conversations", "http://there:1", "a key", wanted, 7),
         ("dead", "http://elsewhere:2", "a key", terminal.Filters(user_id="u-1", bot_id=None, state=None), 50),
     ]
+
+
+def test_the_terminal_commands_ask_where_the_same_settings_let_a_server_listen(
+    called: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CONVO_SERVER__PORT", "31020")
+    cli.main(["show", "c-1"])
+    assert called == [("show", "http://127.0.0.1:31020", "", "c-1")]
+    monkeypatch.setenv("CONVO_SERVER__PORT", "abc")
+    assert cli.main(["show", "c-1"]) == 1
+    assert capsys.readouterr().err.startswith("convo: CONVO_SERVER__PORT='abc'")
+    # A server that is named needs no settings of ours.
+    assert cli.main(["show", "c-1", "--url", "http://there:1"]) == 3
 
 
 # --- what it does not understand

@@ -70,7 +70,7 @@ async def test_the_headers_tell_what_is_left(autojump_clock: trio.testing.MockCl
         "RateLimit": '"requests";r=9;t=1, "bytes";r=700;t=3',
     }
     clients.spend(ME, 800)
-    with pytest.raises(TooManyRequests, match=r"192\.0\.2\.1 is over clients\.bytes_per_second = 100") as caught:
+    with pytest.raises(TooManyRequests, match=r"192\.0\.2\.1 is over its 100 bytes a second") as caught:
         clients.spend(ME, 1)
     assert dict(caught.value.headers)["RateLimit"] == '"requests";r=8;t=1, "bytes";r=0;t=11'
 
@@ -81,3 +81,14 @@ async def test_only_so_many_clients_are_remembered_and_the_silent_ones_go_first(
         wait(clients, client)
     assert wait(clients, "one") > 0
     assert wait(clients, "two") == 0
+
+
+async def test_a_client_with_a_share_of_its_own_is_held_to_that(autojump_clock: trio.testing.MockClock) -> None:
+    clients = limited(requests_per_second=100.0, requests_burst=100.0)
+    headers = dict(clients.spend(ME, 0, 2.0))
+    assert headers == {"RateLimit-Policy": '"requests";q=2;w=1', "RateLimit": '"requests";r=1;t=1'}
+    clients.spend(ME, 0, 2.0)
+    with pytest.raises(TooManyRequests, match="over its 2 requests a second"):
+        clients.spend(ME, 0, 2.0)
+    await trio.sleep(0.5)
+    clients.spend(ME, 0, 2.0)

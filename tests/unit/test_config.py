@@ -9,10 +9,13 @@ import msgspec
 import pytest
 
 from convo import config
-from convo.config import DEFAULT_FILE, Secret, Section, Settings, check_ladder, client_address, load
+from convo.config import DEFAULT_FILE, Secret, Section, Settings, check_ladder, client_address, ladder, load, read
 from convo.errors import ConfigError
 
-SECRETS = {("llm", "api_key"), ("memory", "api_key")}
+SECRETS = {
+    *(("llm", "api_key"), ("memory", "api_key")),
+    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+}
 """They come from the environment only: the file has no place for them."""
 SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
 IN_FILE: dict[str, dict[str, Any]] = tomllib.loads(DEFAULT_FILE.read_text("utf-8"))
@@ -98,8 +101,10 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[server]\nprot = 80", r"`prot`.*\$\.server"),
-        ("[sever]\nport = 80", "`sever`"),
+        ("[server]\nprot = 80", r"config\.toml: \$\.server\.prot: there is no such key; did you mean port\?"),
+        ("[servr]\nport = 80", r"config\.toml: \$\.servr: there is no such key; did you mean server\?"),
+        ("[jobs]\nxyzzy = 1", r"config\.toml: \$\.jobs\.xyzzy: there is no such key$"),
+        ("[server]\nhost = 5", r"config\.toml: .*\$\.server\.host"),
         ('[server]\nport = "80"', r"\$\.server\.port"),
         ("[server]\nport = 70000", r"\$\.server\.port"),
         ("[server]\nport = -1", r"\$\.server\.port"),
@@ -169,6 +174,16 @@ def test_an_unknown_variable_is_an_error_with_its_name(name: str) -> None:
         load(environ={name: "1"})
 
 
+def test_the_nearest_variable_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean CONVO_SERVER__PORT\?"):
+        load(environ={"CONVO_SEVER__PORT": "1"})
+
+
+def test_a_wrong_type_in_the_environment_is_told_also_where_the_command_line_lies_over_it() -> None:
+    with pytest.raises(ConfigError, match="CONVO_SERVER__PORT='abc'"):
+        load(environ={"CONVO_SERVER__PORT": "abc"}, arguments={("server", "port"): "1234"})
+
+
 @pytest.mark.parametrize("text", ["eighty", "", "80.5", "70000"])
 def test_a_variable_of_a_wrong_type_is_an_error_with_its_name_and_value(text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"CONVO_SERVER__PORT={text!r}")):
@@ -185,7 +200,62 @@ def test_the_terminal_commands_find_a_server_by_the_environment_or_by_the_defaul
     assert client_address({"CONVO_URL": "http://there", "CONVO_KEY": "k"}) == ("http://there", "k")
 
 
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("10.0.0.1", "10.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::2", "[::2]"), ("there", "there")],
+)
+def test_the_terminal_commands_find_a_server_where_the_same_settings_let_it_listen(host: str, found: str) -> None:
+    environ = {"CONVO_SERVER__PORT": "31020", "CONVO_SERVER__HOST": host}
+    assert client_address(environ)[0] == f"http://{found}:31020"
+    assert client_address({**environ, "CONVO_URL": "http://there"})[0] == "http://there"
+
+
+def test_a_port_left_to_chance_is_no_address() -> None:
+    with pytest.raises(ConfigError, match="--url"):
+        client_address({"CONVO_SERVER__PORT": "0"})
+
+
 # --- secrets
+
+
+WEBHOOK = {
+    "CONVO_ALERTS__WEBHOOK_URL": "https://hooks.example/a?token=sekrit",
+    "CONVO_ALERTS__WEBHOOK_SECRET": "whsec_" + "c2VrcmV0" * 4,
+}
+
+
+def test_the_addresses_of_sinks_come_from_the_environment() -> None:
+    settings = load(None, WEBHOOK)
+    assert settings.alerts.webhook_url.reveal().endswith("sekrit")
+    assert "sekrit" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"CONVO_ALERTS__WEBHOOK_SECRET": ""},
+        {"CONVO_ALERTS__WEBHOOK_URL": ""},
+        {"CONVO_ALERTS__WEBHOOK_URL": "ftp://sekrit"},
+        {"CONVO_ALERTS__SLACK_URL": "sekrit"},
+        {"CONVO_ALERTS__GOOGLE_CHAT_URL": "https://a b/sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "whsec_sekrit"},
+        {"CONVO_ALERTS__WEBHOOK_SECRET": "whsec_" + "c2VrcmV0" * 12},
+    ],
+)
+def test_a_sink_that_cannot_be_told_stops_the_start_and_shows_no_secret(changed: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="CONVO_ALERTS__") as caught:
+        load(None, {**WEBHOOK, **changed})
+    assert "sekrit" not in str(caught.value)
+    assert "c2Vr" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["webhook_url", "webhook_secret", "slack_url", "google_chat_url"])
+def test_no_sink_stands_in_a_file(tmp_path: Path, key: str) -> None:
+    file = written(tmp_path, f'[alerts]\n{key} = "sekrit"')
+    with pytest.raises(ConfigError, match=rf"alerts\.{key} stands in a file") as caught:
+        load(file, {})
+    assert "sekrit" not in str(caught.value)
 
 
 @pytest.mark.parametrize("section", ["llm", "memory"])
@@ -247,9 +317,19 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("12.5 s", "8 s"),
     ),
     (
-        {"web": {"request_seconds": 11.5}},
-        ("web.request_seconds", "ladder.gateway_seconds"),
-        ("11.5 s", "10 s"),
+        {"connection": {"head_seconds": 9.5}},
+        ("connection.head_seconds", "web.request_seconds"),
+        ("9.5 s", "8 s"),
+    ),
+    (
+        {"connection": {"body_seconds": 8.25}},
+        ("connection.body_seconds", "web.request_seconds"),
+        ("8.25 s", "8 s"),
+    ),
+    (
+        {"connection": {"write_seconds": 3.0}},
+        ("web.request_seconds", "connection.write_seconds", "ladder.gateway_seconds"),
+        ("11 s", "10 s"),
     ),
     (
         {"llm": {"attempt_seconds": 60.0, "attempts": 2, "backoff_max_seconds": 4.0}},
@@ -268,13 +348,23 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
     ),
     (
         {"shutdown": {"notice_seconds": 7.0}},
-        ("shutdown.notice + intake + workers + settle", "ladder.kill_seconds"),
+        ("shutdown.notice_seconds", "intake_seconds", "workers_seconds", "settle_seconds", "ladder.kill_seconds"),
         ("33 s", "30 s"),
     ),
     (
         {"ladder": {"gateway_keep_alive_seconds": 75.0}},
         ("ladder.gateway_keep_alive_seconds", "connection.keep_alive_seconds"),
         ("75 s", "55 s"),
+    ),
+    (
+        {"alerts": {"slow_request_seconds": 8.5}},
+        ("alerts.slow_request_seconds", "web.request_seconds"),
+        ("8.5 s", "8 s"),
+    ),
+    (
+        {"alerts": {"slow_query_seconds": 3.25}},
+        ("alerts.slow_query_seconds", "database.acquire_seconds", "database.statement_seconds"),
+        ("3.25 s", "3 s"),
     ),
 ]
 
@@ -293,13 +383,17 @@ def test_a_broken_rung_names_both_keys_both_numbers_and_what_would_happen(
     ("sections", "stands"),
     [
         ({"database": {"acquire_seconds": 1.0, "statement_seconds": 3.0}}, False),
-        ({"web": {"request_seconds": 10.0}}, False),
+        ({"web": {"request_seconds": 8.5}}, False),
+        ({"connection": {"head_seconds": 8.0, "body_seconds": 8.0}}, True),
         ({"llm": {"attempt_seconds": 60.0, "attempts": 2, "backoff_max_seconds": 1e-9}}, False),
         ({"llm": {"attempt_seconds": 55.0, "attempts": 2, "backoff_max_seconds": 10.0}}, True),
         ({"memory": {"attempt_seconds": 55.0, "attempts": 2, "backoff_max_seconds": 10.0}}, True),
         ({"jobs": {"heartbeat_seconds": 10.0}}, True),
         ({"shutdown": {"notice_seconds": 4.0}}, False),
         ({"ladder": {"gateway_keep_alive_seconds": 55.0}}, False),
+        ({"alerts": {"slow_request_seconds": 8.0}}, False),
+        ({"alerts": {"slow_query_seconds": 3.0}}, False),
+        ({"alerts": {"slow_request_seconds": 7.9, "slow_query_seconds": 2.9}}, True),
     ],
 )
 def test_a_tie_breaks_a_rung_only_where_less_is_asked_for(
@@ -308,19 +402,86 @@ def test_a_tie_breaks_a_rung_only_where_less_is_asked_for(
     assert (check_ladder(changed(**sections)) == []) is stands
 
 
-def test_the_published_fix_of_the_old_service_would_not_start() -> None:
-    old = {
-        "CONVO_DATABASE__ACQUIRE_SECONDS": "10",
-        "CONVO_DATABASE__STATEMENT_SECONDS": "10",
-        "CONVO_MEMORY__ATTEMPT_SECONDS": "80",
-        "CONVO_ANALYSIS__JOB_SECONDS": "180",
+GATEWAY_10 = {"CONVO_LADDER__GATEWAY_SECONDS": "10"}
+GATEWAY_15 = {"CONVO_LADDER__GATEWAY_SECONDS": "15"}
+POOL_WAIT_30 = {"CONVO_DATABASE__ACQUIRE_SECONDS": "30"}
+TEN_AND_TEN = {"CONVO_DATABASE__ACQUIRE_SECONDS": "10", "CONVO_DATABASE__STATEMENT_SECONDS": "10"}
+ACCEPT = "2 x (database.acquire_seconds + database.statement_seconds)"
+
+OLD: list[tuple[dict[str, str], tuple[str, ...]]] = [
+    # as it was: 30 s for a place in the pool, whichever budget one tries to put around it
+    (GATEWAY_10 | POOL_WAIT_30, (f"{ACCEPT} = 64 s is not below web.request_seconds = 8 s",)),
+    (
+        GATEWAY_10 | POOL_WAIT_30 | {"CONVO_WEB__REQUEST_SECONDS": "65"},
+        ("web.request_seconds + connection.write_seconds = 66.5 s is not below ladder.gateway_seconds = 10 s: the",),
+    ),
+    # as it was mended: 10 + 10 s under a gateway of 10 to 15 s
+    (GATEWAY_10 | TEN_AND_TEN, (f"{ACCEPT} = 40 s is not below web.request_seconds = 8 s",)),
+    (
+        GATEWAY_15 | TEN_AND_TEN | {"CONVO_WEB__REQUEST_SECONDS": "13"},
+        (f"{ACCEPT} = 40 s is not below web.request_seconds = 13 s",),
+    ),
+    (
+        GATEWAY_15 | TEN_AND_TEN | {"CONVO_WEB__REQUEST_SECONDS": "41"},
+        ("web.request_seconds + connection.write_seconds = 42.5 s is not below ladder.gateway_seconds = 15 s",),
+    ),
+    (
+        {
+            "CONVO_MEMORY__ATTEMPT_SECONDS": "240",
+            "CONVO_MEMORY__ATTEMPTS": "1",
+            "CONVO_ANALYSIS__JOB_SECONDS": "180",
+        },
+        ("memory.attempt_seconds x attempts + backoffs = 240 s is above analysis.job_seconds = 180 s",),
+    ),
+    (
+        GATEWAY_10 | {"CONVO_ALERTS__SLOW_REQUEST_SECONDS": "10"},
+        ("alerts.slow_request_seconds = 10 s is not below web.request_seconds = 8 s: no request would be told",),
+    ),
+]
+
+
+@pytest.mark.parametrize(("environ", "faults"), OLD)
+def test_the_numbers_of_the_old_service_would_not_start(environ: dict[str, str], faults: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(environ=environ)
+    told = str(caught.value).splitlines()[1:]
+    assert len(told) == len(faults)
+    for line, fault in zip(told, faults, strict=True):
+        assert line.strip().startswith(fault)
+
+
+def test_all_faults_of_the_old_service_at_once_are_each_named() -> None:
+    everything = {name: text for environ, _ in OLD for name, text in environ.items()} | {
+        "CONVO_WEB__REQUEST_SECONDS": "10"
     }
     with pytest.raises(ConfigError) as caught:
-        load(environ=old)
-    assert "= 40 s is not below web.request_seconds = 8 s" in str(caught.value)
-    assert "memory.attempt_seconds x attempts + backoffs = 260 s is above analysis.job_seconds = 180 s" in str(
-        caught.value
-    )
+        load(environ=everything | {"CONVO_LADDER__GATEWAY_SECONDS": "10"})
+    told = str(caught.value)
+    for pair in (
+        (ACCEPT, "web.request_seconds = 10 s"),
+        ("web.request_seconds + connection.write_seconds = 11.5 s", "ladder.gateway_seconds = 10 s"),
+        ("memory.attempt_seconds", "analysis.job_seconds = 180 s"),
+        ("alerts.slow_request_seconds = 10 s", "web.request_seconds = 10 s"),
+    ):
+        assert re.search(f"{re.escape(pair[0])}.* (is not below|is above) {re.escape(pair[1])}", told), pair
+
+
+@pytest.mark.parametrize("environ", [{}, GATEWAY_10 | POOL_WAIT_30])
+def test_a_statement_without_a_limit_is_refused_with_the_reason(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit: .*budget.*`\$\.database`"):
+        load(environ=environ | {"CONVO_DATABASE__STATEMENT_SECONDS": "0"})
+
+
+def test_a_statement_without_a_limit_is_refused_in_the_file_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit"):
+        load(written(tmp_path, "[database]\nstatement_seconds = 0"), {})
+    with pytest.raises(ConfigError, match=r"\$\.database\.statement_seconds"):
+        load(written(tmp_path, '[database]\nstatement_seconds = "none"'), {})
+
+
+def test_a_broken_ladder_is_read_for_whoever_wants_to_see_it() -> None:
+    settings = read(environ={"CONVO_WEB__REQUEST_SECONDS": "11"})
+    assert [rung.stands for rung in ladder(settings)].count(False) == 1
 
 
 def test_every_rung_has_its_test() -> None:
@@ -329,9 +490,29 @@ def test_every_rung_has_its_test() -> None:
     for sections, _, _ in RUNGS:
         for section, keys in sections.items():
             everything.setdefault(section, {}).update(keys)
-    assert len(check_ladder(changed(**everything))) == len(RUNGS)
-    source = Path(config.__file__).read_text("utf-8")
-    assert source.count("broken.append(") == len(RUNGS) - 1  # llm and memory share one
+    everything["alerts"] = {"slow_request_seconds": 60.0, "slow_query_seconds": 60.0}
+    settings = changed(**everything)
+    assert len(check_ladder(settings)) == len(RUNGS) == len(ladder(settings))
+
+
+def test_the_readme_shows_the_ladder_as_it_is() -> None:
+    text = (DEFAULT_FILE.parent / "README.md").read_text("utf-8")
+    section = text.partition("\n## The ladder\n")[2].partition("\n## ")[0].translate({ord("×"): "x", ord("`"): None})
+    shown = [
+        tuple(cell.strip() for cell in line.strip("|").split("|"))
+        for line in section.replace("≤", "<=").splitlines()
+        if line.startswith("| ") and "from the inside" not in line
+    ]
+    assert shown == [
+        (
+            rung.inside,
+            f"{rung.inside_seconds:g} s",
+            f"{rung.relation} {rung.outside}",
+            f"{rung.outside_seconds:g} s",
+            rung.otherwise,
+        )
+        for rung in ladder(Settings())
+    ]
 
 
 def test_no_section_takes_what_it_does_not_know() -> None:

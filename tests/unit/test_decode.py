@@ -74,7 +74,13 @@ def test_what_is_not_utf_8_cannot_be_read(text: bytes, place: str) -> None:
     ['"bot_name":"%s"', '"conversation_log":[{"content":"%s"}]', '"conversation_log":[{"content":[{"%s":"%s"}]}]'],
 )
 def test_half_of_a_surrogate_pair_cannot_be_read(text: str, after: str, place: str) -> None:
-    assert refused(body(place.replace("%s", text + after))).status == 400
+    error = refused(body(place.replace("%s", text + after)))
+    assert (error.status, "surrogate" in error.detail) == (400, True)
+
+
+@pytest.mark.parametrize("text", [r'"a\\ud800"', r'"a\\ud800', r'"\ud83d\ude00"', '"a', r'"\ud8', r'"\ud800\ud'])
+def test_a_body_cut_short_is_called_that(text: str) -> None:
+    assert refused(b'{"conversation_id":' + text.encode()).detail == "the body is not JSON: Input data was truncated"
 
 
 def test_a_whole_surrogate_pair_is_one_character() -> None:

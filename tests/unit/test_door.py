@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from convo import errors
-from convo.config import WebSettings
+from convo.config import AlertsSettings, Settings, WebSettings
 from convo.deadline import deadline
 from convo.observe import metrics
 from convo.web.door import Answer, Head, answered, budget_seconds, check_head, problem
@@ -17,6 +17,7 @@ from tests.making import told
 
 MIB = 1 << 20
 SETTINGS = WebSettings(body_bytes_max=2 * MIB)
+WHOLE = Settings(web=SETTINGS)
 
 
 def head(**fields: Any) -> Head:
@@ -111,7 +112,7 @@ def raising(error: Exception) -> Serve:
 
 
 async def ask(serve: Serve, method: str = "GET") -> Answer:
-    return await answered("/route", head(method=method, started=trio.current_time()), SETTINGS, serve)
+    return await answered("/route", head(method=method, started=trio.current_time()), WHOLE, serve)
 
 
 async def test_every_answer_says_how_long_it_took(autojump_clock: trio.testing.MockClock) -> None:
@@ -157,7 +158,7 @@ async def forever() -> Answer:
 async def test_the_budget_runs_from_the_first_byte_of_the_head(autojump_clock: trio.testing.MockClock) -> None:
     first_byte = trio.current_time()
     await trio.sleep(3)
-    answer = await answered("/route", head(started=first_byte), SETTINGS, forever)
+    answer = await answered("/route", head(started=first_byte), WHOLE, forever)
     assert trio.current_time() - first_byte == SETTINGS.request_seconds
     assert json.loads(answer.body)["code"] == "deadline_exceeded"
 
@@ -168,23 +169,36 @@ async def test_a_clients_own_budget_names_the_wait_that_used_it_up(autojump_cloc
             return await forever()
 
     started = trio.current_time()
-    answer = await answered("/route", head(started=started, request_timeout="1.5"), SETTINGS, serve)
+    answer = await answered("/route", head(started=started, request_timeout="1.5"), WHOLE, serve)
     assert trio.current_time() - started == 1.5
     told = json.loads(answer.body)
     assert (answer.status, told["code"]) == (503, "deadline_exceeded")
     assert told["detail"] == "the 1.5 s of web.request ran out in db.read"
 
 
+async def slow(seconds: float, settings: Settings) -> int:
+    """Count how often a request that takes so long is told as slow."""
+
+    async def serve() -> Answer:
+        await trio.sleep(seconds)
+        return Answer(status=200, body=b"")
+
+    with told() as names:
+        await answered("/route", head(started=trio.current_time()), settings, serve)
+    return names.count("slow_request")
+
+
 async def test_a_slow_request_is_told_at_eight_tenths_of_its_budget(autojump_clock: trio.testing.MockClock) -> None:
-    for seconds, slow in ((6.4, 0), (6.5, 1)):
+    assert [await slow(seconds, WHOLE) for seconds in (6.25, 6.5)] == [0, 1]
 
-        async def serve(seconds: float = seconds) -> Answer:
-            await trio.sleep(seconds)
-            return Answer(status=200, body=b"")
 
-        with told() as names:
-            await answered("/route", head(started=trio.current_time()), SETTINGS, serve)
-        assert names.count("slow_request") == slow
+async def test_a_slow_request_is_told_from_its_threshold_on(autojump_clock: trio.testing.MockClock) -> None:
+    settings = Settings(web=SETTINGS, alerts=AlertsSettings(slow_request_seconds=2.0))
+    assert [await slow(seconds, settings) for seconds in (1.5, 2.5)] == [0, 1]
+
+
+async def test_a_request_whose_budget_ran_out_is_told_as_slow_once(autojump_clock: trio.testing.MockClock) -> None:
+    assert await slow(9.0, WHOLE) == 1
 
 
 async def test_a_clients_own_words_are_no_label_of_a_metric() -> None:
@@ -194,3 +208,18 @@ async def test_a_clients_own_words_are_no_label_of_a_metric() -> None:
     methods = {labels[1] for labels in metrics.requests_total.cells if labels[0] == "/route"}
     assert methods <= {"GET", "PATCH", "POST", "other"}
     assert "PATCH" in methods
+
+
+@pytest.mark.parametrize(("request_timeout", "counted"), [("", 1), ("2", 0)])
+async def test_a_request_that_ends_on_our_own_budget_is_counted(
+    autojump_clock: trio.testing.MockClock, request_timeout: str, counted: int
+) -> None:
+    async def serve() -> Answer:
+        await trio.sleep(100)
+        return Answer(status=200, body=b"")
+
+    before = metrics.requests_on_deadline_total.value
+    asked = head(started=trio.current_time(), request_timeout=request_timeout)
+    answer = await answered("/x", asked, WHOLE, serve)
+    assert answer.status == 503
+    assert metrics.requests_on_deadline_total.value == before + counted

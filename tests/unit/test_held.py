@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from convo.config import JobsSettings
-from convo.errors import DatabaseUnavailable
+from convo.errors import DatabaseUnavailable, DiskFull, LeaseLost
 from convo.pipeline.held import Held
 from convo.store.jobs import Jobs, Lease
 from tests.making import lease, told
@@ -24,6 +24,8 @@ class RenewingJobs:
         self.beats: list[tuple[float, list[int]]] = []
         self.lost: set[int] = set()
         self.away = False
+        self.full = False
+        self.released: list[tuple[float, int]] = []
         self.slow_seconds = 0.0
 
     async def renew(self, leases: Sequence[Lease]) -> set[int]:
@@ -32,6 +34,14 @@ class RenewingJobs:
         if self.away:
             raise DatabaseUnavailable("away")
         return {one.token for one in leases} - self.lost
+
+    async def release(self, one: Lease) -> None:
+        await trio.lowlevel.checkpoint()
+        self.released.append((trio.current_time(), one.token))
+        if one.token in self.lost:
+            raise LeaseLost("lost")
+        if self.full:
+            raise DiskFull("full")
 
 
 @pytest.fixture
@@ -121,7 +131,8 @@ async def test_a_heartbeat_that_fails_is_told_and_tried_again(autojump_clock: Mo
                 jobs.away = False
                 await trio.sleep(30)
     assert not scope.cancelled_caught
-    assert events == ["renewal_failed", "renewal_failed"]
+    # Told at 5 s; at 10 s the same again, which is not told.
+    assert events == ["renewal_failed"]
 
 
 async def test_a_lease_let_go_while_the_renewal_was_under_way_is_nobodys_loss(
@@ -161,3 +172,21 @@ async def test_of_two_leases_on_one_job_the_lost_one_is_stopped(autojump_clock: 
         with held.hold(lease(1, token=7), 0) as late, held.hold(lease(1, token=8), 0) as good:
             await trio.sleep(6)
     assert (late.cancelled_caught, good.cancelled_caught) == (True, False)
+
+
+async def test_a_lease_whose_ending_could_not_be_stored_is_given_back_once_something_can_be(
+    autojump_clock: MockClock, jobs: RenewingJobs
+) -> None:
+    jobs.away, jobs.full, jobs.lost = True, True, {7}
+    with told() as events:
+        async with beating(jobs) as held:
+            for token in (7, 8, 9):
+                held.left(lease(token, token=token))
+            await trio.sleep(6)
+            jobs.away = False
+            await trio.sleep(5)
+            jobs.full = False
+            await trio.sleep(15)
+    # At 5 s nothing is stored, at 10 s a renewal but no release.
+    assert jobs.released == [(10.0, 7), (10.0, 8), (15.0, 8), (15.0, 9)]
+    assert events == ["renewal_failed", "ending_failed", "job_released", "job_released"]

@@ -149,6 +149,7 @@ def test_what_does_not_fit_in_the_queue_is_counted_and_told_once_there_is_room(p
     assert len(lines) - len(told) + lost == 5_000
 
 
+@pytest.mark.blocks_loop(reason="the log is closed outside of any loop, and waits a second for its reader")
 async def test_a_pipe_that_nobody_reads_holds_neither_the_loop_nor_the_exit(pipe: Pipe) -> None:
     before, turns = dropped(), 0
     with log.open_log(ObserveSettings(log_format="json", log_queue_lines=100), pipe.writing):

@@ -11,6 +11,8 @@ from convo.observe.metrics import Count, Distribution, Family, Folding
 NAMES = {
     "convo_requests",
     "convo_accept_seconds",
+    "convo_connections",
+    "convo_connection_ended",
     "convo_intake_batch_rows",
     "convo_intake_commit_seconds",
     "convo_wait_seconds",
@@ -21,6 +23,8 @@ NAMES = {
     "convo_jobs_ended",
     "convo_leases_rescued",
     "convo_log_dropped",
+    "convo_loop_pass_seconds",
+    "convo_loop_blocked",
     "convo_handover",
     "convo_build_info",
 }

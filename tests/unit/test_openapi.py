@@ -25,9 +25,13 @@ ROUTES = {
     ("post", "/v1/conversations/{conversation_id}/retry"),
     ("get", "/v1/users/{user_id}/relationship"),
     ("get", "/v1/users/{user_id}/memories"),
+    ("post", "/v1/conversations/{conversation_id}/acknowledge"),
+    ("get", "/v1/alerts"),
+    ("post", "/v1/alerts/test"),
     ("get", "/livez"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/debug/tasks"),
     ("get", "/openapi.json"),
     ("get", "/docs"),
 }
@@ -122,7 +126,8 @@ def test_answers_name_their_headers(method: str, path: str, status: str, headers
 
 def test_the_accept_route_names_every_problem() -> None:
     responses = operation("post", "/v1/conversations/end")["responses"]
-    assert responses.keys() == {"202", "400", "405", "409", "413", "415", "422", "429", "500", "503"}
+    bad = {"400", "401", "403", "405", "408", "409", "413", "414", "415", "422", "429", "431"}
+    assert responses.keys() == {"202", *bad, "500", "503", "505"}
     codes = responses["503"]["content"]["application/problem+json"]["examples"].keys()
     assert codes == {"disk_full", "unavailable", "database_unavailable", "deadline_exceeded", "draining", "overloaded"}
 

@@ -353,3 +353,57 @@ def test_an_explanation_shows_the_cause_the_place_and_every_run() -> None:
         "llm.questions 0.031 s",
     ):
         assert shown in text
+
+
+# --- alerts
+
+
+def test_acknowledge_posts_and_says_that_it_stays_dead(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = answers.AcknowledgedView(conversation_id="c-1", state="dead", attempts=5, links=answers.links("c-1"))
+    seen = answering(sent(view))
+
+    assert terminal.acknowledge("http://convo", "", "c-1") == 0
+
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/conversations/c-1/acknowledge")
+    assert capsys.readouterr().out == "c-1 stays dead; it is reviewed\n"
+
+
+def test_alerts_show_what_holds_since_when_with_what_to_do(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering(sent(samples.ALERTS))
+
+    assert terminal.alerts("http://convo", "") == 0
+
+    out = capsys.readouterr().out
+    for word in (
+        "CRITICAL",
+        "DEAD_LETTER",
+        "unreviewed 1",
+        "c-by-character",
+        "convo acknowledge",
+        "Told: log, webhook.",
+    ):
+        assert word in out
+
+
+def test_no_alert_is_said_in_words(answering: Answering, capsys: pytest.CaptureFixture[str]) -> None:
+    answering(sent(answers.AlertsView(active=(), recent=(), leads=False, sinks=("log",))))
+
+    assert terminal.alerts("http://convo", "") == 0
+    assert "nothing is wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_a_test_of_the_sinks_fails_where_one_did(
+    answering: Answering, capsys: pytest.CaptureFixture[str], *, ok: bool
+) -> None:
+    sink = answers.SinkTestView(sink="slack", ok=ok, detail=None if ok else "slack: it answered 401")
+    seen = answering(sent(answers.AlertsTestView(sinks=(sink,))))
+
+    assert terminal.test_alerts("http://convo", "") == (0 if ok else 1)
+
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/alerts/test")
+    assert ("it answered 401" in capsys.readouterr().out) is not ok

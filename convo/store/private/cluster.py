@@ -8,6 +8,7 @@ from pathlib import Path
 from convo.errors import Refused
 from convo.store.private import orphans, postmaster
 from convo.store.private.place import Place, make_data_folder
+from convo.store.private.programs import Programs
 
 _INITDB_SECONDS = 120.0
 
@@ -20,8 +21,7 @@ async def ensure(place: Place, *, user: str, database: str) -> None:
     Raises:
         Refused: what is there is of another major version, or is no data folder; or it cannot be made.
     """
-    if place.folder.exists() and any(place.folder.iterdir()):
-        _check(place)
+    if stands(place.folder, place.programs):
         return
     unfinished = place.folder.with_name("postgres.unfinished")
     await orphans.clear(unfinished)
@@ -34,20 +34,28 @@ async def ensure(place: Place, *, user: str, database: str) -> None:
         raise Refused(f"the data folder {place.folder} cannot be made: {error}") from error
 
 
-def _check(place: Place) -> None:
+def stands(folder: Path, programs: Programs) -> bool:
+    """Tell whether a data folder is made there, for programs of this version.
+
+    Raises:
+        Refused: what is there is of another major version, or is no data folder.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
     try:
-        major = (place.folder / "PG_VERSION").read_text().strip()
+        major = (folder / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
         raise Refused(
-            f"{place.folder} holds something, but no PostgreSQL data: move it away, or choose another server.data_dir"
+            f"{folder} holds something, but no PostgreSQL data: move it away, or choose another server.data_dir"
         ) from None
-    if major != place.programs.major:
+    if major != programs.major:
         raise Refused(
-            f"{place.folder} holds data of PostgreSQL {major}, and the programs at hand ({place.programs.folder}) are"
-            f" of version {place.programs.version}. Either set database.url to a PostgreSQL {major} that runs on a copy"
+            f"{folder} holds data of PostgreSQL {major}, and the programs at hand ({programs.folder}) are"
+            f" of version {programs.version}. Either set database.url to a PostgreSQL {major} that runs on a copy"
             " of it, `convo backup FILE`, move the folder away, and `convo restore FILE`; or go back to the convo that"
             " made it"
         )
+    return True
 
 
 async def _make(place: Place, folder: Path, user: str, database: str) -> None:

@@ -16,6 +16,7 @@ from convo.errors import DeadlineExceeded, Refused
 _FAST_SECONDS = 20.0
 _AT_ONCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
+_USERS_SECONDS = 10.0
 _STATUS_LINE = 7
 
 
@@ -104,7 +105,8 @@ def is_alive(pid: int) -> bool:
 
 async def _users(folder: Path) -> list[int]:
     look = _users_by_proc if sys.platform == "linux" else _users_by_ps
-    return await trio.to_thread.run_sync(look, folder.resolve())
+    with deadline("embedded.look", _USERS_SECONDS):
+        return await trio.to_thread.run_sync(look, folder.resolve(), abandon_on_cancel=True)
 
 
 def _users_by_proc(folder: Path) -> list[int]:

@@ -30,6 +30,9 @@ _LAUNCHER = Path(__file__).with_name("launcher.py")
 # Nothing of ours reaches the server: no PGOPTIONS, no key, no locale.
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": os.defpath}
 
+CONNECTIONS = {"max_connections": "50", "superuser_reserved_connections": "3"}
+"""How many connections the server takes, and how many of them are its superuser's only: a small machine's share."""
+
 # Given on the command line, where they win over anything written into the data folder.
 _SETTINGS = {
     "listen_addresses": "",
@@ -39,7 +42,7 @@ _SETTINGS = {
     "full_page_writes": "on",
     "synchronous_commit": "on",
     # a small machine's share
-    "max_connections": "50",
+    **CONNECTIONS,
     "shared_buffers": "64MB",
     "max_wal_size": "512MB",
     "jit": "off",

@@ -70,12 +70,14 @@ CREATE TABLE job (
     leased_by       text COLLATE "C",
     last_error      text,
     ended_at        timestamptz,
+    reviewed_at     timestamptz,
     score           integer,
     breakdown       jsonb,
     weights_version text,
     CHECK ((state = 'leased') = (lease_token IS NOT NULL)),
     CHECK ((state IN ('done', 'dead')) = (ended_at IS NOT NULL)),
     CHECK ((state = 'done') = (score IS NOT NULL)),
+    CHECK (reviewed_at IS NULL OR state = 'dead'),
     CHECK (waits_for = '' OR parked_since IS NOT NULL)
 ) WITH (fillfactor = 80); -- room for the renewals, which touch no indexed column
 -- lease: a skip scan over the keys, then the oldest of each
@@ -91,6 +93,8 @@ CREATE INDEX job_parked ON job (parked_since) WHERE state = 'ready' AND waits_fo
 CREATE INDEX job_leased ON job (seq) WHERE state = 'leased';
 -- the list of dead letters
 CREATE INDEX job_dead ON job (seq) WHERE state = 'dead';
+-- the alert on those that nobody has reviewed: neither retried nor acknowledged (reviewed_at)
+CREATE INDEX job_unreviewed ON job (seq) WHERE state = 'dead' AND reviewed_at IS NULL;
 
 -- What became of each lease (store/runs.py); read for one job at a time.
 CREATE TABLE run (
@@ -140,6 +144,18 @@ CREATE TABLE relationship (
     last_seq      bigint NOT NULL,
     updated_at    timestamptz NOT NULL DEFAULT convo_now(),
     PRIMARY KEY (user_id, bot_id)
+);
+
+-- The keys of clients (store/keys.py): read whole, and small.
+CREATE TABLE api_key (
+    key_id              text COLLATE "C" PRIMARY KEY,
+    digest              bytea NOT NULL,
+    name                text NOT NULL,
+    scopes              text[] NOT NULL,
+    requests_per_second double precision NOT NULL DEFAULT 0,
+    created_at          timestamptz NOT NULL DEFAULT convo_now(),
+    last_used_at        timestamptz,
+    revoked_at          timestamptz
 );
 
 -- Who is at work on this database, and how many connections each may open.

@@ -1,0 +1,310 @@
+"""What causes each alert: looks at the process and the database become conditions; it reads no clock and asks nobody.
+
+Two kinds of condition: what *is* so (a breaker is open, a backlog is old) lasts as long as it is; what *happened* (a
+timeout, a slow request) lasts until it has not happened for ``quiet_seconds``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from convo.alerts.rules import IDS_MAX, KINDS, Alert, Condition, Evidence, condition
+from convo.config import AlertsSettings
+
+POOL_BUSY_RATIO = 0.8
+BURN_RATIO = 0.01
+_RATE_SECONDS = 60.0
+_AWAY_AFTER = 2
+
+
+class Told(Struct, frozen=True):
+    """One event as it was told: its name and fields."""
+
+    name: str
+    fields: Mapping[str, Any]
+
+
+class Gap(Struct, frozen=True, kw_only=True):
+    """A figure of one day that is not what the books say."""
+
+    day: str
+    what: str
+    booked: int
+    found: int
+
+
+class Vitals(Struct, frozen=True, kw_only=True):
+    """What the database says of all processes together.
+
+    ``at`` is its clock in seconds; ``ended`` and ``accepted`` are the books' sums.
+    """
+
+    at: float
+    oldest_seconds: float = 0.0
+    ready: int = 0
+    oldest_ids: tuple[str, ...] = ()
+    dead: int = 0
+    dead_ids: tuple[str, ...] = ()
+    ended: int = 0
+    accepted: int = 0
+    silent_seconds: float = 0.0
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """One look at this process.
+
+    ``counted`` holds figures that only grow, by type and component; ``failed_looks`` how many questions to the database
+    in a row had no answer; ``vitals`` and ``gaps`` the last answer, None where another process asks or none is known.
+    """
+
+    counted: Mapping[tuple[str, str], float] = {}
+    requests: float = 0
+    on_deadline: float = 0
+    told: tuple[Told, ...] = ()
+    pool_used: int = 0
+    pool_max: int = 1
+    disk_free_bytes: int | None = None
+    failed_looks: int = 0
+    vitals: Vitals | None = None
+    gaps: tuple[Gap, ...] = ()
+
+
+Figures = dict[str, float | int | str]
+
+
+class _Happened(Struct):
+    at: float
+    trigger: str
+    figures: Figures
+    ids: tuple[str, ...] = ()
+    fresh: int = 1
+
+
+_COUNTED = {
+    "POSTGRES_POOL_EXHAUSTED": "no connection became free within database.acquire_seconds",
+    "POSTGRES_QUERY_TIMEOUT": "a unit of database work ran into its deadline",
+    "LLM_TIMEOUT": "a call of the model ran into llm.attempt_seconds",
+    "LLM_RATE_LIMIT": "the model answered 429",
+    "MEMORY_TIMEOUT": "a call of the memory service ran into memory.attempt_seconds",
+    "MEMORY_RATE_LIMIT": "the memory service answered 429",
+}
+_BROKEN = {"llm": "LLM_UNAVAILABLE", "memory": "MEMORY_UNAVAILABLE"}
+
+
+class Causes:
+    """Remembers of earlier looks what a condition needs: how far counters were, since when, how often."""
+
+    def __init__(self, settings: AlertsSettings, now: float, start: Look) -> None:
+        """Begin at ``now`` with the look ``start``: what was counted before it is nobody's news."""
+        self._settings = settings
+        self._counted = dict(start.counted)
+        self._happened: dict[tuple[str, str], _Happened] = {}
+        self._busy_since: float | None = None
+        self._broken: dict[str, float] = {}
+        self._missing: Mapping[str, Any] | None = None
+        self._requests = deque([(now, start.requests, start.on_deadline)])
+        self._rates: deque[Vitals] = deque()
+        for told in start.told:
+            self._hear(now, told)
+
+    def conditions(self, now: float, look: Look) -> list[Condition]:
+        """Return what holds at ``now``, in the order of the types."""
+        self._count(now, look)
+        for told in look.told:
+            self._hear(now, told)
+        found = [
+            *self._lately(now),
+            *self._pool(now, look),
+            *self._database(look),
+            *self._disk(look),
+            *self._dependencies(now),
+            *self._burn(now, look),
+            *self._canary(),
+            *self._shared(look),
+        ]
+        order = list(KINDS)
+        return sorted(found, key=lambda one: order.index(one.type))
+
+    # --- what happened
+
+    def _count(self, now: float, look: Look) -> None:
+        for key, count in look.counted.items():
+            fresh = round(count - self._counted.get(key, 0.0))
+            self._counted[key] = count
+            if fresh > 0:
+                self._note(key, _Happened(now, _COUNTED[key[0]], {}, fresh=fresh))
+
+    def _hear(self, now: float, told: Told) -> None:
+        fields = told.fields
+        match told.name:
+            case "slow_request":
+                figures: Figures = {"seconds": round(fields["seconds"], 3), "status": fields["status"]}
+                trigger = "a request took longer than alerts.slow_request_seconds"
+                key = ("SLOW_REQUEST", f"{fields['method']} {fields['route']}")
+                self._note(key, _Happened(now, trigger, figures))
+            case "slow_query":
+                trigger = "a unit of database work took longer than alerts.slow_query_seconds"
+                figures = {"seconds": round(fields["seconds"], 3)}
+                self._note(("SLOW_DATABASE_QUERY", fields["name"]), _Happened(now, trigger, figures))
+            case "disk_full":
+                self._note(("DISK_LOW", "database"), _Happened(now, "the database found no room on its disk", {}))
+            case "loop_blocked":
+                self._note_blocked(now, fields)
+            case "breaker_opened":
+                self._broken.setdefault(fields["dependency"], now)
+            case "breaker_closed":
+                self._broken.pop(fields["dependency"], None)
+            case "canary_missing":
+                self._missing = fields
+            case "canary_returned":
+                self._missing = None
+
+    def _note_blocked(self, now: float, fields: Mapping[str, Any]) -> None:
+        # What the collector or the machine held up is no call that somebody could move; what is not over comes again.
+        if fields["cause"] != "code" or not fields["over"]:
+            return
+        ids = (str(fields["conversation_id"]),) if fields["conversation_id"] else ()
+        figures: Figures = {"seconds": round(fields["seconds"], 3)}
+        figures |= {name: fields[name] for name in ("stack", "task") if fields[name]}
+        one = _Happened(now, "something held the event loop", figures, ids, fresh=1 + fields["untold"])
+        self._note(("LOOP_BLOCKED", "loop"), one)
+
+    def _note(self, key: tuple[str, str], one: _Happened) -> None:
+        before = self._happened.get(key)
+        if before is not None:
+            one.fresh += before.fresh
+            one.ids = (*one.ids, *(known for known in before.ids if known not in one.ids))[:IDS_MAX]
+        self._happened[key] = one
+
+    def _lately(self, now: float) -> Iterator[Condition]:
+        quiet = [key for key, one in self._happened.items() if now >= one.at + self._settings.quiet_seconds]
+        for key in quiet:
+            del self._happened[key]
+        for (kind, component), one in self._happened.items():
+            evidence = Evidence(figures=one.figures, ids=one.ids)
+            yield condition(kind, component, one.trigger, count=one.fresh, evidence=evidence)
+            one.fresh = 0
+
+    # --- what is so in this process
+
+    def _pool(self, now: float, look: Look) -> Iterator[Condition]:
+        if look.pool_used <= POOL_BUSY_RATIO * look.pool_max:
+            self._busy_since = None
+            return
+        self._busy_since = now if self._busy_since is None else self._busy_since
+        seconds = now - self._busy_since
+        if seconds >= self._settings.pool_busy_seconds:
+            trigger = f"over {POOL_BUSY_RATIO:.0%} of the pool in use for {self._settings.pool_busy_seconds:g} s"
+            figures: Figures = {"used": look.pool_used, "pool_max": look.pool_max, "seconds": round(seconds, 1)}
+            evidence = Evidence(figures=figures)
+            yield condition("POSTGRES_POOL_EXHAUSTED", "in use", trigger, level="HIGH", evidence=evidence)
+
+    def _database(self, look: Look) -> Iterator[Condition]:
+        if look.failed_looks >= _AWAY_AFTER:
+            evidence = Evidence(figures={"failed_looks": look.failed_looks})
+            yield condition("POSTGRES_UNAVAILABLE", "database", "the database does not answer", evidence=evidence)
+
+    def _disk(self, look: Look) -> Iterator[Condition]:
+        free, least = look.disk_free_bytes, self._settings.disk_free_bytes
+        if free is not None and free < least:
+            evidence = Evidence(figures={"free_bytes": free, "least_bytes": least})
+            yield condition("DISK_LOW", "data_dir", "less than alerts.disk_free_bytes free", evidence=evidence)
+
+    def _dependencies(self, now: float) -> Iterator[Condition]:
+        for name, since in self._broken.items():
+            figures: Figures = {"seconds": round(now - since, 1)}
+            evidence = Evidence(figures=figures)
+            yield condition(_BROKEN[name], name, f"the breaker of {name} is open", evidence=evidence)
+
+    def _burn(self, now: float, look: Look) -> Iterator[Condition]:
+        self._requests.append((now, look.requests, look.on_deadline))
+        # The newest look outside the window is where the window begins.
+        while len(self._requests) > 1 and self._requests[1][0] <= now - self._settings.burn_seconds:
+            self._requests.popleft()
+        _, requests, late = self._requests[0]
+        requests, late = look.requests - requests, look.on_deadline - late
+        if late > BURN_RATIO * requests:
+            trigger = f"over {BURN_RATIO:.0%} of requests in {self._settings.burn_seconds:g} s ended on a deadline"
+            figures: Figures = {"requests": round(requests), "on_deadline": round(late)}
+            evidence = Evidence(figures=figures)
+            yield condition("DEADLINE_BURN", "requests", trigger, evidence=evidence)
+
+    def _canary(self) -> Iterator[Condition]:
+        if self._missing is not None:
+            figures: Figures = {"seconds": round(self._missing["seconds"], 1)}
+            evidence = Evidence(figures=figures, ids=(str(self._missing["conversation_id"]),))
+            yield condition("CANARY_MISSING", "canary", str(self._missing["reason"]), evidence=evidence)
+
+    # --- what is so in the database
+
+    def _shared(self, look: Look) -> Iterator[Condition]:
+        if look.vitals is None:
+            return
+        yield from self._backlog(look.vitals)
+        yield from _dead_letters(look.vitals)
+        yield from _gaps(look.gaps)
+        yield from self._silence(look.vitals)
+
+    def _backlog(self, vitals: Vitals) -> Iterator[Condition]:
+        if not self._rates or self._rates[-1].at < vitals.at:
+            self._rates.append(vitals)
+        while len(self._rates) > 1 and self._rates[1].at <= vitals.at - _RATE_SECONDS:
+            self._rates.popleft()
+        if vitals.oldest_seconds <= self._settings.backlog_seconds:
+            return
+        figures: Figures = {"oldest_seconds": round(vitals.oldest_seconds, 1)}
+        figures |= {"ready": vitals.ready, **forecast(self._rates[0], vitals)}
+        trigger = f"the oldest ready job is older than {self._settings.backlog_seconds:g} s; {figures['drained']}"
+        yield condition("BACKLOG_OLD", "jobs", trigger, evidence=Evidence(figures=figures, ids=vitals.oldest_ids))
+
+    def _silence(self, vitals: Vitals) -> Iterator[Condition]:
+        longest, silent = self._settings.silence_seconds, vitals.silent_seconds
+        if longest and silent > longest:
+            evidence = Evidence(figures={"seconds": round(silent, 1)})
+            yield condition("SILENCE", "accepts", f"nothing was accepted for {longest:g} s", evidence=evidence)
+
+
+def _dead_letters(vitals: Vitals) -> Iterator[Condition]:
+    if vitals.dead:
+        evidence = Evidence(figures={"unreviewed": vitals.dead}, ids=vitals.dead_ids)
+        yield condition("DEAD_LETTER", "jobs", "there are dead letters that nobody has reviewed", evidence=evidence)
+
+
+def _gaps(gaps: tuple[Gap, ...]) -> Iterator[Condition]:
+    if gaps:
+        figures: Figures = {
+            f"{gap.day} {gap.what}": f"{gap.booked} booked, {gap.found} found" for gap in gaps[:IDS_MAX]
+        }
+        evidence = Evidence(figures=figures)
+        yield condition("LEDGER_GAP", "books", "the tables do not hold what the books say", evidence=evidence)
+
+
+def forecast(earlier: Vitals, now: Vitals) -> Figures:
+    """Tell from two looks how fast jobs end and come, and when at these rates none is left."""
+    seconds = now.at - earlier.at
+    if seconds <= 0:
+        return {"drained": "the drain rate is not known yet"}
+    ended, came = (now.ended - earlier.ended) / seconds, (now.accepted - earlier.accepted) / seconds
+    return {
+        "ended_per_second": round(ended, 2),
+        "accepted_per_second": round(came, 2),
+        "drained": _drained(now.ready, ended, came),
+    }
+
+
+def _drained(ready: int, ended: float, came: float) -> str:
+    # Three cases: more ends than comes, as much comes as ends or more, nothing ends.
+    if ended > came:
+        return f"drained in {ready / (ended - came):.0f} s at the present rates"
+    if ended > 0:
+        return f"it grows; drained in {ready / ended:.0f} s once nothing more comes"
+    return "nothing is being drained"
+
+
+def is_shared(alert: Alert) -> bool:
+    """Tell whether an alert is raised by one process for all."""
+    return KINDS[alert.condition.type].shared

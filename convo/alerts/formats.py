@@ -1,0 +1,149 @@
+"""What is sent of an alert, and in which form; it reads no clock and sends nothing.
+
+The generic webhook is JSON signed by the Standard Webhooks scheme (standardwebhooks.com); Slack and Google Chat take
+their own form, and keep who may post in the address itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from convo.alerts.rules import KINDS, Alert, Change, Level, explain_link
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105  (what every secret of the scheme begins with)
+_SECRET_BYTES = range(24, 65)
+_MARKS = {"raised": "🔴", "lasting": "🟠", "resolved": "🟢", "test": "🔵"}
+
+
+class EvidenceView(Struct, frozen=True, kw_only=True):
+    """What speaks for it: figures by name, at most ten conversations, and where each says why it waits."""
+
+    figures: dict[str, float | int | str]
+    ids: Annotated[tuple[str, ...], Meta(max_length=10)] = ()
+    explain: Annotated[tuple[str, ...], Meta(max_length=10)] = ()
+
+
+class AlertView(Struct, frozen=True, kw_only=True):
+    """One alert: a condition of a component, from when to when, and what to do about it."""
+
+    type: str
+    component: str
+    level: Level
+    trigger: str
+    do: str
+    raised_at: datetime
+    ended_at: Annotated[datetime | None, Meta(description="Null while it lasts.")] = None
+    count: Annotated[int, Meta(ge=1, description="How often it happened in that time.")] = 1
+    told: Annotated[int, Meta(ge=0, description="How often it was told; folded and capped ones are not.")] = 0
+    evidence: EvidenceView
+    process: Annotated[str, Meta(description="The process that raised it.")]
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """One telling of one alert; ``id`` is the same at every attempt to deliver it."""
+
+    id: str
+    change: Change
+    at: datetime
+    alert: AlertView
+
+
+class _Event(Struct, frozen=True, kw_only=True):
+    type: str
+    timestamp: datetime
+    data: AlertView
+
+
+def view(alert: Alert, *, raised_at: datetime, ended_at: datetime | None, process: str) -> AlertView:
+    """Make what is shown and sent of an alert."""
+    found = alert.condition
+    return AlertView(
+        type=found.type,
+        component=found.component,
+        level=found.level,
+        trigger=found.trigger,
+        do=do(found.type),
+        raised_at=raised_at,
+        ended_at=ended_at,
+        count=alert.count,
+        told=alert.told,
+        evidence=EvidenceView(
+            figures=found.evidence.figures, ids=found.evidence.ids, explain=tuple(map(explain_link, found.evidence.ids))
+        ),
+        process=process,
+    )
+
+
+def do(kind: str) -> str:
+    """Return the one line of what to do; a test has none of the types."""
+    return KINDS[kind].do if kind in KINDS else "Nothing: it is a test."
+
+
+# --- the bodies
+
+
+def webhook_body(message: Message) -> bytes:
+    """Write the generic webhook's JSON: ``type`` (``alert.raised``), ``timestamp`` and ``data``."""
+    event = _Event(type=f"alert.{message.change}", timestamp=message.at, data=message.alert)
+    return msgspec.json.encode(event)
+
+
+def slack_body(message: Message) -> bytes:
+    """Write what Slack's incoming webhooks take; what it would read as markup is escaped."""
+    return msgspec.json.encode({"text": "\n".join(map(_escaped, _lines(message)))})
+
+
+def google_chat_body(message: Message) -> bytes:
+    """Write what Google Chat's incoming webhooks take."""
+    return msgspec.json.encode({"text": "\n".join(_lines(message))})
+
+
+def _lines(message: Message) -> list[str]:
+    alert = message.alert
+    figures = ", ".join(f"{name} {value}" for name, value in alert.evidence.figures.items())
+    times = f", {alert.count} times" if alert.count > 1 else ""
+    return [
+        f"{_MARKS[message.change]} *{alert.level} {alert.type}* {message.change}: {alert.component}",
+        f"{alert.trigger} (since {alert.raised_at:%Y-%m-%d %H:%M:%S}Z{times})",
+        *([figures] if figures else []),
+        f"Do: {alert.do}",
+        *alert.evidence.explain,
+    ]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+# --- the signature
+
+
+def signing_key(secret: str) -> bytes:
+    """Read the key out of a ``whsec_`` secret.
+
+    Raises:
+        ValueError: it is none; the text does not show it.
+    """
+    try:
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not secret.startswith(_SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
+        raise ValueError("it is not whsec_ and the base64 of 24 to 64 bytes")
+    return key
+
+
+def signed(message_id: str, timestamp: int, body: bytes, key: bytes) -> Mapping[str, str]:
+    """Return the headers by which a receiver knows that ``body`` is ours and fresh."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    signature = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
+    return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}
