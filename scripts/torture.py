@@ -116,7 +116,10 @@ def main() -> int:
         return 0
     with _folder() as folder:
         torture = Torture(folder, asked.seed)
-        found = trio.run(torture.run, asked, form, (alone, mixed))
+        try:
+            found = trio.run(torture.run, asked, form, (alone, mixed))
+        finally:
+            torture.close()
         console.print(torture.faults_table(asked.seed))
         console.print(torture.verdict_table(found))
     return 0 if not any(one.count for one in found) else 1
@@ -172,6 +175,10 @@ class Torture:
         self._recovered: dict[str, tuple[float, float]] = {}
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._facts: list[tuple[str, str]] = []
+
+    def close(self) -> None:
+        """Close the auditor's book."""
+        self._record.close()
 
     async def run(
         self, asked: argparse.Namespace, form: Form, stages: tuple[Sequence[Doing], Sequence[Doing]]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,17 @@ def receipt(name: str = "talk-1", *, variant: int = 0, status: int = 202, digest
 
 
 def test_the_record_is_read_back_from_the_disk(tmp_path: Path) -> None:
-    record = Record(tmp_path / "receipts.jsonl")
-    record.answered(receipt())
-    record.answered(receipt("talk-2", status=409))
-    assert Record(tmp_path / "receipts.jsonl").read() == [receipt(), receipt("talk-2", status=409)]
+    with closing(Record(tmp_path / "receipts.jsonl")) as record:
+        record.answered(receipt())
+        record.answered(receipt("talk-2", status=409))
+    assert record.read() == [receipt(), receipt("talk-2", status=409)]
 
 
 def test_only_an_answer_over_the_budget_is_late(tmp_path: Path) -> None:
-    record = Record(tmp_path / "receipts.jsonl")
-    record.took("POST", 8.1, status="202")
-    assert record.late == []
-    record.took("POST", 8.6, status="503")
+    with closing(Record(tmp_path / "receipts.jsonl")) as record:
+        record.took("POST", 8.1, status="202")
+        assert record.late == []
+        record.took("POST", 8.6, status="503")
     assert record.late == ["POST: 503 after 8.60 s"]
 
 
