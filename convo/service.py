@@ -108,7 +108,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
         crash.arm(settings.observe.crash_at)
     # Heard from the first moment on: what arrives while the database starts is obeyed as soon as it runs.
     with (
-        _stop_signals() as signals,
+        _signals() as signals,
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
@@ -142,27 +142,27 @@ async def serve(settings: Settings, announce: Announce) -> None:
     events.service_stopped()
 
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 @contextmanager
-def _stop_signals() -> Iterator[AsyncIterator[int]]:
-    """Hear SIGTERM, SIGINT and SIGUSR1; after a stop was heard, none that comes late must kill the process."""
+def _signals() -> Iterator[AsyncIterator[int]]:
+    """Hear what we are told; once it was to stop, what comes when all is closed must not kill the process."""
     # What the receiver puts back when it closes.
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
-    heard = False
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in _HEARD}
+    stopped = False
 
     async def noted(signals: AsyncIterator[int]) -> AsyncIterator[int]:
-        nonlocal heard
+        nonlocal stopped
         async for number in signals:
-            heard = heard or number != signal.SIGUSR1
+            stopped = stopped or number != signal.SIGUSR1
             yield number
 
     try:
         with trio.open_signal_receiver(*before) as signals:
             yield noted(signals)
     finally:
-        if not heard:
+        if not stopped:
             for number, handler in before.items():
                 signal.signal(number, handler)
 

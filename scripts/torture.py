@@ -38,6 +38,7 @@ from tests.world import World, open_world, wall  # noqa: E402
 # What may go wrong at the same time as other things of its kind; of each other kind one at a time.
 _LANES = {"kill": "", "SIGTERM": "", "SIGSTOP of": "", "model": "model", "memory": "memory", "network": "network"}
 _DATABASE = "database"
+_MIXED = "all of them mixed"
 _CALM_SECONDS = 6.0
 _DRAIN_SECONDS = 240.0
 console = Console(width=120)
@@ -115,7 +116,10 @@ def main() -> int:
         return 0
     with _folder() as folder:
         torture = Torture(folder, asked.seed)
-        found = trio.run(torture.run, asked, form, (alone, mixed))
+        try:
+            found = trio.run(torture.run, asked, form, (alone, mixed))
+        finally:
+            torture.close()
         console.print(torture.faults_table(asked.seed))
         console.print(torture.verdict_table(found))
     return 0 if not any(one.count for one in found) else 1
@@ -167,9 +171,14 @@ class Torture:
         self._record = Record(folder / "receipts.jsonl")
         self._spans: list[tuple[float, float]] = []
         self._injected: Counter[str] = Counter()
-        self._recovered: dict[str, float] = {}
+        # After how many seconds a new conversation was accepted, and done.
+        self._recovered: dict[str, tuple[float, float]] = {}
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._facts: list[tuple[str, str]] = []
+
+    def close(self) -> None:
+        """Close the auditor's book."""
+        self._record.close()
 
     async def run(
         self, asked: argparse.Namespace, form: Form, stages: tuple[Sequence[Doing], Sequence[Doing]]
@@ -197,9 +206,7 @@ class Torture:
     async def _alone(self, world: World, stage: Sequence[Doing]) -> None:
         for doing in stage:
             await self._do(world, doing)
-            began = trio.current_time()
-            await probe(world, self._record)
-            self._recovered[doing.fault] = trio.current_time() - began
+            self._recovered[doing.fault] = await probe(world, self._record)
             self._spans[-1] = (self._spans[-1][0], wall())
 
     async def _mixed(self, world: World, stage: Sequence[Doing]) -> None:
@@ -208,9 +215,7 @@ class Torture:
             for doing in stage:
                 await trio.sleep_until(began + doing.at)
                 nursery.start_soon(self._in_its_lane, world, doing)
-        healed = trio.current_time()
-        await probe(world, self._record)
-        self._recovered["all of them mixed"] = trio.current_time() - healed
+        self._recovered[_MIXED] = await probe(world, self._record)
         self._spans.append((wall_began, wall()))
 
     async def _in_its_lane(self, world: World, doing: Doing) -> None:
@@ -253,7 +258,7 @@ class Torture:
         self._facts.append(("disk full", outcome.told))
         self._injected["disk full under the data folder"] += outcome.done
         if outcome.done:
-            self._recovered["disk full under the data folder"] = outcome.recovered_seconds
+            self._recovered["disk full under the data folder"] = (outcome.accepted_seconds, outcome.done_seconds)
         return Finding(what="lost or not done after a full disk", count=len(outcome.odd), examples=outcome.odd[:3])
 
     def _say(self, what: str) -> None:
@@ -261,12 +266,10 @@ class Torture:
 
     def faults_table(self, seed: int) -> Table:
         """Make the table of what was done and how long it took to recover from it."""
-        table = Table(f"seed {seed}: fault", "times", "alone: done again after")
-        for fault, times in self._injected.items():
+        table = Table(f"seed {seed}: fault", "times", "alone, healed: accepted after", "done after")
+        for fault, times in [*self._injected.items(), (_MIXED, "")]:
             seconds = self._recovered.get(fault)
-            table.add_row(fault, str(times), "" if seconds is None else f"{seconds:.1f} s")
-        if "all of them mixed" in self._recovered:
-            table.add_row("all of them mixed", "", f"{self._recovered['all of them mixed']:.1f} s")
+            table.add_row(fault, str(times), *([] if seconds is None else [f"{one:.1f} s" for one in seconds]))
         return table
 
     def verdict_table(self, found: Sequence[Finding]) -> Table:

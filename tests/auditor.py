@@ -47,6 +47,10 @@ class Record:
         self.without_hint = 0
         self._file = path.open("a", encoding="utf-8")
 
+    def close(self) -> None:
+        """Write no more; what is written stays to be read."""
+        self._file.close()
+
     def answered(self, receipt: Receipt) -> None:
         """Write down what a client was told of its conversation."""
         self._file.write(msgspec.json.encode(receipt).decode() + "\n")

@@ -26,7 +26,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     done: bool
     told: str
-    recovered_seconds: float = 0.0
+    accepted_seconds: float = 0.0
+    done_seconds: float = 0.0
     odd: tuple[str, ...] = ()
 
 
@@ -80,14 +81,16 @@ async def _fill(folder: Path, client: httpx.AsyncClient) -> Outcome:
     began = trio.current_time()
     await _ready(client)
     await _post(client, receipts, codes, 400, 410)
-    recovered = trio.current_time() - began
+    accepted = trio.current_time() - began
     odd = [name for name, digest in receipts.items() if not await _done(client, name, digest)]
+    done = trio.current_time() - began
     told = ", ".join(f"{what} {n}" for what, n in sorted(codes.items()))
     refused = any(code != "202" for code in codes)
     return Outcome(
         done=True,
         told=f"{len(receipts)} accepted; answers: {told}",
-        recovered_seconds=recovered,
+        accepted_seconds=accepted,
+        done_seconds=done,
         odd=tuple(odd) if refused else (*odd, "the disk was never full"),
     )
 

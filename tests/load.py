@@ -112,11 +112,13 @@ async def _timed(  # noqa: PLR0917  (who asks whom for what)
     return answer
 
 
-async def probe(world: World, record: Record) -> None:
-    """Send one more conversation of a user of its own, and wait until it is done."""
+async def probe(world: World, record: Record) -> tuple[float, float]:
+    """Send one more conversation of a user of its own; return after how many seconds it is accepted, and done."""
     name = f"probe-{next(_numbers)}"
+    began = trio.current_time()
     async with httpx.AsyncClient(timeout=GATEWAY_SECONDS) as client:
         await send(world, record, client, body(name, f"user-{name}"))
+        accepted = trio.current_time()
         while True:
             for convo in world.convos:
                 try:
@@ -124,7 +126,7 @@ async def probe(world: World, record: Record) -> None:
                 except _AWAY:
                     continue
                 if answer.status_code == 200 and answer.json()["state"] == "done":
-                    return
+                    return accepted - began, trio.current_time() - began
             await trio.sleep(0.1)
 
 

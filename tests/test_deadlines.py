@@ -58,7 +58,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("convo.pipeline.publisher.Publisher._feed", "channel.send"): "to a worker of ours that is waiting",
     ("convo.pipeline.worker.Worker.run", "async for channel"): "from our publisher; nothing to do is no fault",
     ("convo.service.Service._hear", "async for signals"): "signals come or do not",
-    ("convo.service._stop_signals.noted", "async for signals"): "signals come or do not",
+    ("convo.service._signals.noted", "async for signals"): "signals come or do not",
 }
 
 # Waits that are as long as what they keep an eye on lives.
