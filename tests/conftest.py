@@ -30,7 +30,7 @@ pytest_plugins = ["pytester"]
 GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
-_BLOCK_SECONDS = 0.25
+_BLOCK_SECONDS = 1.0
 """What one pass of a test's loop may take itself; time in line for a processor and of the collector do not count."""
 
 

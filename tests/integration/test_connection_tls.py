@@ -11,6 +11,12 @@ from tests.integration.test_connection_ends import ends_as, gushing
 from tests.running import ended
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _made_before() -> None:
+    """Have openssl make the certificate where no loop waits for it."""
+    certificate()
+
+
 def tls(**more: str) -> dict[str, str]:
     cert, key, _ = certificate()
     return {
