@@ -291,6 +291,8 @@ async def test_after_two_crashes_a_job_is_leased_only_as_a_suspect(house: House)
 
 async def test_three_more_crashes_with_nothing_beside_it_bury_it_as_poison(house: House) -> None:
     await house.accept("talk-1")
+    # Two made it a suspect.
+    assert POISON_AT == 2 + 3
     await crash(house, POISON_AT - 1)
     assert (await house.jobs.rescue()).buried == {}
     await crash(house, 1)

@@ -345,6 +345,24 @@ async def test_a_stop_gives_the_job_and_its_attempt_back_and_keeps_what_was_foun
     assert "job_released" in events
 
 
+async def test_a_stop_while_the_log_is_read_gives_the_attempt_back(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = trio.Event()
+
+    async def read(*_: object) -> None:
+        reading.set()
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("convo.pipeline.worker.logs.read", read)
+    await process.accepted("talk-1")
+    process.handover.take(process.taken[0][0])
+    async with at_work(process, instant()) as working:
+        await reading.wait()
+        working.cancel()
+    assert await process.state() == ("ready", 0)
+
+
 async def test_a_stop_with_every_part_under_way_gives_the_job_back(process: Process) -> None:
     parts = {name: Stuck(finding) for name, finding in THREE.items()}
     async with at_work(process, {name: part.analyst for name, part in parts.items()}) as scope:
