@@ -200,7 +200,10 @@ class Service:
             self._taken,
         )
         dependencies = [remote.dependency for remote in remotes]
-        self._publisher = Publisher(self._jobs, settings.jobs, self._bell, dependencies, self._watch.tell)
+        admission = Admission(settings.intake, settings.web.request_seconds)
+        self._publisher = Publisher(
+            self._jobs, settings.jobs, self._bell, dependencies, self._watch.tell, admission.refuses
+        )
         self._worker = Worker(
             settings=settings,
             postgres=postgres,
@@ -231,7 +234,7 @@ class Service:
                 readiness=self._readiness,
                 authority=self._authority,
                 clients=Clients(settings.clients),
-                admission=Admission(settings.intake, settings.web.request_seconds),
+                admission=admission,
             ),
             reading=Reading(
                 settings=settings, reader=reader, jobs=self._jobs, watch=self._watch, revived=self._bell.ring
@@ -480,10 +483,11 @@ def _megabytes(size: int) -> str:
 @asynccontextmanager
 async def _analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[Remote]]]:
     """Yield who finds each part, and those of them that are remote."""
+    turn = trio.Lock()
     analysts: dict[PartName, Analyst] = {
-        "questions": in_process(local.BY, local.questions),
-        "emotion": in_process(local.BY, local.emotion),
-        "memories": in_process(local.BY, local.memories),
+        "questions": in_process(local.BY, local.questions, turn),
+        "emotion": in_process(local.BY, local.emotion, turn),
+        "memories": in_process(local.BY, local.memories, turn),
     }
     remotes: list[Remote] = []
     async with AsyncExitStack() as stack:

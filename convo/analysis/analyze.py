@@ -77,14 +77,20 @@ async def analyze(
     return failures
 
 
-def in_process(by: str, find: Callable[[Conversation], Finding], offload_chars: int = OFFLOAD_CHARACTERS) -> Analyst:
-    """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread."""
+def in_process(
+    by: str, find: Callable[[Conversation], Finding], turn: trio.Lock, offload_chars: int = OFFLOAD_CHARACTERS
+) -> Analyst:
+    """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread.
+
+    Those that share ``turn`` work one after another: there is one interpreter, and side by side they would hold the
+    loop for as long as all of them take.
+    """
 
     async def ask(conversation: Conversation) -> Finding:
-        if sum(len(turn.text) for turn in conversation.turns) < offload_chars:
-            await trio.lowlevel.checkpoint()
-            return find(conversation)
-        with deadline("analysis.local", _LOCAL_SECONDS):
-            return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
+        async with turn:
+            if sum(len(one.text) for one in conversation.turns) < offload_chars:
+                return find(conversation)
+            with deadline("analysis.local", _LOCAL_SECONDS):
+                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
 
     return Analyst(by=by, find=ask)

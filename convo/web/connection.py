@@ -305,7 +305,7 @@ class Connection:
             return self._intake.receive(head, self._whole_body)
 
         answer = await answered(ACCEPT, head, self._door.settings, serve, self._bound)
-        keep = request.keep_alive and self._body.done and not self._crowd.draining
+        keep = self.keeps()
         await self.send(self._written(answer, keep=keep))
         seconds = trio.current_time() - self._started
         metrics.wait_seconds.labels("web.request").observe(seconds)

@@ -41,7 +41,7 @@ from scripts.bench.servers import Server
 _CONNECTION = {
     "head_seconds": 1.5,
     "body_seconds": 2.5,
-    "write_seconds": 2.0,
+    "write_seconds": 1.5,
     "linger_seconds": 1.0,
     "keep_alive_seconds": 3.0,
 }

@@ -202,6 +202,22 @@ async def test_a_body_is_asked_for_only_when_there_is_room_for_it() -> None:
         served.committer.open.set()
 
 
+async def test_who_is_refused_when_all_of_it_is_here_keeps_the_connection() -> None:
+    async with opened(echo, {"intake.in_flight_max": "1"}) as served, await served.connect() as stream:
+        async with trio.open_nursery() as nursery:
+            served.committer.open = trio.Event()
+            nursery.start_soon(served.ask, b"".join(post("talk-1", "Connection: close")))
+            await served.committer.begun.wait()
+            for name in ("talk-2", "talk-3"):
+                await stream.send_all(b"".join(post(name)))
+                got, _ = await one_of(stream)
+                assert statuses(got) == [503]
+                assert b"\r\nconnection: close" not in got.lower()
+            served.committer.open.set()
+        await stream.send_all(b"".join(post("talk-4")))
+        assert statuses((await one_of(stream))[0]) == [202]
+
+
 async def test_a_body_that_will_be_taken_is_asked_for() -> None:
     async with opened() as served:
         for head, body, status in (

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import MockClock
 
 from convo.config import IntakeSettings
 from convo.errors import Overloaded
@@ -35,10 +36,11 @@ def refused(admission: Admission, bytes_: int = 1) -> float:
     return caught.value.retry_after_seconds
 
 
-async def test_so_many_requests_are_let_in_and_no_more() -> None:
+async def test_so_many_requests_are_let_in_and_no_more(autojump_clock: MockClock) -> None:
     admission = door()
     with full(admission):
         refused(admission)
+    await trio.sleep(1)
     with full(admission):
         assert admission.requests == 3
     assert (admission.requests, admission.bytes) == (0, 0)
@@ -103,9 +105,51 @@ async def test_those_refused_together_are_spread_over_as_long_again(random: floa
         assert refused(admission) == seconds
 
 
+async def test_for_a_second_after_a_refusal_it_is_known_to_refuse(autojump_clock: MockClock) -> None:
+    admission = door()
+    assert not admission.refuses()
+    with full(admission):
+        assert not admission.refuses()
+        refused(admission)
+    assert admission.refuses()
+    await trio.sleep(0.9)
+    assert admission.refuses()
+    await trio.sleep(0.1)
+    assert not admission.refuses()
+
+
 async def test_what_is_under_way_is_a_gauge() -> None:
     admission = door()
     with admission.admitted(40):
         shown = metrics.exposition().decode()
         assert "convo_intake_in_flight 1.0" in shown
         assert "convo_intake_in_flight_bytes 40.0" in shown
+
+
+async def test_while_it_refuses_those_let_in_are_spaced_out(autojump_clock: MockClock) -> None:
+    admission = door(requests=3)
+    with full(admission, 3):
+        refused(admission)
+    with admission.admitted(1):
+        refused(admission)  # there is room, but not at the same moment
+        await trio.sleep(0.002)
+        with admission.admitted(1):
+            refused(admission)
+    await trio.sleep(1)
+    with admission.admitted(1), admission.admitted(1):
+        pass
+
+
+async def test_the_spacing_lets_in_twice_what_ends(autojump_clock: MockClock) -> None:
+    admission = door(requests=3)
+    for _ in range(10_000):  # 1,000 a second
+        with admission.admitted(1):
+            await trio.sleep(0.001)
+    with full(admission, 3):
+        refused(admission)
+    let_in, ended = 0, 0.1 * admission.rate(trio.current_time())
+    for _ in range(5_000):
+        await trio.sleep(0.00002)
+        with suppress(Overloaded), admission.admitted(1):
+            let_in += 1
+    assert let_in == pytest.approx(2 * ended, rel=0.1)

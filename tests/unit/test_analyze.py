@@ -116,7 +116,7 @@ def noting(thread: list[int]) -> Callable[[Conversation], Finding]:
 async def test_from_a_size_on_the_embedded_analyst_works_in_a_thread(offload_chars: int, *, here: bool) -> None:
     assert sum(len(turn.text) for turn in TALK.turns) == 36
     threads: list[int] = []
-    analyst = in_process("local/1", noting(threads), offload_chars)
+    analyst = in_process("local/1", noting(threads), trio.Lock(), offload_chars)
     assert await analyst.find(TALK) == THREE["emotion"]
     assert (threads == [threading.get_ident()]) is here
 
@@ -124,7 +124,7 @@ async def test_from_a_size_on_the_embedded_analyst_works_in_a_thread(offload_cha
 @pytest.mark.parametrize(("characters", "here"), [(16_383, True), (16_384, False)])
 async def test_a_long_text_does_not_hold_the_loop(characters: int, *, here: bool) -> None:
     threads: list[int] = []
-    await in_process("local/1", noting(threads)).find(conversation_of("x" * characters))
+    await in_process("local/1", noting(threads), trio.Lock()).find(conversation_of("x" * characters))
     assert (threads == [threading.get_ident()]) is here
 
 
@@ -137,5 +137,33 @@ async def test_an_embedded_analyst_that_never_ends_is_given_up(monkeypatch: pyte
         return THREE["emotion"]
 
     with pytest.raises(DeadlineExceeded, match=r"analysis\.local"):
-        await in_process("local/1", endless, 1).find(TALK)
+        await in_process("local/1", endless, trio.Lock(), 1).find(TALK)
     let_go.set()
+
+
+@pytest.mark.parametrize("offload_chars", [1, 1000])
+async def test_embedded_analysts_work_one_after_another_and_the_loop_turns_between_them(offload_chars: int) -> None:
+    turns, at_work, seen = 0, 0, []
+
+    def find(_: Conversation) -> Finding:
+        nonlocal at_work
+        at_work += 1
+        seen.append((at_work, turns))
+        at_work -= 1
+        return THREE["emotion"]
+
+    async def turning() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    turn = trio.Lock()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turning)
+        async with trio.open_nursery() as finding:
+            for _ in range(4):
+                finding.start_soon(in_process("local/1", find, turn, offload_chars).find, TALK)
+        nursery.cancel_scope.cancel()
+    assert [side_by_side for side_by_side, _ in seen] == [1, 1, 1, 1]
+    assert len({turned for _, turned in seen}) == 4

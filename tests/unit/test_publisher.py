@@ -71,7 +71,10 @@ class Feed:
         self.bell = Bell()
         self.send, self.receive = trio.open_memory_channel[Handed](0)
         settings = msgspec.structs.replace(JOBS, workers=workers)
-        self.publisher = Publisher(cast("Jobs", jobs), settings, self.bell, dependencies, self.ended.append)
+        self.pressed = False
+        self.publisher = Publisher(
+            cast("Jobs", jobs), settings, self.bell, dependencies, self.ended.append, lambda: self.pressed
+        )
         self.handed: list[tuple[int, float, float]] = []
 
     async def work(self, seconds: float) -> None:
@@ -112,6 +115,22 @@ async def test_a_worker_that_becomes_free_is_served_at_once(autojump_clock: Mock
     async with feeding(jobs, workers=1, seconds=0.25) as feed:
         await trio.sleep(0.6)
     assert feed.handed == [(1, 0.0, 0.0), (2, 0.25, 0.25), (3, 0.5, 0.5)]
+
+
+async def test_while_the_door_refuses_jobs_start_one_by_one_with_a_rest_between(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    async with feeding(jobs, workers=3, seconds=0.0) as feed:
+        await trio.sleep(0.25)
+        jobs.ready = [lease(seq) for seq in range(1, 21)]
+        feed.pressed = True
+        feed.bell.ring()
+        await trio.sleep(0.45)
+        assert [count for _, count in jobs.leases[1:]] == [1] * len(feed.handed)
+        starts = [at for _, _, at in feed.handed]
+        assert starts == pytest.approx([0.35, 0.45, 0.55, 0.65])
+        feed.pressed = False
+        await trio.sleep(0.1)
+        assert len(feed.handed) == 20
 
 
 async def test_a_bell_wakes_it_before_the_poll(autojump_clock: MockClock) -> None:
