@@ -55,6 +55,7 @@ _OTHERS = {
     "shutdown.workers_seconds": "1.0",
     "shutdown.settle_seconds": "1.0",
     "jobs.workers": "0",
+    "auth.open_to_network": "true",
 }
 _KEEP_ALIVE_SECONDS, _GRACEFUL_SECONDS = 3, 4
 # What the three promise between SIGTERM and the end, and a second for the rest.
