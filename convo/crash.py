@@ -34,7 +34,7 @@ _POINTS: dict[CrashPoint, _Point] = {
     "lease.before_commit": _Point(turns, "take", "after", lambda _, rows: bool(rows)),
     "lease.after_commit": _Point(Jobs, "lease", "after", lambda _, leases: bool(leases)),
     "part.before_commit": _Point(parts, "store", "after"),
-    "part.after_commit": _Point(Jobs, "store_part", "after"),
+    "part.after_commit": _Point(Jobs, "store_parts", "after"),
     "settle.before_commit": _Point(settle, "_relate", "after"),
     "settle.after_commit": _Point(settle, "_outcome", "before"),
     "release.before_commit": _Point(runs, "note", "after", lambda given, _: "release" in given),

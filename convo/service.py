@@ -3,7 +3,7 @@
 The only file that does. It knows every part by name and the work of none.
 
     asyncio loop > PostgreSQL (embedded or given) > HTTP clients
-      > keepers nursery (preparation, committer, settler, heartbeat, watch, sampler, books, alerts, canary)
+      > keepers nursery (preparation, committer, shelf, settler, heartbeat, watch, sampler, books, alerts, canary)
         > workers nursery
           > feed nursery: publisher; its body is the HTTP server
 
@@ -60,6 +60,7 @@ from convo.store.migrate import migrate
 from convo.store.postgres import Postgres, inspect, open_postgres
 from convo.store.promises import check_room, connections_spare, connections_wanted, risks
 from convo.store.settle import Settler
+from convo.store.shelf import Shelf
 from convo.store.watch import Watch
 from convo.web.admission import Admission
 from convo.web.app import Api
@@ -190,6 +191,7 @@ class Service:
         self._authority = Authority(settings.auth, postgres)
         self._handover = Handover(settings.jobs.handover_bytes)
         self._held = Held(self._jobs, settings.jobs)
+        self._shelf = Shelf(self._jobs, postgres.unit_seconds)
         self._settler = Settler(postgres, settings.score)
         self._watch = Watch(postgres, settings.jobs.poll_seconds)
         self._committer = Committer(
@@ -208,6 +210,7 @@ class Service:
             settings=settings,
             postgres=postgres,
             jobs=self._jobs,
+            shelf=self._shelf,
             settler=self._settler,
             handover=self._handover,
             held=self._held,
@@ -266,7 +269,9 @@ class Service:
         """Run every part until the stop, then stop them in order."""
         async with trio.open_nursery() as keepers:
             keepers.start_soon(self._hear, signals)
-            for keeper in (self._committer.run, self._settler.run, self._held.beat, self._watch.run, self._sample):
+            for group in (self._committer, self._shelf, self._settler):
+                await keepers.start(group.run)
+            for keeper in (self._held.beat, self._watch.run, self._sample):
                 await keepers.start(keeper)
             for deliver in (self.alerts.run, *(outbox.run for outbox in self.alerts.outboxes)):
                 await keepers.start(deliver)

@@ -23,7 +23,7 @@ NAMES: dict[str, str] = {
     "db.watch": "looking for jobs that ended in other processes",
     "db.lease": "leasing jobs, or looking for suspects",
     "db.renew": "renewing all leases of this process",
-    "db.part": "storing one part",
+    "db.part": "storing parts",
     "db.settle": "settling jobs",
     "db.fail": "failing or burying a job",
     "db.park": "parking a job",
@@ -70,6 +70,7 @@ NAMES: dict[str, str] = {
     "analysis.job": "one analysis as a whole, with all retries of its calls",
     "analysis.local": "the embedded analyst on a long text, in a thread",
     "analysis.decode": "unpacking a long log, in a thread",
+    "job.part": "from a found part to its commit, with those that others found",
     "job.ending": "the one ending of a job, under its shield",
     # the embedded PostgreSQL
     "embedded.version": "asking PostgreSQL's programs for their version",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ from convo.config import JobsSettings
 from convo.conversation.model import Finding, Memories, Mood, PartName, Questions
 from convo.conversation.score import Score, Weights, score
 from convo.errors import DatabaseUnavailable, LeaseLost
-from convo.store.jobs import DEPENDENCIES, Lease
+from convo.store.jobs import DEPENDENCIES, FoundPart, Lease
 from convo.store.rescue import Rescue
 from convo.store.states import POISON_AT, SUSPECT_AT
 from convo.store.turns import in_turns
@@ -184,6 +184,16 @@ class FakeJobs:
     async def store_part(self, lease: Lease, name: PartName, by: str, finding: Finding) -> None:
         await trio.lowlevel.checkpoint()
         self._held(lease).parts.setdefault(name, finding)
+
+    async def store_parts(self, found: Sequence[FoundPart]) -> list[LeaseLost | None]:
+        outcomes: list[LeaseLost | None] = []
+        for one in found:
+            try:
+                await self.store_part(*one)
+                outcomes.append(None)
+            except LeaseLost as error:
+                outcomes.append(error)
+        return outcomes
 
     async def fail(
         self, lease: Lease, reason: str, failed: Mapping[PartName, Any], *, later: float, waits: object = None

@@ -41,6 +41,7 @@ from convo.store.jobs import Jobs, Lease
 from convo.store.logs import Handover
 from convo.store.postgres import Connection, Line, Postgres, open_postgres
 from convo.store.settle import Settler
+from convo.store.shelf import Shelf
 
 AT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)
 SAID = ("What is the capital of France?", "Paris.", "Thank you, I like Paris!")
@@ -168,6 +169,7 @@ class Process:
         self.taken: list[tuple[int, bytes]] = []
         self.ended: list[int] = []
         self.jobs = Jobs(postgres, settings.jobs, owner)
+        self.shelf = Shelf(self.jobs, postgres.unit_seconds)
         self.settler = Settler(postgres, settings.score)
         self.handover = Handover(settings.jobs.handover_bytes)
         self.held = Held(self.jobs, settings.jobs)
@@ -192,6 +194,7 @@ class Process:
             settings=self.settings,
             postgres=self.postgres,
             jobs=self.jobs,
+            shelf=self.shelf,
             settler=self.settler,
             handover=self.handover,
             held=self.held,
@@ -235,6 +238,7 @@ async def open_process(url: str, settings: Settings | None = None, owner: str = 
     ):
         process = Process(postgres, told, owner)
         await nursery.start(process.committer.run)
+        await nursery.start(process.shelf.run)
         await nursery.start(process.settler.run)
         yield process
         nursery.cancel_scope.cancel()

@@ -26,6 +26,7 @@ from convo.store.logs import Handover
 from convo.store.postgres import Postgres
 from convo.store.runs import Waits
 from convo.store.settle import Settler
+from convo.store.shelf import Shelf
 
 _CANCELLED = "the process stops, or the lease is lost"
 
@@ -39,6 +40,7 @@ class Worker:
         settings: Settings,
         postgres: Postgres,
         jobs: Jobs,
+        shelf: Shelf,
         settler: Settler,
         handover: Handover,
         held: Held,
@@ -50,6 +52,7 @@ class Worker:
         self._settings = settings
         self._postgres = postgres
         self._jobs = jobs
+        self._shelf = shelf
         self._settler = settler
         self._handover = handover
         self._held = held
@@ -116,7 +119,7 @@ class Worker:
         conversation = await self._read(lease)
 
         async def store(name: PartName, by: str, finding: Finding) -> None:
-            await self._jobs.store_part(lease, name, by, finding)
+            await self._shelf.store(lease, name, by, finding)
 
         return await analyze(conversation, self._analysts, lease.parts, store)
 

@@ -34,7 +34,7 @@ under another token. Settle, fail and bury wait.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,6 +44,7 @@ from convo.config import JobsSettings
 from convo.conversation.model import Finding, PartName
 from convo.errors import LeaseLost, NotDead, NotFound
 from convo.store import ledger, parts, processes, rescue, runs, turns
+from convo.store.parts import Found
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.rescue import Rescue
 from convo.store.runs import Waits
@@ -72,6 +73,10 @@ class Lease(Struct, frozen=True, kw_only=True):
     exchanges: int
     parts: dict[PartName, Finding]
     suspect: bool = False
+
+
+FoundPart = tuple[Lease, PartName, str, Finding]
+"""Under which lease which part was found, by whom, and what it is."""
 
 
 class Jobs:
@@ -152,12 +157,26 @@ class Jobs:
         Raises:
             LeaseLost: the job is no longer ours.
         """
+        (lost,) = await self.store_parts([(lease, name, by, finding)])
+        if lost is not None:
+            raise lost
 
-        async def body(connection: Connection) -> None:
-            await _hold(connection, lease)
-            await parts.store(connection, lease, name, by, finding)
+    async def store_parts(self, found: Sequence[FoundPart]) -> list[LeaseLost | None]:
+        """Store parts of several jobs in one transaction; return, in their order, which leases were lost."""
 
-        await self._postgres.run("db.part", body, begin=RELAXED)
+        async def body(connection: Connection) -> set[int]:
+            held = await hold(connection, [lease for lease, _, _, _ in found])
+            mine = [
+                Found(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)
+                for lease, name, by, finding in found
+                if lease.token in held
+            ]
+            if mine:
+                await parts.store(connection, mine)
+            return held
+
+        held = await self._postgres.run("db.part", body, begin=RELAXED)
+        return [None if lease.token in held else lost(lease) for lease, _, _, _ in found]
 
     async def fail(
         self,
@@ -179,7 +198,7 @@ class Jobs:
         last = lease.attempts + 1 >= self._settings.attempts_max
 
         async def body(connection: Connection) -> None:
-            await _hold(connection, lease)
+            await _hold_one(connection, lease)
             await parts.store_failures(connection, lease.seq, failed)
             await runs.note(connection, "bury" if last else "fail", lease.seq, reason, waits)
             if last:
@@ -201,7 +220,7 @@ class Jobs:
         """
 
         async def body(connection: Connection) -> None:
-            await _hold(connection, lease)
+            await _hold_one(connection, lease)
             await runs.note(connection, "release", lease.seq, reason, waits)
             await connection.execute(_RELEASE, lease.seq, later)
 
@@ -217,7 +236,7 @@ class Jobs:
         """
 
         async def body(connection: Connection) -> None:
-            await _hold(connection, lease)
+            await _hold_one(connection, lease)
             await runs.note(connection, "park", lease.seq, reason, waits)
             await connection.execute(_PARK, lease.seq, dependency, reason, later)
 
@@ -306,15 +325,33 @@ _SAME = (
 )
 
 
-async def _hold(connection: Connection, lease: Lease) -> None:
-    """Lock the job's row for as long as this transaction lasts, if the lease is still good."""
-    if await connection.fetchval(_HOLD, lease.seq, lease.token) is None:
-        raise LeaseLost(f"the lease on conversation {lease.conversation_id!r} is lost")
+async def hold(connection: Connection, leases: Iterable[Lease]) -> set[int]:
+    """Lock the rows of the leases that are still good, for as long as this transaction lasts; return their tokens.
+
+    A lost lease may stand beside the good one of the same job: only tokens tell them apart.
+    """
+    by_token = {lease.token: lease.seq for lease in leases}
+    rows = await connection.fetch(_HOLD, list(by_token.values()), list(by_token))
+    return {row["lease_token"] for row in rows}
+
+
+def lost(lease: Lease) -> LeaseLost:
+    """Return the error that says so."""
+    return LeaseLost(f"the lease on conversation {lease.conversation_id!r} is lost")
+
+
+async def _hold_one(connection: Connection, lease: Lease) -> None:
+    if not await hold(connection, [lease]):
+        raise lost(lease)
 
 
 # The lease ends by the row's token, not by its time: past its time it is good until somebody rescues it, and a rescue
 # takes the token away.
-_HOLD = "SELECT 1 FROM job WHERE seq = $1 AND lease_token = $2 FOR UPDATE"
+_HOLD = """
+SELECT job.lease_token FROM job
+JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) ON job.seq = mine.seq AND job.lease_token = mine.token
+ORDER BY job.seq FOR UPDATE OF job
+"""
 _RENEW = """
 UPDATE job SET leased_until = convo_now() + make_interval(secs => $3)
 FROM (

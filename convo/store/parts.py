@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from convo.conversation.model import Finding, Memories, MemoryFact, Mood, PartName, Questions
 from convo.store.postgres import Connection
@@ -16,13 +18,14 @@ _SHAPES: dict[PartName, type[Finding]] = {"questions": Questions, "emotion": Moo
 _KEY_CHARS_MAX = 200
 
 
-class Owner(Protocol):
-    """Whose part it is: the job's ``seq`` and the user it speaks of."""
+class Found(Struct, frozen=True, kw_only=True):
+    """One part that was found: of which job, of which user it speaks, and who found it."""
 
-    @property
-    def seq(self) -> int: ...  # noqa: D102
-    @property
-    def user_id(self) -> str: ...  # noqa: D102
+    seq: int
+    user_id: str
+    name: PartName
+    by: str
+    finding: Finding
 
 
 def finding(name: PartName, result: str) -> Finding:
@@ -38,10 +41,18 @@ async def found(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[P
     return stored
 
 
-async def store(connection: Connection, owner: Owner, name: PartName, by: str, result: Finding) -> None:
-    """Store one part's finding; a memories part also stores its memories and how many of them were new."""
-    new = await _remember(connection, owner, result.facts) if isinstance(result, Memories) else 0
-    await connection.execute(_STORE, owner.seq, name, by, msgspec.json.encode(result).decode(), new)
+async def store(connection: Connection, found: Sequence[Found]) -> None:
+    """Store these parts; a memories part also stores its memories and how many of them were new."""
+    unique = list({(one.seq, one.name): one for one in reversed(found)}.values())[::-1]
+    new = await _remember(connection, unique)
+    await connection.execute(
+        _STORE,
+        [one.seq for one in unique],
+        [one.name for one in unique],
+        [one.by for one in unique],
+        [msgspec.json.encode(one.finding).decode() for one in unique],
+        [new[one.seq] if one.name == "memories" else 0 for one in unique],
+    )
 
 
 async def store_failures(connection: Connection, seq: int, failed: Mapping[PartName, tuple[str, str]]) -> None:
@@ -50,25 +61,51 @@ async def store_failures(connection: Connection, seq: int, failed: Mapping[PartN
         await connection.execute(_STORE_FAILURE, seq, name, by, reason)
 
 
-async def _remember(connection: Connection, owner: Owner, facts: Sequence[MemoryFact]) -> int:
-    """Apply the facts to what is known of the user; return how many rows were inserted.
+async def _remember(connection: Connection, found: Sequence[Found]) -> Counter[int]:
+    """Apply the facts to what is known of the users; return how many rows were inserted for each ``seq``.
 
-    One conversation of a user at a time: two of them may touch the same rows in different orders.
+    One conversation of a user at a time, also among processes: two of them may touch the same rows in different orders.
     """
-    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", owner.user_id)
-    by_operation: dict[str, dict[str, MemoryFact]] = {"ADD": {}, "UPDATE": {}, "DELETE": {}, "NONE": {}}
-    for fact in sorted(facts, key=lambda fact: fact.key):
-        by_operation[fact.operation][_key(fact.key)] = fact
-    added, changed, gone = by_operation["ADD"], by_operation["UPDATE"], by_operation["DELETE"]
-    if changed:
-        texts = [fact.text for fact in changed.values()]
-        await connection.execute(_CHANGE, owner.user_id, list(changed), texts)
-    if gone:
-        await connection.execute("DELETE FROM memory WHERE user_id = $1 AND key = ANY($2)", owner.user_id, list(gone))
-    if not added:
-        return 0
-    kinds, texts = [fact.kind for fact in added.values()], [fact.text for fact in added.values()]
-    return len(await connection.fetch(_REMEMBER, owner.user_id, owner.seq, list(added), kinds, texts))
+    new: Counter[int] = Counter()
+    remembering = sorted((one for one in found if isinstance(one.finding, Memories)), key=lambda one: one.user_id)
+    if remembering:
+        await connection.execute(_LOCK_USERS, [one.user_id for one in remembering])
+    for turn in _turns(remembering):
+        if changed := _facts(turn, "UPDATE"):
+            await connection.execute(_CHANGE, *_columns(changed, "text"))
+        if gone := _facts(turn, "DELETE"):
+            await connection.execute(_FORGET, *_columns(gone))
+        if added := _facts(turn, "ADD"):
+            seqs = [one.seq for one, _, _ in added]
+            rows = await connection.fetch(_REMEMBER, *_columns(added, "kind", "text"), seqs)
+            new.update(row["seq"] for row in rows)
+    return new
+
+
+def _turns(found: Sequence[Found]) -> Iterator[list[Found]]:
+    """Divide them so that each user is there once a turn, mostly in one."""
+    while found:
+        first = list({one.user_id: one for one in reversed(found)}.values())[::-1]
+        yield first
+        found = [one for one in found if one not in first]
+
+
+_Fact = tuple[Found, str, MemoryFact]
+
+
+def _facts(found: Sequence[Found], operation: Literal["ADD", "UPDATE", "DELETE"]) -> list[_Fact]:
+    """List the facts of one operation, each with whose it is and its key: in the order in which rows are locked."""
+    facts: list[_Fact] = []
+    for one in found:
+        if isinstance(one.finding, Memories):
+            of_key = {_key(fact.key): fact for fact in one.finding.facts if fact.operation == operation}
+            facts += [(one, key, fact) for key, fact in sorted(of_key.items())]
+    return facts
+
+
+def _columns(facts: Sequence[_Fact], *fields: str) -> list[list[str]]:
+    users, keys = [one.user_id for one, _, _ in facts], [key for _, key, _ in facts]
+    return [users, keys, *([getattr(fact, field) for _, _, fact in facts] for field in fields)]
 
 
 def _key(key: str) -> str:
@@ -77,9 +114,12 @@ def _key(key: str) -> str:
 
 _FOUND = "SELECT seq, name, result FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
 _STORE = """
-INSERT INTO part (seq, name, state, made_by, result, new_memories) VALUES ($1, $2, 'done', $3, $4, $5)
-ON CONFLICT (seq, name) DO UPDATE SET state = 'done', made_by = $3, result = $4, new_memories = $5, error = NULL,
-                                      updated_at = convo_now()
+INSERT INTO part (seq, name, state, made_by, result, new_memories)
+SELECT seq, name, 'done', made_by, result, new_memories
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::integer[])
+    AS found (seq, name, made_by, result, new_memories)
+ON CONFLICT (seq, name) DO UPDATE SET state = 'done', made_by = excluded.made_by, result = excluded.result,
+                                      new_memories = excluded.new_memories, error = NULL, updated_at = convo_now()
 WHERE part.state <> 'done'
 """
 _STORE_FAILURE = """
@@ -87,14 +127,22 @@ INSERT INTO part (seq, name, state, made_by, error) VALUES ($1, $2, 'failed', $3
 ON CONFLICT (seq, name) DO UPDATE SET made_by = $3, error = $4, updated_at = convo_now()
 WHERE part.state <> 'done'
 """
+_LOCK_USERS = """
+SELECT pg_advisory_xact_lock(key)
+FROM (SELECT DISTINCT hashtextextended(user_id, 0) AS key FROM unnest($1::text[]) AS user_id ORDER BY key) AS sorted
+"""
 _CHANGE = """
 UPDATE memory SET text = changed.text
-FROM unnest($2::text[], $3::text[]) AS changed (key, text)
-WHERE memory.user_id = $1 AND memory.key = changed.key
+FROM unnest($1::text[], $2::text[], $3::text[]) AS changed (user_id, key, text)
+WHERE memory.user_id = changed.user_id AND memory.key = changed.key
+"""
+_FORGET = """
+DELETE FROM memory USING unnest($1::text[], $2::text[]) AS gone (user_id, key)
+WHERE memory.user_id = gone.user_id AND memory.key = gone.key
 """
 _REMEMBER = """
 INSERT INTO memory (user_id, key, kind, text, seq)
-SELECT $1, new.key, new.kind, new.text, $2 FROM unnest($3::text[], $4::text[], $5::text[]) AS new (key, kind, text)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
 ON CONFLICT (user_id, key) DO NOTHING
-RETURNING memory_seq
+RETURNING seq
 """

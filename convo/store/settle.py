@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from convo.conversation.model import Finding, Mood, PartName, Questions
 from convo.conversation.score import Score, Weights, score
-from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
+from convo.errors import ConvoError, DatabaseUnavailable
 from convo.store import ledger, parts, runs
 from convo.store.group import Group
-from convo.store.jobs import Lease
+from convo.store.jobs import Lease, hold, lost
 from convo.store.postgres import Connection, Postgres
 from convo.store.runs import Waits
 from convo.store.states import NOT_PARKED, UNLEASED
@@ -58,7 +58,8 @@ class Settler:
         waited = {lease.token: waits for lease, waits in items}
 
         async def body(connection: Connection) -> dict[int, Score]:
-            held = await _hold(connection, batch)
+            tokens = await hold(connection, batch)
+            held = {lease.seq: lease for lease in batch if lease.token in tokens}
             stored = await _parts(connection, sorted(held))
             scores = {seq: self._score(held[seq], stored.get(seq, {})) for seq in sorted(held)}
             final = {seq: found for seq, found in scores.items() if found.final}
@@ -91,22 +92,11 @@ class _Stored(Struct, frozen=True):
 
 def _outcome(lease: Lease, found: Score | None) -> Score | ConvoError:
     if found is None:
-        return LeaseLost(f"the lease on conversation {lease.conversation_id!r} is lost")
+        return lost(lease)
     if not found.final:
         # Parts commit without waiting for the disk: a crash of the database can forget one and still know its lease.
         return DatabaseUnavailable(f"the database lost a part of conversation {lease.conversation_id!r}")
     return found
-
-
-async def _hold(connection: Connection, batch: Sequence[Lease]) -> dict[int, Lease]:
-    """Lock the rows of the leases that are still good; return those by ``seq``.
-
-    A lost lease may stand in the batch beside the good one of the same job: only tokens tell them apart.
-    """
-    by_token = {lease.token: lease for lease in batch}
-    seqs = [lease.seq for lease in by_token.values()]
-    rows = await connection.fetch(_HOLD, seqs, list(by_token))
-    return {by_token[row["lease_token"]].seq: by_token[row["lease_token"]] for row in rows}
 
 
 async def _parts(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, _Stored]]:
@@ -144,11 +134,6 @@ async def _relate(
     await connection.execute(_RELATE, [user for user, _ in keys], [bot for _, bot in keys], *columns)
 
 
-_HOLD = """
-SELECT job.lease_token FROM job
-JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) ON job.seq = mine.seq AND job.lease_token = mine.token
-ORDER BY job.seq FOR UPDATE OF job
-"""
 _PARTS = "SELECT seq, name, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
 _SETTLE = f"""
 UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,

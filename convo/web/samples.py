@@ -110,7 +110,7 @@ EXPLAINED = answers.ExplainView(
             ending="park",
             by="host-1/5f0c",
             reason="questions: llm: answered 503",
-            waits={"llm.questions": 0.031, "db.part": 0.002},
+            waits={"llm.questions": 0.031, "job.part": 0.002},
         ),
     ),
     links=answers.links(_ID),

@@ -320,6 +320,7 @@ def test_whatever_several_processes_do_every_invariant_holds(database: str) -> N
 
 
 def test_the_machine_notices_a_fence_that_is_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convo.store.jobs._HOLD", "SELECT 1 FROM job WHERE seq = $1 AND $2::bigint > 0")
+    unfenced = "SELECT mine.token AS lease_token FROM job JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) "
+    monkeypatch.setattr("convo.store.jobs._HOLD", f"{unfenced} ON job.seq = mine.seq")
     with pytest.raises(BaseException, match=r"a late worker could write|found == self\.model|the database refuses"):
         drive(database, settings(FIXED, phases=(Phase.generate,)))

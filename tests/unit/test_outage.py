@@ -25,6 +25,7 @@ from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.store import logs
 from convo.store.logs import Handover
+from convo.store.shelf import Shelf
 from tests.fake_jobs import FakeJobs, Row, Table
 from tests.making import THREE, told
 
@@ -114,10 +115,12 @@ async def at_work(**llm: Any) -> AsyncIterator[House]:
     house = House(settings)
     jobs = cast("Any", house.jobs)
     held = Held(jobs, settings.jobs)
+    shelf = Shelf(jobs, settings.database.unit_seconds)
     worker = Worker(
         settings=settings,
         postgres=cast("Any", house.logs),
         jobs=jobs,
+        shelf=shelf,
         settler=jobs,
         handover=Handover(1),
         held=held,
@@ -131,6 +134,7 @@ async def at_work(**llm: Any) -> AsyncIterator[House]:
     with told():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(held.beat)
+            nursery.start_soon(shelf.run)
             for _ in range(settings.jobs.workers):
                 nursery.start_soon(worker.run, receive.clone())
             nursery.start_soon(publisher.run, send)
