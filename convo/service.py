@@ -113,7 +113,6 @@ async def serve(settings: Settings, announce: Announce) -> None:
         identity.claim(data_dir) as name,
     ):
         async with open_bridge() as bridge, AsyncExitStack() as stack:
-            stack.enter_context(loop.watching(settings.observe.loop_block_seconds))
             url, described, keepers = await stack.enter_async_context(_database(settings, data_dir))
             postgres = await stack.enter_async_context(
                 open_postgres(
@@ -129,6 +128,8 @@ async def serve(settings: Settings, announce: Announce) -> None:
             listening = _listen(settings, stack)
             service = Service(settings, postgres, name, analysts, remotes, outboxes=outboxes)
             stack.enter_context(events.heard_by(service.alerts.hear))
+            # Not before: a start may hold the loop, for there is nobody yet who waits for it.
+            stack.enter_context(loop.watching(settings.observe.loop_block_seconds))
             started = Started(
                 url=_url(listening[0], settings), database=described, data_dir=data_dir.resolve(), warnings=()
             )

@@ -412,7 +412,7 @@ def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
 
 def look_failed(*, reason: str) -> None:
     """Tell that the database could not be asked for what alerts are made of."""
-    _log.warning("look_failed", reason=reason)
+    _tell_seldom("warning", "look_failed", reason, reason=reason)
 
 
 def canary_returned(*, conversation_id: str, seconds: float) -> None:

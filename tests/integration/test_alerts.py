@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,9 +19,9 @@ from standardwebhooks import Webhook
 from convo import service
 from convo.config import AlertsSettings
 from convo.errors import TransactionLost
-from convo.observe import events
 from convo.store.lookout import Lookout
 from convo.store.postgres import Postgres
+from convo.web import conversations
 from tests.fakes import (
     FakeServer,
     failing,
@@ -278,17 +279,27 @@ async def test_silence_is_told_until_somebody_speaks(tmp_path: Path, database: s
         await hook.until("resolved", "SILENCE")
 
 
-async def test_a_blocked_loop_is_told_with_its_place_and_conversation(tmp_path: Path, database: str) -> None:
-    def tell() -> None:
-        where: dict[str, Any] = {"stack": "convo/x.py:7 read", "task": "worker", "conversation_id": "c-1"}
-        took: dict[str, Any] = {"seconds": 0.2, "cpu_seconds": 0.2, "collector_seconds": 0.0, "suspended_seconds": 0.0}
-        events.loop_blocked(cause="code", over=True, **took, **where)
+@pytest.mark.blocks_loop(reason="that it is told of is what is tested")
+async def test_a_blocked_loop_is_told_with_its_place_and_conversation(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receipt = conversations._receipt
 
-    async with watched(tmp_path, database) as (_, hook):
-        # From a thread, as the watchdog may.
-        await trio.to_thread.run_sync(tell)
+    def planted(*arguments: Any) -> Any:
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            pass
+        return receipt(*arguments)
+
+    async with watched(tmp_path, database) as (client, hook):
+        monkeypatch.setattr(conversations, "_receipt", planted)
+        await post(client, "c-1")
+        monkeypatch.setattr(conversations, "_receipt", receipt)
         alert = await hook.until("raised", "LOOP_BLOCKED")
-        assert alert["evidence"]["figures"] == {"seconds": 0.2, "stack": "convo/x.py:7 read", "task": "worker"}
+        assert alert["level"] == "HIGH"
+        assert alert["evidence"]["figures"]["seconds"] >= 0.3
+        assert "test_alerts.py" in alert["evidence"]["figures"]["stack"]
+        assert " planted" in alert["evidence"]["figures"]["stack"]
         assert alert["evidence"]["explain"] == ["/v1/conversations/c-1/explain"]
         await hook.until("resolved", "LOOP_BLOCKED")
 

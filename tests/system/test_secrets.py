@@ -67,16 +67,21 @@ def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tm
 def _provoked(client: httpx.Client, number: int) -> str:
     """Post conversations, a conflict, and broken ones; return what was answered."""
     good = ended(f"canary-{number}", LOG)
-    broken = ended(f"canary-{number}", [{"character": TEXT, "content": TEXT}, {"x": 1}])
+    # A problem names the value at fault where it is a label; what was said it never names.
+    broken = [
+        ended(f"canary-{number}", [{"character": "NOBODY", "content": TEXT}, {"x": 1}]),
+        ended(f"canary-{number}", [{"character": "USER", "content": [TEXT]}]),
+        ended(f"canary-{number}", []) | {"conversation_log": {"said": TEXT}},
+    ]
     answers = [
         client.post("/v1/conversations/end", json=good),
         client.post("/v1/conversations/end", json=ended(f"canary-{number}", LOG[:1])),
-        client.post("/v1/conversations/end", json=broken),
+        *(client.post("/v1/conversations/end", json=one) for one in broken),
         client.post("/v1/conversations/end", content=f'{{"conversation_id": "{TEXT}'.encode()),
         client.post("/v1/conversations/end", json=good, headers={"Authorization": f"Bearer {MODEL_KEY}"}),
     ]
-    # A problem may name the value at fault where it is a label, never what was said.
-    return "\n".join(answer.text for answer in answers if answer.status_code != 422)
+    assert [answer.status_code for answer in answers[2:5]] == [422, 422, 422]
+    return "\n".join(answer.text for answer in answers)
 
 
 def _read(client: httpx.Client, name: str) -> str:
