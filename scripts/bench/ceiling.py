@@ -117,9 +117,11 @@ async def answer(body: bytes, group: Accepts) -> bytes:
 def committing(bridge: Bridge, connection: Any) -> Accepts:
     """Return a group commit on one connection, with convo's own bounds."""
 
+    insert = intake._INSERT.replace("$fair_key", intake._FAIR_KEYS["user"])
+
     async def unit(batch: Sequence[Accept]) -> list[Row]:
         await connection.execute(DURABLE)
-        rows = await connection.fetch(intake._INSERT, *intake._columns(batch))
+        rows = await connection.fetch(insert, *intake._columns(batch))
         await connection.execute("COMMIT")
         found = {row["conversation_id"]: row for row in rows}
         return [found[accept.ended.conversation_id] for accept in batch]
