@@ -7,13 +7,13 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import Context
 from time import monotonic
 from typing import Any
 
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
 
 from convo.observe.seldom import Seldom
 
@@ -56,9 +56,22 @@ def _tell(level: str, name: str, /, **fields: Any) -> None:
     getattr(_log, level)(name, **fields)
 
 
-def bound(**fields: object) -> AbstractContextManager[None]:
-    """Put ``fields`` on every line told inside the block, by this Trio task and those it starts."""
-    return bound_contextvars(**fields)
+class bound:  # noqa: N801  (reads as a statement)
+    """Put ``fields`` on every line told inside the block, by this Trio task and those it starts.
+
+    As structlog's own ``bound_contextvars``, which looks through the whole context each time.
+    """
+
+    __slots__ = ("_fields", "_tokens")
+
+    def __init__(self, **fields: object) -> None:
+        self._fields = fields
+
+    def __enter__(self) -> None:
+        self._tokens = bind_contextvars(**self._fields)
+
+    def __exit__(self, *_: object) -> None:
+        reset_contextvars(**self._tokens)
 
 
 def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random as dice
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from typing import Self
 
 import trio
 
@@ -17,6 +17,54 @@ from convo.observe import metrics
 _RATE_WINDOW_SECONDS = 5.0
 _REFUSES_SECONDS = 1.0
 _SPACE_SECONDS_MAX = 0.002
+
+
+class Place:
+    """One request: the bytes it holds from its first one on, and whether it is under way, until the block ends.
+
+    While its body is read it holds what has come and nothing more: whoever announces much and sends little, or nothing,
+    keeps nobody out.
+    """
+
+    __slots__ = ("_admission", "_bytes", "_entered")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+        self._entered = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def grow(self, bytes_: int) -> None:
+        """Hold so many bytes more.
+
+        Raises:
+            Overloaded: there is no room for them. One that is alone has room whatever its size, or it would be
+                refused for ever.
+        """
+        admission = self._admission
+        if admission.bytes > self._bytes:
+            admission._check_bytes(admission.bytes + bytes_)  # noqa: SLF001  (its other half)
+        admission.bytes += bytes_
+        self._bytes += bytes_
+
+    def enter(self) -> None:
+        """Be under way from now on.
+
+        Raises:
+            Overloaded: too many are, by now.
+        """
+        self._admission._check_requests()  # noqa: SLF001
+        self._admission.requests += 1
+        self._entered = True
+
+    def __exit__(self, *_: object) -> None:
+        admission = self._admission
+        admission.bytes -= self._bytes
+        if self._entered:
+            admission.requests -= 1
+            admission._note_end(trio.current_time())  # noqa: SLF001
 
 
 class Admission:
@@ -40,27 +88,28 @@ class Admission:
         metrics.intake_in_flight.set_function(lambda: self.requests)
         metrics.intake_in_flight_bytes.set_function(lambda: self.bytes)
 
-    @contextmanager
-    def admitted(self, bytes_: int) -> Iterator[None]:
-        """Hold a place, and ``bytes_`` of memory, for as long as the block runs.
+    def check(self, bytes_: int) -> None:
+        """Pass a request that would bring so many bytes, before any of them is read.
 
         Raises:
             Overloaded: there is no room; it says when there will be, by the rate at which requests end.
         """
+        self._check_requests()
+        if self.bytes:
+            self._check_bytes(self.bytes + bytes_)
+        self._space_out(trio.current_time())
+
+    def place(self) -> Place:
+        """Return a place for one request, still outside."""
+        return Place(self)
+
+    def _check_requests(self) -> None:
         if self.requests >= self._settings.in_flight_max:
             raise self._overloaded(f"{self.requests} requests are under way, intake.in_flight_max")
-        # The first one is let in whatever its size: one alone must not be refused for ever.
-        if self.requests and self.bytes + bytes_ > self._settings.bytes_in_flight_max:
+
+    def _check_bytes(self, bytes_: int) -> None:
+        if bytes_ > self._settings.bytes_in_flight_max:
             raise self._overloaded(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
-        self._space_out(trio.current_time())
-        self.requests += 1
-        self.bytes += bytes_
-        try:
-            yield
-        finally:
-            self.requests -= 1
-            self.bytes -= bytes_
-            self._note_end(trio.current_time())
 
     def _space_out(self, now: float) -> None:
         """While others are refused, let in no more than twice as many a second as end.

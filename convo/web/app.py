@@ -99,13 +99,14 @@ def _route_intake(app: QuartTrio, api: Api) -> None:
     async def end() -> Response:
         head = _head()
 
-        async def read() -> bytes:
+        async def read(grow: Callable[[int], None]) -> bytes:
             try:
                 with deadline("web.body", web.request_seconds, since=head.started):
                     body = cast("bytes", await request.get_data(cache=False))
             except RequestEntityTooLarge:
                 raise too_large(web) from None
             g.body_read = True
+            grow(len(body))
             return body
 
         async def serve() -> Answer:

@@ -345,15 +345,17 @@ class Connection:
 
     # --- its body
 
-    async def _whole_body(self) -> bytes:
-        """Read the body, which is in memory once.
+    async def _whole_body(self, grow: Callable[[int], None]) -> bytes:
+        """Read the body, which is in memory once; ``grow`` is told how much each piece of it brings.
 
         Raises:
             TooLarge: it is over the limit.
             BadRequest: it cannot be read, or ends too early.
+            Overloaded: there is no room for it.
         """
         limit = self._web.body_bytes_max
         first = await self.body_piece()
+        grow(len(first))
         if self._body.done:
             return first
         # What BytesIO holds it gives away without a copy.
@@ -362,7 +364,9 @@ class Connection:
         while not self._body.done:
             if whole.tell() > limit:
                 raise too_large(self._web)
-            whole.write(await self.body_piece())
+            piece = await self.body_piece()
+            grow(len(piece))
+            whole.write(piece)
         return whole.getvalue()
 
     @property

@@ -30,8 +30,8 @@ _ANSWER_SECONDS = 0.05
 # Text packs to a tenth at best: what a compressed body may inflate to.
 _PACKED = 10
 
-Read = Callable[[], Awaitable[bytes]]
-"""Reads the body of a request, whole, to the limit, under a deadline of its own."""
+Read = Callable[[Callable[[int], None]], Awaitable[bytes]]
+"""Reads the body of a request, whole, to the limit, under a deadline of its own; says of each piece how long it is."""
 
 
 class Intake(Struct, frozen=True, kw_only=True):
@@ -54,8 +54,13 @@ class Intake(Struct, frozen=True, kw_only=True):
         expected = self._expected_bytes(head)
         headers = self.let_in(head, "write", expected if head.content_length is None else head.content_length)
         check_head(head, self.settings)
-        with self.admission.admitted(expected):
-            answer = await self.end(await read(), head.content_encoding, head.started)
+        self.admission.check(expected)
+        with self.admission.place() as place:
+            body = await read(place.grow)
+            if head.content_encoding:
+                place.grow(min(self.settings.body_bytes_max, len(body) * _PACKED))
+            place.enter()
+            answer = await self.end(body, head.content_encoding, head.started)
         return with_headers(answer, *headers)
 
     def let_in(self, head: Head, needs: Needs, bytes_: int = 0) -> Headers:

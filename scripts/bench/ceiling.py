@@ -116,7 +116,6 @@ async def answer(body: bytes, group: Accepts) -> bytes:
 
 def committing(bridge: Bridge, connection: Any) -> Accepts:
     """Return a group commit on one connection, with convo's own bounds."""
-
     insert = intake._INSERT.replace("$fair_key", intake._FAIR_KEYS["user"])
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:

@@ -22,15 +22,24 @@ def door(requests: int = 3, bytes_: int = 100, *, random: float = 0.0) -> Admiss
 
 
 @contextmanager
+def admitted(admission: Admission, bytes_: int) -> Iterator[None]:
+    admission.check(bytes_)
+    with admission.place() as place:
+        place.grow(bytes_)
+        place.enter()
+        yield
+
+
+@contextmanager
 def full(admission: Admission, requests: int = 3) -> Iterator[None]:
     with ExitStack() as inside:
         for _ in range(requests):
-            inside.enter_context(admission.admitted(1))
+            inside.enter_context(admitted(admission, 1))
         yield
 
 
 def refused(admission: Admission, bytes_: int = 1) -> float:
-    with pytest.raises(Overloaded) as caught, admission.admitted(bytes_):
+    with pytest.raises(Overloaded) as caught, admitted(admission, bytes_):
         pass
     assert caught.value.retry_after_seconds is not None
     return caught.value.retry_after_seconds
@@ -48,22 +57,22 @@ async def test_so_many_requests_are_let_in_and_no_more(autojump_clock: MockClock
 
 async def test_so_many_bytes_are_let_in_and_no_more() -> None:
     admission = door(requests=10)
-    with admission.admitted(60):
-        with admission.admitted(40):
+    with admitted(admission, 60):
+        with admitted(admission, 40):
             refused(admission)
-        with admission.admitted(40):
+        with admitted(admission, 40):
             assert admission.bytes == 100
 
 
 async def test_one_alone_is_let_in_whatever_its_size() -> None:
     admission = door()
-    with admission.admitted(101):
+    with admitted(admission, 101):
         refused(admission)
 
 
 async def test_whoever_fails_inside_gives_the_place_back() -> None:
     admission = door()
-    with pytest.raises(ZeroDivisionError), admission.admitted(50):
+    with pytest.raises(ZeroDivisionError), admitted(admission, 50):
         raise ZeroDivisionError
     assert (admission.requests, admission.bytes) == (0, 0)
 
@@ -74,7 +83,7 @@ async def test_retry_after_is_when_those_inside_are_done_at_the_measured_rate(
     admission = door(requests=100, bytes_=1000)
     # 20 a second for a long while.
     for _ in range(1000):
-        with admission.admitted(1):
+        with admitted(admission, 1):
             await trio.sleep(0.05)
     assert admission.rate(trio.current_time()) == pytest.approx(20, rel=0.01)
     with full(admission, 100):
@@ -84,7 +93,7 @@ async def test_retry_after_is_when_those_inside_are_done_at_the_measured_rate(
 async def test_a_rate_fades_when_nothing_ends_any_more(autojump_clock: trio.testing.MockClock) -> None:
     admission = door(requests=10)
     for _ in range(1000):
-        with admission.admitted(1):
+        with admitted(admission, 1):
             await trio.sleep(0.01)
     with full(admission, 10):
         at_once = refused(admission)
@@ -120,7 +129,7 @@ async def test_for_a_second_after_a_refusal_it_is_known_to_refuse(autojump_clock
 
 async def test_what_is_under_way_is_a_gauge() -> None:
     admission = door()
-    with admission.admitted(40):
+    with admitted(admission, 40):
         shown = metrics.exposition().decode()
         assert "convo_intake_in_flight 1.0" in shown
         assert "convo_intake_in_flight_bytes 40.0" in shown
@@ -130,26 +139,52 @@ async def test_while_it_refuses_those_let_in_are_spaced_out(autojump_clock: Mock
     admission = door(requests=3)
     with full(admission, 3):
         refused(admission)
-    with admission.admitted(1):
+    with admitted(admission, 1):
         refused(admission)  # there is room, but not at the same moment
         await trio.sleep(0.002)
-        with admission.admitted(1):
+        with admitted(admission, 1):
             refused(admission)
     await trio.sleep(1)
-    with admission.admitted(1), admission.admitted(1):
+    with admitted(admission, 1), admitted(admission, 1):
         pass
 
 
 async def test_the_spacing_lets_in_twice_what_ends(autojump_clock: MockClock) -> None:
     admission = door(requests=3)
     for _ in range(10_000):  # 1,000 a second
-        with admission.admitted(1):
+        with admitted(admission, 1):
             await trio.sleep(0.001)
     with full(admission, 3):
         refused(admission)
     let_in, ended = 0, 0.1 * admission.rate(trio.current_time())
     for _ in range(5_000):
         await trio.sleep(0.00002)
-        with suppress(Overloaded), admission.admitted(1):
+        with suppress(Overloaded), admitted(admission, 1):
             let_in += 1
     assert let_in == pytest.approx(2 * ended, rel=0.1)
+
+
+async def test_whose_body_is_read_holds_what_has_come_and_no_place() -> None:
+    admission = door(requests=1)
+    with admission.place() as slow, admission.place() as slower:
+        slow.grow(30)
+        slower.grow(30)
+        assert (admission.requests, admission.bytes) == (0, 60)
+        with admitted(admission, 40):
+            assert (admission.requests, admission.bytes) == (1, 100)
+            with pytest.raises(Overloaded, match="bytes are under way"):
+                slow.grow(1)
+            with pytest.raises(Overloaded, match="1 requests are under way"):
+                slow.enter()
+        slow.enter()
+        assert admission.requests == 1
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
+async def test_who_is_read_alone_may_grow_whatever_his_size() -> None:
+    admission = door()
+    with admission.place() as alone:
+        alone.grow(99)
+        alone.grow(99)
+        with pytest.raises(Overloaded):
+            admission.check(1)
