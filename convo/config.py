@@ -43,7 +43,6 @@ FairKey = Literal["user", "bot", "none"]
 CrashPoint = Literal[
     "",
     "accept.before_insert",
-    "accept.before_commit",
     "accept.after_commit",
     "lease.before_commit",
     "lease.after_commit",

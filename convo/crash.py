@@ -29,7 +29,6 @@ class _Point(Struct, frozen=True):
 
 _POINTS: dict[CrashPoint, _Point] = {
     "accept.before_insert": _Point(intake, "_insert", "before"),
-    "accept.before_commit": _Point(intake, "_insert", "after"),
     "accept.after_commit": _Point(intake.Committer, "_tell", "before"),
     "lease.before_commit": _Point(turns, "take", "after", lambda _, rows: bool(rows)),
     "lease.after_commit": _Point(Jobs, "lease", "after", lambda _, leases: bool(leases)),

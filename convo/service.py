@@ -52,7 +52,7 @@ from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
 from convo.store import embedded, ledger, processes
 from convo.store.conversations import Reader
-from convo.store.intake import Committer
+from convo.store.intake import LINE_SETTINGS, Committer
 from convo.store.jobs import Jobs
 from convo.store.logs import Handover
 from convo.store.lookout import Lookout
@@ -78,8 +78,6 @@ _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
 # The embedded server's own log is cut back when it is past its bound.
 _TRIM_SECONDS = 600.0
-# A batch's rows and logs stay in the server's memory while they are joined.
-_COMMITTER_SETTINGS = {"work_mem": "32MB"}
 
 
 class Started(Struct, frozen=True, kw_only=True):
@@ -196,7 +194,7 @@ class Service:
         self._settler = Settler(postgres, settings.score)
         self._watch = Watch(postgres, settings.jobs.poll_seconds)
         self._committer = Committer(
-            postgres.line(**_COMMITTER_SETTINGS),
+            postgres.line(**LINE_SETTINGS),
             settings.intake,
             settings.fairness.key,
             postgres.unit_seconds,

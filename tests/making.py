@@ -36,7 +36,7 @@ from convo.pipeline.publisher import Handed, Publisher
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.store import logs
-from convo.store.intake import Accept, Committer
+from convo.store.intake import LINE_SETTINGS, Accept, Committer
 from convo.store.jobs import Jobs, Lease
 from convo.store.logs import Handover
 from convo.store.postgres import Connection, Line, Postgres, open_postgres
@@ -174,7 +174,7 @@ class Process:
         self.handover = Handover(settings.jobs.handover_bytes)
         self.held = Held(self.jobs, settings.jobs)
         self.committer = Committer(
-            postgres.line(), settings.intake, settings.fairness.key, postgres.unit_seconds, self._take
+            postgres.line(**LINE_SETTINGS), settings.intake, settings.fairness.key, postgres.unit_seconds, self._take
         )
         self.dependencies: dict[str, Dependency] = {}
 

@@ -16,7 +16,15 @@ from convo.errors import Conflict, DatabaseUnavailable, TransactionLost, Unavail
 from convo.observe import events, metrics
 from convo.store.group import Group
 from convo.store.ledger import DAY
-from convo.store.postgres import Connection, Line
+from convo.store.postgres import SINGLE, Connection, Line
+
+LINE_SETTINGS = {
+    "synchronous_commit": "on",
+    "default_transaction_isolation": "read committed",
+    # A batch of large bodies is sorted and joined in memory.
+    "work_mem": "32MB",
+}
+"""The session of the committer's line, whatever the server's defaults: its statements commit themselves."""
 
 # Of a server that answers and yet stores nothing: read-only, disk full, its files cannot be read or written.
 _STORES_NOTHING = ("25006", "53100", "58")
@@ -104,7 +112,9 @@ class Committer:
         rows = [unique[conversation_id] for conversation_id in sorted(unique)]
         started = trio.current_time()
         try:
-            fresh, known = await self._line.run("db.accept", lambda connection: _insert(connection, self._insert, rows))
+            fresh, known = await self._line.run(
+                "db.accept", lambda connection: _insert(connection, self._insert, rows), begin=SINGLE
+            )
         except DatabaseUnavailable as error:
             if (getattr(error.__cause__, "sqlstate", None) or "").startswith(_STORES_NOTHING):
                 self._failed = (trio.current_time(), error)
@@ -187,8 +197,9 @@ Rows = dict[str, Mapping[str, Any]]
 async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
     """Insert what is new; return the new rows and the ones that were there, by conversation id.
 
-    Two statements: in one, a row that another process commits meanwhile is neither inserted nor visible. The rows
-    come sorted, or two processes with overlapping batches would deadlock.
+    Two statements, each a transaction: in one, a row that another process commits meanwhile is neither inserted nor
+    visible. What the first one inserted is stored, also where the second one fails: whoever sends it again then is a
+    replay. The rows come sorted, or two processes with overlapping batches would deadlock.
     """
     fresh = {row["conversation_id"]: row for row in await connection.fetch(insert, *_columns(rows))}
     missing = [row.ended.conversation_id for row in rows if row.ended.conversation_id not in fresh]

@@ -37,6 +37,10 @@ DURABLE = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = 
 RELAXED = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off"
 """A crash may lose the last moments of it: for work that is fenced and would only be done again."""
 
+SINGLE = ""
+"""No transaction around it: for a body whose one writing statement is a transaction by itself, on a line whose session
+commits as it must. It saves two of three crossings to the server."""
+
 _AS_IS = "BEGIN"
 """With the server's own defaults: to read what they are."""
 
@@ -234,9 +238,11 @@ async def _connect(url: str, **how: Any) -> Any:
 
 async def _transact(connection: Any, begin: str, body: Body[T]) -> T:
     try:
-        await connection.execute(begin)
+        if begin:
+            await connection.execute(begin)
         outcome = await body(connection)
-        await connection.execute("COMMIT")
+        if begin:
+            await connection.execute("COMMIT")
     except BaseException:
         await _undo(connection)  # noqa: ASYNC102  (asyncio's side of the bridge)
         raise

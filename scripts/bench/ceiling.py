@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from convo.store import intake, logs
 from convo.store.group import Group
 from convo.store.intake import Accept
 from convo.store.migrate import migrate
-from convo.store.postgres import DURABLE, open_postgres
+from convo.store.postgres import open_postgres
 from convo.web import answers
 
 _ENCODER = msgspec.json.Encoder()
@@ -119,9 +120,7 @@ def committing(bridge: Bridge, connection: Any) -> Accepts:
     insert = intake._INSERT.replace("$fair_key", intake._FAIR_KEYS["user"])
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:
-        await connection.execute(DURABLE)
         rows = await connection.fetch(insert, *intake._columns(batch))
-        await connection.execute("COMMIT")
         found = {row["conversation_id"]: row for row in rows}
         return [found[accept.ended.conversation_id] for accept in batch]
 
@@ -145,7 +144,9 @@ async def main(host: str, port: int, url: str) -> None:
             line = postgres.line()
             await migrate(line)
             await line.close()
-        group = committing(bridge, await bridge.cross(asyncpg.connect, url))
+        group = committing(
+            bridge, await bridge.cross(partial(asyncpg.connect, url, server_settings=intake.LINE_SETTINGS))
+        )
         gc.collect()
         gc.freeze()
         async with trio.open_nursery() as nursery:

@@ -261,11 +261,14 @@ async def test_a_row_that_another_process_commits_meanwhile_is_seen_by_the_secon
     process: Process, database: str
 ) -> None:
     async with open_process(database, owner="here/two") as other:
-        watching = Transactions(other)
-        other.committer._line.run = watching.run  # type: ignore[method-assign]
-        watching.after = [sleeping(0.3)]  # the row is inserted, its commit is to come
+        insert = intake._INSERT.replace("$fair_key", "user_id")
+
+        async def slowly(connection: Connection) -> None:
+            await intake._insert(connection, insert, [accept("talk-1")])
+            await sleeping(0.3)(connection)  # the row is inserted, its commit is to come
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(other.committer.accept, accept("talk-1"))
+            nursery.start_soon(other.postgres.run, "db.accept", slowly)
             await under_way(process)
             stored = await process.committer.accept(accept("talk-1"))
     assert stored.replayed
@@ -392,17 +395,28 @@ async def test_a_text_that_postgresql_cannot_hold_fails_alone(
 async def test_a_lost_transaction_is_repeated_once(
     process: Process, transactions: Transactions, fault: Callable[[Connection], Any]
 ) -> None:
-    transactions.after = [fault]
+    transactions.before = [fault]
     stored = await process.committer.accept(accept("talk-1"))
     assert not stored.replayed
     assert len(transactions.statements) == 2
     assert await stored_ids(process) == ["talk-1"]
 
 
+async def test_one_that_is_lost_behind_its_commit_is_found_stored_when_it_is_repeated(
+    process: Process, transactions: Transactions
+) -> None:
+    transactions.after = [ending]
+    stored = await process.committer.accept(accept("talk-1"))
+    assert stored.replayed
+    assert len(transactions.statements) == 2
+    assert await stored_ids(process) == ["talk-1"]
+    assert await ask(process.postgres, "SELECT count(*) FROM job") == 1
+
+
 async def test_one_that_is_lost_twice_fails_its_waiters_and_the_committer_goes_on(
     process: Process, transactions: Transactions
 ) -> None:
-    transactions.after = [ending, ending]
+    transactions.before = [ending, ending]
     with pytest.raises(TransactionLost):
         await process.committer.accept(accept("talk-1"))
     assert await stored_ids(process) == []

@@ -592,14 +592,15 @@ def slow_body(url: str, name: str, wait_for: trio.Event) -> Callable[[], Any]:
 async def test_beyond_what_is_let_in_a_request_is_refused_before_its_body(database: str, tmp_path: Path) -> None:
     async with serving(tmp_path, database, {"intake.in_flight_max": "2"}) as url, trio.open_nursery() as nursery:
         let_go = trio.Event()
-        answers: list[bytes] = []
+        answers: list[int] = []
 
         async def hold(name: str) -> None:
-            answers.append(await slow_body(url, name, let_go)())
+            answers.append((await client.post(END, json=ended(name))).status_code)
 
-        nursery.start_soon(hold, "held-1")
-        nursery.start_soon(hold, "held-2")
         async with httpx.AsyncClient(base_url=url) as client:
+            nursery.start_soon(_hold_until, database, let_go)
+            nursery.start_soon(hold, "held-1")
+            nursery.start_soon(hold, "held-2")
             with trio.fail_after(10):
                 while "convo_intake_in_flight 2.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
                     await trio.sleep(0.01)
@@ -613,8 +614,35 @@ async def test_beyond_what_is_let_in_a_request_is_refused_before_its_body(databa
             with trio.fail_after(10):
                 while len(answers) < 2:  # noqa: ASYNC110
                     await trio.sleep(0.01)
-            assert all(answer.startswith(b"HTTP/1.1 202") for answer in answers)
+            assert answers == [202, 202]
             assert (await client.post(END, json=ended("after-1"))).status_code == 202
+
+
+async def _hold_until(database: str, let_go: trio.Event) -> None:
+    async with holding(database, "LOCK TABLE conversation IN SHARE MODE"):
+        await let_go.wait()
+
+
+async def test_who_sends_a_body_slowly_keeps_nobody_out(database: str, tmp_path: Path) -> None:
+    async with serving(tmp_path, database, {"intake.in_flight_max": "1"}) as url:
+        let_go = trio.Event()
+        answers: list[bytes] = []
+
+        async def slowly(name: str) -> None:
+            answers.append(await slow_body(url, name, let_go)())
+
+        async with trio.open_nursery() as nursery, httpx.AsyncClient(base_url=url) as client:
+            for number in range(5):
+                nursery.start_soon(slowly, f"slow-{number}")
+            with trio.fail_after(10):
+                while 'convo_connections{phase="body"} 5.0' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            for number in range(3):
+                assert (await client.post(END, json=ended(f"quick-{number}"))).status_code == 202
+            let_go.set()
+        # One at a time is under way; the others are told so.
+        assert {answer[:12] for answer in answers} <= {b"HTTP/1.1 202", b"HTTP/1.1 503"}
+        assert b"HTTP/1.1 202" in {answer[:12] for answer in answers}
 
 
 def _head_only(url: str) -> bytes:
@@ -642,7 +670,7 @@ async def test_a_client_over_its_share_is_told_when_to_come_back(database: str, 
 
 async def test_a_clients_own_budget_is_what_the_database_gets(database: str, tmp_path: Path) -> None:
     async with serving(tmp_path, database) as url, httpx.AsyncClient(base_url=url) as client:
-        async with holding(database, "LOCK TABLE conversation IN ACCESS EXCLUSIVE MODE"):
+        async with holding(database, "LOCK TABLE conversation IN SHARE MODE"):
             answer = await client.get("/v1/conversations/some-1", headers={"Request-Timeout": "0.3"})
         assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
         assert answer.json()["detail"] == "the 0.3 s of web.request ran out in db.read"

@@ -59,7 +59,7 @@ def test_a_process_that_dies_there_loses_no_receipt_and_counts_once(point: str, 
     assert counted(database) == [(1, 1, 1, 1)]
 
 
-UNSTORED = ("accept.before_insert", "accept.before_commit")
+UNSTORED = ("accept.before_insert",)
 
 
 def counted(database: str) -> list[tuple[Any, ...]]:
