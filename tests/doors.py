@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import re
 import shutil
 import socket
@@ -43,6 +44,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 class AtOnce:
     """A committer that stores in memory, as soon as ``open`` is set."""
+
+    wait_seconds = math.inf
 
     def __init__(self) -> None:
         self.open = trio.Event()

@@ -30,6 +30,7 @@ LINE_SETTINGS = {
 _STORES_NOTHING = ("25006", "53100", "58")
 # After such a failure this process is not ready for so long, or until a batch is committed: then one may try again.
 _FAILING_SECONDS = 10.0
+_SLACK_SECONDS = 0.5
 
 
 class Accept(Struct, frozen=True, kw_only=True):
@@ -61,7 +62,10 @@ class Stored(Struct, frozen=True, kw_only=True):
 
 
 class Committer:
-    """Commits conversations in groups on a connection of its own."""
+    """Commits conversations in groups on a connection of its own.
+
+    ``wait_seconds`` is the longest that one waits for its outcome, as long as no row of its batch has to be refused.
+    """
 
     def __init__(
         self, line: Line, settings: IntakeSettings, fair_key: FairKey, unit_seconds: float, taken: Callable[..., None]
@@ -70,6 +74,8 @@ class Committer:
         self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
         self._taken = taken
         self._failed: tuple[float, DatabaseUnavailable] | None = None
+        # The batch under way and one's own.
+        self.wait_seconds = 2 * unit_seconds + _SLACK_SECONDS
         self._group: Group[Accept, Stored] = Group(
             self._commit,
             rows_max=settings.batch_rows,

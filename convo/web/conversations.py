@@ -102,9 +102,14 @@ class Intake(Struct, frozen=True, kw_only=True):
     async def _commit(self, accept: Accept, started: float, read: float, decoded: float) -> Answer:
         try:
             # A little before the request's own time is over, while the id is still at hand for the answer.
-            remaining = trio.current_effective_deadline() - trio.current_time() - _ANSWER_SECONDS
-            with deadline("web.accept", max(0.0, remaining)):
+            remaining = trio.current_effective_deadline() - decoded - _ANSWER_SECONDS
+            if remaining > self.committer.wait_seconds:
+                # The ladder: the committer's own deadlines come first, and a scope costs as much as reading the head.
                 stored = await self.committer.accept(accept)
+                metrics.wait_seconds.labels("web.accept").observe(trio.current_time() - decoded)
+            else:
+                with deadline("web.accept", max(0.0, remaining)):
+                    stored = await self.committer.accept(accept)
         except ConvoError as error:
             _tell_refused(accept, error)
             return problem(error, accept.ended.conversation_id)
