@@ -52,7 +52,7 @@ INSIDE: dict[tuple[str, str], str] = {
     ("convo.alerts.delivery.Outbox.test", "self.sink.send"): "a function of ours, with its deadline inside",
     ("convo.service.Service._stopping", "self._stop.wait"): "an event of ours",
     ("convo.store.group.Group.submit", "waiter.answered.wait"): "an event of ours",
-    ("convo.web.conversations.Intake._commit", "self.committer.accept"): "with time enough, db.accept's ends come first",
+    ("convo.web.conversations.Intake._commit", "self.committer.accept"): "with time enough, db.accept ends first",
     ("convo.web.reading.Reading._when_ended", "ended.wait"): "an event of ours",
     ("convo.web.app._route_intake.end.serve", "api.intake.receive"): "a function of ours, with deadlines inside",
     ("convo.web.asgi.Exchange._send_body", "self._talk.send"): "the connection's own send, see SCOPED",

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 import structlog
-from structlog.contextvars import bind_contextvars, get_contextvars, reset_contextvars
+from structlog import contextvars
 
 from convo.observe.seldom import Seldom
 
@@ -68,10 +68,10 @@ class bound:  # noqa: N801  (reads as a statement)
         self._fields = fields
 
     def __enter__(self) -> None:
-        self._tokens = bind_contextvars(**self._fields)
+        self._tokens = contextvars.bind_contextvars(**self._fields)
 
     def __exit__(self, *_: object) -> None:
-        reset_contextvars(**self._tokens)
+        contextvars.reset_contextvars(**self._tokens)
 
 
 def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:
@@ -84,7 +84,7 @@ def _tell_seldom(level: str, event: str, key: str, /, **fields: object) -> None:
 def bound_in(context: Context) -> dict[str, Any]:
     """Return what is bound in a task's context, from whichever thread."""
     # A copy, for the context itself is in use by its task.
-    return context.copy().run(get_contextvars)
+    return context.copy().run(contextvars.get_contextvars)
 
 
 # --- the process

@@ -113,6 +113,7 @@ class LoopWatch(trio.abc.Instrument):
     def __enter__(self) -> Self:
         self._thread, self._due = threading.get_ident(), math.inf
         self._ours = _open_counts(threading.get_native_id())
+        self._its = None  # until it is known the watchdog does without
         self._watchdog.start()
         self._its = _open_counts(self._watchdog.native_id)
         self._mark = self._marked(0.0)

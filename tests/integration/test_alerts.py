@@ -286,18 +286,18 @@ async def test_a_blocked_loop_is_told_with_its_place_and_conversation(
     receipt = conversations._receipt
 
     def planted(*arguments: Any) -> Any:
-        until = time.monotonic() + 0.3
+        until = time.monotonic() + 0.5
         while time.monotonic() < until:
             pass
         return receipt(*arguments)
 
-    async with watched(tmp_path, database) as (client, hook):
+    async with watched(tmp_path, database, **{"observe.loop_block_seconds": "0.15"}) as (client, hook):
         monkeypatch.setattr(conversations, "_receipt", planted)
         await post(client, "c-1")
         monkeypatch.setattr(conversations, "_receipt", receipt)
         alert = await hook.until("raised", "LOOP_BLOCKED")
         assert alert["level"] == "HIGH"
-        assert alert["evidence"]["figures"]["seconds"] >= 0.3
+        assert alert["evidence"]["figures"]["seconds"] >= 0.5
         assert "test_alerts.py" in alert["evidence"]["figures"]["stack"]
         assert " planted" in alert["evidence"]["figures"]["stack"]
         assert alert["evidence"]["explain"] == ["/v1/conversations/c-1/explain"]

@@ -110,7 +110,9 @@ def comparable(got: bytes, name: bytes) -> tuple[Any, ...]:
     headers = sorted((key.lower(), value) for key, _, value in (line.partition(": ") for line in lines))
     free = {"date": "…", "server": "…", "content-length": "…"}
     free["server-timing"] = re.sub(r"[\d.]+", "…", dict(headers).get("server-timing", ""))
-    told = [(key, free.get(key, value)) for key, value in headers]
+    # Behind a refusal our own door goes on where all of the body is here already; the framework always closes.
+    kept = [one for one in headers if one != ("connection", "close") or status.split(" ")[1] < "400"]
+    told = [(key, free.get(key, value)) for key, value in kept]
     return status.split(" ")[1], told, re.sub(rb'"received_at":"[^"]*"|1:[0-9a-f]{20,}', b"", body)
 
 

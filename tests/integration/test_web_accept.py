@@ -670,7 +670,7 @@ async def test_a_client_over_its_share_is_told_when_to_come_back(database: str, 
 
 async def test_a_clients_own_budget_is_what_the_database_gets(database: str, tmp_path: Path) -> None:
     async with serving(tmp_path, database) as url, httpx.AsyncClient(base_url=url) as client:
-        async with holding(database, "LOCK TABLE conversation IN SHARE MODE"):
+        async with holding(database, "LOCK TABLE conversation IN ACCESS EXCLUSIVE MODE"):
             answer = await client.get("/v1/conversations/some-1", headers={"Request-Timeout": "0.3"})
         assert (answer.status_code, answer.json()["code"]) == (503, "deadline_exceeded")
         assert answer.json()["detail"] == "the 0.3 s of web.request ran out in db.read"

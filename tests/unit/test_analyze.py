@@ -166,4 +166,4 @@ async def test_embedded_analysts_work_one_after_another_and_the_loop_turns_betwe
                 finding.start_soon(in_process("local/1", find, turn, offload_chars).find, TALK)
         nursery.cancel_scope.cancel()
     assert [side_by_side for side_by_side, _ in seen] == [1, 1, 1, 1]
-    assert len({turned for _, turned in seen}) == 4
+    assert seen[-1][1] - seen[0][1] >= 2
