@@ -7,7 +7,8 @@ everything is mended, the backlog is waited for, and the database is asked what 
 
     .venv/bin/python scripts/bench/incident.py [--clients 200] [--rate 50]
 
-Exit code 0: no answer later than web.request + 0.5 s, nothing lost, nothing scored twice, no attempt spent.
+Exit code 0: no answer later than web.request + 0.5 s, nothing lost, nothing scored twice, no attempt spent, and every
+alert that was due told once and over at the end.
 """
 
 from __future__ import annotations
@@ -271,7 +272,9 @@ def _alerts(url: str) -> Found:
     console.print(table)
     raised = {one["type"] for one in told}
     missing = [name for name in _EXPECTED if name not in raised]
+    twice = len(told) - len({(one["type"], one["component"]) for one in told})
     return [
+        ("alerts raised more than once", twice, twice == 0),
         ("alerts still raised at the end", len(view["active"]), not view["active"]),
         (f"alerts that were due and did not come {' '.join(missing)}".strip(), len(missing), not missing),
     ]
