@@ -19,6 +19,7 @@ RANKS: dict[str, int] = {
     "convo.config": 2,
     "convo.identity": 2,
     "convo.bell": 2,
+    "convo.threads": 2,
     "convo.waits": 2,
     "convo.observe": 3,
     "convo.bridge": 4,

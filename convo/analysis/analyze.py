@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import trio
 from msgspec import Struct
 
+from convo import threads
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.deadline import deadline
 from convo.errors import ConvoError
@@ -91,6 +92,6 @@ def in_process(
             if sum(len(one.text) for one in conversation.turns) < offload_chars:
                 return find(conversation)
             with deadline("analysis.local", _LOCAL_SECONDS):
-                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
+                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True, limiter=threads.JOBS)
 
     return Analyst(by=by, find=ask)

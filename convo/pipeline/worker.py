@@ -8,6 +8,7 @@ from random import random
 
 import trio
 
+from convo import threads
 from convo.analysis.analyze import Analysts, Failure, analyze
 from convo.bell import Bell
 from convo.config import Settings
@@ -130,7 +131,9 @@ class Worker:
         if len(packed) < self._settings.web.offload_bytes // 8:
             return _conversation(lease, packed)
         with deadline("analysis.decode", self._settings.analysis.job_seconds):
-            return await trio.to_thread.run_sync(_conversation, lease, packed, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(
+                _conversation, lease, packed, abandon_on_cancel=True, limiter=threads.JOBS
+            )
 
     # --- the endings: one of them, under a shield that the stop's own grace bounds
 

@@ -8,6 +8,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from convo import threads
 from convo.config import WebSettings
 from convo.conversation import digest as digests
 from convo.conversation import transcript
@@ -122,7 +123,9 @@ class Intake(Struct, frozen=True, kw_only=True):
         if len(body) * (_PACKED if encoding else 1) < self.settings.offload_bytes:
             return _prepare(body, encoding, self.settings)
         with deadline("web.decode", self.settings.request_seconds):
-            return await trio.to_thread.run_sync(_prepare, body, encoding, self.settings, abandon_on_cancel=True)
+            return await trio.to_thread.run_sync(
+                _prepare, body, encoding, self.settings, abandon_on_cancel=True, limiter=threads.REQUESTS
+            )
 
 
 def _prepare(body: bytes, encoding: str, settings: WebSettings) -> Accept:

@@ -14,6 +14,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from convo import threads
 from convo.config import Settings
 from convo.conversation import transcript
 from convo.conversation.model import PART_NAMES, Memories, Mood, PartName, Questions
@@ -118,7 +119,8 @@ class Reading(Struct, frozen=True, kw_only=True):
         if len(row["body"]) * 8 < self.settings.web.offload_bytes:
             return _tagged(_log(row), if_none_match)
         with deadline("web.encode", self.settings.web.request_seconds):
-            return _tagged(await trio.to_thread.run_sync(_log, row, abandon_on_cancel=True), if_none_match)
+            encoded = await trio.to_thread.run_sync(_log, row, abandon_on_cancel=True, limiter=threads.REQUESTS)
+            return _tagged(encoded, if_none_match)
 
     async def many(self, query: Query) -> Answer:
         """Answer with a page of conversations, newest first.
