@@ -31,7 +31,7 @@ from urllib.parse import urlsplit
 import trio
 from msgspec import Struct, structs
 
-from convo import __version__, crash, identity, tasks
+from convo import __version__, crash, identity, tasks, threads
 from convo.alerts.delivery import Outbox, open_outboxes
 from convo.alerts.keeper import Alerts, Here
 from convo.analysis import local
@@ -102,6 +102,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
         Refused: the service cannot start as things stand.
     """
     data_dir = Path(settings.server.data_dir)
+    threads.favour_the_loop()
     metrics.tell_build(__version__)
     if settings.observe.crash_at:
         crash.arm(settings.observe.crash_at)

@@ -98,7 +98,11 @@ class Row(Struct, kw_only=True):
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """An attack: who takes which position, how it is held, and which of convo's phases may have to end it."""
+    """An attack: who takes which position, how it is held, and which of convo's phases may have to end it.
+
+    It may be one phase after the other: whoever was too slow is told so, and read for a while, so that he sees it; a
+    large answer is made (all of them together, on one interpreter) before it is written.
+    """
 
     does: str
     takes: tuple[attacks.Take, ...] = ()
@@ -109,15 +113,16 @@ class Case(Struct, frozen=True, kw_only=True):
 
 _LIGHT = (attacks.reset, attacks.idle, attacks.half_closed, attacks.unreleased, attacks.slow_head, attacks.slow_body)
 _ALL = tuple(_CONNECTION)
+_TOLD, _ANSWERED = "and told", "answered first"
 CASES: Mapping[str, Case] = {
     "rst": Case(does="killed by RST", takes=(attacks.reset,)),
     "vanish": Case(does="vanished without FIN", phases=_ALL, heavy=True),
-    "unread": Case(does="reads no large answer", takes=(attacks.unread,), phases=("write_seconds",), heavy=True),
+    "unread": Case(does="reads no large answer", takes=(attacks.unread,), phases=(_ANSWERED,), heavy=True),
     "idle": Case(does="never closes", takes=(attacks.idle,), phases=("keep_alive_seconds",)),
     "half": Case(does="half-closes", takes=(attacks.half_closed,), phases=("linger_seconds",)),
     "pool": Case(does="pool exhausted", takes=(attacks.unreleased,), phases=("keep_alive_seconds",)),
-    "head": Case(does="slow head", takes=(attacks.slow_head,), phases=("head_seconds",)),
-    "body": Case(does="slow body", takes=(attacks.slow_body,), phases=("body_seconds",)),
+    "head": Case(does="slow head", takes=(attacks.slow_head,), phases=("head_seconds", _TOLD)),
+    "body": Case(does="slow body", takes=(attacks.slow_body,), phases=("body_seconds", _TOLD)),
     "drip": Case(
         does="one byte a second",
         takes=(attacks.dripping,),
@@ -223,10 +228,12 @@ def _allowed(target: str, case: Case) -> float | None:
     """Return how long convo may keep the sockets of a case; None where it has no such deadline."""
     if target != "convo":
         return None
-    known = {field.name for field in structs.fields(ConnectionSettings)}
-    if not set(case.phases) <= known:
-        return None
-    return max((_CONNECTION[phase] for phase in case.phases), default=0.0) + _SLACK_SECONDS
+    longest = max((_CONNECTION[phase] for phase in case.phases if phase in _CONNECTION), default=0.0)
+    if _TOLD in case.phases:
+        longest += _CONNECTION["linger_seconds"]
+    if _ANSWERED in case.phases:
+        longest += float(_OTHERS["web.request_seconds"]) + _CONNECTION["write_seconds"]
+    return longest + _SLACK_SECONDS
 
 
 def _attack_lives(row: Row, host: str, asked: argparse.Namespace) -> None:
