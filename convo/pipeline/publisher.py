@@ -17,8 +17,8 @@ from convo.store.jobs import Jobs, Lease
 Handed = tuple[Lease, float]
 """A lease, and when it was asked for by ``trio.current_time()``."""
 
-# A job of the embedded analyst takes some 10 ms of the processor: while the door refuses, a tenth of it at most.
-_PRESSED_SECONDS = 0.1
+# A job of the embedded analyst takes some 10 ms of the processor: while the door refuses, a twentieth of it at most.
+_PRESSED_SECONDS = 0.2
 
 Ended = Callable[[int], None]
 """Told the ``seq`` of every job that came to its last ending here: done or dead."""

@@ -16,7 +16,8 @@ from convo.observe import metrics
 # The rate of the last few seconds says when there is room again; an older one belongs to another load.
 _RATE_WINDOW_SECONDS = 5.0
 _REFUSES_SECONDS = 1.0
-_SPACE_SECONDS_MAX = 0.002
+# While it refuses: the space between two that are let in, as a part of that between two that end, and its longest.
+_SPACE, _SPACE_SECONDS_MAX = 0.7, 0.002
 
 
 class Place:
@@ -112,7 +113,7 @@ class Admission:
             raise self._overloaded(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
 
     def _space_out(self, now: float) -> None:
-        """While others are refused, let in no more than twice as many a second as end.
+        """While others are refused, let in hardly more a second than end.
 
         The places that a batch leaves all at once would otherwise be taken all at once, and whoever comes next would
         wait, to be refused, until the loop is through with all of their bodies.
@@ -122,7 +123,7 @@ class Admission:
         if now < self._next_at:
             raise self._overloaded("more come than end")
         rate = self.rate(now)
-        self._next_at = now + (min(_SPACE_SECONDS_MAX, 0.5 / rate) if rate > 0 else _SPACE_SECONDS_MAX)
+        self._next_at = now + (min(_SPACE_SECONDS_MAX, _SPACE / rate) if rate > 0 else _SPACE_SECONDS_MAX)
 
     def refuses(self) -> bool:
         """Tell whether anybody was refused within the last second."""

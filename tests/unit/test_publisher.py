@@ -124,12 +124,12 @@ async def test_while_the_door_refuses_jobs_start_one_by_one_with_a_rest_between(
         jobs.ready = [lease(seq) for seq in range(1, 21)]
         feed.pressed = True
         feed.bell.ring()
-        await trio.sleep(0.45)
+        await trio.sleep(0.9)
         assert [count for _, count in jobs.leases[1:]] == [1] * len(feed.handed)
         starts = [at for _, _, at in feed.handed]
-        assert starts == pytest.approx([0.35, 0.45, 0.55, 0.65])
+        assert starts == pytest.approx([0.45, 0.65, 0.85, 1.05])
         feed.pressed = False
-        await trio.sleep(0.1)
+        await trio.sleep(0.2)
         assert len(feed.handed) == 20
 
 
