@@ -2,7 +2,7 @@
 """Offer three times what one convo takes, for 20 s, and look at who is let in, who is refused, and what comes after.
 
 convo accepts and analyses in one process, with the embedded analyst and its embedded PostgreSQL, on disk, with fsync.
-First its capacity is measured (as fast as 32 connections go), then an unloaded run (half of that), then the flood: an
+First its capacity is measured (as fast as as many connections go as it lets in), then an unloaded run (half of that), then the flood: an
 open loop, in which a request is sent when it is due whatever became of the others. Then the queue drains.
 
     .venv/bin/python scripts/bench/overload.py [--seconds 20] [--times 3] [--in-flight 24]
@@ -57,7 +57,11 @@ def main() -> int:
     ):
         tails = load.real_tails(BODY_BYTES)
         plan = load.Plan(
-            url=f"{convo.url}/v1/conversations/end", tails=tails, connections=32, seconds=4.0, name="capacity"
+            url=f"{convo.url}/v1/conversations/end",
+            tails=tails,
+            connections=asked.in_flight,
+            seconds=4.0,
+            name="capacity",
         )
         load.run(msgspec.structs.replace(plan, seconds=2.0))  # warms up
         capacity = load.run(msgspec.structs.replace(plan, name="capacity-measured"))["rate"]
