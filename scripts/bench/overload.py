@@ -3,8 +3,8 @@
 
 convo accepts and analyses in one process, with the embedded analyst and its embedded PostgreSQL, on disk, with fsync.
 First its capacity is measured (as fast as it goes with as many connections as are let in), then an unloaded run (half
-of that), then the flood: an open loop, in which a request is sent when it is due whatever became of the others. Then the
-queue drains.
+of that), then the flood: an open loop, in which a request is sent when it is due whatever became of the others. Then
+the queue drains.
 
     .venv/bin/python scripts/bench/overload.py [--seconds 20] [--times 3] [--in-flight 24]
 
