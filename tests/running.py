@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -249,20 +250,26 @@ async def eventually(true: Callable[[], Any]) -> None:
 @asynccontextmanager
 async def holding(database_url: str, statement: str) -> AsyncIterator[None]:
     """Run a statement in a transaction that stays open for as long as the block runs."""
-    runner = asyncio.Runner()
+    held, let_go, token = trio.Event(), threading.Event(), trio.lowlevel.current_trio_token()
 
-    async def begin() -> Any:
+    async def hold() -> None:
         connection = await asyncpg.connect(database_url)
-        await connection.execute(f"BEGIN; {statement}")
-        return connection
+        try:
+            await connection.execute(f"BEGIN; {statement}")
+            token.run_sync_soon(held.set)
+            while not let_go.is_set():  # noqa: ASYNC110  (set from another thread, which knows no loop)
+                await asyncio.sleep(0.005)
+        finally:
+            await connection.close()
 
-    connection = await trio.to_thread.run_sync(runner.run, begin())
-    try:
-        yield
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(runner.run, connection.close())
-            await trio.to_thread.run_sync(runner.close)
+    async with trio.open_nursery() as nursery:
+        # From its beginning to its end in one thread: asyncio's loops here are bound to theirs.
+        nursery.start_soon(trio.to_thread.run_sync, lambda: asyncio.run(hold()))
+        try:
+            await held.wait()
+            yield
+        finally:
+            let_go.set()
 
 
 @asynccontextmanager
