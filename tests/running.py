@@ -260,7 +260,7 @@ async def holding(database_url: str, statement: str) -> AsyncIterator[None]:
             while not let_go.is_set():  # noqa: ASYNC110  (set from another thread, which knows no loop)
                 await asyncio.sleep(0.005)
         finally:
-            await connection.close()
+            await connection.close()  # noqa: ASYNC102  (asyncio, in a thread of its own)
 
     async with trio.open_nursery() as nursery:
         # From its beginning to its end in one thread: asyncio's loops here are bound to theirs.

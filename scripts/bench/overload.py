@@ -6,7 +6,7 @@ First its capacity is measured (as fast as it goes with as many connections as a
 of that), then the flood: an open loop, in which a request is sent when it is due whatever became of the others. Then
 the queue drains.
 
-    .venv/bin/python scripts/bench/overload.py [--seconds 20] [--times 3] [--in-flight 24]
+    .venv/bin/python scripts/bench/overload.py [--seconds 20] [--times 3] [--in-flight 16]
 
 Exit code 0: refusals carry Retry-After, the p99 of those let in is within twice the unloaded one, memory is bounded,
 and the backlog drains as fast as before.
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of the flood")
     parser.add_argument("--times", type=float, default=3.0, help="the flood as a multiple of the capacity")
-    parser.add_argument("--in-flight", type=int, default=24, help="intake.in_flight_max")
+    parser.add_argument("--in-flight", type=int, default=16, help="intake.in_flight_max")
     parser.add_argument("--dir", help="where the data folder is made (a disk; default: the temporary folder)")
     return parser.parse_args()
 
