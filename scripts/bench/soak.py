@@ -45,7 +45,7 @@ from scripts.bench.servers import Server
 _CONNECTION = {
     "head_seconds": 2.0,
     "body_seconds": 3.0,
-    "write_seconds": 2.0,
+    "write_seconds": 1.5,
     "linger_seconds": 1.0,
     "keep_alive_seconds": 5.0,
 }
