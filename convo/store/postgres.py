@@ -164,6 +164,9 @@ class Postgres:
                 min_size=0,
                 max_size=self._settings.pool_max,
                 timeout=self._settings.connect_seconds,
+                # Each release would set a timer of this length, and trio-asyncio keeps those that are cancelled, with
+                # the context of the request that they were made in, until their time has come.
+                max_inactive_connection_lifetime=0,
                 connection_class=_Plain,
                 server_settings=self._server_settings(),
                 connect=_connect,

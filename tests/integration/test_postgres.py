@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import random
 import signal
@@ -404,3 +406,12 @@ async def test_closing_leaves_no_connection_behind(empty_database: str) -> None:
             # The server tells of the end of a connection a moment after the client has closed it.
             while await backends(one):  # noqa: ASYNC110  (nothing here could tell us)
                 await trio.sleep(0.01)
+
+
+async def test_units_of_work_leave_no_timer_behind_that_outlives_them_for_long(postgres: Postgres) -> None:
+    for _ in range(20):
+        await ask(postgres, "SELECT 1")
+    gc.collect()
+    timers = [one for one in gc.get_objects() if isinstance(one, asyncio.TimerHandle)]
+    # Cancelled ones are kept until their time, each with the whole context it was made in.
+    assert all(one.when() - trio.current_time() < 30 for one in timers)
