@@ -104,7 +104,7 @@ async def test_work_stops_itself_when_its_last_good_renewal_is_a_lease_old(
 ) -> None:
     jobs.slow_seconds = 1
     async with beating(jobs) as held:
-        with held.hold(lease(1), trio.current_time()) as scope:
+        with trio.fail_after(1000), held.hold(lease(1), trio.current_time()) as scope:
             await trio.sleep(12.5)  # renewed at 5 and 11, each answered a second later
             jobs.away = True
             await trio.sleep_forever()
@@ -117,7 +117,7 @@ async def test_the_first_lease_counts_from_when_it_was_asked_for(autojump_clock:
     jobs.away = True
     async with beating(jobs) as held:
         await trio.sleep(7)
-        with held.hold(lease(1), since=4.0):
+        with trio.fail_after(1000), held.hold(lease(1), since=4.0):
             await trio.sleep_forever()
     assert trio.current_time() == 34
 
