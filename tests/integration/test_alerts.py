@@ -86,7 +86,8 @@ async def watched(folder: Path, database: str, **settings: str) -> AsyncIterator
         sink = {"alerts.webhook_url": f"{server.url}/hook", "alerts.webhook_secret": SECRET}
         with trio.fail_after(50):
             async with (
-                serving(folder, database, {**QUICK, **sink, **settings}) as url,
+                # The service shares its loop with the tests, whose own work is no alert.
+                serving(folder, database, {"observe.loop_block_seconds": "0", **QUICK, **sink, **settings}) as url,
                 httpx.AsyncClient(base_url=url, timeout=30.0) as client,
             ):
                 yield client, hook
