@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import trio
 from msgspec import Struct
 
-from convo import threads
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.deadline import deadline
 from convo.errors import ConvoError
@@ -92,6 +91,7 @@ def in_process(
             if sum(len(one.text) for one in conversation.turns) < offload_chars:
                 return find(conversation)
             with deadline("analysis.local", _LOCAL_SECONDS):
-                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True, limiter=threads.JOBS)
+                # No limiter: one that never ends and is given up would keep its place for ever.
+                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
 
     return Analyst(by=by, find=ask)

@@ -106,17 +106,18 @@ class Admission:
 
     def _check_requests(self) -> None:
         if self.requests >= self._settings.in_flight_max:
-            raise self._overloaded(f"{self.requests} requests are under way, intake.in_flight_max")
+            raise self._full(f"{self.requests} requests are under way, intake.in_flight_max")
 
     def _check_bytes(self, bytes_: int) -> None:
         if bytes_ > self._settings.bytes_in_flight_max:
-            raise self._overloaded(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
+            raise self._full(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
 
     def _space_out(self, now: float) -> None:
-        """While others are refused, let in hardly more a second than end.
+        """While there was no room a moment ago, let in hardly more a second than end.
 
         The places that a batch leaves all at once would otherwise be taken all at once, and whoever comes next would
-        wait, to be refused, until the loop is through with all of their bodies.
+        wait, to be refused, until the loop is through with all of their bodies. More are let in than end, so that a
+        flood fills the room again; when it does not, the flood is over, and two that come close together are welcome.
         """
         if not self.refuses():
             return
@@ -126,7 +127,7 @@ class Admission:
         self._next_at = now + (min(_SPACE_SECONDS_MAX, _SPACE / rate) if rate > 0 else _SPACE_SECONDS_MAX)
 
     def refuses(self) -> bool:
-        """Tell whether anybody was refused within the last second."""
+        """Tell whether anybody was refused for want of room within the last second."""
         return trio.current_time() < self._refused_at + _REFUSES_SECONDS
 
     def _note_end(self, now: float) -> None:
@@ -137,9 +138,12 @@ class Admission:
         """Return how many requests a second end, a mean in which older ones fade."""
         return self._rate * math.exp((self._rated_at - now) / _RATE_WINDOW_SECONDS)
 
-    def _overloaded(self, why: str) -> Overloaded:
+    def _full(self, why: str) -> Overloaded:
         self._refused_at = trio.current_time()
-        rate = self.rate(self._refused_at)
+        return self._overloaded(why)
+
+    def _overloaded(self, why: str) -> Overloaded:
+        rate = self.rate(trio.current_time())
         drained = min(self.requests / rate if rate > 0 else math.inf, self._request_seconds)
         # Spread over as long again and at least a second: those refused together must not come back together.
         return Overloaded(why, retry_after_seconds=drained + self._random() * max(1.0, drained))

@@ -188,3 +188,21 @@ async def test_who_is_read_alone_may_grow_whatever_his_size() -> None:
         alone.grow(99)
         with pytest.raises(Overloaded):
             admission.check(1)
+
+
+async def test_a_flood_that_is_over_keeps_nobody_out(autojump_clock: MockClock) -> None:
+    admission = door(requests=3)
+    with full(admission, 3):
+        refused(admission)
+    turned_away = []
+    for _ in range(100):  # pairs, 50 of them a second: far below what could be let in
+        for _ in range(2):
+            try:
+                with admitted(admission, 1):
+                    pass
+            except Overloaded:
+                turned_away.append(trio.current_time())
+        await trio.sleep(0.02)
+    assert turned_away
+    assert turned_away[-1] < 1.0 <= trio.current_time()
+    assert not admission.refuses()

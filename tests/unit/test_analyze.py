@@ -167,3 +167,20 @@ async def test_embedded_analysts_work_one_after_another_and_the_loop_turns_betwe
         nursery.cancel_scope.cancel()
     assert [side_by_side for side_by_side, _ in seen] == [1, 1, 1, 1]
     assert seen[-1][1] - seen[0][1] >= 2
+
+
+async def test_one_that_never_ends_is_given_up_and_the_next_one_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convo.analysis.analyze._LOCAL_SECONDS", 0.1)
+    turn, let_go = trio.Lock(), threading.Event()
+
+    def endless(_: Conversation) -> Finding:
+        let_go.wait(60)
+        return THREE["emotion"]
+
+    try:
+        with pytest.raises(DeadlineExceeded):
+            await in_process("local/1", endless, turn, 1).find(TALK)
+        threads: list[int] = []
+        assert await in_process("local/1", noting(threads), turn, 1).find(TALK) == THREE["emotion"]
+    finally:
+        let_go.set()

@@ -61,9 +61,10 @@ async def test_one_long_analysis_at_a_time_works_beside_the_loop() -> None:
         side.work()
         return THREE["emotion"]
 
+    turn = trio.Lock()
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            analyst = in_process("local/1", find, trio.Lock(), 1)
+            analyst = in_process("local/1", find, turn, 1)
             nursery.start_soon(analyst.find, conversation_of("a long text"))
     assert side.most == 1
 
