@@ -58,7 +58,7 @@ class Canary:
         self._pending = [*self._pending[-_PENDING_MAX:], conversation_id]
         try:
             with deadline("canary.accept", self._request_seconds):
-                await self._accept(conversation_id)
+                await self._accept(conversation_id, started)
             with deadline("canary.return", self._settings.within_seconds, since=started):
                 await self._return(conversation_id)
         except ConvoError as error:
@@ -71,11 +71,11 @@ class Canary:
             metrics.canary_seconds.observe(seconds)
             events.canary_returned(conversation_id=conversation_id, seconds=seconds)
 
-    async def _accept(self, conversation_id: str) -> None:
+    async def _accept(self, conversation_id: str, started: float) -> None:
         log = [{"character": who, "content": what} for who, what in _SAID]
         body = {"conversation_id": conversation_id, "user_id": CANARY_USER, "bot_id": CANARY_USER}
         sent = msgspec.json.encode({**body, "conversation_log": log})
-        answer = await self._intake.end(sent, "", trio.current_time(), canary=True)
+        answer = await self._intake.end(sent, "", started, started + self._request_seconds, canary=True)
         if answer.status != 202:
             raise Unavailable(f"the canary was answered {answer.status} {answer.code}")
 

@@ -189,7 +189,7 @@ class Service:
         self._readiness = Readiness()
         self._jobs = Jobs(postgres, settings.jobs, name)
         self._authority = Authority(settings.auth, postgres)
-        self._handover = Handover(settings.jobs.handover_bytes)
+        self._handover = Handover(settings.jobs.handover_bytes if settings.jobs.workers else 0)
         self._held = Held(self._jobs, settings.jobs)
         self._shelf = Shelf(self._jobs, postgres.unit_seconds)
         self._settler = Settler(postgres, settings.score)

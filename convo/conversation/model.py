@@ -84,14 +84,14 @@ class Conversation(Struct, frozen=True, kw_only=True):
     turns: tuple[Turn, ...]
 
 
-class Links(Struct, frozen=True, kw_only=True):
+class Links(Struct, frozen=True, kw_only=True, gc=False):
     """Where to read more; paths, ids percent-encoded."""
 
     self: str
     log: str
 
 
-class Receipt(Struct, frozen=True, kw_only=True):
+class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     """The answer to an accepted conversation; the same for every replay, for ever.
 
     ``turns`` counts the kept items of the log; ``received_at`` is the database's clock at the first commit.

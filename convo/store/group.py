@@ -23,9 +23,9 @@ Commit = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | ConvoError]]]
 class _Waiter(Generic[Item, Outcome]):
     __slots__ = ("afford_until", "answered", "gone", "item", "outcome")
 
-    def __init__(self, item: Item) -> None:
+    def __init__(self, item: Item, afford_until: float) -> None:
         self.item = item
-        self.afford_until = trio.current_effective_deadline()
+        self.afford_until = afford_until
         self.answered = trio.Event()
         self.outcome: Outcome | ConvoError | None = None
         self.gone = False
@@ -61,8 +61,10 @@ class Group(Generic[Item, Outcome]):
         self._bell = Bell()
         self._closed = False
 
-    async def submit(self, item: Item) -> Outcome:
+    async def submit(self, item: Item, until: float | None = None) -> Outcome:
         """Commit ``item`` with whoever else is there, and return its outcome.
+
+        ``until`` is when the caller's time is over, by ``trio.current_time()``, where it knows; else trio is asked.
 
         A caller that is cancelled before its batch is taken leaves with its item; afterwards only its waiting ends.
 
@@ -71,7 +73,9 @@ class Group(Generic[Item, Outcome]):
         """
         if self._closed:
             raise Draining("the service is stopping; nothing was stored")
-        waiter: _Waiter[Item, Outcome] = _Waiter(item)
+        waiter: _Waiter[Item, Outcome] = _Waiter(
+            item, trio.current_effective_deadline() if until is None else until
+        )
         self._queue.append(waiter)
         self._bell.ring()
         try:

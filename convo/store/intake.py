@@ -33,7 +33,7 @@ _FAILING_SECONDS = 10.0
 _SLACK_SECONDS = 0.5
 
 
-class Accept(Struct, frozen=True, kw_only=True):
+class Accept(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation on its way in: as sent, with what the accept path found out about it.
 
     ``log_bytes`` is the canonical JSON of the log, ``body`` the same compressed (zstd). Times the client left open
@@ -50,7 +50,7 @@ class Accept(Struct, frozen=True, kw_only=True):
     body: bytes
 
 
-class Stored(Struct, frozen=True, kw_only=True):
+class Stored(Struct, frozen=True, kw_only=True, gc=False):
     """What the row says of an accepted conversation; ``replayed`` when it was there before this request."""
 
     seq: int
@@ -84,15 +84,17 @@ class Committer:
             item_bytes=lambda accept: len(accept.body),
         )
 
-    async def accept(self, accept: Accept) -> Stored:
+    async def accept(self, accept: Accept, until: float | None = None) -> Stored:
         """Store one conversation, its log and its job durably, or find that it is stored already.
+
+        ``until`` is when the request's time is over, by ``trio.current_time()``, where the caller knows it.
 
         Raises:
             Conflict: the id is taken by other content.
             BadRow: the database refuses this very content.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; send it again.
         """
-        return await self._group.submit(accept)
+        return await self._group.submit(accept, until)
 
     def check(self) -> None:
         """Pass unless the last batch failed a moment ago because the database, although it answers, stores nothing.

@@ -119,7 +119,7 @@ class Admission:
         wait, to be refused, until the loop is through with all of their bodies. More are let in than end, so that a
         flood fills the room again; when it does not, the flood is over, and two that come close together are welcome.
         """
-        if not self.refuses():
+        if not self._refuses(now):
             return
         if now < self._next_at:
             raise self._overloaded("more come than end")
@@ -128,7 +128,10 @@ class Admission:
 
     def refuses(self) -> bool:
         """Tell whether anybody was refused for want of room within the last second."""
-        return trio.current_time() < self._refused_at + _REFUSES_SECONDS
+        return self._refuses(trio.current_time())
+
+    def _refuses(self, now: float) -> bool:
+        return now < self._refused_at + _REFUSES_SECONDS
 
     def _note_end(self, now: float) -> None:
         self._rate = self.rate(now) + 1 / _RATE_WINDOW_SECONDS

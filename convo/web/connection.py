@@ -40,6 +40,8 @@ from convo.web.wire import PIECE_BYTES, Gone, Stream, Wire, addresses, wire_of
 
 # What the request's own deadlines leave to the answer they make; only who outstays them meets the backstop.
 _BACKSTOP_SECONDS = 0.25
+# How much of its time a request may lose to a deadline that is not moved: less than the door keeps for its last words.
+_EARLY = 1 / 400
 _ACCEPT_TARGETS = (ACCEPT.encode(), ACCEPT.encode() + b"?")
 _NOTHING = Sized(0)
 _NO_SCOPE = nullcontext()
@@ -91,8 +93,8 @@ class Connection:
 
     __slots__ = (
         "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof", "_expects",
-        "_farewell", "_gone", "_intake", "_lingers", "_method", "_operations", "_request", "_rest", "_route", "_scope",
-        "_server", "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
+        "_farewell", "_gone", "_idle_until", "_intake", "_lingers", "_method", "_operations", "_request", "_rest", "_route",
+        "_scope", "_server", "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
     )  # fmt: skip
 
     def __init__(self, door: Door, wire: Wire, transport: trio.SocketStream) -> None:
@@ -108,6 +110,7 @@ class Connection:
         self._scope = trio.CancelScope()
         self.phase = "idle"
         self._rest = b""  # what was read and belongs to nothing yet
+        self._idle_until = 0.0
         self._eof = False  # the client has ended its side
         self._gone = False  # the client has broken off
         self._lingers = False
@@ -131,19 +134,26 @@ class Connection:
 
     async def run(self) -> None:
         """Answer request after request."""
-        with self._scope:
-            try:
-                if self._wire.encrypted:
-                    self._enter("handshake", trio.current_time() + self._settings.handshake_seconds)
-                    await self._wire.open()
-                while await self._next_request():
-                    pass
-            except Gone:
-                self._ended = "gone"
-            except ConvoError as error:
-                await self._refuse(error)
+        while True:
+            with self._scope:
+                await self._answer_all()
+            if not self._may_idle_on():
+                break
+            self._scope = trio.CancelScope(deadline=self._idle_until)
         if self._scope.cancelled_caught:
             self._out_of_time()
+
+    async def _answer_all(self) -> None:
+        try:
+            if self._wire.encrypted:
+                self._enter("handshake", trio.current_time() + self._settings.handshake_seconds)
+                await self._wire.open()
+            while await self._next_request():
+                pass
+        except Gone:
+            self._ended = "gone"
+        except ConvoError as error:
+            await self._refuse(error)
 
     async def turn_away(self) -> None:
         """Say that there is no room, and end."""
@@ -173,6 +183,23 @@ class Connection:
     def _enter(self, phase: str, until: float) -> None:
         self.phase = phase
         self._scope.deadline = until
+
+    def _idle(self) -> None:
+        """Let the time begin to run in which the next request has to begin.
+
+        The end of the last request's time stays the scope's deadline until it has come: most clients are back before,
+        and each move of a deadline costs as much as reading a head. Nothing is torn where nothing was read.
+        """
+        if self.phase != "idle" or not self._idle_until:
+            self.phase = "idle"
+            self._idle_until = trio.current_time() + self._settings.keep_alive_seconds
+            if self._scope.deadline > self._idle_until or self._wire.encrypted:
+                self._scope.deadline = self._idle_until
+
+    def _may_idle_on(self) -> bool:
+        """Tell whether only the last request's time is over, which was answered."""
+        left = self._scope.cancelled_caught and self.phase == "idle" and not self._crowd.draining
+        return left and trio.current_time() < self._idle_until
 
     def _out_of_time(self) -> None:
         phase = self.phase
@@ -252,7 +279,7 @@ class Connection:
             if self._crowd.draining:
                 self._ended = "drained"
                 return -1
-            self._enter("idle", trio.current_time() + self._settings.keep_alive_seconds)
+            self._idle()
             if not await self._more():
                 self._ended = "closed"
                 return -1
@@ -314,8 +341,11 @@ class Connection:
 
     def _bound(self, seconds: float) -> AbstractContextManager[object]:
         # Our own scope is there already, and another one would cost as much as reading the head.
-        self._until = self._started + seconds
-        self._enter("handler", self._until)
+        self.phase = "handler"
+        self._until = until = self._started + seconds
+        # What the last request left is kept where it is hardly earlier: to move it costs as much as reading the head.
+        if not until - seconds * _EARLY <= self._scope.deadline <= until:
+            self._scope.deadline = until
         return _NO_SCOPE
 
     async def _pass_on(self, request: RequestHead) -> bool:

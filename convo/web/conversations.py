@@ -23,7 +23,7 @@ from convo.web import answers
 from convo.web.admission import Admission
 from convo.web.authority import Authority, Needs
 from convo.web.clients import Clients, Headers
-from convo.web.door import Answer, Head, check_head, encode, problem, with_headers
+from convo.web.door import Answer, Head, budget_seconds, check_head, encode, problem, with_headers
 from convo.web.inflate import inflate
 from convo.web.readiness import Readiness
 
@@ -61,7 +61,8 @@ class Intake(Struct, frozen=True, kw_only=True):
             if head.content_encoding:
                 place.grow(min(self.settings.body_bytes_max, len(body) * _PACKED))
             place.enter()
-            answer = await self.end(body, head.content_encoding, head.started)
+            until = head.started + budget_seconds(head, self.settings)
+            answer = await self.end(body, head.content_encoding, head.started, until)
         return with_headers(answer, *headers)
 
     def let_in(self, head: Head, needs: Needs, bytes_: int = 0) -> Headers:
@@ -83,10 +84,11 @@ class Intake(Struct, frozen=True, kw_only=True):
             return limit
         return min(limit, head.content_length * (_PACKED if head.content_encoding else 1))
 
-    async def end(self, body: bytes, encoding: str, started: float, *, canary: bool = False) -> Answer:
+    async def end(self, body: bytes, encoding: str, started: float, until: float, *, canary: bool = False) -> Answer:
         """Take one finished conversation: answer with its receipt once it is durably stored.
 
-        ``started`` is when the request began, by ``trio.current_time()``; a ``canary`` alone may be of their user.
+        ``started`` is when the request began, by ``trio.current_time()``, and ``until`` when its time is over; a
+        ``canary`` alone may be of their user.
 
         Raises:
             ConvoError: what is wrong with the request, before its conversation is known.
@@ -98,23 +100,24 @@ class Intake(Struct, frozen=True, kw_only=True):
         decoded = trio.current_time()
         # From here on whatever is told, by the loop watch too, knows whose work it is.
         with events.bound(conversation_id=accept.ended.conversation_id):
-            return await self._commit(accept, started, read, decoded)
+            return await self._commit(accept, started, read, decoded, until)
 
-    async def _commit(self, accept: Accept, started: float, read: float, decoded: float) -> Answer:
+    async def _commit(self, accept: Accept, started: float, read: float, decoded: float, until: float) -> Answer:
         try:
             # A little before the request's own time is over, while the id is still at hand for the answer.
-            remaining = trio.current_effective_deadline() - decoded - _ANSWER_SECONDS
+            remaining = until - decoded - _ANSWER_SECONDS
             if remaining > self.committer.wait_seconds:
                 # The ladder: the committer's own deadlines come first, and a scope costs as much as reading the head.
-                stored = await self.committer.accept(accept)
-                metrics.wait_seconds.labels("web.accept").observe(trio.current_time() - decoded)
+                stored = await self.committer.accept(accept, until)
+                done = trio.current_time()
+                metrics.wait_seconds.labels("web.accept").observe(done - decoded)
             else:
                 with deadline("web.accept", max(0.0, remaining)):
-                    stored = await self.committer.accept(accept)
+                    stored = await self.committer.accept(accept, until)
+                done = trio.current_time()
         except ConvoError as error:
             _tell_refused(accept, error)
             return problem(error, accept.ended.conversation_id)
-        done = trio.current_time()
         metrics.accept_seconds.observe(done - started)
         timing = _timing(read=read - started, decode=decoded - read, commit=done - decoded, total=done - started)
         return _receipt(stored, timing)
@@ -192,7 +195,7 @@ def _receipt(stored: Stored, timing: str) -> Answer:
         events.replayed(conversation_id=stored.conversation_id)
     else:
         events.accepted(conversation_id=stored.conversation_id, turns=stored.turns)
-    return Answer(status=202, body=encode(receipt), headers=headers)
+    return Answer(status=202, body=encode(receipt), headers=headers, timed=True)
 
 
 def _timing(*, read: float, decode: float, commit: float, total: float) -> str:

@@ -29,7 +29,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
 
-class Head(Struct, frozen=True, kw_only=True):
+class Head(Struct, frozen=True, kw_only=True, gc=False):
     """What a door has read of a request before its body.
 
     ``started`` is when its first byte came, by ``trio.current_time()``; ``peer`` the address it came from. Of the
@@ -47,10 +47,10 @@ class Head(Struct, frozen=True, kw_only=True):
     authorization: str = ""
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """An answer before it meets a framework; ``headers`` come besides the content type and length.
 
-    ``code`` is the problem's, empty for an answer that is none.
+    ``code`` is the problem's, empty for an answer that is none; ``timed`` says that Server-Timing is among the headers.
     """
 
     status: int
@@ -58,6 +58,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     content_type: str = JSON
     headers: Sequence[tuple[str, str]] = ()
     code: str = ""
+    timed: bool = False
 
 
 def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
@@ -92,7 +93,9 @@ def check_head(head: Head, settings: WebSettings) -> None:
         UnsupportedMedia: the content type is not JSON.
         TooLarge: the announced body is over the limit.
     """
-    kind = head.content_type.partition(";")[0].strip().lower()
+    kind = head.content_type
+    if kind != JSON:
+        kind = kind.partition(";")[0].strip().lower()
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMedia(f"content type {head.content_type!r} is not taken; send {JSON}")
     if head.content_length is not None and head.content_length > settings.body_bytes_max:
@@ -111,8 +114,8 @@ def budget_seconds(head: Head, settings: WebSettings) -> float:
     Raises:
         BadRequest: ``Request-Timeout`` is not a number of seconds.
     """
-    asked = head.request_timeout.strip()
-    if not asked:
+    asked = head.request_timeout
+    if not asked or not (asked := asked.strip()):
         return settings.request_seconds
     if not _SECONDS.fullmatch(asked):
         raise BadRequest(f"Request-Timeout {asked!r} is not a number of seconds", path="Request-Timeout")
@@ -150,6 +153,6 @@ async def answered(
         metrics.requests_on_deadline_total.inc()
     if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
-    if any(name == "Server-Timing" for name, _ in answer.headers):
+    if answer.timed:
         return answer
     return with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))

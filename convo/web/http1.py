@@ -26,7 +26,7 @@ _LISTS = frozenset({b"connection", b"expect", b"forwarded", b"x-forwarded-for"})
 _HEAD_END = b"\r\n\r\n"
 
 
-class RequestHead(Struct, frozen=True, kw_only=True):
+class RequestHead(Struct, frozen=True, kw_only=True, gc=False):
     """The head of one request; ``fields`` has the first value of each name, or all of them where it is a list.
 
     ``target`` is in origin form. ``length`` is the body's; ``None`` when it comes in chunks.

@@ -121,7 +121,7 @@ async def test_every_answer_says_how_long_it_took(autojump_clock: trio.testing.M
 
 async def test_an_answer_with_timings_of_its_own_keeps_them() -> None:
     async def serve() -> Answer:
-        return Answer(status=202, body=b"", headers=[("Server-Timing", "commit;dur=1.00")])
+        return Answer(status=202, body=b"", headers=[("Server-Timing", "commit;dur=1.00")], timed=True)
 
     assert list((await ask(serve)).headers) == [("Server-Timing", "commit;dur=1.00")]
 
