@@ -76,6 +76,9 @@ from convo.web.server import serve as serve_http
 
 _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
+# So many new objects before the collector looks at them. At Python's 700 it looks at each batch of accepts several
+# times, a tenth of all their work, and finds nothing: what a request made goes with it.
+_YOUNG = 10_000
 # The embedded server's own log is cut back when it is past its bound.
 _TRIM_SECONDS = 600.0
 
@@ -341,6 +344,7 @@ class Service:
         # What stands by now stands till the end: the collector need not walk it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_YOUNG)
         self._readiness.open()
         ready(self._readiness.warnings)
 

@@ -53,7 +53,7 @@ class AtOnce:
         self.begun = trio.Event()
         self.stored: list[str] = []
 
-    async def accept(self, accept: Accept) -> Stored:
+    async def accept(self, accept: Accept, until: float | None = None) -> Stored:
         self.begun.set()
         await self.open.wait()
         await trio.lowlevel.checkpoint()

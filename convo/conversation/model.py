@@ -66,7 +66,7 @@ class ConversationEnded(Struct, frozen=True, kw_only=True, gc=False):
     conversation_logs: list[LogItem] | None | UnsetType = UNSET
 
 
-class Turn(Struct, frozen=True, kw_only=True):
+class Turn(Struct, frozen=True, kw_only=True, gc=False):
     """One thing said: who, what, when."""
 
     speaker: Speaker

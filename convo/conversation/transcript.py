@@ -169,7 +169,15 @@ def _alike(one: list[LogItem], other: list[LogItem]) -> bool:
 
 
 def _kept(items: Iterable[LogItem], name: str) -> list[_Kept]:
-    return [kept for index, item in enumerate(items) if (kept := _keep(item, name, index)) is not None]
+    found: list[_Kept] = []
+    for index, item in enumerate(items):
+        # As in `check`: most items need no more of a look than this.
+        who, said = _CHARACTERS.get(item.character), item.content  # type: ignore[arg-type]
+        if who and type(said) is str and said[:1].isalnum() and item.timestamp is UNSET and "\0" not in said:
+            found.append((who, said, None))
+        elif (kept := _keep(item, name, index)) is not None:
+            found.append(kept)
+    return found
 
 
 def _keep(item: LogItem, name: str, index: int) -> _Kept | None:
@@ -289,7 +297,7 @@ def _interpolated(times: list[datetime | None]) -> Iterator[datetime]:
     for (index, at), (next_index, next_at) in pairwise(anchors):
         steps = next_index - index
         # In whole microseconds: many turns times many years would overflow a timedelta.
-        apart = (next_at - at) // timedelta(microseconds=1)
+        apart = (next_at - at) // timedelta.resolution
         for step in range(steps):
-            yield at + timedelta(microseconds=apart * step // steps)
+            yield at + timedelta.resolution * (apart * step // steps)
     yield anchors[-1][1]

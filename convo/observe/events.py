@@ -6,10 +6,10 @@ further in has it from ``bound``. No function takes settings or headers whole: s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
-from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -70,14 +70,16 @@ class bound:  # noqa: N801  (reads as a statement)
         self._fields = fields
 
     def __enter__(self) -> None:
-        self._tokens = [_variable(name).set(value) for name, value in self._fields.items()]
+        self._tokens = []
+        for name, value in self._fields.items():
+            self._tokens.append(_variable(name).set(value))
 
     def __exit__(self, *_: object) -> None:
         for token in self._tokens:
             token.var.reset(token)
 
 
-@cache
+@functools.cache
 def _variable(name: str) -> ContextVar[object]:
     return ContextVar(f"{contextvars.STRUCTLOG_KEY_PREFIX}{name}")
 

@@ -73,9 +73,7 @@ class Group(Generic[Item, Outcome]):
         """
         if self._closed:
             raise Draining("the service is stopping; nothing was stored")
-        waiter: _Waiter[Item, Outcome] = _Waiter(
-            item, trio.current_effective_deadline() if until is None else until
-        )
+        waiter: _Waiter[Item, Outcome] = _Waiter(item, trio.current_effective_deadline() if until is None else until)
         self._queue.append(waiter)
         self._bell.ring()
         try:

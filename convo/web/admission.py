@@ -45,8 +45,8 @@ class Place:
                 refused for ever.
         """
         admission = self._admission
-        if admission.bytes > self._bytes:
-            admission._check_bytes(admission.bytes + bytes_)  # noqa: SLF001  (its other half)
+        if admission.bytes > self._bytes and admission.bytes + bytes_ > admission.bytes_max:
+            raise admission.no_bytes()
         admission.bytes += bytes_
         self._bytes += bytes_
 
@@ -56,8 +56,10 @@ class Place:
         Raises:
             Overloaded: too many are, by now.
         """
-        self._admission._check_requests()  # noqa: SLF001
-        self._admission.requests += 1
+        admission = self._admission
+        if admission.requests >= admission.requests_max:
+            raise admission.no_place()
+        admission.requests += 1
         self._entered = True
 
     def __exit__(self, *_: object) -> None:
@@ -65,7 +67,7 @@ class Place:
         admission.bytes -= self._bytes
         if self._entered:
             admission.requests -= 1
-            admission._note_end(trio.current_time())  # noqa: SLF001
+            admission.ended += 1
 
 
 class Admission:
@@ -77,7 +79,8 @@ class Admission:
     def __init__(
         self, settings: IntakeSettings, request_seconds: float, *, random: Callable[[], float] = dice.random
     ) -> None:
-        self._settings = settings
+        self.requests_max = settings.in_flight_max
+        self.bytes_max = settings.bytes_in_flight_max
         self._request_seconds = request_seconds
         self._random = random
         self._rate = 0.0
@@ -86,6 +89,7 @@ class Admission:
         self._next_at = -math.inf  # while it refuses: when the next one may come in
         self.requests = 0
         self.bytes = 0
+        self.ended = 0  # since the rate was reckoned last
         metrics.intake_in_flight.set_function(lambda: self.requests)
         metrics.intake_in_flight_bytes.set_function(lambda: self.bytes)
 
@@ -95,51 +99,51 @@ class Admission:
         Raises:
             Overloaded: there is no room; it says when there will be, by the rate at which requests end.
         """
-        self._check_requests()
-        if self.bytes:
-            self._check_bytes(self.bytes + bytes_)
-        self._space_out(trio.current_time())
+        if self.requests >= self.requests_max:
+            raise self.no_place()
+        if self.bytes and self.bytes + bytes_ > self.bytes_max:
+            raise self.no_bytes()
+        now = trio.current_time()
+        rate = self.rate(now)
+        if now < self._refused_at + _REFUSES_SECONDS:
+            self._space_out(now, rate)
 
     def place(self) -> Place:
         """Return a place for one request, still outside."""
         return Place(self)
 
-    def _check_requests(self) -> None:
-        if self.requests >= self._settings.in_flight_max:
-            raise self._full(f"{self.requests} requests are under way, intake.in_flight_max")
+    def no_place(self) -> Overloaded:
+        """Note that there are too many requests, and return the error that says so."""
+        return self._full(f"{self.requests} requests are under way, intake.in_flight_max")
 
-    def _check_bytes(self, bytes_: int) -> None:
-        if bytes_ > self._settings.bytes_in_flight_max:
-            raise self._full(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
+    def no_bytes(self) -> Overloaded:
+        """Note that there are too many bytes, and return the error that says so."""
+        return self._full(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
 
-    def _space_out(self, now: float) -> None:
+    def _space_out(self, now: float, rate: float) -> None:
         """While there was no room a moment ago, let in hardly more a second than end.
 
         The places that a batch leaves all at once would otherwise be taken all at once, and whoever comes next would
         wait, to be refused, until the loop is through with all of their bodies. More are let in than end, so that a
         flood fills the room again; when it does not, the flood is over, and two that come close together are welcome.
         """
-        if not self._refuses(now):
-            return
         if now < self._next_at:
             raise self._overloaded("more come than end")
-        rate = self.rate(now)
         self._next_at = now + (min(_SPACE_SECONDS_MAX, _SPACE / rate) if rate > 0 else _SPACE_SECONDS_MAX)
 
     def refuses(self) -> bool:
         """Tell whether anybody was refused for want of room within the last second."""
-        return self._refuses(trio.current_time())
-
-    def _refuses(self, now: float) -> bool:
-        return now < self._refused_at + _REFUSES_SECONDS
-
-    def _note_end(self, now: float) -> None:
-        self._rate = self.rate(now) + 1 / _RATE_WINDOW_SECONDS
-        self._rated_at = now
+        return trio.current_time() < self._refused_at + _REFUSES_SECONDS
 
     def rate(self, now: float) -> float:
-        """Return how many requests a second end, a mean in which older ones fade."""
-        return self._rate * math.exp((self._rated_at - now) / _RATE_WINDOW_SECONDS)
+        """Return how many requests a second end, a mean in which older ones fade; it is reckoned with each that comes.
+
+        Those that ended since the last time count as if they did now.
+        """
+        faded = self._rate * math.exp((self._rated_at - now) / _RATE_WINDOW_SECONDS)
+        self._rate = faded + self.ended / _RATE_WINDOW_SECONDS
+        self._rated_at, self.ended = now, 0
+        return self._rate
 
     def _full(self, why: str) -> Overloaded:
         self._refused_at = trio.current_time()

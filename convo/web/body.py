@@ -18,23 +18,20 @@ _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 class Sized:
     """A body of announced length."""
 
-    __slots__ = ("left",)
+    __slots__ = ("done", "left")
 
     def __init__(self, length: int) -> None:
         self.left = length
-
-    @property
-    def done(self) -> bool:
-        """Whether all of it was taken."""
-        return not self.left
+        self.done = not length  # all of it was taken
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
         """Split what came into what belongs to the body and what comes after it."""
         if len(data) <= self.left:
             self.left -= len(data)
+            self.done = not self.left
             return data, b""
         piece, rest = data[: self.left], data[self.left :]
-        self.left = 0
+        self.left, self.done = 0, True
         return piece, rest
 
 

@@ -92,9 +92,10 @@ class Connection:
     """One client, from its first byte to its last."""
 
     __slots__ = (
-        "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof", "_expects",
-        "_farewell", "_gone", "_idle_until", "_intake", "_lingers", "_method", "_operations", "_request", "_rest", "_route",
-        "_scope", "_server", "_settings", "_started", "_until", "_web", "_wire", "peer", "phase",
+        "_answering", "_app", "_body", "_body_began", "_body_bytes", "_crowd", "_door", "_ended", "_eof",
+        "_expects", "_farewell", "_gone", "_idle_until", "_intake", "_lingers", "_method", "_now",
+        "_operations", "_request", "_rest", "_route", "_scope", "_server", "_settings", "_started", "_until",
+        "_web", "_wire", "peer", "phase",
     )  # fmt: skip
 
     def __init__(self, door: Door, wire: Wire, transport: trio.SocketStream) -> None:
@@ -105,6 +106,7 @@ class Connection:
         self._settings = door.settings.connection
         self._web = door.settings.web
         self._wire = wire
+        self._now = trio.lowlevel.current_clock().current_time  # trio.current_time() by the short way
         self.peer, self._server = addresses(transport)
         self._operations = self._server[1] == door.settings.server.operations_port
         self._scope = trio.CancelScope()
@@ -146,7 +148,7 @@ class Connection:
     async def _answer_all(self) -> None:
         try:
             if self._wire.encrypted:
-                self._enter("handshake", trio.current_time() + self._settings.handshake_seconds)
+                self._enter("handshake", self._now() + self._settings.handshake_seconds)
                 await self._wire.open()
             while await self._next_request():
                 pass
@@ -180,26 +182,26 @@ class Connection:
         self._crowd.leave(self)
         metrics.connection_ended_total.labels(self._ended or "stopped").inc()
 
-    def _enter(self, phase: str, until: float) -> None:
+    def _enter(self, phase: str, until: float, *, early: float = 0.0) -> None:
+        """Begin a phase; a deadline up to ``early`` seconds before its own stays, for to move it is dear."""
         self.phase = phase
-        self._scope.deadline = until
+        if not until - early <= self._scope.deadline <= until:
+            self._scope.deadline = until
 
     def _idle(self) -> None:
         """Let the time begin to run in which the next request has to begin.
 
-        The end of the last request's time stays the scope's deadline until it has come: most clients are back before,
-        and each move of a deadline costs as much as reading a head. Nothing is torn where nothing was read.
+        The end of the last request's time may stay the scope's deadline until it has come: most clients are back
+        before, and nothing is torn where nothing was read.
         """
         if self.phase != "idle" or not self._idle_until:
-            self.phase = "idle"
-            self._idle_until = trio.current_time() + self._settings.keep_alive_seconds
-            if self._scope.deadline > self._idle_until or self._wire.encrypted:
-                self._scope.deadline = self._idle_until
+            self._idle_until = self._now() + self._settings.keep_alive_seconds
+            self._enter("idle", self._idle_until, early=0.0 if self._wire.encrypted else math.inf)
 
     def _may_idle_on(self) -> bool:
         """Tell whether only the last request's time is over, which was answered."""
         left = self._scope.cancelled_caught and self.phase == "idle" and not self._crowd.draining
-        return left and trio.current_time() < self._idle_until
+        return left and self._now() < self._idle_until
 
     def _out_of_time(self) -> None:
         phase = self.phase
@@ -210,7 +212,7 @@ class Connection:
         metrics.deadline_exceeded_total.labels(f"connection.{phase}").inc()
         if phase == "write":
             self._wire.abort()
-        elif phase in ("head", "body") and not trio.current_time() >= self._until:
+        elif phase in ("head", "body") and not self._now() >= self._until:
             self._say_at_the_end(RequestTimeout(f"the request's {phase} took too long"))
         elif phase in ("body", "handler"):
             self._say_at_the_end(DeadlineExceeded(f"connection.{phase}", self._until - self._started))
@@ -223,13 +225,13 @@ class Connection:
         self._ended = "refused"
         if not self._answering:
             self._lingers = True
-            self._enter("write", trio.current_time() + self._settings.write_seconds)
+            self._enter("write", self._now() + self._settings.write_seconds)
             await self.send(self._answer_to(error))
 
     def _answer_to(self, error: ConvoError) -> bytes:
         """Answer what never came to a route, and count it as the routes count theirs."""
         answer = problem(error)
-        seconds = trio.current_time() - (self._started or trio.current_time())
+        seconds = self._now() - (self._started or self._now())
         metrics.requests_total.labels(self._route, self._method, str(answer.status)).inc()
         self._log_access(answer.status, seconds)
         answer = with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))
@@ -240,7 +242,7 @@ class Connection:
         if not (self._farewell or self._lingers):
             return
         self.phase = "linger"
-        with trio.CancelScope(deadline=trio.current_time() + self._settings.linger_seconds):
+        with trio.CancelScope(deadline=self._now() + self._settings.linger_seconds):
             try:
                 if self._farewell:
                     await self._send_all(self._farewell)
@@ -283,7 +285,7 @@ class Connection:
             if not await self._more():
                 self._ended = "closed"
                 return -1
-        self._started = trio.current_time()
+        self._started = self._now()
         end = self._find_end()
         return end if end >= 0 else await self._rest_of_head()
 
@@ -295,7 +297,7 @@ class Connection:
                 self._ended = "closed"
                 return -1
             end = self._find_end()
-        metrics.wait_seconds.labels("connection.head").observe(trio.current_time() - self._started)
+        metrics.wait_seconds.labels("connection.head").observe(self._now() - self._started)
         return end
 
     def _find_end(self) -> int:
@@ -334,18 +336,15 @@ class Connection:
         answer = await answered(ACCEPT, head, self._door.settings, serve, self._bound)
         keep = self.keeps()
         await self.send(self._written(answer, keep=keep))
-        seconds = trio.current_time() - self._started
+        seconds = self._now() - self._started
         metrics.wait_seconds.labels("web.request").observe(seconds)
         self._log_access(answer.status, seconds)
         return keep
 
     def _bound(self, seconds: float) -> AbstractContextManager[object]:
         # Our own scope is there already, and another one would cost as much as reading the head.
-        self.phase = "handler"
-        self._until = until = self._started + seconds
-        # What the last request left is kept where it is hardly earlier: to move it costs as much as reading the head.
-        if not until - seconds * _EARLY <= self._scope.deadline <= until:
-            self._scope.deadline = until
+        self._until = self._started + seconds
+        self._enter("handler", self._until, early=seconds * _EARLY)
         return _NO_SCOPE
 
     async def _pass_on(self, request: RequestHead) -> bool:
@@ -417,7 +416,7 @@ class Connection:
                 piece, self._rest = body.take(self._rest)
                 self._body_bytes += len(piece)
                 if body.done and self._body_began >= 0:
-                    metrics.wait_seconds.labels("connection.body").observe(trio.current_time() - self._body_began)
+                    metrics.wait_seconds.labels("connection.body").observe(self._now() - self._body_began)
                 if piece:
                     return piece
             else:
@@ -426,7 +425,7 @@ class Connection:
 
     async def _more_of_body(self) -> None:
         if self._body_began < 0:
-            self._body_began = trio.current_time()
+            self._body_began = self._now()
         if self._expects:
             self._expects = False
             await self.send(http1.CONTINUE)
@@ -480,7 +479,7 @@ class Connection:
             await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, rest: memoryview) -> None:
-        phase, until, began = self.phase, self._scope.deadline, trio.current_time()
+        phase, until, began = self.phase, self._scope.deadline, self._now()
         self._enter("write", began + self._settings.write_seconds)
         left = PIECE_BYTES
         while rest:
@@ -489,8 +488,8 @@ class Connection:
             left -= sent
             if left <= 0:
                 left += PIECE_BYTES
-                self._scope.deadline = trio.current_time() + self._settings.write_seconds
-        took = trio.current_time() - began
+                self._scope.deadline = self._now() + self._settings.write_seconds
+        took = self._now() - began
         metrics.wait_seconds.labels("connection.write").observe(took)
         # The handler's time stood still meanwhile.
         self._enter(phase, until + took)

@@ -139,6 +139,8 @@ def _parse(raw: bytes, method: bytes) -> _Fields:
 
 
 def _origin_form(target: bytes) -> bytes:
+    if target.startswith(b"/"):
+        return target
     for scheme in (b"http://", b"https://"):
         if target[: len(scheme)].lower() == scheme:
             rest = target[len(scheme) :]

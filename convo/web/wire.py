@@ -17,6 +17,8 @@ import trio
 from convo.web.forwarded import plain_address
 
 PIECE_BYTES = 1 << 16
+# All sockets are read into this one: to allocate so much for each small request would tear the heap to pieces.
+_buffer = memoryview(bytearray(PIECE_BYTES))
 _LINGER_NOT = struct.pack("ii", 1, 0)
 
 
@@ -79,7 +81,7 @@ class Plain:
         await trio.lowlevel.checkpoint()
         while True:
             try:
-                return self._socket.recv(PIECE_BYTES)
+                return bytes(_buffer[: self._socket.recv_into(_buffer)])
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._number)
             except OSError as error:

@@ -149,6 +149,7 @@ async def main(host: str, port: int, url: str) -> None:
         )
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000)  # as convo's own
         async with trio.open_nursery() as nursery:
             await nursery.start(group.run)
             await trio.serve_tcp(lambda stream: serve(stream, group), port, host=host, backlog=1024)

@@ -79,6 +79,29 @@ async def test_an_idle_connection_ends_after_its_keep_alive(used: bool) -> None:
         assert exceeded("connection.idle") == before + 1
 
 
+async def test_a_connection_outlives_the_time_of_its_last_request() -> None:
+    async with opened() as served, ends_as("drained", served), await served.connect() as stream:
+        for number in range(2):
+            await stream.send_all(b"".join(post(f"talk-{number}", "Request-Timeout: 0.5")))
+            assert statuses((await one_of(stream))[0]) == [202]
+            await trio.sleep(0.6)
+        served.crowd.drain()
+        assert await rest_of(stream) == b""
+
+
+async def test_a_second_request_has_all_of_its_time_and_no_more() -> None:
+    async with opened() as served, await served.connect() as stream:
+        for seconds in ("0.5", "5"):
+            served.committer.open.set()
+            await stream.send_all(b"".join(post("talk-1", f"Request-Timeout: {seconds}")))
+            assert statuses((await one_of(stream))[0]) == [202]
+            served.committer.open = trio.Event()
+            began = trio.current_time()
+            await stream.send_all(b"".join(post("talk-2", "Request-Timeout: 0.7")))
+            assert statuses((await one_of(stream))[0]) == [503]
+            assert 0.6 < trio.current_time() - began < 3
+
+
 @pytest.mark.parametrize("sent", [b"G", get()[:-2], b"\r\n"])
 async def test_a_head_that_does_not_come_to_its_end_is_408(sent: bytes) -> None:
     async with opened() as served, ends_as("head_deadline", served), await served.connect() as stream:
