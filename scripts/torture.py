@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Torture convo: real processes on one database, duplicates at their doors, everything failing; then audit them.
 
-    .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--short]
+    .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--memory-away] [--short]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
-After that everything is healed, the backlog is waited for, and the auditor compares its own record with what it can see
+With ``--memory-away`` the memory service cannot be reached from the first conversation on, while all the rest goes
+wrong as well: nothing can be done until it is back. After that everything is healed, the backlog is waited for, and the auditor compares its own record with what it can see
 from outside. Exit code 0: lost 0, twice 0, stuck 0, late 0.
 """
 
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +40,8 @@ from tests.world import World, open_world, wall  # noqa: E402
 _LANES = {"kill": "", "SIGTERM": "", "SIGSTOP of": "", "model": "model", "memory": "memory", "network": "network"}
 _DATABASE = "database"
 _MIXED = "all of them mixed"
+_MEMORY = "memory service away"
+_MEMORY_ALL = f"{_MEMORY}, the whole run"
 _CALM_SECONDS = 6.0
 _DRAIN_SECONDS = 240.0
 console = Console(width=120)
@@ -109,13 +112,15 @@ def main() -> int:
     """Torture, print what was seen; return 0 when nothing was lost, twice, stuck or late."""
     asked = _arguments()
     form = _SHORT if asked.short else _LONG
+    if asked.memory_away:
+        form = structs.replace(form, faults={name: how for name, how in form.faults.items() if name != _MEMORY})
     alone, mixed = plan(asked.seed, form)
     if asked.plan:
         for doing in (*alone, *mixed):
             print(f"{doing.at:7.1f} s  {doing.fault}, {doing.seconds:.1f} s")
         return 0
     with _folder() as folder:
-        torture = Torture(folder, asked.seed)
+        torture = Torture(folder, asked.seed, memory_away=asked.memory_away)
         try:
             found = trio.run(torture.run, asked, form, (alone, mixed))
         finally:
@@ -130,6 +135,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True, help="what is sent, and what goes wrong when")
     parser.add_argument("--conversations", type=int, default=0, help="how many (3000; in the short form 300)")
     parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
+    parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
     parser.add_argument("--plan", action="store_true", help="print the schedule, and do nothing")
     asked = parser.parse_args()
@@ -165,14 +171,15 @@ def plan(seed: int, form: Form) -> tuple[list[Doing], list[Doing]]:
 class Torture:
     """One run: what was done to whom, and how long it took to recover."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, *, memory_away: bool) -> None:
         self._folder = folder
+        self._memory_away = memory_away
         self._chance = random.Random(seed)
         self._record = Record(folder / "receipts.jsonl")
         self._spans: list[tuple[float, float]] = []
         self._injected: Counter[str] = Counter()
         # After how many seconds a new conversation was accepted, and done.
-        self._recovered: dict[str, tuple[float, float]] = {}
+        self._recovered: dict[str, tuple[float, float | None]] = {}
         self._lanes: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
         self._facts: list[tuple[str, str]] = []
 
@@ -188,10 +195,11 @@ class Torture:
         async with open_world(self._folder, asked.processes, self._chance) as world:
             load = Load(world, self._record, asked.seed, asked.conversations)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(load.run)
-                await trio.sleep(_CALM_SECONDS)
-                await self._alone(world, stages[0])
-                await self._mixed(world, stages[1])
+                with self._memory(world):
+                    nursery.start_soon(load.run)
+                    await trio.sleep(_CALM_SECONDS)
+                    await self._alone(world, stages[0])
+                    await self._mixed(world, stages[1])
                 self._say("everything is healed")
                 load.hurry()
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
@@ -203,10 +211,28 @@ class Torture:
         self._facts.append(("slowest answer", f"{self._record.slowest:.2f} s"))
         return found
 
+    @contextmanager
+    def _memory(self, world: World) -> Iterator[None]:
+        """Keep the memory service away inside the block, where that was asked for."""
+        if not self._memory_away:
+            yield
+            return
+        began = wall()
+        world.to_memory.cut()
+        try:
+            yield
+        finally:
+            world.to_memory.heal()
+        self._injected[_MEMORY_ALL] += 1
+        self._spans.append((began, wall()))
+
+    async def _probe(self, world: World) -> tuple[float, float | None]:
+        return await probe(world, self._record, can_be_done=not self._memory_away)
+
     async def _alone(self, world: World, stage: Sequence[Doing]) -> None:
         for doing in stage:
             await self._do(world, doing)
-            self._recovered[doing.fault] = await probe(world, self._record)
+            self._recovered[doing.fault] = await self._probe(world)
             self._spans[-1] = (self._spans[-1][0], wall())
 
     async def _mixed(self, world: World, stage: Sequence[Doing]) -> None:
@@ -215,7 +241,7 @@ class Torture:
             for doing in stage:
                 await trio.sleep_until(began + doing.at)
                 nursery.start_soon(self._in_its_lane, world, doing)
-        self._recovered[_MIXED] = await probe(world, self._record)
+        self._recovered[_MIXED] = await self._probe(world)
         self._spans.append((wall_began, wall()))
 
     async def _in_its_lane(self, world: World, doing: Doing) -> None:
@@ -269,7 +295,8 @@ class Torture:
         table = Table(f"seed {seed}: fault", "times", "alone, healed: accepted after", "done after")
         for fault, times in [*self._injected.items(), (_MIXED, "")]:
             seconds = self._recovered.get(fault)
-            table.add_row(fault, str(times), *([] if seconds is None else [f"{one:.1f} s" for one in seconds]))
+            told = ["" if one is None else f"{one:.1f} s" for one in seconds or ()]
+            table.add_row(fault, str(times), *told)
         return table
 
     def verdict_table(self, found: Sequence[Finding]) -> Table:

@@ -122,14 +122,17 @@ async def _timed(  # noqa: PLR0917  (who asks whom for what)
     return answer
 
 
-async def probe(world: World, record: Record) -> tuple[float, float]:
-    """Send one more conversation of a user of its own; return after how many seconds it is accepted, and done."""
+async def probe(world: World, record: Record, *, can_be_done: bool = True) -> tuple[float, float | None]:
+    """Send one more conversation of a user of its own; return after how many seconds it is accepted, and done.
+
+    Nothing is waited for but the first where it cannot be done now.
+    """
     name = f"probe-{next(_numbers)}"
     began = trio.current_time()
     async with httpx.AsyncClient(timeout=GATEWAY_SECONDS) as client:
         await send(world, record, client, body(name, f"user-{name}"))
         accepted = trio.current_time()
-        while True:
+        while can_be_done:
             for convo in world.convos:
                 try:
                     answer = await client.get(f"{convo.url}/v1/conversations/{name}", params={"wait": "2"})
@@ -138,6 +141,7 @@ async def probe(world: World, record: Record) -> tuple[float, float]:
                 if answer.status_code == 200 and answer.json()["state"] == "done":
                     return accepted - began, trio.current_time() - began
             await trio.sleep(0.1)
+    return accepted - began, None
 
 
 async def until_done(world: World, seconds: float, say: Callable[[str], None]) -> None:
