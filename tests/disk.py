@@ -4,30 +4,37 @@ from __future__ import annotations
 
 import random
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import trio
 from msgspec import Struct
 
+from convo.store.embedded import address
 from tests.load import END, body
-from tests.world import GATEWAY_SECONDS, SETTINGS, Convo
+from tests.world import GATEWAY_SECONDS, SETTINGS, Convo, ask
 
 _SIZE = "256m"
 _BACK_SECONDS = 30.0
+_NEXT_LOG_FILE = "SELECT pg_switch_wal() FROM pg_logical_emit_message(true, 'x', 'x')"
+# Files that it has in store: 80 MB of them, 16 MB each, and the ones it may write over.
+_LOG_FILES_MAX = 40
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What came of it; ``odd`` are the conversations that were lost or are not done."""
+    """What came of it: by fault, after how many seconds with room a conversation was accepted, and all were done.
 
-    done: bool
+    ``odd`` are the conversations that were lost or are not done.
+    """
+
     told: str
-    accepted_seconds: float = 0.0
-    done_seconds: float = 0.0
+    recovered: dict[str, tuple[float, float]] = {}
     odd: tuple[str, ...] = ()
 
 
@@ -49,19 +56,22 @@ def small_disk(folder: Path) -> Iterator[str]:
 
 
 async def fill_the_disk(folder: Path) -> Outcome:
-    """Post while the disk is full, make room, and see that nothing accepted is lost and all is done."""
+    """Post while the disk is full, make room, and see that nothing accepted is lost and all is done.
+
+    Twice: first no table can grow; then the log of the database cannot, at which the server ends itself.
+    """
     with small_disk(folder) as why_not:
         if why_not:
-            return Outcome(done=False, told=f"skipped: {why_not}")
+            return Outcome(told=f"skipped: {why_not}")
         convo = Convo(folder / "convo", SETTINGS)
         try:
             await convo.start()
             async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:
-                return await _fill(folder, client)
+                return await _fill(folder, convo, client)
         except trio.TooSlowError:
             said = (convo.folder / "said.txt").read_text("utf-8", "replace")
             ended = None if convo.process is None else convo.process.poll()
-            return Outcome(done=True, told="it never became ready", odd=(f"ended: {ended}; {said[-2000:]}",))
+            return Outcome(told="it never became ready", odd=(f"ended: {ended}; {said[-2000:]}",))
         finally:
             if convo.process is not None:
                 convo.process.terminate()
@@ -69,37 +79,61 @@ async def fill_the_disk(folder: Path) -> Outcome:
                     await trio.to_thread.run_sync(partial(convo.process.wait, 40))
 
 
-async def _fill(folder: Path, client: httpx.AsyncClient) -> Outcome:
+async def _fill(folder: Path, convo: Convo, client: httpx.AsyncClient) -> Outcome:
     receipts: dict[str, str] = {}
-    codes: dict[str, int] = {}
+    codes = Counter[str]()
+    recovered: dict[str, tuple[float, float]] = {}
+    odd: list[str] = []
     await _ready(client)
     await _post(client, receipts, codes, 0, 20)
-    ballast = folder / "ballast"
-    _ballast(ballast)
-    await _post(client, receipts, codes, 20, 400, until_refused=True)
-    ballast.unlink()
-    began = trio.current_time()
-    await _ready(client)
-    await _post(client, receipts, codes, 400, 410)
-    accepted = trio.current_time() - began
-    odd = [name for name, digest in receipts.items() if not await _done(client, name, digest)]
-    done = trio.current_time() - began
+    for fault, first in (("disk full under the data folder", 100), ("disk full under the database's log", 1000)):
+        with _full(folder / "ballast"):
+            if first == 1000 and not await _exhaust_the_log(convo.folder):
+                odd.append("the database's log was never full")
+            before = sum(codes.values()) - codes["202"]
+            await _post(client, receipts, codes, first, first + 400, until_refused=True)
+            if sum(codes.values()) - codes["202"] == before:
+                odd.append(f"{fault}: nothing was refused")
+        began = trio.current_time()
+        await _ready(client)
+        await _post(client, receipts, codes, first + 500, first + 510)
+        accepted = trio.current_time() - began
+        odd += [name for name, digest in receipts.items() if not await _done(client, name, digest)]
+        recovered[fault] = accepted, trio.current_time() - began
     told = ", ".join(f"{what} {n}" for what, n in sorted(codes.items()))
-    refused = any(code != "202" for code in codes)
-    return Outcome(
-        done=True,
-        told=f"{len(receipts)} accepted; answers: {told}",
-        accepted_seconds=accepted,
-        done_seconds=done,
-        odd=tuple(odd) if refused else (*odd, "the disk was never full"),
-    )
+    return Outcome(told=f"{len(receipts)} accepted; answers: {told}", recovered=recovered, odd=tuple(odd))
 
 
-def _ballast(path: Path) -> None:
-    """Fill the file system to its last byte."""
-    with suppress(OSError), path.open("wb", buffering=0) as file:
+async def _exhaust_the_log(data_dir: Path) -> bool:
+    """Have the database begin new files of its log until one has no room, and it ends; false if it never does."""
+    url = address(data_dir)
+    assert url is not None
+    for _ in range(_LOG_FILES_MAX):
+        try:
+            await trio.to_thread.run_sync(partial(ask, url, _NEXT_LOG_FILE, seconds=10.0))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return address(data_dir) is None or await _is_gone(url)
+    return False
+
+
+async def _is_gone(url: str) -> bool:
+    try:
+        await trio.to_thread.run_sync(partial(ask, url, "SELECT pg_logical_emit_message(true, 'x', 'x')", seconds=5.0))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return True
+    return False
+
+
+@contextmanager
+def _full(ballast: Path) -> Iterator[None]:
+    """Fill the file system to its last byte while the block runs."""
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(b"\0" * (1 << 16))
+    try:
+        yield
+    finally:
+        ballast.unlink()
 
 
 async def _ready(client: httpx.AsyncClient) -> None:
@@ -114,7 +148,7 @@ async def _ready(client: httpx.AsyncClient) -> None:
 async def _post(
     client: httpx.AsyncClient,
     receipts: dict[str, str],
-    codes: dict[str, int],
+    codes: Counter[str],
     first: int,
     last: int,
     *,
@@ -127,7 +161,7 @@ async def _post(
         content["conversation_log"][0]["content"] += _noise(number)
         answer = await client.post(END, json=content)
         code = "202" if answer.status_code == 202 else f"{answer.status_code} {answer.json()['code']}"
-        codes[code] = codes.get(code, 0) + 1
+        codes[code] += 1
         if code == "202":
             receipts[f"disk-{number}"] = answer.json()["digest"]
         else:
