@@ -105,14 +105,15 @@ HELD: dict[str, Held] = {
 # would cost as much as reading a request. Its functions, and the two that open the scope.
 SCOPED = frozenset(
     {
-        *(f"convo.web.connection.Connection.{name}" for name in ("_refuse", "_more", "_accept", "_more_of_body")),
-        "convo.web.connection.Connection._send_rest",
+        *(f"convo.web.connection.Connection.{name}" for name in ("_refuse", "_accept", "send")),
+        *(f"convo.web.channel.Channel.{name}" for name in ("more", "send", "_send_all", "_send_rest")),
+        "convo.web.incoming.Incoming._more",
         *(f"convo.web.wire.Tls.{name}" for name in ("open", "receive", "receive_remains", "send")),
     }
 )
 SCOPES = {
-    "convo.web.connection.Connection.run": "with self._scope:",
-    "convo.web.connection.Connection.take_leave": "with trio.CancelScope(deadline=",
+    "convo.web.channel.Channel.carry": "with self._scope:",
+    "convo.web.channel.Channel.see_off": "with trio.CancelScope(deadline=",
 }
 
 # What the holes of names that are put together may hold.
@@ -246,7 +247,7 @@ def test_every_wait_for_the_outside_stands_under_a_deadline() -> None:
 
 @pytest.mark.parametrize("function", sorted(SCOPES))
 def test_a_connections_waits_stand_under_a_scope_that_has_a_deadline(function: str) -> None:
-    module, _, name = function.rpartition(".Connection.")
+    module, _, name = function.rpartition(".Channel.")
     (found,) = [
         node for node in ast.walk(modules()[module]) if isinstance(node, ast.AsyncFunctionDef) and node.name == name
     ]
@@ -254,8 +255,8 @@ def test_a_connections_waits_stand_under_a_scope_that_has_a_deadline(function: s
 
 
 def test_every_phase_of_a_connection_sets_the_deadline_of_its_scope() -> None:
-    source = (ROOT / "convo/web/connection.py").read_text("utf-8")
-    assert source.count("self.phase = ") == 3  # at the start, in _enter, and where it takes its leave
+    source = (ROOT / "convo/web/channel.py").read_text("utf-8")
+    assert source.count("self.phase = ") == 3  # at the start, in enter, and where it takes its leave
     moved = "self.phase = phase\n        if not until - early <= self._scope.deadline <= until:\n"
     assert moved + "            self._scope.deadline = until\n" in source
 

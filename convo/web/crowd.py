@@ -23,8 +23,11 @@ Thing = TypeVar("Thing")
 class Member(Protocol):
     """One connection, as the crowd sees it."""
 
-    phase: str
     peer: str
+
+    @property
+    def phase(self) -> str:
+        """What it waits for."""
 
     def dismiss(self) -> None:
         """End, if nothing is under way and nothing is about to be."""

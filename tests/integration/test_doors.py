@@ -7,7 +7,7 @@ import re
 import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,9 @@ async def test_both_doors_answer_alike(database: str, tmp_path: Path, monkeypatc
                 with counting() as counted, trio.fail_after(20):
                     stream = await trio.open_tcp_stream("127.0.0.1", door)
                     async with stream:
-                        await stream.send_all(request(own) if callable(request) else request.replace(ID, own))
+                        # Of a body that is too large the answer may come, and the end, before all of it is sent.
+                        with suppress(trio.BrokenResourceError):
+                            await stream.send_all(request(own) if callable(request) else request.replace(ID, own))
                         got, _ = await one_of(stream)
                 found.append((comparable(got, own), counted()))
             if found[0] != found[1]:
