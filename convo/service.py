@@ -76,8 +76,8 @@ from convo.web.server import serve as serve_http
 
 _BOOKS_SECONDS = 60.0
 _PREPARE_AGAIN_SECONDS = 1.0
-# So many new objects before the collector looks at them. At Python's 700 it looks at each batch of accepts several
-# times, a tenth of all their work, and finds nothing: what a request made goes with it.
+# So many new objects before the collector looks at them. At Python's 700 (3.11) it looks at each batch of accepts
+# several times, a tenth of all their work, and finds nothing: what a request made goes with it.
 _YOUNG = 10_000
 # The embedded server's own log is cut back when it is past its bound.
 _TRIM_SECONDS = 600.0

@@ -60,8 +60,8 @@ def _tell(level: str, name: str, /, **fields: Any) -> None:
 class bound:  # noqa: N801  (reads as a statement)
     """Put ``fields`` on every line told inside the block, by this Trio task and those it starts.
 
-    As structlog's own ``bound_contextvars``, which looks through the whole context each time: structlog finds a
-    variable by the prefix of its name.
+    As structlog's own ``bound_contextvars``, which looks through the whole context each time. The variables are ours,
+    and structlog finds them by the prefix of their names: its own bind and unbind know nothing of them.
     """
 
     __slots__ = ("_fields", "_tokens")

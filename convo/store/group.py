@@ -31,7 +31,8 @@ class _Waiter(Generic[Item, Outcome]):
         self.gone = False
 
     def answer(self, outcome: Outcome | ConvoError) -> None:
-        self.outcome = outcome
+        if not self.gone:
+            self.outcome = outcome
         self.answered.set()
 
 
@@ -80,9 +81,14 @@ class Group(Generic[Item, Outcome]):
             await waiter.answered.wait()
         finally:
             waiter.gone = True
-        if isinstance(waiter.outcome, ConvoError):
-            raise waiter.outcome
-        return waiter.outcome  # type: ignore[return-value]
+        outcome, waiter.outcome = waiter.outcome, None
+        if not isinstance(outcome, ConvoError):
+            return outcome  # type: ignore[return-value]
+        try:
+            raise outcome
+        finally:
+            # Error, traceback, this frame, item: in a circle they would stay until the collector comes by.
+            del outcome
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit batch after batch until cancelled; whoever still waits then is told that we are stopping."""

@@ -73,7 +73,7 @@ class Committer:
         self._line = line
         self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
         self._taken = taken
-        self._failed: tuple[float, DatabaseUnavailable] | None = None
+        self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
         # The batch under way and one's own.
         self.wait_seconds = 2 * unit_seconds + _SLACK_SECONDS
         self._group: Group[Accept, Stored] = Group(
@@ -102,8 +102,10 @@ class Committer:
         Raises:
             DatabaseUnavailable: what that batch failed with.
         """
-        if self._failed is not None and trio.current_time() < self._failed[0] + _FAILING_SECONDS:
-            raise self._failed[1]
+        if self._failed is not None:
+            at, kind, detail = self._failed
+            if trio.current_time() < at + _FAILING_SECONDS:
+                raise kind(detail)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit batch after batch until cancelled."""
@@ -125,7 +127,8 @@ class Committer:
             )
         except DatabaseUnavailable as error:
             if (getattr(error.__cause__, "sqlstate", None) or "").startswith(_STORES_NOTHING):
-                self._failed = (trio.current_time(), error)
+                # Not the error itself, whose traceback holds the batch.
+                self._failed = (trio.current_time(), type(error), error.detail)
             raise
         self._failed = None
         self._tell(rows, fresh, trio.current_time() - started)

@@ -104,8 +104,8 @@ class Admission:
         if self.bytes and self.bytes + bytes_ > self.bytes_max:
             raise self.no_bytes()
         now = trio.current_time()
-        rate = self.rate(now)
-        if now < self._refused_at + _REFUSES_SECONDS:
+        rate = self.reckon_rate(now)
+        if now < self._refused_at + _REFUSES_SECONDS:  # as `refuses`, whose clock is asked already
             self._space_out(now, rate)
 
     def place(self) -> Place:
@@ -135,10 +135,11 @@ class Admission:
         """Tell whether anybody was refused for want of room within the last second."""
         return trio.current_time() < self._refused_at + _REFUSES_SECONDS
 
-    def rate(self, now: float) -> float:
-        """Return how many requests a second end, a mean in which older ones fade; it is reckoned with each that comes.
+    def reckon_rate(self, now: float) -> float:
+        """Return how many requests a second end, a mean in which older ones fade.
 
-        Those that ended since the last time count as if they did now.
+        It is reckoned with each that comes. Those that ended since the last one count as if they did now: after a burst
+        and a silence the first answer is too hopeful, by as many as may be under way at most.
         """
         faded = self._rate * math.exp((self._rated_at - now) / _RATE_WINDOW_SECONDS)
         self._rate = faded + self.ended / _RATE_WINDOW_SECONDS
@@ -150,7 +151,7 @@ class Admission:
         return self._overloaded(why)
 
     def _overloaded(self, why: str) -> Overloaded:
-        rate = self.rate(trio.current_time())
+        rate = self.reckon_rate(trio.current_time())
         drained = min(self.requests / rate if rate > 0 else math.inf, self._request_seconds)
         # Spread over as long again and at least a second: those refused together must not come back together.
         return Overloaded(why, retry_after_seconds=drained + self._random() * max(1.0, drained))

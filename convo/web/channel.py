@@ -31,8 +31,8 @@ class Channel:
     """
 
     __slots__ = (
-        "_dismissed", "_idle_until", "_now", "_scope", "_settings", "_wire", "encrypted", "eof", "gone", "phase",
-        "rest", "said",
+        "_dismissed", "_idle_until", "_now", "_resumed", "_scope", "_settings", "_wire", "encrypted", "eof", "gone",
+        "phase", "rest", "said",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, settings: ConnectionSettings) -> None:
@@ -41,6 +41,7 @@ class Channel:
         self._now = trio.lowlevel.current_clock().current_time  # trio.current_time() by the short way
         self._scope = trio.CancelScope()
         self._idle_until = 0.0
+        self._resumed = False
         self._dismissed = False
         self.encrypted = wire.encrypted
         self.phase = "idle"
@@ -58,9 +59,11 @@ class Channel:
                 await work()
             if not self._scope.cancelled_caught:
                 return True
-            if not self._may_idle_on():
+            if not self._may_go_on():
                 return False
-            self._scope = trio.CancelScope(deadline=self._idle_until)
+            # Whoever has sent something waits no longer: what that is decides how long it may take.
+            self._resumed = not self.rest
+            self._scope = trio.CancelScope(deadline=self._idle_until if self._resumed else math.inf)
 
     def enter(self, phase: str, until: float, *, early: float = 0.0) -> None:
         """Begin a phase; a deadline up to ``early`` seconds before its own stays, for to move it is dear."""
@@ -72,15 +75,22 @@ class Channel:
         """Let the time begin to run in which the next request has to begin.
 
         The end of the last request's time may stay the scope's deadline until it has come: most clients are back
-        before, and nothing is torn where nothing was read.
+        before, and who is idle can be carried on.
         """
-        if self.phase != "idle" or not self._idle_until:
+        if not self._resumed:
             self._idle_until = self._now() + self._settings.keep_alive_seconds
-            self.enter("idle", self._idle_until, early=0.0 if self.encrypted else math.inf)
+        self._resumed = False
+        self.enter("idle", self._idle_until, early=0.0 if self.encrypted else math.inf)
 
-    def _may_idle_on(self) -> bool:
-        """Tell whether only the last request's time is over, which was answered."""
-        return self.phase == "idle" and not self._dismissed and self._now() < self._idle_until
+    def _may_go_on(self) -> bool:
+        """Tell whether it was only the last request's time that is over, which was answered, or a new one is here."""
+        if self.phase != "idle" or self.encrypted or self._dismissed:
+            return False
+        return bool(self.rest) or self._now() < self._idle_until
+
+    def pending(self) -> bool:
+        """Tell whether something has come that was not read yet."""
+        return self._wire.pending()
 
     def dismiss(self) -> None:
         """End, if nothing is under way and nothing is about to be."""
@@ -103,6 +113,9 @@ class Channel:
         data = await self._wire.receive()
         self.rest = self.rest + data if self.rest else data
         self.eof = not data
+        if self.phase == "idle" and self._now() >= self._scope.deadline:
+            # It came in the very turn of the loop in which the deadline did: here it is carried on, later it is torn.
+            await trio.lowlevel.checkpoint()
         return not self.eof
 
     async def until_gone(self) -> None:

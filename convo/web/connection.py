@@ -30,8 +30,9 @@ from convo.web.wire import Gone, Stream, Wire, addresses, wire_of
 
 # What the request's own deadlines leave to the answer they make; only who outstays them meets the backstop.
 _BACKSTOP_SECONDS = 0.25
-# How much of its time a request may lose to a deadline that is not moved: less than the door keeps for its last words.
-_EARLY = 1 / 400
+# How much of its time a request may lose to a deadline that is not moved: a part of it, and always less than the door
+# keeps for its last words (conversations._ANSWER_SECONDS).
+_EARLY, _EARLY_SECONDS_MAX = 1 / 400, 0.02
 _ACCEPT_TARGETS = (ACCEPT.encode(), ACCEPT.encode() + b"?")
 _NO_SCOPE = nullcontext()
 
@@ -222,7 +223,7 @@ class Connection:
         """Return how long the next head is; less than nothing when there is none."""
         channel = self._channel
         if not channel.rest:
-            if self._crowd.draining:
+            if self._crowd.draining and not channel.pending():
                 self._ended = "drained"
                 return -1
             channel.idle()
@@ -280,7 +281,7 @@ class Connection:
     def _bound(self, seconds: float) -> AbstractContextManager[object]:
         # Our own scope is there already, and another one would cost as much as reading the head.
         self._body.until = until = self._started + seconds
-        self._channel.enter("handler", until, early=seconds * _EARLY)
+        self._channel.enter("handler", until, early=min(seconds * _EARLY, _EARLY_SECONDS_MAX))
         return _NO_SCOPE
 
     async def _pass_on(self, request: RequestHead) -> bool:

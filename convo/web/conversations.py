@@ -61,9 +61,13 @@ class Intake(Struct, frozen=True, kw_only=True):
             if head.content_encoding:
                 place.grow(min(self.settings.body_bytes_max, len(body) * _PACKED))
             place.enter()
-            until = head.started + budget_seconds(head, self.settings)
-            answer = await self.end(body, head.content_encoding, head.started, until)
+            answer = await self.end(body, head.content_encoding, head.started, self._until(head))
         return with_headers(answer, *headers)
+
+    def _until(self, head: Head) -> float:
+        """Tell when a request's time is over: its budget's end, and that of the stop where one is under way."""
+        until = head.started + budget_seconds(head, self.settings)
+        return min(until, trio.current_effective_deadline()) if self.readiness.phase == "draining" else until
 
     def let_in(self, head: Head, needs: Needs, bytes_: int = 0) -> Headers:
         """Pass a request whose key may do this, and whose sender has not sent too much; return what it is told of that.
@@ -113,7 +117,7 @@ class Intake(Struct, frozen=True, kw_only=True):
                 metrics.wait_seconds.labels("web.accept").observe(done - decoded)
             else:
                 with deadline("web.accept", max(0.0, remaining)):
-                    stored = await self.committer.accept(accept, until)
+                    stored = await self.committer.accept(accept, decoded + remaining)
                 done = trio.current_time()
         except ConvoError as error:
             _tell_refused(accept, error)

@@ -1,7 +1,7 @@
 """The bytes of one client's socket, plain or under TLS; it knows no HTTP and no deadline: its caller has one.
 
 A plain socket is read and written by its number, without trio's own stream. Both try first: under load a busy client's
-next request is here once the others had their turn, and to ask the kernel for a call costs more than to look in vain.
+next request is here once the others had their turn, and to have the kernel wake us costs more than to look in vain.
 """
 
 from __future__ import annotations

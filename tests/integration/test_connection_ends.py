@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -89,17 +91,41 @@ async def test_a_connection_outlives_the_time_of_its_last_request() -> None:
         assert await rest_of(stream) == b""
 
 
-async def test_a_second_request_has_all_of_its_time_and_no_more() -> None:
+@pytest.mark.parametrize("before", ["0.5", "8"])
+async def test_a_second_request_has_all_of_its_time_and_no_more(before: str) -> None:
     async with opened() as served, await served.connect() as stream:
-        for seconds in ("0.5", "5"):
-            served.committer.open.set()
-            await stream.send_all(b"".join(post("talk-1", f"Request-Timeout: {seconds}")))
-            assert statuses((await one_of(stream))[0]) == [202]
-            served.committer.open = trio.Event()
+        await stream.send_all(b"".join(post("talk-1", f"Request-Timeout: {before}")))
+        assert statuses((await one_of(stream))[0]) == [202]
+        # The committer hangs, and nothing else bounds the wait for it.
+        served.committer.open, served.committer.wait_seconds = trio.Event(), 0.0
+        began = trio.current_time()
+        with trio.fail_after(5):
+            await stream.send_all(b"".join(post("talk-2", "Request-Timeout: 1")))
+            assert statuses(await rest_of(stream)) == [503]
+        assert trio.current_time() - began > 0.9
+
+
+async def test_a_request_that_comes_as_the_last_ones_time_ends_is_answered() -> None:
+    async with opened() as served, await served.connect() as stream:
+        for number in range(3):
             began = trio.current_time()
-            await stream.send_all(b"".join(post("talk-2", "Request-Timeout: 0.7")))
-            assert statuses((await one_of(stream))[0]) == [503]
-            assert trio.current_time() - began > 0.6
+            await stream.send_all(b"".join(post(f"talk-{number}", "Request-Timeout: 0.4")))
+            assert statuses((await one_of(stream))[0]) == [202]
+            await trio.sleep(began + 0.3 - trio.current_time())
+            # In one turn of the loop both: the next request, and the deadline.
+            with socket.socket(fileno=os.dup(stream.socket.fileno())) as same:
+                same.send(b"".join(post(f"late-{number}")))
+            time.sleep(0.3)  # noqa: ASYNC251  (so that the turn lasts)
+            assert statuses((await one_of(stream))[0]) == [202]
+
+
+async def test_a_refused_request_renews_the_keep_alive() -> None:
+    short = {"connection.keep_alive_seconds": "1", "ladder.gateway_keep_alive_seconds": "0.5"}
+    async with opened(echo, short) as served, await served.connect() as stream:
+        for _ in range(3):
+            await trio.sleep(0.6)
+            await stream.send_all(b"".join(post("talk-1", "Request-Timeout: soon")))
+            assert statuses((await one_of(stream))[0]) == [400]
 
 
 @pytest.mark.parametrize("sent", [b"G", get()[:-2], b"\r\n"])

@@ -85,7 +85,7 @@ async def test_retry_after_is_when_those_inside_are_done_at_the_measured_rate(
     for _ in range(1000):
         with admitted(admission, 1):
             await trio.sleep(0.05)
-    assert admission.rate(trio.current_time()) == pytest.approx(20, rel=0.01)
+    assert admission.reckon_rate(trio.current_time()) == pytest.approx(20, rel=0.01)
     with full(admission, 100):
         assert refused(admission) == pytest.approx(5, rel=0.02)
 
@@ -156,7 +156,7 @@ async def test_the_spacing_lets_in_hardly_more_than_ends(autojump_clock: MockClo
             await trio.sleep(0.001)
     with full(admission, 3):
         refused(admission)
-    let_in, ended = 0, 0.1 * admission.rate(trio.current_time())
+    let_in, ended = 0, 0.1 * admission.reckon_rate(trio.current_time())
     for _ in range(5_000):
         await trio.sleep(0.00002)
         with suppress(Overloaded), admitted(admission, 1):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -267,3 +269,39 @@ async def test_a_bug_in_the_commit_ends_the_loop_and_no_one_waits_for_ever(autoj
         with pytest.raises(KeyError):
             await group.run()
     assert isinstance(outcomes["a"], Draining)
+
+
+class Sent:
+    """An item that can be watched."""
+
+
+@pytest.mark.parametrize("whole_batch", [False, True], ids=["its own", "the batch's"])
+async def test_an_error_holds_no_item_until_the_collector_comes(whole_batch: bool, autojump_clock: MockClock) -> None:
+    async def commit(batch: Sequence[Sent]) -> list[ConvoError]:
+        await trio.sleep(1)
+        if whole_batch:
+            raise DatabaseUnavailable("away")
+        return [Conflict("taken") for _ in batch]
+
+    group: Group[Sent, str] = Group(commit, rows_max=100, bytes_max=1000, unit_seconds=1, item_bytes=lambda _: 1)
+
+    async def send(seconds: float) -> None:
+        item = Sent()
+        watched.append(weakref.ref(item))
+        with trio.move_on_after(seconds):
+            with suppress(ConvoError):
+                await group.submit(item)
+
+    watched: list[weakref.ref[Sent]] = []
+    gc.disable()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(group.run)
+            async with trio.open_nursery() as sending:
+                for seconds in (1000, 1000, 0.5):
+                    sending.start_soon(send, seconds)
+            await trio.sleep(5)
+            assert [one() for one in watched] == [None] * 3
+            nursery.cancel_scope.cancel()
+    finally:
+        gc.enable()
