@@ -275,11 +275,11 @@ class Sent:
     """An item that can be watched."""
 
 
-@pytest.mark.parametrize("whole_batch", [False, True], ids=["its own", "the batch's"])
-async def test_an_error_holds_no_item_until_the_collector_comes(whole_batch: bool, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("whose", ["its own", "the batch's"])
+async def test_an_error_holds_no_item_until_the_collector_comes(whose: str, autojump_clock: MockClock) -> None:
     async def commit(batch: Sequence[Sent]) -> list[ConvoError]:
         await trio.sleep(1)
-        if whole_batch:
+        if whose == "the batch's":
             raise DatabaseUnavailable("away")
         return [Conflict("taken") for _ in batch]
 
