@@ -4,7 +4,7 @@
     .venv/bin/python scripts/mutate.py [WORD …]      # those whose description holds a WORD; all of them without one
 
 The defects stand in ``mutants.toml``. The tests that are asked must pass on the tree as it is.
-Exit code 1: one survived.
+Exit code 1: one survived; 2: there is none with such a WORD.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class Book(Struct, frozen=True, forbid_unknown_fields=True):
 def main(words: Sequence[str]) -> int:
     """Plant them all, print who noticed each; return 1 when one survived."""
     chosen = [one for one in mutants() if not words or any(word in one.what for word in words)]
+    if not chosen:
+        console.print(f"no defect's description holds {' or '.join(words)}; they stand in scripts/mutants.toml")
+        return 2
     with tempfile.TemporaryDirectory(prefix="convo-mutants-") as folder:
         tree = _copied(Path(folder) / "tree")
         killed_by = _run(tree, sorted({test for one in chosen for test in one.tests}), _ALL_TESTS_SECONDS)
