@@ -55,6 +55,12 @@ async def test_so_many_requests_are_let_in_and_no_more(autojump_clock: MockClock
     assert (admission.requests, admission.bytes) == (0, 0)
 
 
+async def test_whoever_finds_it_full_is_refused_before_its_body_is_read() -> None:
+    admission = door()
+    with full(admission), pytest.raises(Overloaded, match="3 requests are under way"):
+        admission.check(0)
+
+
 async def test_so_many_bytes_are_let_in_and_no_more() -> None:
     admission = door(requests=10)
     with admitted(admission, 60):
