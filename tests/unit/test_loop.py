@@ -134,8 +134,13 @@ def test_what_seems_to_hold_the_loop_for_ever_is_told_of_while_it_does(monkeypat
 
 def test_a_pause_of_the_collector_is_not_called_the_codes() -> None:
     junk: list[Any] = []
-    for _ in range(600_000):
-        junk.append([junk])
+    seconds = 0.0
+    # As much as this machine takes long enough for.
+    while seconds < 3 * LIMIT:
+        junk.extend([junk] for _ in range(300_000))
+        began = time.perf_counter()
+        gc.collect()
+        seconds = time.perf_counter() - began
 
     (held,) = (held for held in watched(planted(gc.collect)) if held.seconds > LIMIT)
     assert (held.cause, held.stack) == ("collector", ())
