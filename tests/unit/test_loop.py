@@ -142,7 +142,8 @@ def test_a_pause_of_the_collector_is_not_called_the_codes() -> None:
         gc.collect()
         seconds = time.perf_counter() - began
 
-    (held,) = (held for held in watched(planted(gc.collect)) if held.seconds > LIMIT)
+    # A busy machine may hold another pass, too, but not for as long.
+    held = max(watched(planted(gc.collect)), key=lambda one: one.seconds)
     assert (held.cause, held.stack) == ("collector", ())
     assert held.collector_seconds > held.seconds / 2
 
