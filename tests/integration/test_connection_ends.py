@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import struct
@@ -15,10 +16,31 @@ import trio
 from structlog.testing import capture_logs
 
 from convo.observe import metrics
+from convo.web.admission import Admission
 from convo.web.app import _finishing
 from convo.web.asgi import App, Message
+from convo.web.authority import Authority
+from convo.web.clients import Clients
 from convo.web.connection import Connection
-from tests.doors import Receive, Send, Served, answer, body_of, echo, get, one_of, opened, post, rest_of, statuses
+from convo.web.conversations import Intake
+from convo.web.door import Head
+from convo.web.readiness import Readiness
+from tests.doors import (
+    AtOnce,
+    Receive,
+    Send,
+    Served,
+    answer,
+    body_of,
+    echo,
+    get,
+    one_of,
+    opened,
+    post,
+    rest_of,
+    short,
+    statuses,
+)
 from tests.running import eventually
 
 RESET = struct.pack("ii", 1, 0)
@@ -119,9 +141,50 @@ async def test_a_request_that_comes_as_the_last_ones_time_ends_is_answered() -> 
             assert statuses((await one_of(stream))[0]) == [202]
 
 
+async def test_what_was_sent_before_the_stop_is_answered() -> None:
+    async with opened() as served, ends_as("answered", served):
+        # Nobody else has a turn until all of it is there.
+        sending = socket.create_connection(("127.0.0.1", served.port))
+        sending.sendall(b"".join(post("talk-1")))
+        served.crowd.drain()
+        sending.settimeout(0)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(sending)) as stream:
+            got = await rest_of(stream)
+        assert (statuses(got), b"connection: close" in got) == ([202], True)
+
+
+async def test_near_the_end_of_the_stop_a_request_is_told_of_it_with_its_id() -> None:
+    settings = short({})
+    readiness = Readiness()
+    readiness.open()
+    readiness.drain()
+    committer = AtOnce()
+    committer.open = trio.Event()
+    intake = Intake(
+        settings=settings.web,
+        committer=cast("Any", committer),
+        readiness=readiness,
+        authority=Authority(settings.auth, cast("Any", None)),
+        clients=Clients(settings.clients),
+        admission=Admission(settings.intake, settings.web.request_seconds),
+    )
+    _, body = post("talk-1")
+    with trio.fail_after(0.5):
+        answer = await intake.receive(
+            Head(method="POST", path="/", peer="", started=trio.current_time(), content_type="application/json"),
+            lambda grow: _read(body, grow),
+        )
+    assert (answer.status, json.loads(answer.body)["conversation_id"]) == (503, "talk-1")
+
+
+async def _read(body: bytes, grow: Callable[[int], None]) -> bytes:
+    grow(len(body))
+    return body
+
+
 async def test_a_refused_request_renews_the_keep_alive() -> None:
-    short = {"connection.keep_alive_seconds": "1", "ladder.gateway_keep_alive_seconds": "0.5"}
-    async with opened(echo, short) as served, await served.connect() as stream:
+    given = {"connection.keep_alive_seconds": "1", "ladder.gateway_keep_alive_seconds": "0.5"}
+    async with opened(echo, given) as served, await served.connect() as stream:
         for _ in range(3):
             await trio.sleep(0.6)
             await stream.send_all(b"".join(post("talk-1", "Request-Timeout: soon")))
