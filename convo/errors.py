@@ -1,6 +1,6 @@
-"""Every error that convo raises on purpose: what to answer, and whether to try again.
+"""Every error that convo raises on purpose, with its HTTP answer and whether a retry can help; add a new error here.
 
-It knows no library: foreign errors are turned into these at the edge where they arrive.
+The module that calls a library turns the library's errors into these.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 
 class ConvoError(Exception):
-    """The root of the tree: an error with an answer.
+    """The root of the tree: an error with its answer.
 
-    ``status`` is the HTTP status to answer, ``code`` the stable name a client may switch on,
-    ``retryable`` whether the same call can succeed later without being changed; ``headers`` go with the answer.
+    ``status`` is the HTTP status to answer, and ``code`` a stable name for the client's own code. ``retryable`` says
+    whether the same call can succeed later without a change. ``headers`` are sent with the answer.
     """
 
     status = 500
@@ -44,13 +44,13 @@ class ConfigError(ConvoError):
 
 
 class Refused(ConvoError):
-    """The service will not start as things stand; the text says what to change."""
+    """The command refuses to do its work; the text says what to change."""
 
     code = "refused"
-    title = "convo cannot start"
+    title = "convo refuses to do this"
 
 
-# --- what a client did
+# --- faults of a request
 
 
 class BadRequest(ConvoError):
@@ -62,7 +62,7 @@ class BadRequest(ConvoError):
 
 
 class Unauthorized(ConvoError):
-    """The request shows no key, or none that is good."""
+    """The request has no key, or no valid one."""
 
     status = 401
     code = "unauthorized"
@@ -73,11 +73,27 @@ class Unauthorized(ConvoError):
 
 
 class Forbidden(ConvoError):
-    """The key is good, but not for this."""
+    """The key is valid, but does not allow this."""
 
     status = 403
     code = "forbidden"
-    title = "This key may not do this"
+    title = "This key does not allow this"
+
+
+class UnknownHost(ConvoError):
+    """The request calls the server by a name that is not its own: a page may have had its name point here."""
+
+    status = 403
+    code = "unknown_host"
+    title = "This server is not called by this name"
+
+
+class CrossSite(ConvoError):
+    """A browser sends this for a page of another site, which nobody has allowed to."""
+
+    status = 403
+    code = "cross_site"
+    title = "Pages of other sites may not call this server"
 
 
 class NotFound(ConvoError):
@@ -93,19 +109,19 @@ class MethodNotAllowed(ConvoError):
 
     status = 405
     code = "method_not_allowed"
-    title = "This address does not take this method"
+    title = "This address does not support this method"
 
 
 class Conflict(ConvoError):
-    """The id is taken by a conversation with other content."""
+    """The id belongs to a conversation with other content."""
 
     status = 409
     code = "conflict"
-    title = "This conversation_id is taken by other content"
+    title = "This conversation_id belongs to other content"
 
 
 class NotDead(ConvoError):
-    """Only a dead letter can be revived."""
+    """The conversation is no dead letter, and only a dead letter can be retried."""
 
     status = 409
     code = "not_dead"
@@ -121,16 +137,16 @@ class TooLarge(ConvoError):
 
 
 class RequestTimeout(ConvoError):
-    """The client took longer over its request than it may."""
+    """The client sent its request too slowly."""
 
     status = 408
     code = "request_timeout"
-    title = "The request did not come in time"
+    title = "The request did not arrive in time"
     retryable = True
 
 
 class TargetTooLong(ConvoError):
-    """The address asked for is over the limit."""
+    """The request's address is over the limit."""
 
     status = 414
     code = "target_too_long"
@@ -146,19 +162,19 @@ class HeadTooLarge(ConvoError):
 
 
 class VersionNotSupported(ConvoError):
-    """The request is in a version of HTTP that is not spoken here."""
+    """The request is in a version of HTTP that convo does not support."""
 
     status = 505
     code = "version_not_supported"
-    title = "This version of HTTP is not spoken here"
+    title = "This version of HTTP is not supported"
 
 
 class UnsupportedMedia(ConvoError):
-    """The body is in a type or an encoding that is not taken."""
+    """The body has a type or an encoding that convo does not support."""
 
     status = 415
     code = "unsupported_media"
-    title = "This content type or encoding is not taken"
+    title = "This content type or encoding is not supported"
 
 
 class Invalid(ConvoError):
@@ -169,11 +185,11 @@ class Invalid(ConvoError):
     title = "The request is not valid"
 
 
-# --- what the service cannot do now
+# --- what the service cannot do at this moment
 
 
 class Unavailable(ConvoError):
-    """What the request needs is away; the same request can succeed later."""
+    """The service cannot do what the request needs now; the same request can succeed later."""
 
     status = 503
     code = "unavailable"
@@ -182,35 +198,42 @@ class Unavailable(ConvoError):
 
 
 class DatabaseUnavailable(Unavailable):
-    """The database cannot be reached, or cannot take the work now."""
+    """The database cannot be reached, or cannot do the work now."""
 
     code = "database_unavailable"
     title = "The database cannot be reached"
 
 
+class KeysUnavailable(Unavailable):
+    """The keys of clients could not be read from the database for too long: any of them may be revoked."""
+
+    code = "keys_unavailable"
+    title = "No key can be checked now"
+
+
 class PoolExhausted(DatabaseUnavailable):
-    """Every connection of the pool stayed in use for as long as one may wait, or none could be opened."""
+    """No pooled connection of its purpose became free within ``database.acquire_seconds``."""
 
     code = "pool_exhausted"
     title = "No database connection became free in time"
 
 
 class DiskFull(DatabaseUnavailable):
-    """The database has no room left on its disk."""
+    """The database has no space left on its disk."""
 
     code = "disk_full"
     title = "The database's disk is full"
 
 
 class Overloaded(Unavailable):
-    """More requests are under way than this process takes; ``retry_after_seconds`` is when some will be done."""
+    """The process has its maximum of requests in progress; after ``retry_after_seconds`` some will be done."""
 
     code = "overloaded"
-    title = "The service has as much to do as it takes"
+    title = "The service is overloaded"
 
 
 class TooManyRequests(ConvoError):
-    """One client sends more than its share; ``retry_after_seconds`` is when it may send again."""
+    """One client sends more than its limit allows; after ``retry_after_seconds`` it may send again."""
 
     status = 429
     code = "rate_limited"
@@ -219,14 +242,14 @@ class TooManyRequests(ConvoError):
 
 
 class Draining(Unavailable):
-    """The process is stopping; another one, or the next one, takes the request."""
+    """The process is stopping; send the request to another process, or to the next one."""
 
     code = "draining"
     title = "The service is stopping"
 
 
 class DeadlineExceeded(Unavailable):
-    """A wait took longer than its deadline; ``name`` is the wait that used it up."""
+    """A wait took longer than its deadline; ``name`` is the wait that used the time."""
 
     code = "deadline_exceeded"
     title = "The time for this ran out"
@@ -243,11 +266,11 @@ class DatabaseDeadlineExceeded(DeadlineExceeded, DatabaseUnavailable):
     """A unit of database work took longer than its deadline."""
 
 
-# --- the database's word on one unit of work
+# --- how the database failed one unit of work
 
 
 class BadRow(ConvoError):
-    """The database refuses this very data (SQLSTATE classes 22, 23 and 54); trying again cannot help."""
+    """The database refuses this data (SQLSTATE classes 22, 23 and 54); a retry cannot help."""
 
     status = 422
     code = "refused_by_database"
@@ -259,26 +282,37 @@ class BadRow(ConvoError):
 
 
 class TransactionLost(DatabaseUnavailable):
-    """A deadlock, a serialization failure or a lost connection: the same transaction can succeed at once."""
+    """A deadlock, a serialization failure or a lost connection; an immediate retry can succeed."""
 
     code = "transaction_lost"
 
 
 class LeaseLost(ConvoError):
-    """The job is no longer ours: its lease ended, or another worker has it."""
+    """The worker has lost its job: the lease ended, or another worker holds it."""
 
     code = "lease_lost"
     title = "The lease on this job is lost"
 
 
-# --- what a remote dependency did
+class WrongLog(ConvoError):
+    """A stored log is not the one that was acknowledged: nobody may read it under this conversation."""
+
+    code = "wrong_log"
+    title = "The stored log is not the one that was acknowledged"
+
+
+# --- how a remote dependency failed
 
 
 class RemoteError(ConvoError):
     """A call to a remote dependency failed.
 
-    ``dependency`` is its name (``llm``, ``memory``). ``outage`` is true where the failure says something of the
-    dependency and nothing of the job: it is then no fault of the job.
+    ``dependency`` is its name (``llm``, ``memory``). ``outage`` is true where the failure is the dependency's and
+    not the job's. Such a failure costs the job no attempt. It is ``systemic`` where it is an outage only because the
+    call fails for all jobs alike. ``wait`` names the call that failed. ``answer_status`` and
+    ``answer_words`` are the status and the first words of what was answered, where something was; no log shows the
+    words, but for those of a fault that all jobs meet. ``ticket`` is what to ask with the next time; where it is empty,
+    with nothing any more, and where it is None, as before.
     """
 
     status = 502
@@ -289,10 +323,15 @@ class RemoteError(ConvoError):
     def __init__(self, dependency: str, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(f"{dependency}: {detail}", retry_after_seconds=retry_after_seconds)
         self.dependency = dependency
+        self.systemic = False
+        self.ticket: str | None = None
+        self.wait = ""
+        self.answer_status: int | None = None
+        self.answer_words = ""
 
 
 class RemoteUnavailable(RemoteError):
-    """Not reached, timed out, 408 or 5xx: it may be different a moment later."""
+    """Not reached, timed out, 408 or 5xx: a retry can succeed a moment later."""
 
     code = "remote_unavailable"
     retryable = True
@@ -300,13 +339,13 @@ class RemoteUnavailable(RemoteError):
 
 
 class RemoteBusy(RemoteUnavailable):
-    """429: it asks to be left alone for a while (``retry_after_seconds``, when it says how long)."""
+    """429: it refuses calls for some time (``retry_after_seconds``, where its answer says how long)."""
 
     code = "remote_busy"
 
 
 class RemoteTimeout(RemoteUnavailable):
-    """It did not answer in time; ``outage`` unless it answered others meanwhile."""
+    """It did not answer in time; ``outage`` unless it answered other calls meanwhile."""
 
     code = "remote_timeout"
 
@@ -315,28 +354,56 @@ class RemoteTimeout(RemoteUnavailable):
         self.outage = outage
 
 
+class RemotePending(RemoteError):
+    """It has taken the conversation and is at work on it: it is asked later, with ``ticket``, in ``later_seconds``."""
+
+    code = "remote_pending"
+    outage = True
+
+    def __init__(self, dependency: str, detail: str, *, ticket: str, later_seconds: float) -> None:
+        super().__init__(dependency, detail)
+        self.ticket = ticket
+        self.later_seconds = later_seconds
+
+
+class RemoteFailedLater(RemoteError):
+    """It had taken the conversation, and failed at it: it has to be given it again."""
+
+    code = "remote_failed_later"
+
+    def __init__(self, dependency: str, detail: str) -> None:
+        super().__init__(dependency, detail)
+        self.ticket = ""
+
+
 class RemoteDown(RemoteError):
-    """It failed so often that nobody asks it for a while."""
+    """It failed so often that its breaker is open: no call is made for some time."""
 
     code = "remote_down"
     outage = True
 
 
 class RemoteRefused(RemoteError):
-    """400, 413, 422 and the like: the same call will be refused again."""
+    """400, 413, 422 and similar: the same call would be refused again."""
 
     code = "remote_refused"
 
 
+class RemoteDeclined(RemoteError):
+    """A content filter refuses this conversation: the part ends without a finding, and no try can change that."""
+
+    code = "remote_declined"
+
+
 class RemoteDenied(RemoteError):
-    """401, 402, 403, 404: it refuses us, whatever the call: a setting to be mended, no fault of the job."""
+    """3xx, 401, 402, 403, 404, a wrong key or model told in any way: it refuses every call; a setting is wrong."""
 
     code = "remote_denied"
     outage = True
 
 
 class RemoteGarbage(RemoteError):
-    """The answer does not parse or does not fit its schema."""
+    """The answer cannot be parsed or does not match its schema."""
 
     code = "remote_garbage"
     retryable = True

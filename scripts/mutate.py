@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Plant chosen defects in a copy of the tree, one at a time, and show which test notices each; all must be noticed.
+"""Plant defects in a copy of the tree, one at a time, and show which test notices each; a test must notice each.
 
-    .venv/bin/python scripts/mutate.py [WORD …]      # those whose description holds a WORD; all of them without one
+    .venv/bin/python scripts/mutate.py [WORD …]      # only those whose description holds a WORD
 
-The defects stand in ``mutants.toml``. The tests that are asked must pass on the tree as it is.
-Exit code 1: one survived; 2: there is none with such a WORD.
+The defects stand in ``mutants.toml``. Their tests must pass on the unchanged tree.
+Exit code 1: no test noticed one of them; 2: there is none with such a WORD.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -31,10 +32,15 @@ console = Console(width=150)
 
 
 class Mutant(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A defect: what it is, where it is planted, and the tests that should notice it."""
+    """A defect: what it is, where it is planted, and the tests that should notice it.
+
+    ``inside`` names the function, method or constant of the file that holds the ``old`` text: "Breaker.failed". Without
+    it the whole file is looked through. Either way the text must stand there once.
+    """
 
     what: str
     file: str
+    inside: str = ""
     old: str
     new: str
     tests: list[str]
@@ -47,7 +53,7 @@ class Book(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def main(words: Sequence[str]) -> int:
-    """Plant them all, print who noticed each; return 1 when one survived."""
+    """Plant the chosen ones, print the test that noticed each; return 1 when one survived."""
     chosen = [one for one in mutants() if not words or any(word in one.what for word in words)]
     if not chosen:
         console.print(f"no defect's description holds {' or '.join(words)}; they stand in scripts/mutants.toml")
@@ -69,7 +75,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def mutants() -> list[Mutant]:
-    """Read the book of defects."""
+    """Read ``mutants.toml``."""
     book = tomllib.loads((ROOT / "scripts" / "mutants.toml").read_text("utf-8"))
     return msgspec.convert(book, Book).mutant
 
@@ -78,11 +84,40 @@ def planted(text: str, one: Mutant) -> str:
     """Put the defect into a file's text, in which its place must be the only one.
 
     Raises:
-        SystemExit: the code has changed, and the book has to follow.
+        SystemExit: the code has changed, and ``mutants.toml`` must follow.
     """
-    if text.count(one.old) != 1:
-        raise SystemExit(f"{one.what!r}: its place stands {text.count(one.old)} times in {one.file}; mend mutants.toml")
-    return text.replace(one.old, one.new)
+    first, last = _place(text, one) if one.inside else (0, len(text))
+    found = text.count(one.old, first, last)
+    if found != 1:
+        place = f"{one.inside} of {one.file}" if one.inside else one.file
+        raise SystemExit(f"{one.what!r}: its text stands {found} times in {place}; mend mutants.toml")
+    return text[:first] + text[first:last].replace(one.old, one.new) + text[last:]
+
+
+def _place(text: str, one: Mutant) -> tuple[int, int]:
+    """Return where the definition that the defect names begins and ends in the file's text."""
+    nodes: list[ast.stmt] = ast.parse(text).body
+    found: list[ast.stmt] = []
+    for name in one.inside.split("."):
+        found = [node for node in nodes if name in _defined(node)]
+        nodes = [inner for node in found for inner in getattr(node, "body", [])]
+    if len(found) != 1:
+        raise SystemExit(f"{one.what!r}: {one.file} defines {one.inside} {len(found)} times; mend mutants.toml")
+    lines = text.splitlines(keepends=True)
+    first, last = found[0].lineno - 1, found[0].end_lineno
+    return len("".join(lines[:first])), len("".join(lines[:last]))
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    match node:
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {ast.unparse(target) for target in targets}
+        case ast.AnnAssign(target=target):
+            return {ast.unparse(target)}
+        case _:
+            return set()
 
 
 def _copied(tree: Path) -> Path:

@@ -28,6 +28,9 @@ try:
     from rich.table import Table
     from rich.text import Text
 
+    from convo import config
+    from convo.commands.parsing import Parser, row_count
+    from convo.errors import ConfigError
     from scripts.seed_bodies import SAMPLES, BadSource, Body, prepare, read_bodies
     from scripts.seed_client import ATTEMPT_SECONDS, Api, Tally, await_end, post
 except ImportError as missing:
@@ -46,32 +49,38 @@ class NoServer(Exception):
 
 def options_of(arguments: list[str]) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="seed.py", description="Post conversations to a running convo server.")
+    parser = Parser(prog="seed.py", description="Post conversations to a running convo server.")
     add = parser.add_argument
-    add("--url", default="http://127.0.0.1:30020", help="the server (%(default)s)")
+    add("--url", help="the server (default: CONVO_URL, else the one that scripts/serve started)")
     add("--from", dest="source", type=Path, default=SAMPLES, metavar="FILE", help="JSON Lines or Topical-Chat JSON")
-    add("--count", type=_whole, metavar="N", help="how many to post (each of the file once)")
+    add("--count", type=row_count, metavar="N", help="how many to post (each of the file once)")
     add("--rate", type=_positive, default=0.0, metavar="R", help="posts a second (as fast as answers come)")
-    add("--concurrency", type=_whole, default=16, metavar="N", help="requests under way at once (%(default)s)")
+    add("--concurrency", type=row_count, default=16, metavar="N", help="requests under way at once (%(default)s)")
     add("--size-kb", type=_positive, default=0.0, metavar="KB", help="grow bodies to about this size")
     add("--user-prefix", default="", metavar="TEXT", help="put before every user_id and conversation_id")
     add("--fresh", action="store_true", help="new conversation ids (else the same each time: a second run replays)")
     add("--wait", type=float, default=60.0, metavar="S", help="seconds to await the analyses, 0: do not (%(default)g)")
-    add("--key", default="", help="the API key, sent as a bearer token")
+    add("--key", help="the API key, sent as a bearer token (default: CONVO_KEY)")
     return parser.parse_args(arguments)
 
 
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+def find_server(options: argparse.Namespace) -> None:
+    """Complete the address and the key, from where convo's own commands have them.
+
+    Raises:
+        ConfigError: as ``config.client_address``.
+    """
+    options.url, key = config.client_address(url=options.url or "")
+    options.key = key if options.key is None else options.key
 
 
 def _positive(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError("must be above 0")
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0, e.g. 10")
     return number
 
 
@@ -90,7 +99,9 @@ async def connect(options: argparse.Namespace) -> AsyncIterator[httpx.AsyncClien
             await client.get("/livez")
         except httpx.TransportError as error:
             why = type(error).__name__
-            raise NoServer(f"no server answers at {options.url} ({why}): start scripts/serve") from error
+            raise NoServer(
+                f"no server answers at {options.url} ({why}): start scripts/serve, or name one with --url"
+            ) from error
         yield client
 
 
@@ -159,7 +170,7 @@ def _counts(tally: Tally, outcome: str) -> Text:
 
 
 def _listed(counts: Iterable[tuple[str, int]]) -> Text:
-    # The words come from whatever answered: no markup in them is obeyed, and no control character passes.
+    # The words come from the server: markup and control characters in them have no effect.
     text = ", ".join(f"{why} × {number}" for why, number in counts)
     return Text("".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text))
 
@@ -180,7 +191,7 @@ def exit_code(tally: Tally, *, interrupted: bool) -> int:
 
 
 async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
-    """Run ``work`` to its end or to the first Ctrl-C, and say whether it was Ctrl-C."""
+    """Run ``work`` to its end or to the first Ctrl-C, and return whether it was Ctrl-C."""
     interrupted = False
     with trio.CancelScope() as scope, trio.open_signal_receiver(signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
@@ -198,9 +209,10 @@ async def until_interrupted(work: Callable[[], Awaitable[None]]) -> bool:
 
 
 async def run(arguments: list[str], console: Console) -> int:
-    """Do what the command line says and return the exit code."""
+    """Do what the command line asks, and return the exit code."""
     options, tally = options_of(arguments), Tally()
     try:
+        find_server(options)
         source = read_bodies(options.source)
         options.count = total = options.count or len(source)
         run_name = f"{secrets.token_hex(3)}-" if options.fresh else ""
@@ -208,10 +220,12 @@ async def run(arguments: list[str], console: Console) -> int:
         async with connect(options) as client:
             api, started = Api(client, options.concurrency, tally), trio.current_time()
             interrupted = await until_interrupted(lambda: seed(api, options, bodies, tally, console))
-    except (BadSource, NoServer, httpx.InvalidURL) as error:
+    except (BadSource, ConfigError, NoServer, httpx.InvalidURL) as error:
         console.print(f"seed.py: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     console.print(report(tally, total, trio.current_time() - started))
+    if any(why.startswith("401") for _, why in tally.reasons):
+        console.print("The server wants a key: set CONVO_KEY (`scripts/convo key new NAME` makes one).", markup=False)
     return exit_code(tally, interrupted=interrupted)
 
 

@@ -22,7 +22,7 @@ _BOTS = {"bot", "pika", "bot_response_conversation", "assistant", "gpt", "agent_
 
 
 class BadSource(Exception):
-    """The file holds no bodies that can be posted; the text says where and why."""
+    """The file holds no bodies that can be posted; the text names the place and the reason."""
 
 
 def read_bodies(path: Path) -> list[Body]:
@@ -34,7 +34,8 @@ def read_bodies(path: Path) -> list[Body]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadSource(f"{path}: {error}") from error
+        # The path is in the text of an OSError, too.
+        raise BadSource(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     bodies = [_checked(path, number, body) for number, body in enumerate(_parsed(path, text), 1)]
     if not bodies:
         raise BadSource(f"{path}: there are no conversations in it")
@@ -65,7 +66,7 @@ def _lines(path: Path, text: str) -> Iterator[object]:
 def _checked(path: Path, number: int, body: object) -> Body:
     if not isinstance(body, dict) or not isinstance(body.get("conversation_id"), str):
         raise BadSource(f"{path}, conversation {number}: not an object with a conversation_id")
-    # What tests expect of a sample is no business of the server's.
+    # Only tests use what is expected of a sample; the server does not get it.
     return {key: value for key, value in body.items() if key != "expected"}
 
 
@@ -126,7 +127,7 @@ def grow(source: list[Body], place: int, size_bytes: int) -> Body:
 
 
 def _items_from(source: list[Body], place: int) -> Iterator[Body]:
-    # Round and round, but for a source without a single item: that would never end.
+    # A source without a single item would be read for ever.
     if any(map(log_of, source)):
         for body in islice(cycle(source), place, None):
             yield from map(plain_item, log_of(body))

@@ -30,7 +30,7 @@ WAIT_STEP_SECONDS = 8.0
 PAUSE_SECONDS = 0.25
 LAST_LOOK_SECONDS = 2.0
 
-# 429 and 503 are the server's own word that the same request can succeed later; 502 and 504 are a gateway's.
+# By 429 and 503 the server states that the same request can succeed later; 502 and 504 come from a gateway.
 RETRYABLE = {429, 502, 503, 504}
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError, trio.TooSlowError)
 
@@ -61,7 +61,7 @@ class Api:
     """One server, through one client; never more requests under way than the client has connections."""
 
     def __init__(self, client: httpx.AsyncClient, connections: int, tally: Tally) -> None:
-        # httpx loses a connection's slot when a request is cancelled while it waits for one: here none ever waits.
+        # httpx loses a connection's slot when a request is cancelled while it waits for one: here none waits.
         self._limiter = trio.CapacityLimiter(connections)
         self._client = client
         self._tally = tally

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Torture convo: real processes on one database, duplicates at their doors, everything failing; then audit them.
+"""Torture convo: real processes on one database get duplicates while everything around them fails; then audit them.
 
     .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--memory-away] [--short]
+                                                 [--only WORDS ...]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
@@ -21,7 +22,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import trio
@@ -32,20 +33,33 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.auditor import Calm, Finding, Record, audit  # noqa: E402
-from tests.disk import fill_the_disk  # noqa: E402
-from tests.faults import FAULTS  # noqa: E402
-from tests.load import Load, probe, revive_the_dead, until_done  # noqa: E402
-from tests.world import World, open_world, wall  # noqa: E402
+from tests.support.disk import fill_the_disk  # noqa: E402
+from tests.torture.auditor import Calm, Finding, Record, audit  # noqa: E402
+from tests.torture.faults import FAULTS  # noqa: E402
+from tests.torture.load import Load, probe, revive_the_dead, until_done  # noqa: E402
+from tests.torture.world import World, open_world, wall  # noqa: E402
 
-# What may go wrong at the same time as other things of its kind; of each other kind one at a time.
-_LANES = {"kill": "", "SIGTERM": "", "SIGSTOP of": "", "model": "model", "memory": "memory", "network": "network"}
+# Faults of one process may come at the same time; of each other kind one at a time.
+_LANES = {
+    **dict.fromkeys(("kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
+    "model": "model",
+    "memory": "memory",
+    "network": "network",
+    "database taken back": "database model network",
+}
 _DATABASE = "database"
 _MIXED = "all of them mixed"
 _MEMORY = "memory service away"
 _MEMORY_ALL = f"{_MEMORY}, the whole run"
 _CALM_SECONDS = 6.0
 _DRAIN_SECONDS = 240.0
+_LOGGED = {
+    "late workers refused": "lease_lost",
+    "processes that differ from the others": "settings_disagree",
+    "copied folders": "folder_copied",
+    "times that a process noticed a database that went back": "database_went_back",
+    "logs of another conversation": "log_mismatch",
+}
 console = Console(width=120)
 
 
@@ -65,11 +79,18 @@ class Form(Struct, frozen=True, kw_only=True):
     alone: bool
 
 
-_LONG = Form(
+LONG = Form(
     faults={
         "kill -9 of a process": (20, 0.2, 8.0),
         "SIGTERM storm": (5, 0.2, 1.0),
         "SIGSTOP of a process past its lease": (3, 2.0, 4.0),
+        "other settings: lease_seconds": (2, 3.0, 8.0),
+        "other settings: a weight of the score": (2, 3.0, 8.0),
+        "other settings: fairness.key": (2, 3.0, 8.0),
+        "host renamed": (3, 1.0, 4.0),
+        "data folder copied": (2, 6.0, 10.0),
+        "database taken back": (2, 10.0, 30.0),
+        "database taken back, a process asleep": (2, 3.0, 10.0),
         "PostgreSQL dies and restarts": (10, 0.0, 0.0),
         "PostgreSQL stands still (SIGSTOP)": (2, 5.0, 15.0),
         "connections terminated at random": (4, 2.0, 4.0),
@@ -89,11 +110,14 @@ _LONG = Form(
     mixed_seconds=90.0,
     alone=True,
 )
-_SHORT = Form(
+SHORT = Form(
     faults={
         "kill -9 of a process": (4, 0.1, 3.0),
         "SIGTERM storm": (1, 0.2, 0.2),
         "SIGSTOP of a process past its lease": (1, 1.0, 1.0),
+        "other settings: a weight of the score": (1, 2.0, 2.0),
+        "data folder copied": (1, 4.0, 4.0),
+        "database taken back, a process asleep": (1, 3.0, 3.0),
         "PostgreSQL dies and restarts": (2, 0.0, 0.0),
         "PostgreSQL stands still (SIGSTOP)": (1, 3.0, 4.0),
         "connections terminated at random": (1, 1.0, 2.0),
@@ -113,7 +137,10 @@ _SHORT = Form(
 def main() -> int:
     """Torture, print what was seen; return 0 when nothing was lost, twice, stuck or late."""
     asked = _arguments()
-    form = _SHORT if asked.short else _LONG
+    form = SHORT if asked.short else LONG
+    if asked.only:
+        chosen = {name: how for name, how in form.faults.items() if any(words in name for words in asked.only)}
+        form = structs.replace(form, faults=chosen)
     if asked.memory_away:
         form = structs.replace(form, faults={name: how for name, how in form.faults.items() if name != _MEMORY})
     alone, mixed = plan(asked.seed, form)
@@ -139,6 +166,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
     parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
+    parser.add_argument("--only", nargs="+", metavar="WORDS", help="only the faults whose names hold one of these")
     parser.add_argument("--plan", action="store_true", help="print the schedule, and do nothing")
     asked = parser.parse_args()
     asked.conversations = asked.conversations or (300 if asked.short else 3000)
@@ -186,7 +214,7 @@ class Torture:
         self._facts: list[tuple[str, str]] = []
 
     def close(self) -> None:
-        """Close the auditor's book."""
+        """Close the auditor's record."""
         self._record.close()
 
     async def run(
@@ -202,10 +230,11 @@ class Torture:
                     await trio.sleep(_CALM_SECONDS)
                     await self._alone(world, stages[0])
                     await self._mixed(world, stages[1])
-                self._say("everything is healed")
+                self._report("everything is healed")
                 load.hurry()
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
-        found.append(await self._disk_full())
+        if not asked.only:
+            found.append(await self._disk_full())
         self._facts.append(("the run took", f"{time.monotonic() - began:.0f} s"))
         self._facts.append(("conversations accepted", f"{len({one.id for one in self._record.read()}):,}"))
         self._facts.append(("requests answered", f"{sum(self._record.statuses.values()):,}"))
@@ -248,14 +277,13 @@ class Torture:
 
     async def _in_its_lane(self, world: World, doing: Doing) -> None:
         lane = next((lane for start, lane in _LANES.items() if doing.fault.startswith(start)), _DATABASE)
-        if not lane:
-            await self._do(world, doing)
-            return
-        async with self._lanes[lane]:
+        async with AsyncExitStack() as stack:
+            for name in lane.split():
+                await stack.enter_async_context(self._lanes[name])
             await self._do(world, doing)
 
     async def _do(self, world: World, doing: Doing) -> None:
-        self._say(f"{doing.fault}, {doing.seconds:.1f} s")
+        self._report(f"{doing.fault}, {doing.seconds:.1f} s")
         began = wall()
         await FAULTS[doing.fault](world, doing.seconds)
         self._injected[doing.fault] += 1
@@ -263,33 +291,37 @@ class Torture:
 
     async def _look(self, world: World, garbage: bool, seed: int) -> list[Finding]:  # noqa: FBT001
         began = trio.current_time()
-        await until_done(world, _DRAIN_SECONDS, self._say)
+        await until_done(world, _DRAIN_SECONDS, self._report)
         # A backlog may be touched by what was wrong before.
         self._spans.append((min(begin for begin, _ in self._spans), wall()))
         self._facts.append(("backlog done after", f"{trio.current_time() - began:.0f} s"))
         calm = Load(world, self._record, seed, 60, name="calm")
         await calm.run()
-        await until_done(world, _DRAIN_SECONDS, self._say)
-        self._say("the audit")
+        await until_done(world, _DRAIN_SECONDS, self._report)
+        self._report("the audit")
         found = await audit(world, self._record, Calm(self._spans), garbage=garbage)
         self._facts.append(("dead letters, with a true reason", str(await revive_the_dead(world))))
-        await until_done(world, _DRAIN_SECONDS, self._say)
-        lost = sum(event.get("event") == "lease_lost" for convo in world.convos for event in convo.told())
-        self._facts.append(("late workers refused (lease_lost)", str(lost)))
+        await until_done(world, _DRAIN_SECONDS, self._report)
+        for what, event in _LOGGED.items():
+            self._facts.append((f"{what} ({event})", str(sum(1 for _ in world.log_records(event)))))
+        reported = {name for record in world.log_records("receipts_missing") for name in record["conversation_ids"]}
+        gone = {one.id for one in self._record.read() if one.status == 202} & world.gone
+        self._facts.append(("conversations that the database lost", f"{len(gone)}, reported {len(gone & reported)}"))
+        self._facts.append(("reported, though the database never lost them", str(len(reported - world.gone))))
         if not any(one.count for one in found):
             found = await audit(world, self._record, Calm(self._spans), garbage=False)
         return found
 
     async def _disk_full(self) -> Finding:
-        self._say("the disk of the database is full")
+        self._report("the disk of the database is full")
         outcome = await fill_the_disk(self._folder / "small")
-        self._facts.append(("disk full", outcome.told))
+        self._facts.append(("disk full", outcome.summary))
         for fault, seconds in outcome.recovered.items():
             self._injected[fault] += 1
             self._recovered[fault] = seconds
         return Finding(what="lost or not done after a full disk", count=len(outcome.odd), examples=outcome.odd[:3])
 
-    def _say(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         console.print(f"[dim]{time.strftime('%H:%M:%S')} {what}")
 
     def faults_table(self, seed: int) -> Table:
@@ -297,15 +329,15 @@ class Torture:
         table = Table(f"seed {seed}: fault", "times", "alone, healed: accepted after", "done after")
         for fault, times in [*self._injected.items(), (_MIXED, "")]:
             seconds = self._recovered.get(fault)
-            told = ["" if one is None else f"{one:.1f} s" for one in seconds or ()]
-            table.add_row(fault, str(times), *told)
+            times_to = ["" if one is None else f"{one:.1f} s" for one in seconds or ()]
+            table.add_row(fault, str(times), *times_to)
         return table
 
     def verdict_table(self, found: Sequence[Finding]) -> Table:
         """Make the table of what was found."""
         table = Table("what", "found")
-        for what, told in self._facts:
-            table.add_row(what, told)
+        for what, fact in self._facts:
+            table.add_row(what, fact)
         table.add_section()
         for one in found:
             examples = f"[red]{one.count:,}: {'; '.join(one.examples)}" if one.count else "0"

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,10 @@ import asyncpg
 import pytest
 import trio
 
-from convo.bridge import open_bridge
-from convo.config import DatabaseSettings
-from convo.observe import events
-from convo.observe.loop import Held, LoopWatch
+from convo.observe import log_records
+from convo.runtime.bridge import open_bridge
+from convo.runtime.loop_watch import LoopBlock, LoopWatch
+from convo.settings import DatabaseSettings
 from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
 
@@ -30,13 +31,14 @@ pytest_plugins = ["pytester"]
 GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _BLOCK_SECONDS = 1.0
-"""What one pass of a test's loop may take itself; time in line for a processor and of the collector do not count."""
+"""What the code of one pass of a test's loop may take, without waits for a processor and the garbage collector."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run every Trio test under the loop watch: the closest ``trio`` marker says by what a test is run."""
+    """Run every Trio test under the loop watch: the closest ``trio`` marker decides what runs a test."""
     for item in items:
         if item.get_closest_marker("trio") and not item.get_closest_marker("blocks_loop"):
             item.add_marker(pytest.mark.trio(run=run_watched), append=False)
@@ -45,8 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def run_watched(
     main: Callable[..., Awaitable[Any]], *args: Any, instruments: Sequence[trio.abc.Instrument] = (), **options: Any
 ) -> Any:
-    """Run like ``trio.run``, and fail where something has held the loop."""
-    found: list[Held] = []
+    """Run like ``trio.run``, and fail where code held the loop."""
+    found: list[LoopBlock] = []
     with LoopWatch(_BLOCK_SECONDS, found.append) as watch:
         result = trio.run(main, *args, instruments=[*instruments, watch], **options)
     for held in found:
@@ -59,9 +61,21 @@ def run_watched(
 
 
 @pytest.fixture(autouse=True)
-def _told_anew() -> None:
-    """Let no test keep another one's events from being told."""
-    events._seldom.forget()
+def _signals() -> Iterator[None]:
+    """Put back how signals are met: a service that was stopped ignores them, and what is started later inherits that.
+
+    A shell, a sleep or HAProxy that was started with SIGTERM ignored cannot be ended by it.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _unlimited_log() -> None:
+    """Forget which log records were written a moment ago: the limit of one test must not silence the next."""
+    log_records._seldom.forget()
 
 
 @pytest.fixture(scope="session", params=["embedded", "given"] if GIVEN else ["embedded"])
@@ -76,7 +90,7 @@ def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @contextmanager
 def roomy_folder() -> Iterator[Path]:
-    """Make a folder for a database: in memory where there is room, for a test mostly waits for the disk."""
+    """Make a folder for a database: in memory where there is room, because a test mostly waits for the disk."""
     memory = Path("/dev/shm")
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > _MEMORY_BYTES
     with tempfile.TemporaryDirectory(prefix="convo-test-", dir=memory if roomy else None) as folder:
@@ -85,8 +99,8 @@ def roomy_folder() -> Iterator[Path]:
 
 @contextmanager
 def embedded_server(data_dir: Path) -> Iterator[str]:
-    """Run the embedded PostgreSQL in a process of its own; yield its URL. It ends with us and takes the data along."""
-    command = [sys.executable, "-m", "tests.embedded_server", str(data_dir), "remove"]
+    """Run the embedded PostgreSQL in a process of its own; yield its URL. It ends with us, its data too."""
+    command = [sys.executable, "-m", "tests.support.embedded_server", str(data_dir), "remove"]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -96,15 +110,15 @@ def embedded_server(data_dir: Path) -> Iterator[str]:
         process_group=0,
     ) as process:
         assert process.stdout is not None
-        said: list[str] = []
+        lines: list[str] = []
         for line in process.stdout:
-            said.append(line)
+            lines.append(line)
             if line.startswith("postgresql://"):
                 break
         else:
-            pytest.fail(f"the embedded PostgreSQL did not start: {''.join(said)}")
-        yield said[-1].strip()
-        # Leaving the block closes its standard input, at which it stops, and waits for it.
+            pytest.fail(f"the embedded PostgreSQL did not start: {''.join(lines)}")
+        yield lines[-1].strip()
+        # Leaving the block closes its standard input, which stops it, and waits for its end.
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +145,7 @@ def empty_database(postgres_url: str) -> Iterator[str]:
 
 async def _migrate(url: str) -> None:
     async with open_bridge() as bridge, open_postgres(bridge, url, DatabaseSettings()) as postgres:
-        line = postgres.line()
+        line = postgres.dedicated()
         try:
             await migrate(line)
         finally:

@@ -1,114 +1,181 @@
-"""The house's order, read out of its own source: who may import whom, and what stands in one place only."""
+"""The order of ``convo/``, read out of its source: which module may import which, and what stands in one place only.
+
+Open it when a module is added, moved or renamed, or when one needs a library or another package.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.source_tree import ROOT, Function, functions, imports, is_package, modules, own_imports
 
 # A module imports from lower ranks, or within its own package. The longest prefix of a module's name decides.
 RANKS: dict[str, int] = {
     "convo": 0,  # the package itself: its version
     "convo.errors": 0,
+    "convo.dependencies": 0,
     "convo.conversation": 1,
-    "convo.config": 2,
-    "convo.identity": 2,
-    "convo.bell": 2,
-    "convo.threads": 2,
-    "convo.waits": 2,
-    "convo.observe": 3,
-    "convo.bridge": 4,
-    "convo.deadline": 4,
-    "convo.tasks": 5,
-    "convo.resilience": 5,
-    "convo.analysis": 6,
-    "convo.alerts": 6,
-    "convo.store.private": 6,
-    "convo.store.embedded": 7,
-    "convo.store.postgres": 7,
-    "convo.store.backup": 8,
-    "convo.store.migrate": 8,
+    "convo.settings": 2,
+    "convo.host_names": 2,
+    "convo.ladder": 3,
+    "convo.setting_values": 3,
+    "convo.setting_checks": 4,
+    "convo.config": 5,
+    "convo.observe": 5,
+    "convo.runtime": 6,
+    "convo.remote_faults": 6,
+    "convo.remote_pauses": 6,
+    "convo.outbound": 7,
+    "convo.resilience": 7,
+    "convo.embedded": 7,
+    "convo.analysis": 8,
+    "convo.analysis.local": 2,
+    "convo.analysis.part": 2,
+    "convo.analysis.scoring": 2,
     "convo.store": 8,
-    "convo.crash": 9,
-    "convo.pipeline": 9,
-    "convo.web": 9,
-    "convo.canary": 10,
-    "convo.service": 11,
-    "convo.upkeep": 10,
-    "convo.terminal": 10,
-    "convo.checkup": 11,
-    "convo.cli": 12,
-    "convo.__main__": 13,
+    "convo.alerts": 9,
+    "convo.web.description": 10,
+    "convo.handbook": 11,
+    "convo.http": 11,
+    "convo.web": 12,
+    "convo.pipeline": 12,
+    "convo.erase": 11,
+    "convo.canary": 13,
+    "convo.contracts": 13,
+    "convo.major_move": 13,
+    "convo.sign_in": 13,
+    "convo.startup": 14,
+    "convo.components": 15,
+    "convo.service": 16,
+    "convo.commands": 17,
+    "convo.__main__": 18,
 }
-PACKAGES = ("alerts", "conversation", "observe", "resilience", "analysis", "store", "pipeline", "web")
+PACKAGES = (
+    *(
+        "alerts",
+        "analysis",
+        "commands",
+        "conversation",
+        "embedded",
+        "handbook",
+        "http",
+        "observe",
+        "pipeline",
+        "resilience",
+    ),
+    *("runtime", "store", "web"),
+)
 
 # What stands in these modules and in no other.
 MONOPOLIES: dict[str, set[str]] = {
-    "asyncio": {"convo.bridge"},
-    "trio_asyncio": {"convo.bridge"},
-    "asyncpg": {"convo.store.postgres"},
-    "httpx": {
-        "convo.analysis.remote",
-        "convo.analysis.llm",
-        "convo.analysis.memory",
-        "convo.alerts.delivery",
-        "convo.terminal",
-    },
-    "hypercorn": {"convo.web.server"},
-    "httptools": {"convo.web.http1"},
+    "asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
+    "trio_asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
+    "asyncpg": {"convo.store.postgres", "convo.store.postgres_errors", "convo.store.sessions"},
+    "httpx": {"convo.outbound", "convo.commands.terminal"},
+    "hypercorn": {"convo.http.server"},
+    "httptools": {"convo.http.http1"},
     "quart": {"convo.web.app"},
     "quart_trio": {"convo.web.app"},
     "werkzeug": {"convo.web.app"},
     "tenacity": {"convo.resilience.retry"},
+    "markdown_it": {"convo.web.description.handbook_page"},
     "prometheus_client": {"convo.observe.metrics"},
-    "structlog": {"convo.observe.events", "convo.observe.log"},
-    "rich": {"convo.terminal", "convo.checkup"},
+    "structlog": {"convo.observe.log_records", "convo.observe.log"},
+    "rich": {"convo.commands.terminal", "convo.commands.drawing", "convo.commands.output", "convo.commands.check"},
     "tomllib": {"convo.config"},
+    # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
+    "unicodedata": {"convo.conversation.composing", "convo.analysis.local.words"},
 }
 PURE = "convo.conversation"
 NOT_PURE = {"trio", "os", "io", "time", "socket", "pathlib", "threading", "subprocess", "logging", "random"}
-BROAD = {"convo.pipeline.worker", "convo.web.connection", "convo.web.door"}
-"""Where one job, one request and one connection end: what nobody foresaw is caught there and nowhere else."""
+BROAD = {"convo.pipeline.worker", "convo.http.connection", "convo.web.door", "convo.runtime.callbacks"}
+"""Where a job, a request, a connection and an asyncio callback end: what nobody foresaw is caught there alone."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
+# What a docstring may say that its module does not know, and the imports which that excludes.
+_HTTP = (
+    *("convo.web", "convo.http.asgi", "convo.http.connection", "convo.http.framing", "convo.http.http1"),
+    *("hypercorn", "httptools", "httpx", "quart", "quart_trio", "werkzeug"),
+)
+_ROUTES = (
+    *(f"convo.web.{name}" for name in ("app", "accept", "conversations", "explaining", "operations")),
+    "convo.web.description.routes",
+)
+_ANALYSTS = tuple(f"convo.analysis.{name}" for name in ("analyze", "llm", "local", "memory", "prompt", "remote"))
+UNKNOWN: dict[str, tuple[str, ...]] = {
+    "HTTP": _HTTP,
+    "SQL": ("asyncpg", "convo.store"),
+    "analyst": _ANALYSTS,
+    "cause": ("convo.alerts.causes",),
+    "clock": ("time", "trio"),
+    "condition": ("convo.alerts.causes", "convo.alerts.rules"),
+    "convo": ("convo",),
+    "deadline": ("convo.runtime.deadline",),
+    "dependency": ("convo.analysis", "convo.resilience.dependency"),
+    "dependency by name": ("convo.analysis",),
+    "framework": ("hypercorn", "quart", "quart_trio", "werkzeug"),
+    "how a conversation is analysed": _ANALYSTS,
+    "job": ("convo.pipeline", "convo.store.jobs"),
+    "lease": ("convo.store.jobs.fair_lease", "convo.store.jobs.table"),
+    "library": ("asyncpg", "httpx", "hypercorn", "msgspec", "tenacity", "trio"),
+    "metric": ("convo.observe.metrics", "prometheus_client"),
+    "route": _ROUTES,
+    "rule": ("convo.alerts.rules",),
+    "socket": ("socket", "ssl", "convo.http.listening", "convo.http.wire"),
+    "table": tuple(f"convo.store.{name}" for name in ("intake", "jobs", "keys", "ledger", "logs", "processes")),
+    "database": ("asyncpg", "convo.store"),
+    "transport": ("asyncpg", "httpx", "socket", "convo.analysis.remote"),
+    "store": ("convo.store",),
+    "status": ("httpx",),
+    "turn": ("convo.conversation.transcript",),
+    "what an analysis is": _ANALYSTS,
+    "where it is stored": ("convo.store",),
+    "who finds a part": tuple(f"convo.analysis.{name}" for name in ("llm", "local", "memory", "remote")),
+    "work itself": _ANALYSTS,
+    "worker": ("convo.pipeline",),
+}
+# Modules without a test file of their own name, each with the file whose tests would notice a fault in it.
+TESTED_BY: dict[str, str] = {
+    # The program as a whole: only a process of its own can show it.
+    "convo.__main__": "system/test_main_job.py",
+    # It only connects: each of its connections is one that a test of the whole service uses.
+    "convo.components": "integration/test_service.py",
+    # Values that behave only where they are read.
+    "convo.runtime.waits": "test_deadlines.py",
+    "convo.web.description.samples": "unit/web/description/test_openapi.py",
+    # Pieces behind one door, tested through it.
+    "convo.setting_checks": "unit/test_config.py",
+    "convo.store.listing": "integration/store/test_conversations.py",
+    "convo.store.packing": "integration/store/test_backup.py",
+    "convo.store.piped": "integration/store/test_backup.py",
+    "convo.commands.output": "unit/commands/test_drawing.py",
+    "convo.commands.options": "unit/commands/test_cli.py",
+    "convo.commands.api_commands": "unit/commands/test_cli.py",
+    "convo.commands.upkeep": "unit/commands/test_cli.py",
+    "convo.alerts.look": "unit/alerts/test_causes.py",
+    "convo.embedded.access_sql": "integration/embedded/test_access.py",
+    "convo.analysis.memory_dialects": "integration/analysis/test_memory.py",
+    "convo.analysis.local.english": "unit/analysis/local/test_stated.py",
+    "convo.analysis.local.forms": "unit/analysis/local/test_stated.py",
+    "convo.analysis.local.interrogative": "unit/analysis/local/test_asked.py",
+    "convo.analysis.local.lexicon": "unit/analysis/local/test_mood.py",
+    "convo.analysis.local.vietnamese": "unit/analysis/local/test_stated.py",
+    "convo.store.process_programs": "integration/store/test_migrate.py",
+    "convo.store.schema_state": "integration/store/test_migrate.py",
+    "convo.store.table_sums": "integration/test_major_move.py",
+    "convo.web.explaining": "integration/store/jobs/test_explain.py",
+    "convo.http.context": "integration/http/test_connection.py",
+    "convo.web.description.parameters": "unit/web/description/test_openapi.py",
+    "convo.web.description.service_views": "unit/web/description/test_views.py",
+    # What shows only in what others do with it.
+}
 
-def module_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-@cache
-def modules() -> dict[str, ast.Module]:
-    return {module_of(path): ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "convo").rglob("*.py"))}
-
-
-@cache
-def imports(module: str) -> frozenset[str]:
-    """Name every module that this one imports, wherever in it."""
-    found: set[str] = set()
-    for node in ast.walk(modules()[module]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
-            assert node.module is not None
-            found |= {_target(node.module, alias.name) for alias in node.names}
-    return frozenset(found - {"__future__"})
-
-
-def _target(package: str, name: str) -> str:
-    """Tell a module imported from a package from a name imported from a module."""
-    return f"{package}.{name}" if f"{package}.{name}" in modules() else package
-
-
-def ours(module: str) -> list[str]:
-    return sorted(name for name in imports(module) if name.split(".")[0] == "convo")
+ALL = sorted(modules())
 
 
 def rank(module: str) -> int:
@@ -123,25 +190,16 @@ def package(module: str) -> str:
     return ".".join(module.split(".")[:2]) if module.split(".")[1:2] and module.split(".")[1] in PACKAGES else module
 
 
-def functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
-    for node in ast.walk(modules()[module]):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield node
-
-
-def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.arg]:
+def parameters(function: Function) -> list[ast.arg]:
     taken = function.args
     return [*taken.posonlyargs, *taken.args, *taken.kwonlyargs, *filter(None, (taken.vararg, taken.kwarg))]
-
-
-ALL = sorted(modules())
 
 
 @pytest.mark.parametrize("module", ALL)
 def test_a_module_imports_from_lower_ranks_or_within_its_package(module: str) -> None:
     upwards = [
         name
-        for name in ours(module)
+        for name in own_imports(module)
         if rank(name) > rank(module) or (rank(name) == rank(module) and package(name) != package(module))
     ]
     assert not upwards, f"{module} (rank {rank(module)}) imports {upwards}"
@@ -153,7 +211,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     def follow(module: str, way: tuple[str, ...]) -> None:
         assert module not in way, f"a cycle: {' -> '.join((*way, module))}"
         if module not in done:
-            for name in ours(module):
+            for name in own_imports(module):
                 if not (name == package(module) and module.startswith(f"{name}.")):  # a package's own __init__
                     follow(name, (*way, module))
             done.add(module)
@@ -162,8 +220,27 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         follow(module, ())
 
 
+def test_no_two_packages_import_each_other() -> None:
+    rooms: dict[str, set[str]] = {}
+    for module in ALL:
+        rooms.setdefault(_room(module), set()).update(_room(name) for name in own_imports(module))
+    assert {(one, other) for one in rooms for other in rooms[one] - {one} if one in rooms.get(other, set())} == set()
+
+
+def _room(module: str) -> str:
+    # A module of the root is a room of its own.
+    return module if is_package(module) or module.count(".") < 2 else module.rpartition(".")[0]
+
+
 def test_the_ranks_name_no_module_that_does_not_exist() -> None:
     assert {name for name in RANKS if name not in modules()} == set()
+
+
+def test_http_knows_no_route() -> None:
+    of_web = {
+        name for module in ALL if package(module) == "convo.http" for name in own_imports(module) if "web" in name
+    }
+    assert of_web == {"convo.web.description.messages"}
 
 
 @pytest.mark.parametrize("library", sorted(MONOPOLIES))
@@ -177,7 +254,9 @@ def test_conversation_is_pure() -> None:
         if module.startswith(PURE):
             impure = {name for name in imports(module) if name.split(".")[0] in NOT_PURE}
             assert not impure, f"{module} imports {impure}"
-            assert all(name == "convo.errors" or name.startswith(PURE) or name == "convo" for name in ours(module))
+            assert all(
+                name == "convo.errors" or name.startswith(PURE) or name == "convo" for name in own_imports(module)
+            )
 
 
 def test_the_environment_is_read_in_config_only() -> None:
@@ -227,8 +306,61 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 
 @pytest.mark.parametrize("module", ALL)
-def test_a_module_says_what_it_is_for(module: str) -> None:
+def test_a_module_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(modules()[module])
+
+
+# --- what a docstring says that its module does not know
+
+
+@pytest.mark.parametrize("module", ALL)
+def test_a_module_imports_nothing_of_what_its_docstring_says_it_does_not_know(module: str) -> None:
+    inside = [name for name in ALL if name == module or (is_package(module) and name.startswith(f"{module}."))]
+    for thing in claims(ast.get_docstring(modules()[module]) or ""):
+        assert thing in UNKNOWN, f"{module} knows nothing of {thing!r}: say in UNKNOWN which imports that excludes"
+        known = {(name, one) for name in inside for one in imports(name) if _stands_in(one, UNKNOWN[thing])}
+        assert not known, f"{module} says that it knows nothing of {thing!r}, but {sorted(known)}"
+
+
+def claims(docstring: str) -> Iterator[str]:
+    """Yield each thing that the docstring says its module does not know."""
+    for claim in re.finditer(r"\bknows? (?:nothing (?:of|about)|neither|no)\s+([^.:;,(]+)", docstring):
+        for thing in re.split(r"\s+nor\s+|\s+(?:or|and)\s+(?:no|of)\s+", claim[1].strip()):
+            bare = thing.partition(" and ")[0].removeprefix("the ")
+            yield bare.removesuffix("s") if bare.removesuffix("s") in UNKNOWN else bare
+
+
+def _stands_in(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "things"),
+    [
+        ("Reads. It knows no route.", ["route"]),
+        ("Reads; it knows neither clock nor metric.", ["clock", "metric"]),
+        ("Reads. It knows nothing of jobs or of the database, and writes.", ["job", "database"]),
+        ("Reads. It knows no cause and sends nothing.", ["cause"]),
+        ("Each knows the others.", []),
+    ],
+)
+def test_a_claim_is_read_out_of_a_docstring(docstring: str, things: list[str]) -> None:
+    assert list(claims(docstring)) == things
+
+
+# --- where a module's tests stand
+
+
+def test_every_module_has_a_test_file_of_its_name_or_a_row_that_names_another() -> None:
+    bare = {module for module in ALL if not is_package(module) and not has_own_tests(module)}
+    assert bare - TESTED_BY.keys() == set(), "give each a test file of its name, or a row in TESTED_BY"
+    assert TESTED_BY.keys() - bare == set(), "these rows can go: the module is gone, or has a test file of its own"
+    assert {file for file in TESTED_BY.values() if not (ROOT / "tests" / file).exists()} == set()
+
+
+def has_own_tests(module: str) -> bool:
+    folder, _, name = module.removeprefix("convo.").replace(".", "/").rpartition("/")
+    return any((ROOT / "tests" / kind / folder / f"test_{name}.py").exists() for kind in ("unit", "integration"))
 
 
 def test_the_top_of_the_repository_holds_what_it_may() -> None:

@@ -1,1 +1,1 @@
-"""Telling whoever is on call of what lasts: which conditions there are, when one is told, and how it gets there."""
+"""Alerts for whoever is on call: which there are, what causes them, when one is notified and how it is delivered."""

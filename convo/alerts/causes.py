@@ -1,4 +1,4 @@
-"""What causes each alert: looks at the process and the database become conditions; it reads no clock and asks nobody.
+"""What causes each alert: makes conditions of the figures of one ``Look``. Add a new cause here.
 
 Two kinds of condition: what *is* so (a breaker is open, a backlog is old) lasts as long as it is; what *happened* (a
 timeout, a slow request) lasts until it has not happened for ``quiet_seconds``.
@@ -12,65 +12,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from convo.alerts.rules import IDS_MAX, KINDS, Alert, Condition, Evidence, condition
-from convo.config import AlertsSettings
+from convo.alerts.look import Look, SeenRecord, Vitals
+from convo.alerts.rules import IDS_MAX, KINDS, Condition, Evidence, condition
+from convo.dependencies import DEPENDENCIES
+from convo.settings import AlertsSettings
+from convo.store.ledger import Gap
 
 POOL_BUSY_RATIO = 0.8
 BURN_RATIO = 0.01
 _RATE_SECONDS = 60.0
 _AWAY_AFTER = 2
-
-
-class Told(Struct, frozen=True):
-    """One event as it was told: its name and fields."""
-
-    name: str
-    fields: Mapping[str, Any]
-
-
-class Gap(Struct, frozen=True, kw_only=True):
-    """A figure of one day that is not what the books say."""
-
-    day: str
-    what: str
-    booked: int
-    found: int
-
-
-class Vitals(Struct, frozen=True, kw_only=True):
-    """What the database says of all processes together.
-
-    ``at`` is its clock in seconds; ``ended`` and ``accepted`` are the books' sums.
-    """
-
-    at: float
-    oldest_seconds: float = 0.0
-    ready: int = 0
-    oldest_ids: tuple[str, ...] = ()
-    dead: int = 0
-    dead_ids: tuple[str, ...] = ()
-    ended: int = 0
-    accepted: int = 0
-    silent_seconds: float = 0.0
-
-
-class Look(Struct, frozen=True, kw_only=True):
-    """One look at this process.
-
-    ``counted`` holds figures that only grow, by type and component; ``failed_looks`` how many questions to the database
-    in a row had no answer; ``vitals`` and ``gaps`` the last answer, None where another process asks or none is known.
-    """
-
-    counted: Mapping[tuple[str, str], float] = {}
-    requests: float = 0
-    on_deadline: float = 0
-    told: tuple[Told, ...] = ()
-    pool_used: int = 0
-    pool_max: int = 1
-    disk_free_bytes: int | None = None
-    failed_looks: int = 0
-    vitals: Vitals | None = None
-    gaps: tuple[Gap, ...] = ()
 
 
 Figures = dict[str, float | int | str]
@@ -87,35 +38,50 @@ class _Happened(Struct):
 _COUNTED = {
     "POSTGRES_POOL_EXHAUSTED": "no connection became free within database.acquire_seconds",
     "POSTGRES_QUERY_TIMEOUT": "a unit of database work ran into its deadline",
-    "LLM_TIMEOUT": "a call of the model ran into llm.attempt_seconds",
-    "LLM_RATE_LIMIT": "the model answered 429",
-    "MEMORY_TIMEOUT": "a call of the memory service ran into memory.attempt_seconds",
-    "MEMORY_RATE_LIMIT": "the memory service answered 429",
+    **{
+        f"{row.alert_prefix}_TIMEOUT": f"a call of {row.title} ran into {row.name}.attempt_seconds"
+        for row in DEPENDENCIES.values()
+    },
+    **{f"{row.alert_prefix}_RATE_LIMIT": f"{row.title} answered 429" for row in DEPENDENCIES.values()},
 }
-_BROKEN = {"llm": "LLM_UNAVAILABLE", "memory": "MEMORY_UNAVAILABLE"}
+
+_NO_ACCEPTS = ("POSTGRES_UNAVAILABLE", "accepts")
+
+CAUSE_RECORDS = frozenset(
+    {
+        *("slow_request", "slow_query", "disk_full", "loop_blocked", "ledger_gap"),
+        *("breaker_opened", "breaker_closed", "canary_missing", "canary_returned", "folder_copied"),
+        *("old_primary", "accepts_failing", "accepts_returned", "database_went_back", "log_mismatch"),
+        *("settings_disagree", "settings_agree", "keys_too_old", "misconfigured", "configured"),
+    }
+)
+"""The log records that can be the cause of an alert."""
 
 
 class Causes:
     """Remembers of earlier looks what a condition needs: how far counters were, since when, how often."""
 
     def __init__(self, settings: AlertsSettings, now: float, start: Look) -> None:
-        """Begin at ``now`` with the look ``start``: what was counted before it is nobody's news."""
+        """Begin at ``now`` with the look ``start``: what was counted before it raises nothing."""
         self._settings = settings
         self._counted = dict(start.counted)
         self._happened: dict[tuple[str, str], _Happened] = {}
         self._busy_since: float | None = None
-        self._broken: dict[str, float] = {}
+        self._broken: dict[str, tuple[float, str]] = {}
+        self._misconfigured: dict[str, str] = {}
         self._missing: Mapping[str, Any] | None = None
+        self._disagreeing = ""
+        self._unserved_since: dict[str, float] = {}
         self._requests = deque([(now, start.requests, start.on_deadline)])
         self._rates: deque[Vitals] = deque()
-        for told in start.told:
-            self._hear(now, told)
+        for record in start.records:
+            self._note_record(now, record)
 
     def conditions(self, now: float, look: Look) -> list[Condition]:
         """Return what holds at ``now``, in the order of the types."""
         self._count(now, look)
-        for told in look.told:
-            self._hear(now, told)
+        for record in look.records:
+            self._note_record(now, record)
         found = [
             *self._lately(now),
             *self._pool(now, look),
@@ -124,7 +90,8 @@ class Causes:
             *self._dependencies(now),
             *self._burn(now, look),
             *self._canary(),
-            *self._shared(look),
+            *self._settings_of_others(),
+            *self._shared(now, look),
         ]
         order = list(KINDS)
         return sorted(found, key=lambda one: order.index(one.type))
@@ -138,9 +105,9 @@ class Causes:
             if fresh > 0:
                 self._note(key, _Happened(now, _COUNTED[key[0]], {}, fresh=fresh))
 
-    def _hear(self, now: float, told: Told) -> None:
-        fields = told.fields
-        match told.name:
+    def _note_record(self, now: float, record: SeenRecord) -> None:
+        fields = record.fields
+        match record.name:
             case "slow_request":
                 figures: Figures = {"seconds": round(fields["seconds"], 3), "status": fields["status"]}
                 trigger = "a request took longer than alerts.slow_request_seconds"
@@ -150,27 +117,70 @@ class Causes:
                 trigger = "a unit of database work took longer than alerts.slow_query_seconds"
                 figures = {"seconds": round(fields["seconds"], 3)}
                 self._note(("SLOW_DATABASE_QUERY", fields["name"]), _Happened(now, trigger, figures))
-            case "disk_full":
-                self._note(("DISK_LOW", "database"), _Happened(now, "the database found no room on its disk", {}))
             case "loop_blocked":
                 self._note_blocked(now, fields)
-            case "breaker_opened":
-                self._broken.setdefault(fields["dependency"], now)
-            case "breaker_closed":
-                self._broken.pop(fields["dependency"], None)
+            case "breaker_opened" | "breaker_closed" | "misconfigured" | "configured":
+                self._note_dependency(now, record.name, fields)
             case "canary_missing":
                 self._missing = fields
             case "canary_returned":
                 self._missing = None
+            case "settings_disagree" | "settings_agree":
+                self._disagreeing = fields.get("reason", "")
+            case "folder_copied":
+                figures = {"process": fields["process"], "other": fields["other"]}
+                trigger = "a living process has a copy of this process's data folder"
+                self._note(("FOLDER_COPIED", "data_dir"), _Happened(now, trigger, figures))
+            case _:
+                self._note_database(now, record)
+
+    def _note_dependency(self, now: float, name: str, fields: Mapping[str, Any]) -> None:
+        dependency = fields["dependency"]
+        match name:
+            case "breaker_opened":
+                # The first reason is the cause; each probe that fails later has one of its own.
+                self._broken.setdefault(dependency, (now, fields["reason"]))
+            case "breaker_closed":
+                self._broken.pop(dependency, None)
+            case "misconfigured":
+                self._misconfigured[dependency] = fields["reason"]
+            case "configured":
+                self._misconfigured.pop(dependency, None)
+
+    def _note_database(self, now: float, record: SeenRecord) -> None:
+        match record.name:
+            case "disk_full":
+                self._note(("DISK_LOW", "database"), _Happened(now, "the database found no room on its disk", {}))
+            case "old_primary":
+                trigger = "a database server takes writes on an older timeline than one seen before"
+                self._note(("POSTGRES_OLD_PRIMARY", "database"), _Happened(now, trigger, dict(record.fields)))
+            case "database_went_back":
+                # What was counted before is another database's.
+                self._rates.clear()
+                figures: Figures = {name: record.fields[name] for name in ("receipts", "missing")}
+                trigger = f"the database went back: {record.fields['reason']}"
+                ids = tuple(record.fields["conversation_ids"][:IDS_MAX])
+                self._note(("DATABASE_WENT_BACK", "database"), _Happened(now, trigger, figures, ids))
+            case "log_mismatch":
+                trigger = "a stored log is not the one that was acknowledged; it was not analysed"
+                self._note(("LOG_MISMATCH", "logs"), _Happened(now, trigger, {}, (record.fields["conversation_id"],)))
+            case "keys_too_old":
+                figures = {"reason": record.fields["reason"]}
+                self._note(("KEYS_NOT_READ", "keys"), _Happened(now, "no key of a client is accepted", figures))
+            case "accepts_failing":
+                figures = {"seconds": round(record.fields["seconds"], 1), "error": record.fields["error"]}
+                self._note(_NO_ACCEPTS, _Happened(now, "the database stores no conversation", figures))
+            case "accepts_returned":
+                self._happened.pop(_NO_ACCEPTS, None)
 
     def _note_blocked(self, now: float, fields: Mapping[str, Any]) -> None:
-        # What the collector or the machine held up is no call that somebody could move; what is not over comes again.
+        # Nobody can move what the collector or the machine caused; what is not over comes again when it is.
         if fields["cause"] != "code" or not fields["over"]:
             return
         ids = (str(fields["conversation_id"]),) if fields["conversation_id"] else ()
         figures: Figures = {"seconds": round(fields["seconds"], 3)}
         figures |= {name: fields[name] for name in ("stack", "task") if fields[name]}
-        one = _Happened(now, "something held the event loop", figures, ids, fresh=1 + fields["untold"])
+        one = _Happened(now, "something held the event loop", figures, ids)
         self._note(("LOOP_BLOCKED", "loop"), one)
 
     def _note(self, key: tuple[str, str], one: _Happened) -> None:
@@ -215,10 +225,13 @@ class Causes:
             yield condition("DISK_LOW", "data_dir", "less than alerts.disk_free_bytes free", evidence=evidence)
 
     def _dependencies(self, now: float) -> Iterator[Condition]:
-        for name, since in self._broken.items():
+        for name, (since, reason) in self._broken.items():
             figures: Figures = {"seconds": round(now - since, 1)}
             evidence = Evidence(figures=figures)
-            yield condition(_BROKEN[name], name, f"the breaker of {name} is open", evidence=evidence)
+            kind = f"{DEPENDENCIES[name].alert_prefix}_UNAVAILABLE"
+            yield condition(kind, name, f"the breaker of {name} is open: {reason}", evidence=evidence)
+        for name, reason in self._misconfigured.items():
+            yield condition(f"{DEPENDENCIES[name].alert_prefix}_MISCONFIGURED", name, reason)
 
     def _burn(self, now: float, look: Look) -> Iterator[Condition]:
         self._requests.append((now, look.requests, look.on_deadline))
@@ -239,13 +252,18 @@ class Causes:
             evidence = Evidence(figures=figures, ids=(str(self._missing["conversation_id"]),))
             yield condition("CANARY_MISSING", "canary", str(self._missing["reason"]), evidence=evidence)
 
+    def _settings_of_others(self) -> Iterator[Condition]:
+        if self._disagreeing:
+            yield condition("SETTINGS_DISAGREE", "settings", self._disagreeing)
+
     # --- what is so in the database
 
-    def _shared(self, look: Look) -> Iterator[Condition]:
+    def _shared(self, now: float, look: Look) -> Iterator[Condition]:
         if look.vitals is None:
             return
         yield from self._backlog(look.vitals)
         yield from _dead_letters(look.vitals)
+        yield from self._unserved(now, look.vitals)
         yield from _gaps(look.gaps)
         yield from self._silence(look.vitals)
 
@@ -261,6 +279,14 @@ class Causes:
         trigger = f"the oldest ready job is older than {self._settings.backlog_seconds:g} s; {figures['drained']}"
         yield condition("BACKLOG_OLD", "jobs", trigger, evidence=Evidence(figures=figures, ids=vitals.oldest_ids))
 
+    def _unserved(self, now: float, vitals: Vitals) -> Iterator[Condition]:
+        # Not at once: the one process that has it may be starting again.
+        self._unserved_since = {name: self._unserved_since.get(name, now) for name in vitals.unserved}
+        for name, since in self._unserved_since.items():
+            if now >= since + self._settings.quiet_seconds:
+                trigger = f"jobs wait for {name}, and no process that takes jobs has it"
+                yield condition("NOBODY_SERVES", name, trigger, evidence=Evidence(ids=vitals.unserved_ids))
+
     def _silence(self, vitals: Vitals) -> Iterator[Condition]:
         longest, silent = self._settings.silence_seconds, vitals.silent_seconds
         if longest and silent > longest:
@@ -271,20 +297,20 @@ class Causes:
 def _dead_letters(vitals: Vitals) -> Iterator[Condition]:
     if vitals.dead:
         evidence = Evidence(figures={"unreviewed": vitals.dead}, ids=vitals.dead_ids)
-        yield condition("DEAD_LETTER", "jobs", "there are dead letters that nobody has reviewed", evidence=evidence)
+        yield condition("DEAD_LETTER", "jobs", "there are dead letters that were not reviewed", evidence=evidence)
 
 
 def _gaps(gaps: tuple[Gap, ...]) -> Iterator[Condition]:
     if gaps:
         figures: Figures = {
-            f"{gap.day} {gap.what}": f"{gap.booked} booked, {gap.found} found" for gap in gaps[:IDS_MAX]
+            f"{gap.day.isoformat()} {gap.what}": f"{gap.booked} booked, {gap.found} found" for gap in gaps[:IDS_MAX]
         }
         evidence = Evidence(figures=figures)
-        yield condition("LEDGER_GAP", "books", "the tables do not hold what the books say", evidence=evidence)
+        yield condition("LEDGER_GAP", "books", "the tables do not hold what the ledger has booked", evidence=evidence)
 
 
 def forecast(earlier: Vitals, now: Vitals) -> Figures:
-    """Tell from two looks how fast jobs end and come, and when at these rates none is left."""
+    """Compute from two looks how fast jobs end and come, and when at these rates none is left."""
     seconds = now.at - earlier.at
     if seconds <= 0:
         return {"drained": "the drain rate is not known yet"}
@@ -303,8 +329,3 @@ def _drained(ready: int, ended: float, came: float) -> str:
     if ended > 0:
         return f"it grows; drained in {ready / ended:.0f} s once nothing more comes"
     return "nothing is being drained"
-
-
-def is_shared(alert: Alert) -> bool:
-    """Tell whether an alert is raised by one process for all."""
-    return KINDS[alert.condition.type].shared

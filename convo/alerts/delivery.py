@@ -1,33 +1,36 @@
-"""Delivery: messages wait in bounded boxes, one for each sink, and go out under deadlines; it knows no condition.
+"""Delivers notifications to the log, a webhook, Slack and Google Chat: add a sink here and its form in ``formats``.
 
-Whatever a sink does, nobody else waits for it: a full box drops, an attempt has its deadline, a message its attempts.
+They wait in bounded queues, one for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for
+it: a full queue drops, an attempt has its deadline, a message its attempts.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
-import httpx
 import trio
 from msgspec import Struct
 
 from convo.alerts import formats
-from convo.alerts.formats import Message
-from convo.config import AlertsSettings, Secret
-from convo.deadline import deadline
-from convo.errors import ConvoError, DeadlineExceeded, RemoteBusy, RemoteError, RemoteRefused, RemoteUnavailable
-from convo.observe import events, metrics
-from convo.resilience.retry import retry_after_seconds, retrying
+from convo.alerts.formats import Notification
+from convo.errors import ConvoError, DeadlineExceeded, RemoteDenied, RemoteError, RemoteRefused, RemoteUnavailable
+from convo.observe import log_records, metrics
+from convo.outbound import OutboundClient, failure
+from convo.resilience.retry import retrying
+from convo.runtime.deadline import deadline
+from convo.settings import AlertsSettings, Secret
 
-# The transport's own limit only backs the deadline up.
-_BACKSTOP = 2.0
 _BACKOFF_MAX_SECONDS = 60.0
-_PASSING = frozenset({408, 425})
+# One delivery at a time, and besides it the tests that are asked for.
+_CONNECTIONS = 16
+
+
+_Body = Callable[[Notification], bytes]
+_Headers = Callable[[Notification, bytes], Mapping[str, str]]
 
 
 class Sink(Protocol):
@@ -37,7 +40,7 @@ class Sink(Protocol):
     def name(self) -> str:
         """Its name, in metrics and in what is shown."""
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Notification) -> None:
         """Send one message, once.
 
         Raises:
@@ -46,14 +49,14 @@ class Sink(Protocol):
 
 
 class LogSink:
-    """Tells alerts as log events."""
+    """Logs alerts."""
 
     name = "log"
 
-    async def send(self, message: Message) -> None:
-        """Tell it."""
+    async def send(self, message: Notification) -> None:
+        """Log it."""
         alert = message.alert
-        events.alert(
+        log_records.alert(
             change=message.change,
             type_=alert.type,
             component=alert.component,
@@ -66,60 +69,44 @@ class LogSink:
 
 
 class HttpSink(Struct, frozen=True, kw_only=True):
-    """Posts alerts to one address, which nobody is shown."""
+    """Posts alerts to one address, which is never shown: whoever knows it may post there."""
 
     name: str
-    client: httpx.AsyncClient
+    client: OutboundClient
     url: Secret
     seconds: float
-    body: Callable[[Message], bytes]
-    headers: Callable[[Message, bytes], Mapping[str, str]]
+    body: _Body
+    headers: _Headers
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Notification) -> None:
         """Post it once, under the deadline ``alerts.deliver``.
 
         Raises:
             RemoteError: it is not taken; retryable where it may be a moment later.
         """
+        body = self.body(message)
         try:
             with deadline("alerts.deliver", self.seconds):
-                response = await self._post(message)
+                # Only the status is of interest: what else is answered is not read, however long it is.
+                answer = await self.client.post(
+                    self.url.reveal(), body, self.headers(message, body), answer_bytes_max=0
+                )
         except DeadlineExceeded as error:
             raise RemoteUnavailable(self.name, error.detail) from error
-        if response.is_success:
-            return
-        said = f"it answered {response.status_code}"
-        asked = retry_after_seconds(response.headers, datetime.now(UTC))
-        if response.status_code == 429:
-            raise RemoteBusy(self.name, said, retry_after_seconds=asked)
-        if response.status_code in _PASSING or response.status_code >= 500:
-            raise RemoteUnavailable(self.name, said, retry_after_seconds=asked)
-        raise RemoteRefused(self.name, said)
-
-    async def _post(self, message: Message) -> httpx.Response:
-        body = self.body(message)
-        headers = {"content-type": "application/json", **self.headers(message, body)}
-        try:
-            # Only the status is of interest: what else is answered is not read, however long it is.
-            async with self.client.stream("POST", self.url.reveal(), content=body, headers=headers) as response:
-                return response
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            # Its text can quote the address.
-            raise RemoteRefused(self.name, f"the request cannot be sent ({type(error).__name__})") from None
-        except httpx.HTTPError as error:
-            raise RemoteUnavailable(self.name, f"the connection failed ({type(error).__name__})") from None
+        if not answer.good:
+            raise failure(self.name, answer)
 
 
-class Outbox:
+class SinkQueue:
     """The messages that wait for one sink, at most ``alerts.buffer_max``, and their delivery one after the other."""
 
     def __init__(self, sink: Sink, settings: AlertsSettings) -> None:
         self.sink = sink
         self._settings = settings
-        # Buffered, so that whoever tells never waits for who is told.
-        self._send, self._receive = trio.open_memory_channel[Message](settings.buffer_max)
+        # Buffered, so that who notifies never waits for a sink.
+        self._send, self._receive = trio.open_memory_channel[Notification](settings.buffer_max)
 
-    def put(self, message: Message) -> None:
+    def put(self, message: Notification) -> None:
         """Queue a message, or drop and count it; never wait."""
         try:
             self._send.send_nowait(message)
@@ -129,10 +116,10 @@ class Outbox:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver message after message until cancelled."""
         task_status.started()
-        async for message in self._receive:
+        async for message in self._receive:  # no deadline: messages come or do not
             await self._deliver(message)
 
-    async def _deliver(self, message: Message) -> None:
+    async def _deliver(self, message: Notification) -> None:
         s = self._settings
         try:
             with deadline("alerts.message", s.attempts * (s.deliver_seconds + _BACKOFF_MAX_SECONDS)):
@@ -143,48 +130,51 @@ class Outbox:
                     backoff_max_seconds=_BACKOFF_MAX_SECONDS,
                     attempt_seconds=s.deliver_seconds,
                 )
-        except RemoteRefused as error:
+        except (RemoteRefused, RemoteDenied) as error:
             self._drop(message, "refused", error.detail)
         except (RemoteError, DeadlineExceeded) as error:
             self._drop(message, "failed", error.detail)
         else:
             metrics.alerts_delivered_total.labels(self.sink.name).inc()
 
-    async def test(self, message: Message) -> str | None:
+    async def test(self, message: Notification) -> str | None:
         """Send a message now and once, past all that wait; return why it failed, None where it did not."""
         try:
-            await self.sink.send(message)
+            await self.sink.send(message)  # no deadline: a sink sets its own
         except ConvoError as error:
             return error.detail
         return None
 
-    def _drop(self, message: Message, reason: str, detail: str) -> None:
+    def _drop(self, message: Notification, reason: str, detail: str) -> None:
         metrics.alerts_dropped_total.labels(self.sink.name, reason).inc()
-        events.alert_dropped(sink=self.sink.name, type_=message.alert.type, change=message.change, reason=detail)
+        log_records.alert_dropped(sink=self.sink.name, type_=message.alert.type, change=message.change, reason=detail)
 
 
 @asynccontextmanager
-async def open_outboxes(settings: AlertsSettings) -> AsyncIterator[tuple[Outbox, ...]]:
-    """Open a box for the log and for each address that is set."""
+async def open_sink_queues(settings: AlertsSettings) -> AsyncIterator[tuple[SinkQueue, ...]]:
+    """Open a queue for the log and for each address that is set."""
     addresses = [one for one in _addresses(settings) if one[1]]
     if not addresses:
         # A client reads the trusted authorities, which takes longer than all else at a start.
-        yield (Outbox(LogSink(), settings),)
+        yield (SinkQueue(LogSink(), settings),)
         return
-    seconds = settings.deliver_seconds
-    async with httpx.AsyncClient(timeout=seconds * _BACKSTOP, limits=httpx.Limits(max_connections=16)) as client:
-        sinks: list[Sink] = [
-            LogSink(),
-            *(
-                HttpSink(name=name, client=client, url=url, seconds=seconds, body=body, headers=headers)
-                for name, url, body, headers in addresses
-            ),
-        ]
-        yield tuple(Outbox(sink, settings) for sink in sinks)
+    seconds, sinks = settings.deliver_seconds, [SinkQueue(LogSink(), settings)]
+    async with AsyncExitStack() as stack:
+        for name, url, body, headers in addresses:
+            client = await stack.enter_async_context(_client(name, settings))
+            sink = HttpSink(name=name, client=client, url=url, seconds=seconds, body=body, headers=headers)
+            sinks.append(SinkQueue(sink, settings))
+        yield tuple(sinks)
 
 
-_Body = Callable[[Message], bytes]
-_Headers = Callable[[Message, bytes], Mapping[str, str]]
+def _client(name: str, settings: AlertsSettings) -> OutboundClient:
+    return OutboundClient(
+        name,
+        connections=_CONNECTIONS,
+        seconds=settings.deliver_seconds,
+        ca_file=settings.ca_file,
+        verify=settings.verify,
+    )
 
 
 def _addresses(settings: AlertsSettings) -> tuple[tuple[str, Secret, _Body, _Headers], ...]:
@@ -195,10 +185,10 @@ def _addresses(settings: AlertsSettings) -> tuple[tuple[str, Secret, _Body, _Hea
     )
 
 
-def _signed(secret: Secret, message: Message, body: bytes) -> Mapping[str, str]:
+def _signed(secret: Secret, message: Notification, body: bytes) -> Mapping[str, str]:
     # The receiver compares it with its own wall clock: the time of this attempt, not that of the alert.
     return formats.signed(message.id, int(time.time()), body, formats.signing_key(secret.reveal()))
 
 
-def _unsigned(_message: Message, _body: bytes) -> Mapping[str, str]:
+def _unsigned(_message: Notification, _body: bytes) -> Mapping[str, str]:
     return {}

@@ -1,4 +1,4 @@
-"""What is sent of an alert, and in which form; it reads no clock and sends nothing.
+"""What is shown and sent of an alert, and the form each sink takes: open it to change a message or add a sink's form.
 
 The generic webhook is JSON signed by the Standard Webhooks scheme (standardwebhooks.com); Slack and Google Chat take
 their own form, and keep who may post in the address itself.
@@ -17,7 +17,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from convo.alerts.rules import KINDS, Alert, Change, Level, explain_link
+from convo.alerts.rules import KINDS, Alert, AlertLevel, Change, explain_link
 
 _SECRET_PREFIX = "whsec_"  # noqa: S105  (what every secret of the scheme begins with)
 _SECRET_BYTES = range(24, 65)
@@ -25,7 +25,7 @@ _MARKS = {"raised": "🔴", "lasting": "🟠", "resolved": "🟢", "test": "🔵
 
 
 class EvidenceView(Struct, frozen=True, kw_only=True):
-    """What speaks for it: figures by name, at most ten conversations, and where each says why it waits."""
+    """What it is based on: figures by name, at most ten conversations, and where each says why it waits."""
 
     figures: dict[str, float | int | str]
     ids: Annotated[tuple[str, ...], Meta(max_length=10)] = ()
@@ -37,19 +37,19 @@ class AlertView(Struct, frozen=True, kw_only=True):
 
     type: str
     component: str
-    level: Level
+    level: AlertLevel
     trigger: str
     do: str
     raised_at: datetime
     ended_at: Annotated[datetime | None, Meta(description="Null while it lasts.")] = None
     count: Annotated[int, Meta(ge=1, description="How often it happened in that time.")] = 1
-    told: Annotated[int, Meta(ge=0, description="How often it was told; folded and capped ones are not.")] = 0
+    told: Annotated[int, Meta(ge=0, description="How often it was notified; folded and capped ones are not.")] = 0
     evidence: EvidenceView
     process: Annotated[str, Meta(description="The process that raised it.")]
 
 
-class Message(Struct, frozen=True, kw_only=True):
-    """One telling of one alert; ``id`` is the same at every attempt to deliver it."""
+class Notification(Struct, frozen=True, kw_only=True):
+    """One change of one alert, as it is sent; ``id`` is the same at every attempt to deliver it."""
 
     id: str
     change: Change
@@ -75,7 +75,7 @@ def view(alert: Alert, *, raised_at: datetime, ended_at: datetime | None, proces
         raised_at=raised_at,
         ended_at=ended_at,
         count=alert.count,
-        told=alert.told,
+        told=alert.notified,
         evidence=EvidenceView(
             figures=found.evidence.figures, ids=found.evidence.ids, explain=tuple(map(explain_link, found.evidence.ids))
         ),
@@ -91,23 +91,23 @@ def do(kind: str) -> str:
 # --- the bodies
 
 
-def webhook_body(message: Message) -> bytes:
+def webhook_body(message: Notification) -> bytes:
     """Write the generic webhook's JSON: ``type`` (``alert.raised``), ``timestamp`` and ``data``."""
     event = _Event(type=f"alert.{message.change}", timestamp=message.at, data=message.alert)
     return msgspec.json.encode(event)
 
 
-def slack_body(message: Message) -> bytes:
+def slack_body(message: Notification) -> bytes:
     """Write what Slack's incoming webhooks take; what it would read as markup is escaped."""
     return msgspec.json.encode({"text": "\n".join(map(_escaped, _lines(message)))})
 
 
-def google_chat_body(message: Message) -> bytes:
+def google_chat_body(message: Notification) -> bytes:
     """Write what Google Chat's incoming webhooks take."""
     return msgspec.json.encode({"text": "\n".join(_lines(message))})
 
 
-def _lines(message: Message) -> list[str]:
+def _lines(message: Notification) -> list[str]:
     alert = message.alert
     figures = ", ".join(f"{name} {value}" for name, value in alert.evidence.figures.items())
     times = f", {alert.count} times" if alert.count > 1 else ""

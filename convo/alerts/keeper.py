@@ -1,7 +1,8 @@
-"""Looks at the process and the database again and again, and tells what lasts; what a cause is stands in ``causes``.
+"""The loops of the alerts: look at the process and the database again and again, and notify what changed.
 
 Two loops, so that neither waits for the other: one looks at this process, the other asks the database for what all
-processes share. Who holds the lead of the database tells of that; the others do not look.
+processes share. Only the process that leads (``shared``) raises alerts on that; the others do not look. What is looked
+at stands in ``look``, what causes an alert in ``causes``, when it is notified in ``rules``.
 """
 
 from __future__ import annotations
@@ -10,44 +11,35 @@ import os
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import trio
 from msgspec import Struct
 
 from convo.alerts import formats
-from convo.alerts.causes import Causes, Gap, Look, Told, Vitals, is_shared
-from convo.alerts.delivery import Outbox
-from convo.alerts.formats import AlertView, Message
-from convo.alerts.rules import LEVELS, Alert, Board, Condition, Notice
-from convo.config import AlertsSettings
+from convo.alerts.causes import CAUSE_RECORDS, Causes
+from convo.alerts.delivery import SinkQueue
+from convo.alerts.formats import AlertView, Notification
+from convo.alerts.look import Look, SeenRecord, Vitals
+from convo.alerts.rules import LEVELS, Alert, Board, Condition, Notice, is_shared
+from convo.alerts.shared import SharedState
+from convo.dependencies import DEPENDENCIES
 from convo.errors import ConvoError
-from convo.observe import events, metrics
+from convo.observe import log_records, metrics
+from convo.settings import AlertsSettings
+from convo.store.ledger import Gap
 
 # Far more than one look's worth: causes are rare, and what floods is counted by metrics.
-_HEARD_MAX = 10_000
+_RECORDS_MAX = 10_000
 _GAPS_SECONDS = 60.0
-
-
-class Lookout(Protocol):
-    """Asks the database what is so for all processes."""
-
-    async def lead(self) -> bool:
-        """Tell whether this process tells of what all share; at most one does."""
-
-    async def vitals(self) -> Vitals:
-        """Read what the conditions of all processes are made of."""
-
-    async def gaps(self, days: Sequence[str]) -> tuple[Gap, ...]:
-        """Compare these days with the books."""
 
 
 class Here(Struct, frozen=True, kw_only=True):
     """What the process is: its name, where its files are, and how much of its pool is in use, of how much."""
 
-    process: str
+    process: Callable[[], str]
     folder: Path
     pool: Callable[[], tuple[int, int]]
 
@@ -69,47 +61,48 @@ class Alerts:
         *,
         settings: AlertsSettings,
         here: Here,
-        lookout: Lookout,
+        shared: SharedState,
         prepared: trio.Event,
-        outboxes: Sequence[Outbox],
+        sink_queues: Sequence[SinkQueue],
     ) -> None:
         self._settings = settings
         self._here = here
-        self._lookout = lookout
+        self._shared = shared
         self._prepared = prepared
-        self.outboxes = outboxes
+        self.sink_queues = sink_queues
         self._board = Board(settings.repeat_seconds)
-        self._heard: deque[Told] = deque(maxlen=_HEARD_MAX)
+        self._records: deque[SeenRecord] = deque(maxlen=_RECORDS_MAX)
         self._failed_looks = 0
         self._leads: bool | None = None
         self._vitals: Vitals | None = None
         self._gaps: tuple[Gap, ...] = ()
-        self._gap_days: set[str] = set()
+        self._gap_days: set[date] = set()
         self._gaps_at = 0.0
 
-    def hear(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Note an event that may be a cause; any thread may call it."""
-        self._heard.append(Told(name, fields))
+    def note_record(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Note a log record if it can be a cause (``log_records.RecordObserver``); any thread may call it."""
+        if name in CAUSE_RECORDS:
+            self._records.append(SeenRecord(name, fields))
 
     # --- the process
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Look and tell every ``alerts.evaluate_seconds`` until cancelled."""
+        """Look and notify every ``alerts.evaluate_seconds`` until cancelled."""
         causes = Causes(self._settings, trio.current_time(), self._look())
         task_status.started()
         while True:
             await trio.sleep(self._settings.evaluate_seconds)
-            self._tell(causes.conditions(trio.current_time(), self._look()))
+            self._notify(causes.conditions(trio.current_time(), self._look()))
 
     def _look(self) -> Look:
-        told = tuple(self._heard.popleft() for _ in range(len(self._heard)))
-        self._hear_gaps(told)
+        records = tuple(self._records.popleft() for _ in range(len(self._records)))
+        self._note_gaps(records)
         used, most = self._here.pool()
         return Look(
             counted=_counted(),
             requests=sum(cell.value for cell in list(metrics.requests_total.cells.values())),
             on_deadline=metrics.requests_on_deadline_total.value,
-            told=told,
+            records=records,
             pool_used=used,
             pool_max=most,
             disk_free_bytes=_free_bytes(self._here.folder),
@@ -118,7 +111,7 @@ class Alerts:
             gaps=self._gaps,
         )
 
-    def _tell(self, conditions: Sequence[Condition]) -> None:
+    def _notify(self, conditions: Sequence[Condition]) -> None:
         if self._leads is False:
             self._board.forget(is_shared)
         now = trio.current_time()
@@ -130,21 +123,21 @@ class Alerts:
 
     def _send(self, notice: Notice) -> None:
         message = self._message(notice)
-        for outbox in self.outboxes:
-            outbox.put(message)
+        for queue in self.sink_queues:
+            queue.put(message)
 
-    def _message(self, notice: Notice) -> Message:
+    def _message(self, notice: Notice) -> Notification:
         view = self._view(notice.alert)
-        return Message(id=f"msg_{uuid.uuid4().hex}", change=notice.change, at=datetime.now(UTC), alert=view)
+        return Notification(id=f"msg_{uuid.uuid4().hex}", change=notice.change, at=datetime.now(UTC), alert=view)
 
     def _view(self, alert: Alert) -> AlertView:
         ended_at = None if alert.until is None else _wall(alert.until)
-        return formats.view(alert, raised_at=_wall(alert.since), ended_at=ended_at, process=self._here.process)
+        return formats.view(alert, raised_at=_wall(alert.since), ended_at=ended_at, process=self._here.process())
 
     # --- what all processes share
 
     async def ask(self) -> None:
-        """Ask the database every ``alerts.look_seconds`` until cancelled, sooner again while it does not answer."""
+        """Look at the database every ``alerts.look_seconds`` until cancelled, more often while it does not answer."""
         while True:
             await self._ask()
             s = self._settings
@@ -152,46 +145,51 @@ class Alerts:
 
     async def _ask(self) -> None:
         try:
-            self._leads = await self._lookout.lead()
+            self._leads = await self._shared.lead()
         except ConvoError as error:
-            # What is known of all processes stays as it was: nobody knows better now.
+            # What is known of all processes stays as it was until there is another answer.
             self._failed_looks += 1
-            events.look_failed(reason=error.detail)
+            log_records.look_failed(reason=error.detail)
             return
         self._failed_looks = 0
         if not self._leads:
-            self._vitals, self._gaps = None, ()
-            self._gap_days.clear()
+            self.forget_shared()
         if not self._leads or not self._prepared.is_set():
             return
         try:
-            self._vitals = await self._lookout.vitals()
+            self._vitals = await self._shared.vitals()
             await self._compare_again()
         except ConvoError as error:
             # It answers, but not this: what was known stays.
-            events.look_failed(reason=error.detail)
+            log_records.look_failed(reason=error.detail)
 
-    def _hear_gaps(self, told: Sequence[Told]) -> None:
-        for one in told:
+    def forget_shared(self) -> None:
+        """Drop what the database said of all processes: it went back."""
+        self._vitals, self._gaps = None, ()
+        self._gap_days.clear()
+
+    def _note_gaps(self, records: Sequence[SeenRecord]) -> None:
+        for one in records:
             if one.name == "ledger_gap":
-                gap = Gap(**{name: one.fields[name] for name in ("day", "what", "booked", "found")})
+                figures = {name: one.fields[name] for name in ("what", "booked", "found")}
+                gap = Gap(day=date.fromisoformat(one.fields["day"]), **figures)
                 self._gap_days.add(gap.day)
                 if (gap.day, gap.what) not in {(known.day, known.what) for known in self._gaps}:
                     self._gaps = (*self._gaps, gap)
                     self._gaps_at = trio.current_time()
 
     async def _compare_again(self) -> None:
-        """See whether the days that did not balance do now: the books compare an older day only in its turn."""
+        """See whether the days that did not balance do now: the ledger compares an older day only once in a while."""
         seconds = min(_GAPS_SECONDS, 12 * self._settings.look_seconds)
         if not self._gap_days or trio.current_time() < self._gaps_at + seconds:
             return
-        self._gaps = await self._lookout.gaps(sorted(self._gap_days))
+        self._gaps = await self._shared.gaps(sorted(self._gap_days))
         self._gap_days = {gap.day for gap in self._gaps}
         self._gaps_at = trio.current_time()
 
     @property
     def leads(self) -> bool:
-        """Tell whether this process tells of what all share."""
+        """Whether this process raises the alerts that all share."""
         return bool(self._leads)
 
     # --- what is shown
@@ -202,13 +200,13 @@ class Alerts:
             active=tuple(map(self._view, self._board.active)),
             recent=tuple(map(self._view, self._board.recent)),
             leads=self.leads,
-            sinks=tuple(outbox.sink.name for outbox in self.outboxes),
+            sinks=tuple(queue.sink.name for queue in self.sink_queues),
         )
 
-    def test_message(self) -> Message:
+    def test_message(self) -> Notification:
         """Make a message that is no alert's."""
         now = trio.current_time()
-        found = Condition(type="TEST", component="alerts", level="LOW", trigger="somebody asked for a test")
+        found = Condition(type="TEST", component="alerts", level="LOW", trigger="a test was asked for")
         return self._message(Notice(change="test", alert=Alert(condition=found, since=now, until=now)))
 
 
@@ -224,6 +222,13 @@ def _free_bytes(folder: Path) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
+_CALLS = [
+    (row, end, code)
+    for row in DEPENDENCIES.values()
+    for end, code in (("TIMEOUT", "remote_timeout"), ("RATE_LIMIT", "remote_busy"))
+]
+
+
 def _counted() -> dict[tuple[str, str], float]:
     """Read the counters whose growth is a cause."""
     failures = metrics.database_failures_total
@@ -231,8 +236,5 @@ def _counted() -> dict[tuple[str, str], float]:
     return {
         ("POSTGRES_POOL_EXHAUSTED", "acquire"): failures.labels("pool_exhausted").value,
         ("POSTGRES_QUERY_TIMEOUT", "database"): failures.labels("deadline_exceeded").value,
-        ("LLM_TIMEOUT", "llm"): calls.labels("llm", "remote_timeout").value,
-        ("LLM_RATE_LIMIT", "llm"): calls.labels("llm", "remote_busy").value,
-        ("MEMORY_TIMEOUT", "memory"): calls.labels("memory", "remote_timeout").value,
-        ("MEMORY_RATE_LIMIT", "memory"): calls.labels("memory", "remote_busy").value,
+        **{(f"{row.alert_prefix}_{end}", row.name): calls.labels(row.name, code).value for row, end, code in _CALLS},
     }

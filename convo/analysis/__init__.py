@@ -1,1 +1,1 @@
-"""One conversation in, what was found in it out; it knows nothing of jobs or of the database."""
+"""Finds the parts of an analysis (questions, emotion, memories) in one conversation."""

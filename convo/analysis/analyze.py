@@ -1,4 +1,7 @@
-"""One conversation, three parts side by side; it knows neither who finds a part nor where it is stored."""
+"""One analysis: every part of one conversation that is still missing, found side by side.
+
+Open it to change how parts run. It knows neither who finds a part nor where it is stored.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +11,58 @@ import trio
 from msgspec import Struct
 
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.deadline import deadline
-from convo.errors import ConvoError
-from convo.observe import events, metrics
+from convo.errors import ConvoError, RemoteError
+from convo.observe import log_records, metrics
+from convo.runtime.deadline import deadline
 
 
 class Analyst(Struct, frozen=True, kw_only=True):
-    """Who finds one part: its name and version (``local/1``), and how to ask it."""
+    """Who finds one part: its name and version (``local/2``), and the function that asks it."""
 
     by: str
     find: Callable[[Conversation], Awaitable[Finding]]
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class PartFailure(Struct, frozen=True, kw_only=True):
     """Why a part was not found, and who tried."""
 
     by: str
     error: ConvoError
 
 
-# Rules are linear in the text: this bounds a bug, not the work.
+# The rules are linear in the text, so this bounds a bug and not the work.
 _LOCAL_SECONDS = 30.0
 # What a part holds the loop for, in ms (questions, emotion, memories; scripts/samples.jsonl repeated, two busy cores):
 # 4,096 characters 1, 3, 1; 16,384 characters 9, 17, 10; 65,536 characters 36, 32, 31; 200,000 characters 69, 136, 108.
 OFFLOAD_CHARACTERS = 16_384
-"""From so much text on the embedded analyst works in a thread."""
+"""From this much text on the embedded analyst works in a thread."""
 
 Analysts = Mapping[PartName, Analyst]
 Store = Callable[[PartName, str, Finding], Awaitable[None]]
+KeepTicket = Callable[[PartName, str], Awaitable[None]]
+"""Stores what to ask a service with later, which is still at work on a part; an empty text removes it."""
+
+
+async def _keep_none(_name: PartName, _ticket: str) -> None:
+    pass
 
 
 async def analyze(
-    conversation: Conversation, analysts: Analysts, have: Collection[PartName], store: Store
-) -> dict[PartName, Failure]:
+    conversation: Conversation,
+    analysts: Analysts,
+    have: Collection[PartName],
+    store: Store,
+    keep_ticket: KeepTicket = _keep_none,
+) -> dict[PartName, PartFailure]:
     """Find every part that is not in ``have``, each stored as soon as it is found; return the parts that failed.
 
-    A part that fails leaves the others alone.
+    A part that fails leaves the others alone. A ticket that comes with a failure is kept at once: were it lost, the
+    service would be given the conversation a second time.
 
     Raises:
-        ConvoError: what ``store`` raised; the parts it concerns are not stored.
+        ConvoError: what ``store`` or ``keep_ticket`` raised; the parts it concerns are not stored.
     """
-    failures: dict[PartName, Failure] = {}
+    failures: dict[PartName, PartFailure] = {}
     unstored: list[ConvoError] = []
 
     async def part(name: PartName, analyst: Analyst) -> None:
@@ -56,8 +70,9 @@ async def analyze(
         try:
             finding = await analyst.find(conversation)
         except ConvoError as error:
-            failures[name] = Failure(by=analyst.by, error=error)
+            failures[name] = PartFailure(by=analyst.by, error=error)
             metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
+            unstored.extend(await _kept(keep_ticket, name, error))
             return
         seconds = trio.current_time() - started
         metrics.part_seconds.labels(name, "done").observe(seconds)
@@ -66,7 +81,9 @@ async def analyze(
         except ConvoError as error:
             unstored.append(error)
         else:
-            events.part_done(conversation_id=conversation.conversation_id, part=name, by=analyst.by, seconds=seconds)
+            log_records.part_done(
+                conversation_id=conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
+            )
 
     async with trio.open_nursery() as nursery:
         for name, analyst in analysts.items():
@@ -77,21 +94,31 @@ async def analyze(
     return failures
 
 
+async def _kept(keep_ticket: KeepTicket, name: PartName, failure: ConvoError) -> list[ConvoError]:
+    """Keep the ticket that comes with a failure, if one does; return the error where that failed."""
+    if isinstance(failure, RemoteError) and failure.ticket is not None:
+        try:
+            await keep_ticket(name, failure.ticket)
+        except ConvoError as error:
+            return [error]
+    return []
+
+
 def in_process(
-    by: str, find: Callable[[Conversation], Finding], turn: trio.Lock, offload_chars: int = OFFLOAD_CHARACTERS
+    by: str, find: Callable[[Conversation], Finding], lock: trio.Lock, offload_chars: int = OFFLOAD_CHARACTERS
 ) -> Analyst:
     """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread.
 
-    Those that share ``turn`` work one after another: there is one interpreter, and side by side they would hold the
-    loop for as long as all of them take.
+    Analysts that share ``lock`` work one after another. There is one interpreter: side by side they would hold the
+    loop for as long as all of them take together.
     """
 
     async def ask(conversation: Conversation) -> Finding:
-        async with turn:
-            if sum(len(one.text) for one in conversation.turns) < offload_chars:
+        async with lock:
+            if sum(len(turn.text) for turn in conversation.turns) < offload_chars:
                 return find(conversation)
             with deadline("analysis.local", _LOCAL_SECONDS):
-                # No limiter: one that never ends and is given up would keep its place for ever.
+                # No limiter of ours: a thread that never ends and is abandoned would keep its place for ever.
                 return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
 
     return Analyst(by=by, find=ask)

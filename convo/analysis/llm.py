@@ -1,59 +1,41 @@
-"""The language model as an analyst of questions and emotion, by any OpenAI-compatible chat completions endpoint.
+"""Finds questions and emotion with a language model, at any OpenAI-compatible chat completions endpoint.
 
-It knows nothing of jobs or of the other analysts.
+``prompt`` holds what the model is asked, ``llm_form`` what its server takes, ``llm_faults`` what a refusal means, and
+``llm_completion`` and ``llm_answers`` how an answer is read. This file makes the calls.
 """
 
 from __future__ import annotations
 
-import math
+import ipaddress
 import random as dice
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import httpx
 import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.prompt import EMOTION, EMOTIONS, PROMPT_VERSION, QUESTIONS, Ask, clean, record, user_spoke
-from convo.analysis.remote import Answer, Remote, check_welcome, idempotency_key, key_text
-from convo.config import LlmSettings
-from convo.conversation.model import Conversation, Mood, Questions
-from convo.errors import RemoteGarbage
-from convo.observe import events
-from convo.resilience.dependency import Dependency
+from convo.analysis import llm_form
+from convo.analysis.llm_answers import emotion_in, questions_in
+from convo.analysis.llm_completion import Completion, completion_in
+from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
+from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
+from convo.analysis.prompt import EMOTION, PROMPT_VERSION, QUESTIONS, TRIAL, Ask, record, user_spoke
+from convo.analysis.remote import PartFinder, RemoteAnalyst, idempotency_key, key_text
+from convo.conversation.model import Conversation, EmotionName, Mood, PartName, Questions
+from convo.errors import RemoteDeclined, RemoteDenied, RemoteError, RemoteGarbage, RemoteRefused, RemoteUnavailable
+from convo.observe import log_records
+from convo.outbound import RemoteAnswer
+from convo.remote_faults import fault_in
+from convo.settings import LlmSettings
 
 T = TypeVar("T")
 
-QUESTIONS_MAX = 500
-_PLAIN_SECONDS = 600.0
-QUESTION_CHARS_MAX = 2_000
-
-# Groq's word for "the model wrote no valid JSON": a 400 that is no refusal of the request.
-_MODEL_WROTE_GARBAGE = "json_validate_failed"
-
-
-class _Message(Struct, frozen=True):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(Struct, frozen=True):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Completion(Struct, frozen=True):
-    choices: list[_Choice]
-
-
-class _QuestionsFound(Struct, frozen=True):
-    questions: list[str]
-
-
-class _EmotionFound(Struct, frozen=True):
-    emotion: str
+# More forms of a request than there are to learn of.
+_FORMS_MAX = 10
+_TRIAL_KEY = "convo:check"
 
 
 class _Listed(Struct, frozen=True):
@@ -71,19 +53,43 @@ def _listed(body: bytes) -> frozenset[str]:
         return frozenset()
 
 
-class Model:
-    """A language model behind one shared client; remembers for a while when its server does not take JSON schemas."""
+class Model(RemoteAnalyst):
+    """A language model; it learns what its server takes, and remembers it for a while."""
 
-    def __init__(
-        self, client: httpx.AsyncClient, settings: LlmSettings, *, random: Callable[[], float] = dice.random
-    ) -> None:
+    def __init__(self, settings: LlmSettings, *, random: Callable[[], float] = dice.random) -> None:
         key = key_text("llm", settings.api_key)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.by = f"{settings.model}/{PROMPT_VERSION}"
+        carried = f"Bearer {key}" if settings.api_key_header.lower() == "authorization" else key
+        super().__init__(
+            "llm",
+            settings,
+            by=f"{settings.model}/{PROMPT_VERSION}",
+            base_url=_address(settings, "/models"),
+            headers={**settings.headers, **({settings.api_key_header.lower(): carried} if key else {})},
+            random=random,
+        )
         self._settings = settings
-        self._url = f"{settings.base_url.rstrip('/')}/chat/completions"
-        self._remote = Remote("llm", client, settings, headers=headers, random=random)
-        self._plain_until = -math.inf
+        self._url = _address(settings, "/chat/completions")
+        self._learnt = LearntForm()
+
+    @property
+    def finders(self) -> Mapping[PartName, PartFinder]:
+        """Questions and emotion."""
+        return {"questions": self.questions, "emotion": self.emotion}
+
+    @property
+    def learnt(self) -> str:
+        """What its server takes, as far as is known; empty before the first call."""
+        return _described_form(self._learnt.form, self._settings) if self._learnt.tried else ""
+
+    def settings_fault(self) -> str:
+        """Return what is wrong in the settings, also a key that is missing where every public server needs one."""
+        fault = super().settings_fault()
+        if fault or self._settings.api_key or any(map(_carries_key, (*self._settings.headers, *self._settings.query))):
+            return fault
+        host = urlsplit(self._settings.base_url).hostname or ""
+        return f"llm.model is set and CONVO_LLM__API_KEY is not: {host} needs a key" if _is_public(host) else ""
+
+    # --- the parts
 
     async def questions(self, conversation: Conversation) -> Questions:
         """Find the questions that the user put; none, without a call, where the user said nothing.
@@ -93,9 +99,13 @@ class Model:
         """
         if not user_spoke(conversation):
             return Questions(questions=())
-        return await self._remote.dependency.call(
-            "llm.questions", partial(self._find, QUESTIONS, conversation, self._questions)
-        )
+        try:
+            found = await self.dependency.call(
+                "llm.questions", partial(self._find, QUESTIONS, conversation, questions_in)
+            )
+        except RemoteDeclined as error:
+            return Questions(questions=(), refused=_noted(conversation, "questions", error))
+        return Questions(questions=found)
 
     async def emotion(self, conversation: Conversation) -> Mood:
         """Find how the user felt; neutral, without a call, where the user said nothing.
@@ -105,32 +115,68 @@ class Model:
         """
         if not user_spoke(conversation):
             return Mood(emotion="neutral")
-        return await self._remote.dependency.call("llm.emotion", partial(self._find, EMOTION, conversation, self._mood))
 
-    @property
-    def dependency(self) -> Dependency:
-        """How all callers together see it."""
-        return self._remote.dependency
+        async def attempt() -> EmotionName:
+            return await self._find(EMOTION, conversation, emotion_in)
 
-    async def ping(self) -> None:
-        """See whether the server answers.
-
-        Raises:
-            RemoteUnavailable: it does not.
-        """
-        await self._remote.ping(self._models_url)
-
-    async def check(self) -> str:
-        """Ask the server for its models, once and with the key; return what is to be said of a server that answers.
-
-        Raises:
-            RemoteError: it cannot be reached, it refuses the key, or it is in trouble.
-        """
         try:
-            answer = await self._remote.fetch(self._models_url)
+            found = await self.dependency.call("llm.emotion", attempt)
+        except RemoteDeclined as error:
+            return Mood(emotion="neutral", judged=False, refused=_noted(conversation, "emotion", error))
+        return Mood(emotion=found)
+
+    async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[Sequence[str]], T | None]) -> T:
+        write = partial(record, conversation)
+        completion = await self._complete(ask, write, idempotency_key(conversation, ask.part))
+        return _read(completion, read)
+
+    # --- a call, in the form that the server takes
+
+    # no deadline: the dependency sets one around each attempt, and ``check`` one of its own
+    async def _complete(self, ask: Ask, write: Callable[[int], str], key: str) -> Completion:
+        """Ask once; where the server refuses the form of the request, in the next form, until it takes one.
+
+        Raises:
+            RemoteError: it refuses for another reason, or takes no form.
+        """
+        use = self._learnt.use(trio.current_time())
+        form = use.form
+        for _ in range(_FORMS_MAX):
+            text = write(form.record_chars or self._settings.text_chars_max)
+            fields = request_fields(form, self._settings, ask, text)
+            # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
+            answer = await self.post(self._url, fields, key=key + form.label)
+            found = completion_in(answer.body) if answer.good else None
+            if answer.good and found is None:
+                raise _unreadable(answer)
+            if found is not None and found.fault is None and found.choices:
+                self._note_taken(use, form)
+                return _usable(found)
+            refusal = _refusal(answer, found, fields)
+            changed = _changed(form, refusal, fields, len(text))
+            if changed is None:
+                raise refusal.error
+            form = changed
+        raise RemoteRefused("llm", "it takes no form of the request")
+
+    def _note_taken(self, use: FormUse, form: RequestForm) -> None:
+        if self._learnt.note_taken(use, form, trio.current_time()):
+            log_records.llm_form_learnt(form=self.learnt, again_in_seconds=llm_form.RELEARN_SECONDS)
+
+    # --- the check
+
+    # no deadline: the caller sets one
+    async def _checked(self) -> str:
+        """List the models, and make one small call: only a call shows whether the key, the model and the form do."""
+        try:
+            listed = self._described(await self.get(self._base_url))
         except RemoteGarbage:
-            return "reachable; its list of models is too long to read"
-        check_welcome("llm", answer)
+            listed = "reachable; its list of models is too long to read"
+        _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY), emotion_in)
+        self.dependency.note_configured()
+        return f"{listed}; it answers, and takes {self.learnt}"
+
+    def _described(self, answer: RemoteAnswer) -> str:
         listed = _listed(answer.body) if answer.good else frozenset()
         if not listed:
             return f"reachable; it lists no models (GET /models answered {answer.status})"
@@ -138,66 +184,108 @@ class Model:
             return f"reachable; {self._settings.model} is among the {len(listed)} models it lists"
         return f"reachable, but {self._settings.model} is NOT among the {len(listed)} models it lists"
 
-    @property
-    def _models_url(self) -> str:
-        return self._url.removesuffix("/chat/completions") + "/models"
 
-    async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[str], T]) -> T:
-        answer = await self._complete(ask, conversation)
-        return read(self._content(self._remote.body_of(answer)))
-
-    async def _complete(self, ask: Ask, conversation: Conversation) -> Answer:
-        text = record(conversation, self._settings.text_chars_max)
-        key = idempotency_key(conversation, ask.part)
-        if trio.current_time() >= self._plain_until:
-            answer = await self._remote.post(self._url, self._request(ask, text, _schema_format(ask)), key=key)
-            if answer.code == _MODEL_WROTE_GARBAGE:
-                raise RemoteGarbage("llm", f"the model wrote no valid JSON ({_MODEL_WROTE_GARBAGE})")
-            if answer.status not in {400, 422}:
-                return answer
-        # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
-        plain = self._request(ask, text, {"type": "json_object"})
-        answer = await self._remote.post(self._url, plain, key=f"{key}:json_object")
-        if answer.good:
-            # One answer is no proof: the schema is tried again after a while.
-            self._plain_until = trio.current_time() + _PLAIN_SECONDS
-            events.llm_without_schema(seconds=_PLAIN_SECONDS)
-        return answer
-
-    def _request(self, ask: Ask, text: str, response_format: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "model": self._settings.model,
-            "temperature": 0,
-            "messages": [{"role": "system", "content": ask.system}, {"role": "user", "content": text}],
-            "response_format": response_format,
-        }
-
-    def _content(self, body: bytes) -> str:
-        """Take the JSON object out of a completion, also out of a code fence or of words around it."""
-        choices = self._remote.decode(body, _Completion).choices
-        if not choices:
-            raise RemoteGarbage("llm", "the answer holds no choice")
-        message, reason = choices[0].message, choices[0].finish_reason
-        if reason in {"length", "content_filter"}:
-            raise RemoteGarbage("llm", f"the answer is cut off ({reason})")
-        if message.refusal:
-            raise RemoteGarbage("llm", "the model declined")
-        if not message.content:
-            raise RemoteGarbage("llm", "the answer is empty")
-        return message.content[message.content.find("{") : message.content.rfind("}") + 1]
-
-    def _questions(self, content: str) -> Questions:
-        found = self._remote.decode(content, _QuestionsFound).questions
-        texts = (clean(text).strip()[:QUESTION_CHARS_MAX] for text in found[:QUESTIONS_MAX])
-        return Questions(questions=tuple(text for text in texts if text))
-
-    def _mood(self, content: str) -> Mood:
-        found = self._remote.decode(content, _EmotionFound).emotion.strip().lower()
-        for emotion in EMOTIONS:
-            if found == emotion:
-                return Mood(emotion=emotion)
-        raise RemoteGarbage("llm", "the answer names no emotion that is known")
+# --- reading an answer
 
 
-def _schema_format(ask: Ask) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": ask.part, "strict": True, "schema": ask.schema}}
+def _refusal(answer: RemoteAnswer, found: Completion | None, fields: Mapping[str, object]) -> ModelRefusal:
+    if found is None:
+        return refusal_of(answer, fault_in(answer.body), fields)
+    if found.fault is None:
+        # What servers answer whose own upstream is exhausted.
+        return ModelRefusal(error=RemoteUnavailable("llm", f"answered {answer.status} without a choice"))
+    return refusal_of(answer, found.fault, fields)
+
+
+def _changed(
+    form: RequestForm, refusal: ModelRefusal, fields: Mapping[str, object], record_chars: int
+) -> RequestForm | None:
+    match refusal.remedy:
+        case "trait" if refusal.trait is not None:
+            return llm_form.without(form, refusal.trait, fields) or llm_form.next_down(form, fields)
+        case "next":
+            return llm_form.next_down(form, fields)
+        case "shorter":
+            return llm_form.shorter(form, record_chars, refusal.share)
+        case _:
+            return None
+
+
+def _unreadable(answer: RemoteAnswer) -> RemoteError:
+    if answer.body.lstrip()[:100].lower().startswith(b"<!doctype html"):
+        return RemoteDenied("llm", f"answered {answer.status} with a web page: llm.base_url is wrong")
+    return RemoteGarbage("llm", "the answer does not fit (no completion)")
+
+
+def _usable(completion: Completion) -> Completion:
+    """Return a completion whose texts can be read.
+
+    Raises:
+        RemoteError: it says itself that it is not whole.
+    """
+    reason = completion.finish_reason
+    if reason == "error":
+        raise RemoteUnavailable("llm", "the model stopped with an error (finish_reason error)")
+    if reason in FILTERED:
+        raise RemoteDeclined("llm", f"a content filter cut the answer off (finish_reason {reason})")
+    if completion.refusal:
+        raise RemoteDeclined("llm", "the model declined")
+    if reason in ("length", "max_tokens"):
+        raise RemoteGarbage("llm", f"the answer is cut off ({reason}); see llm.answer_tokens_max")
+    return completion
+
+
+def _read(completion: Completion, read: Callable[[Sequence[str]], T | None]) -> T:
+    if not completion.texts:
+        raise RemoteGarbage("llm", "the answer is empty")
+    found = read(completion.texts)
+    if found is None:
+        raise RemoteGarbage("llm", "the answer does not fit: it holds no JSON of the form that was asked for")
+    return found
+
+
+def _noted(conversation: Conversation, part: PartName, error: RemoteError) -> str:
+    log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=error.detail)
+    return error.detail
+
+
+# --- what is shown
+
+
+def _described_form(form: RequestForm, settings: LlmSettings) -> str:
+    parts: list[str] = ["no response_format" if form.response_format == "none" else form.response_format]
+    parts.append(f"temperature {settings.temperature:g}" if form.temperature else "no temperature")
+    if settings.answer_tokens_max:
+        parts.append("no limit of tokens" if form.tokens == "none" else form.tokens)
+    parts.append("the instructions as a user's message" if form.role == "user" else f"the role {form.role}")
+    if not form.reasoning:
+        parts.append("no reasoning parameters")
+    if form.record_chars is not None:
+        parts.append(f"records of {form.record_chars} characters (llm.text_chars_max)")
+    return ", ".join(parts)
+
+
+# --- the address
+
+
+def _address(settings: LlmSettings, path: str) -> str:
+    """Return the address of one route; ``llm.base_url`` may have a query of its own, or name a route already."""
+    try:
+        parts = urlsplit(settings.base_url)
+    except ValueError:
+        return settings.base_url + path  # no address: the start reports it, and so does each call
+    base = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *settings.query.items()])
+    return urlunsplit((parts.scheme, parts.netloc, base + path, query, ""))
+
+
+def _carries_key(name: str) -> bool:
+    return any(word in name.lower() for word in ("authorization", "key", "token"))
+
+
+def _is_public(host: str) -> bool:
+    """Return whether a host is one of the internet, as far as its name shows: at home, models need no key."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." in host and not host.endswith((".local", ".localhost", ".internal", ".lan", ".home", ".svc"))

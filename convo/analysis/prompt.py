@@ -1,11 +1,12 @@
-"""What a model gets to see of a conversation and what it is told to do with it; it knows no HTTP and no dependency.
+"""What a language model is asked: its instructions, and the part of a conversation that it is shown.
 
-The words below are versioned: whoever changes them counts ``PROMPT_VERSION`` up, for it stands in every result.
+The texts are versioned: raise ``PROMPT_VERSION`` with every change of them, because it stands in every result.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
@@ -14,7 +15,7 @@ from msgspec import Struct
 
 from convo.conversation.model import Conversation, EmotionName, PartName, Turn
 
-PROMPT_VERSION = "prompt-1"
+PROMPT_VERSION = "prompt-2"
 
 EMOTIONS: tuple[EmotionName, ...] = get_args(EmotionName)
 
@@ -62,7 +63,7 @@ Answer with one JSON object of this shape and nothing else: {"emotion": "..."}
 
 
 class Ask(Struct, frozen=True, kw_only=True):
-    """One thing that a model is asked: the part it is for, what it is told, and the JSON schema of the answer."""
+    """One question to a model: the part it is for, the instructions, and the JSON schema of the answer."""
 
     part: PartName
     system: str
@@ -85,6 +86,14 @@ EMOTION = Ask(
 )
 
 
+TRIAL = Ask(
+    part="emotion",
+    system='Answer with one JSON object of this shape and nothing else: {"emotion": "happy"}',
+    schema=EMOTION.schema,
+)
+"""A small question that shows whether a server takes our calls."""
+
+
 class Excerpt(Struct, frozen=True, kw_only=True):
     """The turns that are sent: a head, so many turns left out, a tail."""
 
@@ -94,11 +103,11 @@ class Excerpt(Struct, frozen=True, kw_only=True):
 
 
 def user_spoke(conversation: Conversation) -> bool:
-    """Tell whether the user said anything at all: where not, there is nothing to ask a remote service about."""
+    """Return whether the user said anything at all: if not, there is nothing to ask a remote service about."""
     return any(turn.speaker == "user" for turn in conversation.turns)
 
 
-def clean(text: str) -> str:
+def without_nul(text: str) -> str:
     """Remove what many a database behind a remote service refuses: NUL characters."""
     return text.replace("\0", "")
 
@@ -108,7 +117,7 @@ def excerpt(turns: Sequence[Turn], chars_max: int) -> Excerpt:
 
     A single text keeps at most a quarter of the room, again its head and its tail.
     """
-    cut = [msgspec.structs.replace(turn, text=_shorten(clean(turn.text), chars_max // 4)) for turn in turns]
+    cut = [msgspec.structs.replace(turn, text=_shorten(without_nul(turn.text), chars_max // 4)) for turn in turns]
     if _fitting(cut, chars_max) == len(cut):
         return Excerpt(head=tuple(cut), left_out=0, tail=())
     first = _fitting(cut, chars_max // 2)
@@ -134,8 +143,8 @@ def _fitting(turns: Iterable[Turn], chars_max: int) -> int:
 def record(conversation: Conversation, chars_max: int) -> str:
     """Write a conversation as a fenced record that no text in it can end, the same each time it is written.
 
-    Each turn is a line of JSON, so a text can forge neither a line nor a speaker; the fence's key is a hash of all
-    lines, so a text that named it would change it.
+    Each turn is a line of JSON, so a text can forge neither a line nor a speaker, whatever the reader takes for a line
+    end; the fence's key is a hash of all lines, so a text that named it would change it.
     """
     shown = excerpt(conversation.turns, chars_max)
     lines = [_line(turn) for turn in shown.head]
@@ -151,5 +160,11 @@ def _line(turn: Turn) -> str:
     return _json({"speaker": turn.speaker, "text": turn.text})
 
 
+# JSON lets these three stand as they are. Unicode takes them for line ends, as it does U+000A to U+000D and U+001C to
+# U+001E, which JSON escapes.
+_LINE_END = re.compile("[\x85\u2028\u2029]")
+
+
 def _json(value: dict[str, Any]) -> str:
-    return msgspec.json.encode(value).decode()
+    written = msgspec.json.encode(value).decode()
+    return _LINE_END.sub(lambda found: f"\\u{ord(found[0]):04x}", written)

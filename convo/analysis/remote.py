@@ -1,68 +1,209 @@
-"""The transport to one remote dependency, and what its failures are called here.
+"""What the language model and the memory service have in common as remote analysts: start here to add a third.
 
-It knows nothing of what is asked or answered, and not when a call is made again (``resilience.dependency``). Foreign
-errors end here. No text of a request, of an answer or of a key goes into an error: only the status, the dependency's
-own error code and the kind of failure.
+A remote analyst owns its HTTP client and its ``Dependency`` (retries, breaker, bulkhead). It can be pinged and checked,
+and finds one part or more. What is asked and how an answer is read is each analyst's own business.
 """
 
 from __future__ import annotations
 
 import random as dice
 import re
-import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from datetime import UTC, datetime
-from functools import cache
-from typing import Any, TypeVar, cast
-from urllib.parse import quote
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Self, TypeVar
+from urllib.parse import quote, urlsplit
 
-import httpx
 import msgspec
-from msgspec import Struct
 
-from convo.config import RemoteSettings, Secret
-from convo.conversation.model import Conversation, PartName
-from convo.deadline import deadline
+from convo.conversation.model import Conversation, Finding, PartName
+from convo.dependencies import DEPENDENCIES
 from convo.errors import (
     ConfigError,
     DeadlineExceeded,
-    RemoteBusy,
     RemoteDenied,
     RemoteError,
     RemoteGarbage,
     RemoteRefused,
     RemoteUnavailable,
 )
-from convo.resilience.dependency import Dependency
-from convo.resilience.retry import retry_after_seconds
+from convo.outbound import OutboundClient, RemoteAnswer, failure
+from convo.resilience.dependency import AnswerSeen, Dependency
+from convo.runtime.deadline import deadline
+from convo.settings import RemoteSettings, Secret
 
 T = TypeVar("T")
+PartFinder = Callable[[Conversation], Awaitable[Finding]]
 
-ANSWER_BYTES_MAX = 1 << 20
-"""No answer is read further than this."""
-
-# The transport's own limits only back the deadline up: looser by this factor.
-_BACKSTOP = 2.0
 _PING_SECONDS = 2.0
-# 409 and 425 are what a server says while it is still at work on the same idempotency key; 498 is Groq's "no capacity".
-_PASSING = frozenset({408, 409, 425, 498})
-# The key, the account, the address or the model's name is wrong: every call would be refused, whatever it asks.
-_DENIED = frozenset({401, 402, 403, 404})
-_CODE = re.compile(r"[a-z0-9_.-]{1,64}", re.ASCII)
+_WORDS_CHARS_MAX = 160
 
 
-def open_client(settings: RemoteSettings) -> httpx.AsyncClient:
-    """Make the client of one dependency, with exactly as many connections as calls are let through at a time."""
-    limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-    timeout = settings.attempt_seconds * _BACKSTOP
-    return httpx.AsyncClient(limits=limits, timeout=timeout, verify=_trusted_authorities())
+class RemoteAnalyst(ABC):
+    """A remote service that finds parts; an async context manager, for it owns its HTTP client.
 
+    ``by`` stands in every finding: who made it, and with which version of what we ask. ``base_url`` is what a ping and
+    a check ask for.
+    """
 
-@cache
-def _trusted_authorities() -> ssl.SSLContext:
-    # Reading them takes tenths of a second, more than all else at a start.
-    return httpx.create_ssl_context()
+    def __init__(  # noqa: PLR0913  (what the kinds of analysts differ in)
+        self,
+        name: str,
+        settings: RemoteSettings,
+        *,
+        by: str,
+        base_url: str,
+        headers: Mapping[str, str],
+        random: Callable[[], float] = dice.random,
+    ) -> None:
+        self.name = name
+        self.by = by
+        # What the running attempt was answered: each call is a task of its own.
+        self._answer_seen: ContextVar[AnswerSeen | None] = ContextVar(f"{name}_answer_seen", default=None)
+        self._key = settings.api_key.reveal()
+        self.dependency = Dependency(name, settings, random=random, answer_seen=self._seen)
+        self._base_url = base_url
+        self._address = f"{name}.{DEPENDENCIES[name].address}"
+        self._headers = headers
+        self._check_seconds = settings.attempt_seconds
+        # As many connections as the bulkhead of the dependency has places, and one for ``check``: if it hangs,
+        # that call takes no place from the work.
+        self._client = OutboundClient(
+            name,
+            connections=settings.concurrency + 1,
+            seconds=settings.attempt_seconds,
+            ca_file=settings.ca_file,
+            verify=settings.verify,
+        )
+        # Outside the bulkhead: a ping takes no place from the calls, and does not fail because they take all.
+        self._ping_client = OutboundClient(
+            name, connections=1, seconds=_PING_SECONDS, ca_file=settings.ca_file, verify=settings.verify
+        )
+        self._verifies = settings.verify
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        await self._ping_client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._ping_client.__aexit__(kind, error, trace)  # noqa: ASYNC102  (shields itself, with a bound)
+        await self._client.__aexit__(kind, error, trace)  # noqa: ASYNC102  (shields itself, with a bound)
+
+    @property
+    @abstractmethod
+    def finders(self) -> Mapping[PartName, PartFinder]:
+        """The parts that it finds, and how each is asked for."""
+
+    @property
+    def learnt(self) -> str:
+        """What its server takes, as far as is known; empty where there is nothing to learn."""
+        return ""
+
+    async def ping(self) -> None:
+        """See whether the service answers at all, whatever it answers; the answer's body is not read.
+
+        One at a time: its client has one connection, and nobody may wait for it.
+
+        Raises:
+            RemoteUnavailable: it cannot be reached, or does not answer in time.
+            RemoteDenied: its address is none.
+        """
+        try:
+            with deadline(f"{self.name}.ping", _PING_SECONDS):
+                await self._ping_client.get(self._base_url, self._headers, answer_bytes_max=0)
+        except DeadlineExceeded as error:
+            raise RemoteUnavailable(self.name, error.detail) from error
+
+    def inspect(self) -> None:
+        """Note what is wrong in the settings, as far as that shows without a call."""
+        fault = self.settings_fault()
+        if fault:
+            self.dependency.note_misconfigured(f"{self.name}: {fault}")
+
+    def settings_fault(self) -> str:
+        """Return what is wrong in the settings, as far as that shows without a call; empty for nothing."""
+        return "" if _is_address(self._base_url) else f"{self._address} must begin with http:// or https:// and a host"
+
+    async def check_at_start(self) -> None:
+        """Ask the service once, and note it when it refuses; in any other trouble the calls will show what it is."""
+        try:
+            await self.check()
+        except (RemoteDenied, RemoteRefused) as error:
+            # Nobody's conversation was in that call: what it refuses is how it is asked.
+            self.dependency.note_misconfigured(error.detail)
+        except RemoteError:
+            pass
+
+    async def check(self) -> str:
+        """Ask the service once, with the key; return what is to be shown of one that answers.
+
+        Raises:
+            RemoteError: it cannot be reached, it refuses the key, or it is in trouble.
+        """
+        try:
+            with deadline(f"{self.name}.check", self._check_seconds):
+                found = await self._checked()
+        except DeadlineExceeded as error:
+            raise RemoteUnavailable(self.name, error.detail) from error
+        return (
+            found if self._verifies else f"{found}; warning: {self.name}.verify = false, its certificate is not checked"
+        )
+
+    # no deadline: ``check`` sets one
+    async def _checked(self) -> str:
+        try:
+            answer = await self._client.get(self._base_url, self._headers)
+        except RemoteGarbage:
+            return "reachable; its answer is too long to read"
+        _check_access(self.name, answer)
+        return self._described(answer)
+
+    def _described(self, answer: RemoteAnswer) -> str:
+        return f"reachable (GET answered {answer.status})"
+
+    async def post(self, url: str, body: object, *, key: str) -> RemoteAnswer:
+        """Post ``body`` as JSON once, under an idempotency key; see ``OutboundClient.post``."""
+        self._answer_seen.set(None)
+        answer = await self._client.post(url, msgspec.json.encode(body), {**self._headers, "idempotency-key": key})
+        return self._noted(answer)
+
+    async def get(self, url: str) -> RemoteAnswer:
+        """Get ``url`` once; see ``OutboundClient.get``."""
+        self._answer_seen.set(None)
+        return self._noted(await self._client.get(url, self._headers))
+
+    def _seen(self) -> AnswerSeen | None:
+        return self._answer_seen.get()
+
+    def _noted(self, answer: RemoteAnswer) -> RemoteAnswer:
+        words = " ".join(answer.body[: 4 * _WORDS_CHARS_MAX].decode("utf-8", "replace").split())[:_WORDS_CHARS_MAX]
+        self._answer_seen.set((answer.status, words.replace(self._key, "***") if self._key else words))
+        return answer
+
+    def _decode(self, body: bytes | str, kind: type[T]) -> T:
+        """Read JSON as ``kind``.
+
+        Raises:
+            RemoteGarbage: it is not JSON, or not of this kind.
+        """
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise RemoteGarbage(self.name, f"the answer does not fit ({type(error).__name__})") from error
+
+    def _decode_answer(self, answer: RemoteAnswer, kind: type[T]) -> T:
+        """Read the body of a good answer as ``kind``.
+
+        Raises:
+            RemoteError: the status says otherwise, or the body does not fit.
+        """
+        if not answer.good:
+            raise failure(self.name, answer)
+        return self._decode(answer.body, kind)
 
 
 def idempotency_key(conversation: Conversation, part: PartName) -> str:
@@ -78,144 +219,20 @@ def key_text(name: str, api_key: Secret) -> str:
     """
     key = api_key.reveal()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise ConfigError(f"{name}.api_key holds characters that cannot stand in a header (a line break, perhaps)")
+        raise ConfigError(f"{name}.api_key contains a character that no header can hold, such as a line break")
     return key
 
 
-class Answer(Struct, frozen=True, kw_only=True):
-    """What came back: the status, the error code that stands in a refusal, the wait it asks for, the body."""
-
-    status: int
-    code: str
-    retry_after_seconds: float | None
-    body: bytes
-
-    @property
-    def good(self) -> bool:
-        """Tell whether this is a 2xx."""
-        return 200 <= self.status < 300
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname)
+    except ValueError:
+        return False
 
 
-class Remote:
-    """One dependency's HTTP client; ``dependency`` is how all its callers together see it."""
-
-    def __init__(
-        self,
-        name: str,
-        client: httpx.AsyncClient,
-        settings: RemoteSettings,
-        *,
-        headers: Mapping[str, str],
-        random: Callable[[], float] = dice.random,
-    ) -> None:
-        self.name = name
-        self._client = client
-        self._settings = settings
-        self.dependency = Dependency(name, settings, random=random)
-        # Compressed answers could inflate past any bound: they are not asked for, and not decompressed either.
-        self._headers = {**headers, "content-type": "application/json", "accept-encoding": "identity"}
-
-    async def ping(self, url: str) -> None:
-        """See whether the dependency answers at all, whatever it says.
-
-        Raises:
-            RemoteUnavailable: it cannot be reached, or no call gets through in time.
-        """
-
-        async def ask() -> None:
-            async with self.dependency.slot():
-                await self._client.get(url, headers=self._headers)
-
-        try:
-            with deadline(f"{self.name}.ping", _PING_SECONDS):
-                await ask()
-        except (DeadlineExceeded, httpx.HTTPError, httpx.InvalidURL) as error:
-            raise RemoteUnavailable(self.name, f"it does not answer ({type(error).__name__})") from error
-
-    async def post(self, url: str, body: object, *, key: str) -> Answer:
-        """Post ``body`` as JSON once, whatever is answered.
-
-        Raises:
-            RemoteUnavailable: it cannot be reached, or the connection broke.
-            RemoteRefused: what we would send is no valid request.
-            RemoteGarbage: the answer is too large.
-        """
-        return await self._send("POST", url, msgspec.json.encode(body), {**self._headers, "idempotency-key": key})
-
-    async def fetch(self, url: str) -> Answer:
-        """Get ``url`` once, whatever is answered: what ``convo check`` asks.
-
-        Raises:
-            RemoteUnavailable: as ``post``, or it does not answer within one attempt's time.
-            RemoteRefused, RemoteGarbage: as ``post``.
-        """
-        try:
-            with deadline(f"{self.name}.check", self._settings.attempt_seconds):
-                return await self._send("GET", url, None, self._headers)
-        except DeadlineExceeded as error:
-            raise RemoteUnavailable(self.name, error.detail) from error
-
-    async def _send(self, method: str, url: str, content: bytes | None, headers: Mapping[str, str]) -> Answer:
-        backstop = self._settings.attempt_seconds * _BACKSTOP
-        try:
-            async with self._client.stream(method, url, content=content, headers=headers, timeout=backstop) as response:
-                return await self._read(response)
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            # Its text can quote a header, and one of the headers is the key.
-            raise RemoteRefused(self.name, f"the request cannot be sent ({type(error).__name__})") from None
-        except httpx.HTTPError as error:
-            raise RemoteUnavailable(self.name, f"the connection failed ({type(error).__name__})") from error
-
-    async def _read(self, response: httpx.Response) -> Answer:
-        body = bytearray()
-        async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > ANSWER_BYTES_MAX:
-                    raise RemoteGarbage(self.name, f"the answer is larger than {ANSWER_BYTES_MAX} bytes")
-        return Answer(
-            status=response.status_code,
-            code="" if response.is_success else _error_code(bytes(body)),
-            retry_after_seconds=retry_after_seconds(response.headers, datetime.now(UTC)),
-            body=bytes(body),
-        )
-
-    def body_of(self, answer: Answer) -> bytes:
-        """Take the body of a good answer.
-
-        Raises:
-            RemoteError: the status says otherwise; of the kind that fits it.
-        """
-        if answer.good:
-            return answer.body
-        raise failure(self.name, answer)
-
-    def decode(self, body: bytes | str, kind: type[T]) -> T:
-        """Read JSON as ``kind``.
-
-        Raises:
-            RemoteGarbage: it is not JSON, or not of this kind.
-        """
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise RemoteGarbage(self.name, f"the answer does not fit ({type(error).__name__})") from error
-
-
-def failure(name: str, answer: Answer) -> RemoteError:
-    """Name the failure that a status stands for."""
-    detail = f"answered {answer.status}" + (f" ({answer.code})" if answer.code else "")
-    if answer.status == 429:
-        return RemoteBusy(name, detail, retry_after_seconds=answer.retry_after_seconds)
-    if answer.status >= 500 or answer.status in _PASSING:
-        return RemoteUnavailable(name, detail, retry_after_seconds=answer.retry_after_seconds)
-    if answer.status in _DENIED:
-        return RemoteDenied(name, detail)
-    return RemoteRefused(name, detail)
-
-
-def check_welcome(name: str, answer: Answer) -> None:
-    """See whether calls would get through to a dependency that gave this answer to ``Remote.fetch``.
+def _check_access(name: str, answer: RemoteAnswer) -> None:
+    """See whether calls would get through to a service that gave this answer.
 
     Raises:
         RemoteDenied: it refuses the key.
@@ -226,21 +243,3 @@ def check_welcome(name: str, answer: Answer) -> None:
         raise RemoteDenied(name, f"{failure(name, answer).detail.partition(': ')[2]}: it refuses the key of {setting}")
     if answer.status == 402 or answer.status >= 500:
         raise failure(name, answer)
-
-
-class _Fault(Struct, frozen=True):
-    code: Any = None
-    type: Any = None
-
-
-class _Refusal(Struct, frozen=True):
-    error: _Fault
-
-
-def _error_code(body: bytes) -> str:
-    """Find the code in a refusal's ``{"error": {"code": …}}``; what does not look like a code is left unsaid."""
-    try:
-        fault = msgspec.json.decode(body, type=_Refusal).error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return ""
-    return next((text for text in (fault.code, fault.type) if isinstance(text, str) and _CODE.fullmatch(text)), "")

@@ -1,4 +1,7 @@
-"""What a conversation is worth, and what a user's sum makes of the relationship; how it is found is others' affair."""
+"""The points and the levels: the weights of ``[score]``, what a count is worth, and the level of a user's sum.
+
+Open it to change points or levels. Which parts a score has stands in ``analysis/part.py``.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ _INTEGER_MAX = 2**31 - 1
 
 Weight = Annotated[int, Meta(ge=0, le=1000)]
 EmotionPoints = Annotated[int, Meta(ge=-1000, le=1000)]
+ConversationMax = Annotated[int, Meta(ge=0, le=_INTEGER_MAX)]
 Threshold = Annotated[int, Meta(ge=1, le=_INTEGER_MAX)]
 
 
 class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The ``[score]`` section: points for one of each, points of each emotion, and where the levels begin."""
+    """The ``[score]`` section: points for one of each, and where the levels begin.
+
+    ``conversation_max`` is the most that one conversation gives; 0 is no cap.
+    """
 
     turn: Weight = 1
     question: Weight = 3
@@ -31,6 +38,7 @@ class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     happy: EmotionPoints = 0
     sad: EmotionPoints = 0
     angry: EmotionPoints = 0
+    conversation_max: ConversationMax = 500
     acquaintance_from: Threshold = 500
     friend_from: Threshold = 3000
 
@@ -57,22 +65,11 @@ class EmotionShare(Struct, frozen=True, kw_only=True):
     points: int
 
 
-class Breakdown(Struct, frozen=True, kw_only=True):
-    """Every input of a score, with what it gave."""
+class CapShare(Struct, frozen=True, kw_only=True):
+    """The most that one conversation gives, and the points (0 or below) that this takes off."""
 
-    exchanges: Share
-    questions: Share
-    memories: Share
-    emotion: EmotionShare
-
-
-class Score(Struct, frozen=True, kw_only=True):
-    """What a conversation is worth; ``final`` once every part of its analysis is in."""
-
-    value: int
-    final: bool
-    breakdown: Breakdown
-    weights_version: str
+    max: int
+    points: int
 
 
 def weights_version(weights: Weights) -> str:
@@ -92,25 +89,25 @@ def count_exchanges(speakers: Sequence[Speaker]) -> int:
     return count
 
 
-def score(
-    *, exchanges: int, questions: int | None, new_memories: int | None, emotion: EmotionName | None, weights: Weights
-) -> Score:
-    """Score one conversation; a part that is ``None`` gives no points and keeps the score from being final.
+def share(count: int | None, weight: int) -> Share:
+    """Give ``weight`` points for one of each; none while the count is not known."""
+    return Share(count=count, weight=weight, points=(count or 0) * weight)
 
-    The value is never below 0, nor above what a PostgreSQL integer holds.
-    """
-    breakdown = Breakdown(
-        exchanges=_share(exchanges, weights.turn),
-        questions=_share(questions, weights.question),
-        memories=_share(new_memories, weights.memory),
-        emotion=EmotionShare(name=emotion, points=0 if emotion is None else getattr(weights, emotion)),
-    )
-    return Score(
-        value=min(max(_points(breakdown), 0), _INTEGER_MAX),
-        final=None not in (questions, new_memories, emotion),
-        breakdown=breakdown,
-        weights_version=weights_version(weights),
-    )
+
+def emotion_share(emotion: EmotionName | None, weights: Weights) -> EmotionShare:
+    """Give the points of this emotion; none while it is not known."""
+    return EmotionShare(name=emotion, points=0 if emotion is None else getattr(weights, emotion))
+
+
+def cap_share(points: int, weights: Weights) -> CapShare | None:
+    """Take off what one conversation has over ``conversation_max`` points; ``None`` where there is no cap."""
+    most = weights.conversation_max
+    return CapShare(max=most, points=min(0, most - points)) if most else None
+
+
+def within_bounds(points: int) -> int:
+    """Return the value of so many points: never below 0, nor above what a PostgreSQL integer holds."""
+    return min(max(points, 0), _INTEGER_MAX)
 
 
 def level(total: int, weights: Weights) -> Level:
@@ -118,12 +115,3 @@ def level(total: int, weights: Weights) -> Level:
     if total >= weights.friend_from:
         return "friend"
     return "acquaintance" if total >= weights.acquaintance_from else "stranger"
-
-
-def _share(count: int | None, weight: int) -> Share:
-    return Share(count=count, weight=weight, points=(count or 0) * weight)
-
-
-def _points(breakdown: Breakdown) -> int:
-    shares = (breakdown.exchanges, breakdown.questions, breakdown.memories, breakdown.emotion)
-    return sum(share.points for share in shares)

@@ -1,1 +1,1 @@
-"""What the service tells about itself: events and figures; it decides nothing."""
+"""How convo reports on itself: log records, the log's lines, and metrics."""

@@ -1,7 +1,7 @@
-"""Lines on stderr: events become JSON or something pretty, and a thread writes them; it knows no event.
+"""Writes log records to stderr as JSON or readable lines; open it to change a line's form or how lines are written.
 
-The loop never waits for the reader of our log. A line goes into a bounded queue; when that is full it is dropped and
-counted, and one line tells how many were lost as soon as there is room again.
+A thread of its own writes, so that the loop never waits for the reader of our log. A line goes into a bounded queue.
+When that is full the line is dropped and counted, and one line says how many were lost as soon as there is room again.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from structlog.contextvars import merge_contextvars
 from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, TimeStamper, add_log_level
 
-from convo.config import ObserveSettings
-from convo.observe import events, metrics
+from convo.observe import log_records, metrics
+from convo.settings import ObserveSettings
 
 CLOSE_SECONDS = 1.0
 """How long closing waits for a reader that does not read."""
 
 BATCH_LINES = 256
-TEXT_CHARACTERS_MAX = 16_384
+FIELD_CHARACTERS_MAX = 16_384
 
 Fields = MutableMapping[str, Any]
 
@@ -43,7 +43,7 @@ class Writer:
         self._lines_max = lines_max
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._untold = 0
+        self._dropped_lines = 0
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
 
@@ -53,7 +53,7 @@ class Writer:
 
     def put(self, line: bytes) -> None:
         """Queue one line, or drop and count it; never wait."""
-        # The thread's own line tells of drops and must not become one.
+        # The thread's own line reports the drops and must not be dropped itself.
         if self._queue.qsize() < self._lines_max or threading.get_ident() == self._thread.ident:
             self._queue.put(line)
         else:
@@ -70,14 +70,14 @@ class Writer:
     def _drop(self, lines: int) -> None:
         metrics.log_dropped_total.inc(lines)
         with self._lock:
-            self._untold += lines
+            self._dropped_lines += lines
 
     def _run(self) -> None:
-        # Telling of drops is a line too: after the end of the queue one more round may be due.
+        # The report of drops is a line too: after the end of the queue one more round may be due.
         while not (self._ended and self._queue.empty()):
             batch = self._take()
             if self._write(b"".join(batch)):
-                self._tell_dropped()
+                self._report_dropped()
             else:
                 self._drop(len(batch))
 
@@ -109,15 +109,15 @@ class Writer:
             select.select([], [self._descriptor], [])
             return 0
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         with self._lock:
-            lines, self._untold = self._untold, 0
+            lines, self._dropped_lines = self._dropped_lines, 0
         if lines:
-            events.log_dropped(lines=lines)
+            log_records.log_dropped(lines=lines)
 
 
 class _Library(logging.Handler):
-    """Passes on what libraries tell through the standard library's logging."""
+    """Passes on what libraries log through the standard library's logging."""
 
     def __init__(self, logger: Any) -> None:
         super().__init__(logging.WARNING)
@@ -125,8 +125,8 @@ class _Library(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = "error" if record.levelno >= logging.ERROR else "warning"
-        tell = getattr(self._logger, level)
-        tell("library", logger=record.name, text=_library_text(record), exc_info=record.exc_info or None)
+        log = getattr(self._logger, level)
+        log("library", logger=record.name, text=_library_text(record), exc_info=record.exc_info or None)
 
 
 def _library_text(record: logging.LogRecord) -> str:
@@ -137,7 +137,7 @@ def _library_text(record: logging.LogRecord) -> str:
         return f"{record.msg!r} {record.args!r}"
 
 
-# --- from an event to a line
+# --- from a record to a line
 
 
 def _without_nones(_logger: object, _method: str, fields: Fields) -> Fields:
@@ -151,8 +151,8 @@ def _in_order(_logger: object, _method: str, fields: Fields) -> Fields:
 
 
 def _cut(value: object) -> object:
-    if isinstance(value, str) and len(value) > TEXT_CHARACTERS_MAX:
-        return f"{value[:TEXT_CHARACTERS_MAX]}… ({len(value)} characters)"
+    if isinstance(value, str) and len(value) > FIELD_CHARACTERS_MAX:
+        return f"{value[:FIELD_CHARACTERS_MAX]}… ({len(value)} characters)"
     return value
 
 
@@ -194,12 +194,12 @@ def _escaped(found: re.Match[str]) -> str:
 
 @contextmanager
 def open_log(settings: ObserveSettings, descriptor: int = 2) -> Iterator[None]:
-    """Send every event, and what libraries log from WARNING up, to ``descriptor`` until the block ends."""
+    """Send every record, and what libraries log from WARNING up, to ``descriptor`` until the block ends."""
     writer = Writer(descriptor, settings.log_queue_lines)
     writer.start()
     pretty = settings.log_format == "pretty" or (settings.log_format == "auto" and os.isatty(descriptor))
     logger = _configure(writer, settings.log_level, _Pretty(colors=os.isatty(descriptor)) if pretty else _as_json)
-    events.tell_to(logger)
+    log_records.log_to(logger)
     library = _Library(logger)
     logging.getLogger().addHandler(library)
     logging.captureWarnings(capture=True)
@@ -210,7 +210,15 @@ def open_log(settings: ObserveSettings, descriptor: int = 2) -> Iterator[None]:
         logging.getLogger().removeHandler(library)
         writer.close()
         structlog.reset_defaults()
-        events.tell_to(structlog.get_logger())
+        log_records.log_to(structlog.get_logger())
+
+
+def _rounded(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """Show seconds and other figures to the microsecond: more digits are noise."""
+    for name, value in fields.items():
+        if type(value) is float:
+            fields[name] = round(value, 6)
+    return fields
 
 
 def _configure(writer: Writer, level: str, render: Any) -> Any:
@@ -221,11 +229,12 @@ def _configure(writer: Writer, level: str, render: Any) -> Any:
             add_log_level,
             TimeStamper(fmt="iso", utc=True),
             ExceptionRenderer(),
+            _rounded,
             _in_order,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: writer,
     )
-    # Bound once: finding the configuration anew at every event costs ten times a disabled one.
+    # Bound once: finding the configuration anew at every record costs ten times a disabled one.
     return structlog.get_logger().bind()

@@ -1,4 +1,4 @@
-"""The figures of this process, and their exposition in Prometheus' text form; it knows nobody who counts.
+"""The metrics of this process and their exposition in Prometheus' text form; add one here to count something new.
 
 Counters and distributions that are written on every request are plain cells, folded into prometheus-client's
 families at the scrape: its own cells take a lock and search the labels anew at each call, ten times the price.
@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -26,7 +27,7 @@ PASS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 ROW_BOUNDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
-class Count:
+class Total:
     """A number that only grows."""
 
     __slots__ = ("value",)
@@ -96,12 +97,12 @@ class Folding(Collector):
     """Shows families of cells to prometheus-client when it collects."""
 
     def __init__(self) -> None:
-        self._counts: list[Family[Count]] = []
+        self._counts: list[Family[Total]] = []
         self._distributions: list[Family[Distribution]] = []
 
-    def count(self, name: str, text: str, *label_names: str) -> Family[Count]:
+    def count(self, name: str, text: str, *label_names: str) -> Family[Total]:
         """Add a family of counts; Prometheus' ``_total`` is part of the name."""
-        family = Family(name, text, label_names, Count)
+        family = Family(name, text, label_names, Total)
         self._counts.append(family)
         return family
 
@@ -121,7 +122,7 @@ class Folding(Collector):
             yield _fold_distributions(distributions)
 
 
-def _fold_counts(family: Family[Count]) -> CounterMetricFamily:
+def _fold_counts(family: Family[Total]) -> CounterMetricFamily:
     metric = CounterMetricFamily(family.name, family.text, labels=family.label_names)
     for values, cell in list(family.cells.items()):
         metric.add_metric(values, cell.value)
@@ -140,10 +141,10 @@ _folding = Folding()
 registry.register(_folding)
 ProcessCollector(registry=registry)
 
-# --- the door
+# --- requests
 requests_total = _folding.count("convo_requests_total", "Requests answered.", "route", "method", "status")
 requests_on_deadline_total = _folding.count(
-    "convo_requests_on_deadline_total", "Requests that ended on a deadline of ours."
+    "convo_requests_on_deadline_total", "Requests that ended on a deadline of convo."
 ).labels()
 accept_seconds = _folding.distribution(
     "convo_accept_seconds", "From the head of an accepted conversation to its receipt."
@@ -154,9 +155,28 @@ CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "l
 connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
 connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
 
+# --- the keys of clients
+KEY_REFUSALS = ("wrong", "limited", "crowded", "not_read")
+keys_refused_total = _folding.count(
+    "convo_keys_refused_total",
+    "Keys refused: wrong, limited by address, crowded out by other unknown ones, or not read for too long.",
+    "reason",
+)
+for _reason in KEY_REFUSALS:
+    keys_refused_total.labels(_reason)
+
 # --- admission
 intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=registry)
-intake_in_flight_bytes = Gauge("convo_intake_in_flight_bytes", "Bytes that they may hold.", registry=registry)
+intake_in_flight_bytes = Gauge(
+    "convo_intake_in_flight_bytes", "Bytes that the accept requests under way may hold.", registry=registry
+)
+
+reads_in_flight = Gauge("convo_reads_in_flight", "Reads under way.", registry=registry)
+reads_in_flight_bytes = Gauge(
+    "convo_reads_in_flight_bytes",
+    "Bytes that the reads under way and their unsent answers hold.",
+    registry=registry,
+)
 
 # --- the committer
 intake_batch_rows = _folding.distribution(
@@ -171,16 +191,21 @@ wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named 
 deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")
 
 # --- the database
+database_connections = Gauge(
+    "convo_database_connections", "Pooled connections in use, by purpose.", ["purpose"], registry=registry
+)
 database_failures_total = _folding.count(
-    "convo_database_failures_total", "Units of database work that failed for the database's sake, by code.", "code"
+    "convo_database_failures_total", "Units of database work that failed because of the database, by code.", "code"
 )
 
 # --- remote dependencies
-remote_calls_total = _folding.count("convo_remote_calls_total", "Attempts made, by outcome.", "dependency", "outcome")
+remote_calls_total = _folding.count(
+    "convo_remote_calls_total", "Attempts to call a dependency, by outcome.", "dependency", "outcome"
+)
 retries_total = _folding.count(
     "convo_retries_total", "Retries made, or refused by their budget.", "dependency", "verdict"
 )
-breaker_open = Gauge("convo_breaker_open", "1 while nobody asks it.", ["dependency"], registry=registry)
+breaker_open = Gauge("convo_breaker_open", "1 while the breaker is open.", ["dependency"], registry=registry)
 
 # --- jobs and their parts
 jobs = Gauge("convo_jobs", "Jobs by state, sampled.", ["state"], registry=registry)
@@ -190,32 +215,39 @@ oldest_ready_job_age_seconds = Gauge(
 part_seconds = _folding.distribution("convo_part_seconds", "One attempt at one part.", "part", "outcome")
 jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased jobs.", "ending")
 leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
-ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that are not what the books say.", registry=registry)
-handover_total = _folding.count("convo_handover_total", "Logs found (hit) or not (miss) in the map.", "outcome")
+ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that differ from the ledger's.", registry=registry)
+handover_total = _folding.count(
+    "convo_handover_total", "Logs that a worker found in memory (hit) or had to read (miss).", "outcome"
+)
 
 # --- alerts, and the canary
 alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=registry)
-alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink took.", "sink")
+alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink accepted.", "sink")
 alerts_dropped_total = _folding.count(
-    "convo_alerts_dropped_total", "Messages that a sink never got: its buffer was full, or it failed.", "sink", "reason"
+    "convo_alerts_dropped_total",
+    "Messages that a sink did not get: its buffer was full, or it failed.",
+    "sink",
+    "reason",
 )
-canary_seconds = _folding.distribution("convo_canary_seconds", "The whole way of a canary.").labels()
-canaries_total = _folding.count("convo_canaries_total", "Canaries sent, by how they ended.", "outcome")
+canary_seconds = _folding.distribution("convo_canary_seconds", "From the sending of a canary to its score.").labels()
+canaries_total = _folding.count("convo_canaries_total", "Canaries that ended, by outcome.", "outcome")
 
 # --- this process
 loop_pass_seconds = _folding.distribution(
     "convo_loop_pass_seconds", "One pass of the scheduler, in which nothing else can run.", bounds=PASS_BOUNDS
 ).labels()
 loop_blocked_total = _folding.count("convo_loop_blocked_total", "Passes over observe.loop_block_seconds.", "cause")
-log_dropped_total = Counter("convo_log_dropped_total", "Log lines dropped, the queue full.", registry=registry)
-build_info = Gauge("convo_build_info", "Always 1; the labels say what runs.", ["version", "python"], registry=registry)
+log_dropped_total = prometheus_client.Counter(
+    "convo_log_dropped_total", "Lines of the log and of standard output that could not be written.", registry=registry
+)
+build_info = Gauge("convo_build_info", "Always 1; the labels show what runs.", ["version", "python"], registry=registry)
 
 
-def tell_build(version: str) -> None:
-    """Say which version of convo runs, and on which Python."""
+def set_build_info(version: str) -> None:
+    """Show which version of convo runs, and on which Python."""
     build_info.labels(version, platform.python_version()).set(1)
 
 
 def exposition() -> bytes:
-    """Write every figure in Prometheus' text form, as ``CONTENT_TYPE`` says."""
+    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says."""
     return generate_latest(registry)

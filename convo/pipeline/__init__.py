@@ -1,1 +1,1 @@
-"""The way from a committed job to a stored result; it knows nothing of HTTP."""
+"""The way from a committed job to a stored result: lease it, analyse it, end it."""

@@ -1,4 +1,7 @@
-"""The leases that this process holds, and the heartbeat that keeps them; it knows nothing of the work itself."""
+"""The leases that this process holds, and the heartbeat that renews them.
+
+Open it to change when the work on a lost lease stops.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,30 @@ from contextlib import contextmanager
 
 import trio
 
-from convo.config import JobsSettings
 from convo.errors import ConvoError, LeaseLost
-from convo.observe import events
-from convo.store.jobs import Jobs, Lease
+from convo.observe import log_records
+from convo.settings import JobsSettings
+from convo.store.jobs.lease import Lease
+from convo.store.jobs.table import Jobs
 
 
-class Held:
-    """Every lease at work, each with the cancel scope of its work.
+class HeldLeases:
+    """Every lease whose work is under way, each with the cancel scope of that work.
 
-    The scope's deadline is the end of the lease by this process's own clock, moved with each good renewal: a worker
-    that could not renew stops by itself when others may take the job.
+    The scope's deadline is the end of the lease by this process's own clock. Each good renewal moves it. So a worker
+    that could not renew stops by itself when other processes may take the job.
     """
 
     def __init__(self, jobs: Jobs, settings: JobsSettings) -> None:
         self._jobs = jobs
         self._settings = settings
-        # By token: a job that was rescued can come back to this process while the work of its lost lease still ends.
+        # By token: a rescued job can come back to this process while the work under its lost lease still ends.
         self._scopes: dict[int, tuple[Lease, trio.CancelScope]] = {}
-        self._left: dict[int, Lease] = {}
+        self._unended: dict[int, Lease] = {}
 
-    def left(self, lease: Lease) -> None:
-        """Note a lease whose ending could not be stored: it is given back as soon as a heartbeat is stored again."""
-        self._left[lease.token] = lease
+    def give_back_later(self, lease: Lease) -> None:
+        """Note a lease whose ending could not be stored: it is given back when a heartbeat can be stored again."""
+        self._unended[lease.token] = lease
 
     def __len__(self) -> int:
         return len(self._scopes)
@@ -44,6 +48,13 @@ class Held:
             finally:
                 self._scopes.pop(lease.token, None)
 
+    def drop(self) -> None:
+        """Stop the work of all leases: the database went back, and nobody knows what it says of them."""
+        self._unended.clear()
+        for lease, scope in self._scopes.values():
+            log_records.lease_lost(conversation_id=lease.conversation_id, reason="the database went back")
+            scope.cancel()
+
     async def beat(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Renew all leases at every heartbeat, and stop the work of those that are lost, until cancelled."""
         task_status.started()
@@ -54,27 +65,27 @@ class Held:
             try:
                 kept = await self._jobs.renew([lease for lease, _ in beating.values()])
             except ConvoError as error:
-                events.renewal_failed(leases=len(beating), reason=error.detail)
+                log_records.renewal_failed(leases=len(beating), reason=error.detail)
                 continue
             for token, (lease, scope) in beating.items():
                 if token in kept:
                     scope.deadline = asked + self._settings.lease_seconds
                 elif token in self._scopes:
-                    events.lease_lost(conversation_id=lease.conversation_id, reason="the renewal found it gone")
+                    log_records.lease_lost(conversation_id=lease.conversation_id, reason="the renewal found it gone")
                     scope.cancel()
             await self._give_back()
 
     async def _give_back(self) -> None:
-        while self._left:
-            token, lease = next(iter(self._left.items()))
+        while self._unended:
+            token, lease = next(iter(self._unended.items()))
             try:
                 await self._jobs.release(lease)
             except LeaseLost:
-                # Its ending was stored after all, or somebody rescued it.
+                # Its ending was stored after all, or another process rescued it.
                 pass
             except ConvoError as error:
-                events.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
+                log_records.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
                 return
             else:
-                events.job_released(conversation_id=lease.conversation_id, reason="its ending could not be stored")
-            self._left.pop(token, None)
+                log_records.job_released(conversation_id=lease.conversation_id, reason="its ending could not be stored")
+            self._unended.pop(token, None)

@@ -1,34 +1,33 @@
-"""A worker: one job after another, each with exactly one ending; it knows nothing of HTTP."""
+"""A worker: it takes one job after another, analyses the conversation, and gives each job exactly one ending.
+
+Open it to change which failure leads to which ending. The endings themselves stand in ``pipeline/endings.py``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from random import random
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 
 import trio
 
-from convo import threads
-from convo.analysis.analyze import Analysts, Failure, analyze
-from convo.bell import Bell
-from convo.config import Settings
+from convo.analysis.analyze import Analysts, PartFailure, analyze
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.deadline import collecting, deadline
-from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteError
-from convo.observe import events, metrics
-from convo.pipeline.held import Held
-from convo.pipeline.publisher import Ended, Handed
-from convo.resilience import retry
-from convo.resilience.dependency import Dependency, is_outage
+from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
+from convo.observe import log_records
+from convo.pipeline.endings import Endings
+from convo.pipeline.publisher import Handed
+from convo.runtime import threads
+from convo.runtime.bell import Bell
+from convo.runtime.deadline import collecting, deadline
+from convo.settings import Settings
 from convo.store import logs
-from convo.store.jobs import Jobs, Lease
-from convo.store.logs import Handover
-from convo.store.postgres import Postgres
-from convo.store.runs import Waits
-from convo.store.settle import Settler
-from convo.store.shelf import Shelf
+from convo.store.jobs.lease import Lease
+from convo.store.jobs.runs import Waits
+from convo.store.logs import TakeLog
 
+# One in so many workers may have a conversation of more than ``threads.LARGE_BYTES``; the others wait for their turn.
+_LARGE_SHARE = 4
 _CANCELLED = "the process stops, or the lease is lost"
 
 
@@ -36,173 +35,110 @@ class Worker:
     """Analyses conversations; several of its ``run`` side by side are the workers of a process."""
 
     def __init__(
-        self,
-        *,
-        settings: Settings,
-        postgres: Postgres,
-        jobs: Jobs,
-        shelf: Shelf,
-        settler: Settler,
-        handover: Handover,
-        held: Held,
-        analysts: Analysts,
-        dependencies: Mapping[str, Dependency],
-        bell: Bell,
-        ended: Ended,
+        self, *, settings: Settings, endings: Endings, take_log: TakeLog, analysts: Analysts, bell: Bell
     ) -> None:
         self._settings = settings
-        self._postgres = postgres
-        self._jobs = jobs
-        self._shelf = shelf
-        self._settler = settler
-        self._handover = handover
-        self._held = held
+        self._endings = endings
+        self._take_log = take_log
         self._analysts = analysts
-        self._dependencies = dependencies
         self._bell = bell
-        self._ended = ended
+        # As turns a conversation of 2 MB takes 11 MB, for as long as a service takes to answer.
+        self._large = trio.CapacityLimiter(max(1, settings.jobs.workers // _LARGE_SHARE))
 
     async def run(self, channel: trio.MemoryReceiveChannel[Handed]) -> None:
         """Take jobs until the channel closes; ring the bell whenever this worker becomes free."""
         async with channel:
             self._bell.ring()
-            async for lease, since in channel:
-                with events.bound(conversation_id=lease.conversation_id), self._held.hold(lease, since) as scope:
-                    await self._work(lease)
+            async for lease, since in channel:  # no deadline: jobs come or do not
+                with (
+                    log_records.bound(conversation_id=lease.conversation_id),
+                    self._endings.hold(lease, since) as scope,
+                    collecting() as waits,
+                ):
+                    await self._work(lease, waits)
                 if scope.cancelled_caught:
-                    events.lease_lost(conversation_id=lease.conversation_id, reason="its time ran out, or it was taken")
+                    log_records.lease_lost(
+                        conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"
+                    )
                 self._bell.ring()
 
-    async def _work(self, lease: Lease) -> None:
-        """Do one job to its one ending. What we cannot end ourselves ends with its lease."""
-        with collecting() as waits:
-            await self._work_and_end(lease, waits)
-
-    async def _work_and_end(self, lease: Lease, waits: Waits) -> None:
+    async def _work(self, lease: Lease, waits: Waits) -> None:
+        """Do one job to its one ending. A job that cannot be ended here ends with its lease."""
         try:
-            with deadline("analysis.job", self._settings.analysis.job_seconds):
-                failures = await self._analyze(lease)
+            packed = await self._packed_log(lease)
+            async with self._turn(packed):
+                with deadline("analysis.job", self._settings.analysis.job_seconds):
+                    failures = await self._analyze(lease, packed)
         except trio.Cancelled:
-            await self._release(lease, _CANCELLED, waits)  # noqa: ASYNC102  (an ending shields itself, with a bound)
+            await self._endings.release(lease, _CANCELLED, waits)  # noqa: ASYNC102  (shields itself, with a bound)
             raise
         except BaseExceptionGroup as group:
             await self._end_parts(lease, group, waits)
         except (LeaseLost, DatabaseUnavailable) as error:
-            # Not at once: while nothing can be stored, each round would ask every analyst anew for nothing.
-            await self._release(lease, error.detail, waits, later=self._settings.jobs.backoff_seconds)
+            # Not at once: while nothing can be stored, each try would ask every analyst again for nothing.
+            await self._endings.release(lease, error.detail, waits, later=self._settings.jobs.backoff_seconds)
         except ConvoError as error:
-            await self._fail(lease, error.detail, {}, waits)
+            await self._endings.fail(lease, error.detail, {}, waits)
         except Exception as error:  # noqa: BLE001  (here one job ends: a bug in it is that job's failure)
-            events.job_crashed(conversation_id=lease.conversation_id, error=error)
-            await self._fail(lease, f"a bug in convo: {type(error).__name__}", {}, waits)
+            log_records.job_crashed(conversation_id=lease.conversation_id, error=error)
+            await self._endings.fail(lease, f"a bug in convo: {type(error).__name__}", {}, waits)
         else:
-            own = {name: failure for name, failure in failures.items() if not is_outage(failure.error)}
-            if own:
-                name, first = next(iter(own.items()))
-                await self._fail(lease, f"{name}: {first.error.detail}", failures, waits)
-            elif failures:
-                await self._park(lease, failures, waits)
-            else:
-                await self._settle(lease, waits)
+            await self._end(lease, failures, waits)
+
+    async def _end(self, lease: Lease, failures: dict[PartName, PartFailure], waits: Waits) -> None:
+        own = self._endings.own_failures(lease, failures)
+        if own:
+            name, first = next(iter(own.items()))
+            await self._endings.fail(lease, f"{name}: {first.error.detail}", failures, waits)
+        elif failures:
+            await self._endings.park(lease, failures, waits)
+        else:
+            await self._endings.settle(lease, waits)
 
     async def _end_parts(self, lease: Lease, group: BaseExceptionGroup[BaseException], waits: Waits) -> None:
         """End a job whose parts were cancelled, one ``Cancelled`` each, or had a bug, or both at once."""
         bugs, cancelled = group.split(Exception)
         if bugs is not None:
-            events.job_crashed(conversation_id=lease.conversation_id, error=bugs)
+            log_records.job_crashed(conversation_id=lease.conversation_id, error=bugs)
         if cancelled is not None:
-            await self._release(lease, _CANCELLED, waits)
+            await self._endings.release(lease, _CANCELLED, waits)
             raise cancelled
         names = sorted({type(error).__name__ for error in _leaves(group)})
-        await self._fail(lease, f"a bug in convo: {', '.join(names)}", {}, waits)
+        await self._endings.fail(lease, f"a bug in convo: {', '.join(names)}", {}, waits)
 
-    async def _analyze(self, lease: Lease) -> dict[PartName, Failure]:
-        conversation = await self._read(lease)
+    @asynccontextmanager
+    async def _turn(self, packed: bytes) -> AsyncGenerator[None]:
+        """Wait, in the time before the job's own begins, until there is room for a large conversation."""
+        if logs.unpacked_bytes(packed) <= threads.LARGE_BYTES:
+            yield
+        else:
+            async with self._large:
+                yield
 
-        async def store(name: PartName, by: str, finding: Finding) -> None:
-            await self._shelf.store(lease, name, by, finding)
-
-        return await analyze(conversation, self._analysts, lease.parts, store)
-
-    async def _read(self, lease: Lease) -> Conversation:
-        packed = self._handover.take(lease.seq) or await logs.read(self._postgres, lease.seq)
+    async def _packed_log(self, lease: Lease) -> bytes:
+        packed = await self._take_log(lease.seq, lease.digest)
         if packed is None:
             raise ConvoError("the log of this conversation is missing")
-        if len(packed) < self._settings.web.offload_bytes // 8:
+        return packed
+
+    async def _analyze(self, lease: Lease, packed: bytes) -> dict[PartName, PartFailure]:
+        conversation = await self._read(lease, packed)
+
+        async def store(name: PartName, by: str, finding: Finding) -> None:
+            await self._endings.store_part(lease, name, by, finding)
+
+        async def keep_ticket(name: PartName, ticket: str) -> None:
+            await self._endings.store_ticket(lease, name, ticket)
+
+        return await analyze(conversation, self._analysts, lease.parts, store, keep_ticket)
+
+    async def _read(self, lease: Lease, packed: bytes) -> Conversation:
+        unpacked_bytes = max(len(packed), logs.unpacked_bytes(packed))
+        if unpacked_bytes < self._settings.web.offload_bytes:
             return _conversation(lease, packed)
+        limiter = threads.LARGE if unpacked_bytes > threads.LARGE_BYTES else threads.JOBS
         with deadline("analysis.decode", self._settings.analysis.job_seconds):
-            return await trio.to_thread.run_sync(
-                _conversation, lease, packed, abandon_on_cancel=True, limiter=threads.JOBS
-            )
-
-    # --- the endings: one of them, under a shield that the stop's own grace bounds
-
-    async def _settle(self, lease: Lease, waits: Waits) -> None:
-        with self._ending(lease) as ending:
-            found = await self._settler.settle(lease, waits)
-            ending("settle")
-            events.job_settled(conversation_id=lease.conversation_id, score=found.value)
-            self._ended(lease.seq)
-
-    async def _fail(self, lease: Lease, reason: str, failures: Mapping[PartName, Failure], waits: Waits) -> None:
-        attempt = lease.attempts + 1
-        jobs = self._settings.jobs
-        later = retry.wait_seconds(
-            attempt,
-            backoff_seconds=jobs.backoff_seconds,
-            backoff_max_seconds=jobs.backoff_max_seconds,
-            asked_seconds=None,
-            random=random(),
-        )
-        for name, failure in failures.items():
-            events.part_failed(
-                conversation_id=lease.conversation_id, part=name, attempt=attempt, reason=failure.error.detail
-            )
-        with self._ending(lease) as ending:
-            failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
-            if await self._jobs.fail(lease, reason, failed, later=later, waits=waits):
-                ending("bury")
-                events.job_buried(conversation_id=lease.conversation_id, attempts=attempt, reason=reason)
-                self._ended(lease.seq)
-            else:
-                ending("fail")
-                events.job_failed(
-                    conversation_id=lease.conversation_id, attempt=attempt, reason=reason, again_in_seconds=later
-                )
-
-    async def _park(self, lease: Lease, failures: Mapping[PartName, Failure], waits: Waits) -> None:
-        name, first = next(iter(failures.items()))
-        waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
-        reason = f"{name}: {first.error.detail}"
-        with self._ending(lease) as ending:
-            await self._jobs.park(lease, waits_for, reason, later=self._parked_seconds(waits_for), waits=waits)
-            ending("park")
-            events.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
-
-    def _parked_seconds(self, waits_for: str) -> float:
-        """Tell how long a parked job waits at least: until its dependency flows again, which it may do now."""
-        dependency = self._dependencies.get(waits_for)
-        if dependency is not None and not dependency.flows():
-            return 0.0
-        return self._settings.jobs.backoff_seconds * (1 + random())
-
-    async def _release(self, lease: Lease, reason: str, waits: Waits, *, later: float = 0.0) -> None:
-        with self._ending(lease) as ending:
-            await self._jobs.release(lease, later=later, reason=reason, waits=waits)
-            ending("release")
-            events.job_released(conversation_id=lease.conversation_id, reason=reason)
-
-    @contextmanager
-    def _ending(self, lease: Lease) -> Iterator[Callable[[str], None]]:
-        """Shield an ending. One that fails is left to the end of the lease, which makes the job ready again."""
-        try:
-            with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
-                yield lambda ending: metrics.jobs_ended_total.labels(ending).inc()
-        except LeaseLost as error:
-            events.lease_lost(conversation_id=lease.conversation_id, reason=error.detail)
-        except ConvoError as error:
-            self._held.left(lease)
-            events.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
+            return await threads.run_in_thread(_conversation, lease, packed, limiter=limiter)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -214,11 +150,13 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def _conversation(lease: Lease, packed: bytes) -> Conversation:
-    items = transcript.decode_log(logs.unpack(packed))
+    logs.check_log_hash(packed, lease.log_hash, lease.conversation_id)
     return Conversation(
         conversation_id=lease.conversation_id,
         user_id=lease.user_id,
         bot_id=lease.bot_id,
         digest=lease.digest,
-        turns=transcript.turns(items, lease.started_at, lease.ended_at),
+        turns=transcript.turns(logs.unpack(packed), lease.started_at, lease.ended_at),
+        asked_before=lease.asked_before,
+        tickets=lease.tickets,
     )

@@ -1,1 +1,1 @@
-"""When to try again, and when to leave a dependency alone; it knows no dependency by name."""
+"""How calls to a dependency are retried, limited and stopped while it is down: retry, budget, breaker, bulkhead."""

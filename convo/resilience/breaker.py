@@ -1,7 +1,7 @@
-"""A breaker: after enough failures it lets nobody through for a while, then one who tries; it reads no clock.
+"""A circuit breaker: after enough failures it refuses all calls for a while, then lets one through to try.
 
-**closed**: everybody passes. **open**: nobody does, for ``open_seconds``. **half-open**: one probe is under way, or
-the next caller is it; its success closes the breaker, its failure opens it for another period.
+**closed**: every call passes. **open**: none does, for ``open_seconds``. **half-open**: one call is under way as a
+probe, or the next call becomes it. Its success closes the breaker, its failure opens it for another period.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Rules(Struct, frozen=True, kw_only=True):
 
 
 class Permit(Struct, frozen=True):
-    """The right to make one call; one from before the breaker last changed says nothing any more."""
+    """The right to make one call; the end of a call from before the last change of the breaker does not count."""
 
     round: int
 
@@ -40,7 +40,7 @@ class Breaker:
         self._probe: Permit | None = None
 
     def state(self, now: float) -> State:
-        """Tell how it stands."""
+        """Return its state."""
         if self._opened_at is None:
             return "closed"
         return "open" if now < self._opened_at + self._rules.open_seconds else "half-open"
@@ -51,11 +51,11 @@ class Breaker:
         return None if self._opened_at is None else self._opened_at + self._rules.open_seconds
 
     def lets_through(self, now: float) -> bool:
-        """Tell whether a call made now would pass."""
+        """Return whether a call made now would pass."""
         return self.state(now) == "closed" or (self.state(now) == "half-open" and self._probe is None)
 
     def admit(self, now: float) -> Permit | None:
-        """Let one call through, or return None; whoever gets a permit must give it back by one of the three ends."""
+        """Let one call through, or return None; each permit is ended by one of the three methods below."""
         if not self.lets_through(now):
             return None
         if self._opened_at is None:
@@ -65,7 +65,7 @@ class Breaker:
         return self._probe
 
     def succeeded(self, permit: Permit) -> bool:
-        """Note that a call came to a good end; return whether that closed the breaker."""
+        """Note that a call succeeded; return whether that closed the breaker."""
         if permit.round != self._round:
             return False
         self._in_a_row = 0
@@ -77,7 +77,7 @@ class Breaker:
         return True
 
     def failed(self, permit: Permit, now: float) -> bool:
-        """Note that a call failed as calls fail in an outage; return whether that opened the breaker."""
+        """Note that a call failed as in an outage; return whether that opened the breaker."""
         if permit.round != self._round:
             return False
         self._in_a_row += 1
@@ -85,14 +85,18 @@ class Breaker:
         most = self._last.count(False) * 2 > self._rules.calls
         if self._probe is None and self._in_a_row < self._rules.failures and not most:
             return False
+        self.open(now)
+        return True
+
+    def open(self, now: float) -> None:
+        """Open it whatever it counted; calls that are under way count no more."""
         self._opened_at = now
         self._probe = None
         self._round += 1
         self._in_a_row = 0
         self._last.clear()
-        return True
 
     def dropped(self, permit: Permit) -> None:
-        """Note that a call ended in a way that says nothing of the dependency: cancelled, or its own fault."""
+        """Note that a call ended for a reason of its own: it was cancelled, or what it sent was wrong."""
         if permit == self._probe:
             self._probe = None

@@ -1,4 +1,4 @@
-"""A budget for retries: a part of the calls of the last minute, so that a brown-out is not amplified; no clock."""
+"""A budget for retries: a share of the calls of the last minute, so that retries cannot add to an overload."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _WINDOW_SECONDS = 60.0
 
 
 class RetryBudget:
-    """Lets so many retries through as are at most ``ratio`` of the calls of the last minute, and always ``floor``."""
+    """Allows as many retries a minute as ``ratio`` of the calls of that minute, and always ``floor``."""
 
     def __init__(self, ratio: float, floor: int) -> None:
         self._ratio = ratio
@@ -22,7 +22,7 @@ class RetryBudget:
         _forget(self._calls, now)
 
     def spend(self, now: float) -> bool:
-        """Take one retry out of the budget; False, and nothing taken, when there is none left."""
+        """Take one retry out of the budget; return False, and take nothing, when none is left."""
         _forget(self._calls, now)
         _forget(self._retries, now)
         if len(self._retries) + 1 > max(self._floor, self._ratio * len(self._calls)):

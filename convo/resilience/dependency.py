@@ -1,10 +1,8 @@
-"""One remote dependency as all its callers together see it: whether it is up, and how its calls are bounded.
+"""Every call to a remote dependency goes through here: retry, breaker, hold, bulkhead and deadline, from outside in.
 
-From outside in: retry, breaker, hold, bulkhead, deadline. It knows no transport: an attempt is any coroutine function
-that fails with one of our errors.
-
-What a failure says is the error's own word: ``outage`` speaks of the dependency and counts for the breaker, anything
-else speaks of the call. A timeout speaks of the call when another call succeeded meanwhile, else of the dependency.
+An attempt is any coroutine function that fails with one of our errors. An error with ``outage`` is the dependency's
+fault and counts for the breaker; any other is the call's own fault, unless it is the same for all
+(``resilience.systemic``). A timeout is the call's fault when another call succeeded meanwhile, else the dependency's.
 """
 
 from __future__ import annotations
@@ -17,33 +15,46 @@ from typing import TypeVar
 
 import trio
 
-from convo.config import RemoteSettings
-from convo.deadline import deadline, ends_at
 from convo.errors import (
     ConvoError,
     DeadlineExceeded,
     RemoteBusy,
+    RemoteDenied,
     RemoteDown,
     RemoteError,
+    RemotePending,
     RemoteTimeout,
     RemoteUnavailable,
 )
-from convo.observe import events, metrics
+from convo.observe import log_records, metrics
 from convo.resilience.breaker import Breaker, Permit, Rules, State
 from convo.resilience.budget import RetryBudget
 from convo.resilience.retry import retrying
+from convo.resilience.systemic import FailedWay, SystemicFaults
+from convo.runtime.deadline import deadline, ends_at
+from convo.settings import RemoteSettings
 
 T = TypeVar("T")
+AnswerSeen = tuple[int, str]
+"""The status and the first words of an answer."""
 
 
 class Dependency:
     """One for each dependency and process; every caller of it goes through ``call``.
 
-    The bulkhead is also what keeps an HTTP client alive: calls that are cancelled while they wait for a connection
-    cost httpx slots of its pool, so nobody waits there. ``concurrency`` must not exceed the client's connections.
+    The bulkhead also keeps an HTTP client alive: a call that is cancelled while it waits for a connection costs httpx a
+    slot of its pool. So calls wait in the bulkhead, and ``concurrency`` must not exceed the client's connections.
     """
 
-    def __init__(self, name: str, settings: RemoteSettings, *, random: Callable[[], float] = dice.random) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: RemoteSettings,
+        *,
+        random: Callable[[], float] = dice.random,
+        answer_seen: Callable[[], AnswerSeen | None] = lambda: None,
+    ) -> None:
+        """Make the one called ``name``; ``answer_seen`` returns what the running attempt was answered, if anything."""
         self.name = name
         self._settings = settings
         self._random = random
@@ -59,40 +70,96 @@ class Dependency:
         self._held_until = -math.inf
         self._succeeded_at = -math.inf
         self._probe_sent_at = -math.inf
+        self._misconfigured = ""
+        self._answer_seen = answer_seen
+        self.systemic = SystemicFaults(settings.breaker_jobs)
+        """Which calls fail for all jobs alike."""
         metrics.breaker_open.labels(name).set_function(lambda: self._breaker.probe_at is not None)
 
-    # --- what those see who do not call it yet
+    # --- for those who decide whether to call it
 
     def state(self) -> State:
-        """Tell how the breaker stands."""
+        """Return the state of the breaker."""
         return self._breaker.state(trio.current_time())
 
     def flows(self) -> bool:
-        """Tell whether work that waits for this dependency can go on: it is neither down nor asks to be left alone."""
+        """Return whether work that waits for it can go on: it is neither down, nor did it ask for a pause."""
         return self.state() == "closed" and self._held_until <= trio.current_time()
 
-    def told(self) -> str:
-        """Tell in a sentence how it stands in this process."""
+    def described(self) -> str:
+        """Return one sentence on how this process calls it at present."""
+        return (
+            f"{self._standing()}; its settings are wrong: {self._misconfigured}"
+            if self._misconfigured
+            else self._standing()
+        )
+
+    def _standing(self) -> str:
         now = trio.current_time()
         if self._breaker.probe_at is not None:
             left = self._breaker.probe_at - now
             next_probe = f"the next probe is due in {left:.0f} s" if left > 0 else "a probe is due"
-            return f"{self.name}: its breaker is {self.state()} in this process, {next_probe}"
+            told = f" ({self.systemic.told})" if self.systemic.lasts() else ""
+            return f"{self.name}: its breaker is {self.state()} in this process, {next_probe}{told}"
         if self._held_until > now:
-            return f"{self.name}: it asked to be left alone, for {self._held_until - now:.0f} s more"
+            return f"{self.name}: it asked for a pause; {self._held_until - now:.0f} s of it are left"
         return f"{self.name}: it is called by this process as usual"
 
     def wants_probe(self) -> bool:
-        """Tell whether one piece of work should find out if the dependency is back."""
+        """Return whether one piece of work should find out if the dependency is back."""
         now = trio.current_time()
         if self._breaker.state(now) != "half-open" or not self._breaker.lets_through(now) or self._held_until > now:
             return False
-        # One that was sent is on its way, or came to an end that said nothing; then there is another after a while.
+        # One that was sent may still be on its way, or have ended for a reason of its own: send another after a while.
         return now >= self._probe_sent_at + self._settings.attempt_seconds
 
     def probe_sent(self) -> None:
-        """Note that somebody is on the way to find out."""
+        """Note that a piece of work is on the way to find out."""
         self._probe_sent_at = trio.current_time()
+
+    # --- its settings
+
+    @property
+    def misconfigured(self) -> str:
+        """What is wrong with its settings, as far as this process knows; empty for nothing."""
+        return self._misconfigured
+
+    def note_misconfigured(self, reason: str) -> None:
+        """Note that its settings are wrong: every call fails until one succeeds. The first ``reason`` stands."""
+        if not self._misconfigured:
+            self._misconfigured = reason
+            log_records.misconfigured(dependency=self.name, reason=reason)
+
+    def note_configured(self) -> None:
+        """Note that a call succeeded: its settings are right."""
+        if self._misconfigured:
+            log_records.configured(dependency=self.name)
+        self._misconfigured = ""
+
+    # --- a job that failed
+
+    def is_at_fault(self, error: RemoteError, job: int) -> bool:
+        """Note that ``job`` failed with ``error``; return whether the dependency is at fault, and not the job.
+
+        The error is an outage from then on. The breaker opens when this job is the one that shows it.
+        """
+        out = self._breaker.probe_at is not None
+        if not error.wait:
+            return error.outage
+        if error.outage and not error.systemic:
+            if out:
+                self.systemic.owe_all(error.wait)
+            return True
+        lasted = self.systemic.lasts(error.wait)
+        if not self.systemic.failed(error.wait, job, _way(error), in_outage=out):
+            return False
+        error.outage = error.systemic = True
+        if not lasted:
+            self._breaker.open(trio.current_time())
+            log_records.breaker_opened(
+                dependency=self.name, reason=self.systemic.told, seconds=self._settings.breaker_open_seconds
+            )
+        return True
 
     # --- a call
 
@@ -139,30 +206,48 @@ class Dependency:
             with deadline(wait, self._settings.attempt_seconds):
                 found = await attempt()
         except DeadlineExceeded as error:
-            raise self._failed(permit, self._timeout(error, started)) from error
+            raise self._failed(permit, wait, self._timeout(error, started)) from error
+        except RemotePending:
+            # It is up, and what it will find is not known: that is no success of the call.
+            self._is_up(permit)
+            raise
         except RemoteError as error:
-            raise self._failed(permit, error) from error.__cause__
+            raise self._failed(permit, wait, error) from error.__cause__
         except BaseException:
             self._breaker.dropped(permit)
             raise
-        self._succeeded_at = trio.current_time()
-        metrics.remote_calls_total.labels(self.name, "ok").inc()
-        if self._breaker.succeeded(permit):
-            events.breaker_closed(dependency=self.name)
+        self.systemic.succeeded(wait)
+        self._is_up(permit)
         return found
 
-    def _failed(self, permit: Permit, error: RemoteError) -> RemoteError:
+    def _is_up(self, permit: Permit) -> None:
+        self._succeeded_at = trio.current_time()
+        self.note_configured()
+        metrics.remote_calls_total.labels(self.name, "ok").inc()
+        if self.systemic.lasts():
+            # Another of its calls still fails for all jobs: it is not back.
+            self._breaker.dropped(permit)
+        elif self._breaker.succeeded(permit):
+            log_records.breaker_closed(dependency=self.name)
+
+    def _failed(self, permit: Permit, wait: str, error: RemoteError) -> RemoteError:
         now = trio.current_time()
+        error.wait = wait
+        error.answer_status, error.answer_words = self._answer_seen() or (None, "")
         metrics.remote_calls_total.labels(self.name, error.code).inc()
+        if isinstance(error, RemoteDenied):
+            self.note_misconfigured(error.detail)
         asked = error.retry_after_seconds
         if asked is not None:
             self._held_until = max(self._held_until, now + asked)
-        # Whoever asks to be left alone for a while is up: holding back is the answer to that.
+        if not error.outage and self.systemic.lasts(wait):
+            error.outage = error.systemic = True
+        # A dependency that asks for a pause is up: it gets its pause, and the breaker stays closed.
         is_down = isinstance(error, RemoteTimeout) or (error.outage and asked is None)
         if not is_down:
             self._breaker.dropped(permit)
         elif self._breaker.failed(permit, now):
-            events.breaker_opened(
+            log_records.breaker_opened(
                 dependency=self.name, reason=error.detail, seconds=self._settings.breaker_open_seconds
             )
         return error
@@ -180,17 +265,17 @@ class Dependency:
         return RemoteDown(self.name, f"its breaker is open; the next probe is due in {left:.0f} s")
 
     async def _hold(self) -> None:
-        """Wait until the dependency wants to be called again, spread out a little; for all its callers alike."""
+        """Wait for the end of the pause that the dependency asked for, each caller a little longer by chance."""
         while (left := self._held_until - trio.current_time()) > 0:
             left += self._random() * min(left, 1.0)
             if trio.current_time() + left > self._last_start():
-                raise RemoteBusy(self.name, f"it asks to be left alone for {left:.1f} s more")
+                raise RemoteBusy(self.name, f"it asked for a pause; {left:.1f} s of it are left")
             with deadline(f"{self.name}.hold", math.inf):
                 await trio.sleep(left)
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the places for calls side by side.
+        """Hold one of the places of the bulkhead.
 
         Raises:
             RemoteUnavailable: none became free while there was time left for a whole attempt.
@@ -209,13 +294,24 @@ class Dependency:
             with deadline(f"{self.name}.bulkhead", self._last_start() - trio.current_time()):
                 await self._slots.acquire()
         except DeadlineExceeded as error:
-            raise RemoteUnavailable(self.name, f"all {self._settings.concurrency} calls at a time are taken") from error
+            raise RemoteUnavailable(
+                self.name, f"no place became free among its {self._settings.concurrency} concurrent calls"
+            ) from error
 
     def _last_start(self) -> float:
         """Return when an attempt must begin to have its whole time before the caller's own deadline."""
         return ends_at() - self._settings.attempt_seconds
 
 
+def _way(error: RemoteError) -> FailedWay:
+    if error.answer_status is None:
+        return FailedWay(kind=error.code, told=error.detail)
+    return FailedWay(
+        kind=f"{error.code} {error.answer_status}",
+        told=f"{error.detail}; it answered {error.answer_status}: {error.answer_words}",
+    )
+
+
 def is_outage(error: ConvoError) -> bool:
-    """Tell whether a failure is the dependency's, and none of the work's own."""
+    """Return whether a failure is the dependency's fault, and not the work's own."""
     return isinstance(error, RemoteError) and error.outage

@@ -1,11 +1,14 @@
-"""Copy a database into one file and back with PostgreSQL's own programs; it knows no folders, and of tables only one.
+"""Backup and restore: a database into one file and back, with PostgreSQL's own pg_dump and pg_restore.
 
-A password travels in the environment, which only the same user can read; never among the arguments, which everyone can.
+Open it to change what a backup holds. A password is passed in the environment, which only the same user can read, and
+never in the arguments, which every user can read. A backup may come from anybody: its statements run as the role of the
+URL, which decides what they can do, and psql obeys no command in it that would reach this machine.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -16,33 +19,47 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import trio
 
-from convo.deadline import deadline
-from convo.errors import DeadlineExceeded, Refused
-from convo.store.private import programs
+from convo.embedded import programs
+from convo.embedded.programs import Programs
+from convo.errors import Refused
+from convo.runtime.deadline import deadline
+from convo.store.history import RESTORE_LOCK, RESTORED
+from convo.store.migrations import migrations
+from convo.store.piped import ENVIRONMENT, PACKING, kill, piped, unpacked
 
-# A bound for a program that hangs, not for a database that is large.
+# It bounds a program that hangs, and leaves room for a very large database.
 _SECONDS = 24 * 3600.0
-_KILL_SECONDS = 5.0
 _SYNC_SECONDS = 600.0
-_LAST_LINES = 5
-_FIRST_BYTES = b"PGDMP"
+_LINES_SHOWN = 5
 _RESTORED = ("--clean", "--if-exists", "--no-owner", "--no-acl")
 # pg_restore from 17 on begins with a setting that servers before 17 do not know; its value is the default.
 _TOO_NEW = b"SET transaction_timeout = 0;\n"
 _HEAD_BYTES = 4096
-# Who is at work on a database is no part of a copy of it: restored, they would seem to live.
-_NO_ROWS_OF = "--exclude-table-data=public.process"
-# What came after the backup would stay: pg_restore drops only what the archive names. So all that is ours in schema
-# public goes first, without CASCADE: what somebody else built upon it refuses the restore. What belongs to an extension
-# or to another object ('e', 'i', 'a') goes or stays with it.
-_BEGIN = b"""BEGIN;
+# The first line of pg_restore: from here on psql refuses its own commands, of which some run programs.
+_RESTRICTED = re.compile(rb"^\\restrict \w+$", re.MULTILINE)
+_LIST_SECONDS = 60.0
+_MADE_AT = re.compile(r"^;\s+Archive created at ([0-9][0-9A-Za-z :+-]{0,40})$", re.MULTILINE)
+# The processes at work are left out of a backup: after a restore they would seem to live.
+_DUMPED = ("--format=custom", "--compress=0", "--no-owner", "--no-acl", "--exclude-table-data=public.process")
+# pg_restore drops only what the archive names, so a table that is newer than the backup would stay. Therefore all that
+# our role owns in schema public is dropped first. Without CASCADE: when another role's object depends on ours, the
+# restore is refused. What belongs to an extension or to another object ('e', 'i', 'a') goes or stays with it.
+_BEGIN = f"""BEGIN;
 DO $convo$
 DECLARE statement text;
 BEGIN
+    -- Every session of a convo has a share of this lock. One that ends at this moment has a little time for it.
+    FOR _ IN 1..40 LOOP
+        EXIT WHEN pg_try_advisory_xact_lock({RESTORE_LOCK});
+        PERFORM pg_sleep(0.05);
+    END LOOP;
+    IF NOT pg_try_advisory_xact_lock({RESTORE_LOCK}) THEN
+        RAISE EXCEPTION 'a convo is using this database: stop it, then restore';
+    END IF;
     FOR statement IN
         SELECT format('DROP %s %s', kind, string_agg(name, ', '))
         FROM (
-            SELECT CASE relkind WHEN 'v' THEN 1 WHEN 'm' THEN 2 WHEN 'S' THEN 4 ELSE 3 END AS turn,
+            SELECT CASE relkind WHEN 'v' THEN 1 WHEN 'm' THEN 2 WHEN 'S' THEN 4 ELSE 3 END AS step,
                    CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE'
                                 WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind,
                    oid::regclass::text AS name, 'pg_class'::regclass AS class, oid
@@ -64,28 +81,37 @@ BEGIN
             SELECT FROM pg_depend d WHERE d.classid = ours.class AND d.objid = ours.oid AND d.deptype IN ('e', 'i', 'a')
               AND d.refclassid IN ('pg_class'::regclass, 'pg_extension'::regclass)
         )
-        GROUP BY turn, kind ORDER BY turn
+        GROUP BY step, kind ORDER BY step
     LOOP
         EXECUTE statement;
     END LOOP;
 END
 $convo$;
-"""
+""".encode()
 
 
-async def backup(url: str, file: Path) -> int:
+async def write_backup(url: str, file: Path, *, replace: bool = False, by: Programs | None = None) -> int:
     """Write a consistent copy of the database at ``url`` to ``file``, while it is in use; return its size in bytes.
 
-    The file appears under its name when it is whole and on the disk; what stood there before stays until then.
+    The file gets its name when it is complete and on the disk. With ``replace``, a file of that name stays as it is
+    until then. ``by`` are other programs than those at hand.
 
     Raises:
-        Refused: the database or the file's folder does not let us; the text holds pg_dump's own words.
+        Refused: there is such a file and ``replace`` is false, or the database or the file's folder does not let us;
+            the text holds pg_dump's own message.
     """
+    if not replace:
+        _refuse_existing(file)
     unfinished = file.with_name(f".{file.name}.unfinished-{os.getpid()}")
     try:
-        # Made by us, so that no one else can read the conversations that come into it.
-        os.close(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        await _run("pg_dump", url, "--format=custom", "--no-owner", "--no-acl", _NO_ROWS_OF, f"--file={unfinished}")
+        # Made here and not by pg_dump, so that no other user can read the conversations in it.
+        written = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            await _dump(by or await programs.find(), url, written)
+        finally:
+            os.close(written)
+        if not replace:
+            _refuse_existing(file)
         with deadline("backup.sync", _SYNC_SECONDS):
             await trio.to_thread.run_sync(_settle, unfinished, file)
         return file.stat().st_size
@@ -93,6 +119,11 @@ async def backup(url: str, file: Path) -> int:
         raise Refused(f"the backup cannot be written to {file}: {error.strerror}") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _refuse_existing(file: Path) -> None:
+    if os.path.lexists(file):
+        raise Refused(f"{file} exists already: choose another name, or replace it with --force")
 
 
 def _settle(unfinished: Path, file: Path) -> None:
@@ -106,47 +137,64 @@ def _settle(unfinished: Path, file: Path) -> None:
             unfinished.rename(file)
 
 
-async def restore(url: str, file: Path) -> None:
-    """Put the database at ``url`` back to what ``file`` holds, whole or not at all; nobody may be using it.
-
-    What else the URL's own role has in schema public goes: a newer program's tables, say.
+async def read_made_at(file: Path) -> str:
+    """Read when a backup was made, as its head has it; empty where it has none.
 
     Raises:
-        Refused: ``file`` is no backup, or the database does not let us; the text holds the programs' own words.
+        Refused: ``file`` is no backup.
     """
-    try:
-        with file.open("rb") as opened:
-            first = opened.read(len(_FIRST_BYTES))
-    except OSError as error:
-        raise Refused(f"the backup {file} cannot be read: {error.strerror}") from error
-    if first != _FIRST_BYTES:
-        raise Refused(f"{file} is not a backup that `convo backup` made")
+    found = await programs.find()
+    with deadline("backup.list", _LIST_SECONDS):
+        async with unpacked(file) as archive:
+            done = await trio.run_process(
+                [str(found.folder / "pg_restore"), "--list"],
+                stdin=archive,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=ENVIRONMENT,
+            )
+    if done.returncode != 0:
+        raise Refused(f"{file} cannot be read as a backup: {_last_lines(done.stderr)}")
+    line = _MADE_AT.search(done.stdout.decode("utf-8", "replace"))
+    return line[1] if line else ""
+
+
+async def restore_backup(url: str, file: Path) -> None:
+    """Replace the database at ``url`` by what ``file`` holds, whole or not at all; no process may be using it.
+
+    Everything else that the URL's role owns in schema public is dropped, such as a newer program's tables.
+
+    Raises:
+        Refused: ``file`` is no backup, or of a newer convo, or the database does not let us; the text holds the
+            programs' own message.
+    """
     found = await programs.find()
     bare, environment = _login(url)
-    reading = [str(found.folder / "pg_restore"), "--file=-", *_RESTORED, str(file.absolute())]
+    reading = [str(found.folder / "pg_restore"), "--file=-", *_RESTORED]
     writing = [str(found.folder / "psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
-    with tempfile.TemporaryFile() as said, deadline("backup.restore", _SECONDS):
-        good = await _pipe(reading, [*writing, f"--dbname={bare}"], environment, said)
+    with tempfile.TemporaryFile() as output, deadline("backup.restore", _SECONDS):
+        async with unpacked(file) as archive:
+            good = await _pipe(reading, [*writing, f"--dbname={bare}"], environment, output, archive)
         if not good:
-            said.seek(0)
-            raise Refused(f"the restore failed, and nothing was changed: {_last_words(said.read())}")
+            output.seek(0)
+            raise Refused(f"the restore failed, and nothing was changed: {_last_lines(output.read())}")
 
 
-async def _pipe(reading: list[str], writing: list[str], environment: dict[str, str], said: IO[bytes]) -> bool:
-    """Feed what one program reads to the other inside one transaction; tell whether it was committed."""
-    start = partial(trio.lowlevel.open_process, stderr=said, env=environment)
-    source = await start(reading, stdout=subprocess.PIPE)
+async def _pipe(
+    reading: list[str], writing: list[str], environment: dict[str, str], output: IO[bytes], archive: int | None = None
+) -> bool:
+    """Feed the output of one program to the other inside one transaction; return whether it was committed."""
+    start = partial(trio.lowlevel.open_process, stderr=output, env=environment)
+    source = await start(reading, stdin=archive, stdout=subprocess.PIPE)
     sink = await start(writing, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
-        # Broken: the writer stopped at an error, and has said which.
+        # Broken: the writer stopped at an error, which is in its output.
         with suppress(trio.BrokenResourceError):
             await _feed(source, sink)
         codes = [await process.wait() for process in (source, sink)]
     finally:
-        with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("backup.kill", _KILL_SECONDS):
-            for process in (source, sink):
-                process.kill()
-                await process.wait()
+        await kill(source, sink)  # noqa: ASYNC102  (shields itself, with a bound)
     return codes == [0, 0]
 
 
@@ -157,36 +205,60 @@ async def _feed(source: trio.Process, sink: trio.Process) -> None:
         head = b""
         while len(head) < _HEAD_BYTES and (chunk := await reader.receive_some()):
             head += chunk
+        if head and not _RESTRICTED.search(head):
+            raise Refused(
+                "the programs of PostgreSQL on this machine would run commands that a backup may hide: install 15.14,"
+                " 16.10, 17.6 or a later one, and nothing was changed"
+            )
         await writer.send_all(_BEGIN + head.replace(_TOO_NEW, b"", 1))
         async for chunk in reader:
             await writer.send_all(chunk)
-        # Without a COMMIT the server undoes it all, wherever the stream broke off.
+        # Without a COMMIT the server undoes everything, wherever the stream breaks off.
         if await source.wait() == 0:
-            await writer.send_all(b"COMMIT;\n")
+            await writer.send_all(f"{_refuse_newer()}{RESTORED}COMMIT;\n".encode())
 
 
-async def _run(program: str, url: str, *arguments: str) -> None:
-    found = await programs.find()
+def _refuse_newer() -> str:
+    newest = migrations()[-1].number
+    return f"""
+DO $convo$
+DECLARE found integer;
+BEGIN
+    IF to_regclass('public.schema_version') IS NOT NULL THEN
+        SELECT max(version) INTO found FROM public.schema_version;
+        IF found > {newest} THEN
+            RAISE EXCEPTION 'the backup has schema version %, this program knows {newest}: restore it with the convo'
+                ' that made it', found;
+        END IF;
+    END IF;
+END
+$convo$;
+"""
+
+
+async def _dump(found: Programs, url: str, written: int) -> None:
+    """Write the database to this descriptor: pg_dump's own archive, packed by another program on its way."""
     bare, environment = _login(url)
-    with deadline(f"backup.{program}", _SECONDS):
-        done = await trio.run_process(
-            [str(found.folder / program), f"--dbname={bare}", "--no-password", *arguments],
-            capture_stderr=True,
-            stdout=subprocess.DEVNULL,
-            check=False,
-            env=environment,
-        )
-    if done.returncode != 0:
-        raise Refused(f"{program} {found.version} failed ({done.returncode}): {_last_words(done.stderr)}")
+    dumping = [str(found.folder / "pg_dump"), f"--dbname={bare}", "--no-password", *_DUMPED]
+    with tempfile.TemporaryFile() as output, deadline("backup.pg_dump", _SECONDS):
+        async with piped(dumping, environment, stderr=output) as (dump, archive):
+            packed = await trio.run_process(
+                [*PACKING, "pack"], stdin=archive, stdout=written, stderr=output, check=False, env=ENVIRONMENT
+            )
+            # Its end is no proof that all was written: it may have been killed.
+            codes = await dump.wait(), packed.returncode
+        output.seek(0)
+        if codes != (0, 0):
+            raise Refused(f"pg_dump {found.version} failed ({codes[0]}): {_last_lines(output.read())}")
 
 
-def _last_words(said: bytes) -> str:
-    return "\n".join(said.decode("utf-8", "replace").strip().splitlines()[-_LAST_LINES:])
+def _last_lines(output: bytes) -> str:
+    return "\n".join(output.decode("utf-8", "replace").strip().splitlines()[-_LINES_SHOWN:])
 
 
 def _login(url: str) -> tuple[str, dict[str, str]]:
     bare, password = split_password(url)
-    return bare, {"LC_ALL": "C", "PATH": os.defpath} | ({} if password is None else {"PGPASSWORD": password})
+    return bare, ENVIRONMENT | ({} if password is None else {"PGPASSWORD": password})
 
 
 def split_password(url: str) -> tuple[str, str | None]:

@@ -1,6 +1,7 @@
-"""What readers ask: one conversation, many, a user's relationship and memories; it changes nothing.
+"""What the reading routes read: one conversation, lists of them, a user's relationship and memories.
 
-Rows come as mappings of the columns named in each query; the web layer makes answers of them.
+Open it to change a list or a filter. Rows are mappings of the columns in each query; the web layer makes answers of
+them. It changes nothing.
 """
 
 from __future__ import annotations
@@ -10,89 +11,136 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from convo.conversation.model import CANARY_USER
+from convo.conversation.model import PartName
 from convo.errors import NotFound
+from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
+from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.postgres import RELAXED, Connection, Postgres
 
-Row = Mapping[str, Any]
+ConversationRow = Mapping[str, Any]
 T = TypeVar("T")
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class FoundConversation(Struct, frozen=True, kw_only=True):
     """One conversation with its job (``row``) and its stored parts by name."""
 
-    row: Row
-    parts: dict[str, Row]
+    row: ConversationRow
+    parts: dict[PartName, ConversationRow]
+
+
+class FoundPage(Struct, frozen=True, kw_only=True):
+    """A page of conversations, and the ``seq`` below which the next one goes on; None behind the last page."""
+
+    rows: Sequence[ConversationRow]
+    next_before: int | None
+
+
+class FoundRelationship(Struct, frozen=True, kw_only=True):
+    """A page of a user's ``bots``; of all of them ``total_score``, ``total_conversations`` and ``newest_emotion``."""
+
+    sums: ConversationRow
+    bots: Sequence[ConversationRow]
+
+
+class FoundLog(Struct, frozen=True, kw_only=True):
+    """Of one log: its length as it is stored and as it was sent; ``row`` has its id, its hash and its times."""
+
+    row: ConversationRow
+    packed_bytes: int
+    unpacked_bytes: int
 
 
 class Reader:
     """Reads for the web layer, a pooled connection and a deadline each."""
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, log_store: LogStore) -> None:
         self._postgres = postgres
+        self._log_store = log_store
 
-    async def one(self, conversation_id: str) -> Found:
+    async def one(self, conversation_id: str) -> FoundConversation:
         """Read one conversation.
 
         Raises:
             NotFound: there is none of this id.
         """
 
-        async def body(connection: Connection) -> Found | None:
+        async def body(connection: Connection) -> FoundConversation | None:
             row = await connection.fetchrow(_ONE, conversation_id)
             if row is None:
                 return None
-            return Found(row=row, parts={part["name"]: part for part in await connection.fetch(_PARTS, row["seq"])})
+            return FoundConversation(
+                row=row, parts={part["name"]: part for part in await connection.fetch(_PARTS, row["seq"])}
+            )
 
         return _there(await self._postgres.run("db.read", body, begin=RELAXED), conversation_id)
 
-    async def log(self, conversation_id: str) -> Row:
-        """Read one conversation's packed log (``body``), with ``started_at`` and ``ended_at``.
+    async def log_sizes(self, conversation_id: str) -> FoundLog:
+        """Read how long one conversation's log is, and what belongs to it.
 
         Raises:
             NotFound: there is none of this id.
         """
 
-        async def body(connection: Connection) -> Row | None:
-            return await connection.fetchrow(_LOG, conversation_id)
+        async def body(connection: Connection) -> ConversationRow | None:
+            return await connection.fetchrow(_TIMES, conversation_id)
 
-        return _there(await self._postgres.run("db.read", body, begin=RELAXED), conversation_id)
+        row = _there(await self._postgres.run("db.read", body, begin=RELAXED), conversation_id)
+        packed_bytes = _there(row["packed_bytes"], conversation_id)
+        return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes(row["log_head"]))
 
-    async def many(
-        self, *, user_id: str | None, bot_id: str | None, state: str | None, before: int | None, limit: int
-    ) -> Sequence[Row]:
-        """Read up to ``limit`` conversations, newest first, those with a smaller ``seq`` than ``before``."""
-        values = [value for value in (user_id, bot_id) if value is not None]
-        filters = [_NO_CANARY, *([] if user_id is None else ["c.user_id = $1"])]
-        filters += [] if bot_id is None else [f"c.bot_id = ${len(values)}"]
-        filters += [] if before is None else [f"c.seq < {before:d}"]
-        # A state stands in the query's own text: only then does the planner see the partial index of that state.
-        filters += [] if state is None else [_STATES[state]]
-        query = f"{_MANY} WHERE {' AND '.join(filters)} ORDER BY c.seq DESC LIMIT {limit:d}"
+    async def packed_log(self, found: FoundLog) -> bytes:
+        """Read that log, still packed; ``logs.unpack_checked`` opens it.
 
-        async def body(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(query, *values)
+        Raises:
+            NotFound: it was erased meanwhile.
+        """
+        return _there(await self._log_store.read(found.row["seq"]), found.row["conversation_id"])
+
+    async def many(self, wanted: ListFilter, limit: int) -> FoundPage:
+        """Read up to ``limit`` conversations, newest first, and where the next page begins; as ``listing``."""
+        statements = list_statements(wanted, limit + 1)
+
+        async def body(connection: Connection) -> FoundPage:
+            rows = await connection.fetch(statements.page, *statements.page_values)
+            if len(rows) > limit:
+                return FoundPage(rows=rows[:limit], next_before=rows[limit - 1]["seq"])
+            last = await connection.fetchval(statements.last, *statements.last_values)
+            return FoundPage(rows=rows, next_before=last)
 
         return await self._postgres.run("db.list", body, begin=RELAXED)
 
-    async def relationship(self, user_id: str) -> Sequence[Row]:
-        """Read a user's relationship, a row a bot, the one with the newest conversation first."""
+    async def relationship(self, user_id: str, *, before: int | None, limit: int) -> FoundRelationship:
+        """Read a user's relationship: its sums, and up to ``limit`` bots, the one with the newest conversation first.
 
-        async def body(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(_RELATIONSHIP, user_id)
+        Only bots with a smaller ``last_seq`` than ``before`` are among them.
+
+        Raises:
+            NotFound: nothing of this user is stored.
+        """
+
+        async def body(connection: Connection) -> FoundRelationship:
+            rows = await connection.fetch(_RELATIONSHIP, user_id, before, limit)
+            if not rows[0]["bots"]:
+                await _unless_unknown(connection, user_id, ())
+            return FoundRelationship(sums=rows[0], bots=[row for row in rows if row["bot_id"] is not None])
 
         return await self._postgres.run("db.read", body, begin=RELAXED)
 
-    async def memories(self, user_id: str, *, before: int | None, limit: int) -> Sequence[Row]:
-        """Read up to ``limit`` memories of a user, newest first, of those with a ``memory_seq`` below ``before``."""
+    async def memories(self, user_id: str, *, before: int | None, limit: int) -> Sequence[ConversationRow]:
+        """Read up to ``limit`` memories of a user, newest first, of those with a ``memory_seq`` below ``before``.
 
-        async def body(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(_MEMORIES, user_id, before, limit)
+        Raises:
+            NotFound: nothing of this user is stored.
+        """
+
+        async def body(connection: Connection) -> Sequence[ConversationRow]:
+            rows = await connection.fetch(_MEMORIES, user_id, before, limit)
+            return await _unless_unknown(connection, user_id, rows)
 
         return await self._postgres.run("db.read", body, begin=RELAXED)
 
     async def ping(self) -> None:
-        """Ask the database for nothing, to see that it answers."""
+        """Run a query that reads nothing, to see that the database answers."""
 
         async def body(connection: Connection) -> None:
             await connection.fetchval("SELECT 1")
@@ -106,30 +154,48 @@ def _there(found: T | None, conversation_id: str) -> T:
     return found
 
 
-_NO_CANARY = f"c.user_id <> '{CANARY_USER}'"
-_STATES = {state: f"job.state = '{state}'" for state in ("ready", "leased", "done", "dead")}
-_SUMMARY = """
-c.seq, c.conversation_id, c.user_id, c.bot_id, c.started_at, c.ended_at, c.received_at, c.turns,
-job.state, job.attempts, job.last_error, job.score
-"""
+async def _unless_unknown(
+    connection: Connection, user_id: str, rows: Sequence[ConversationRow]
+) -> Sequence[ConversationRow]:
+    """Return the rows; where there are none, look whether anything of the user is stored.
+
+    Raises:
+        NotFound: nothing is. A misspelt id must not read as a stranger.
+    """
+    if not rows and not await connection.fetch(_ANY_OF_USER, user_id):
+        raise NotFound(f"nothing is stored of a user {user_id!r}")
+    return rows
+
+
 _ONE = f"""
-SELECT {_SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.digest, c.exchanges,
+SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, c.digest, c.exchanges,
        job.waits_for, job.parked_since, job.breakdown, job.weights_version
 FROM conversation c JOIN job USING (seq) WHERE c.conversation_id = $1
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
-_LOG = """
-SELECT c.conversation_id, c.started_at, c.ended_at, l.body
-FROM conversation c JOIN conversation_log l USING (seq) WHERE c.conversation_id = $1
+_TIMES = f"""
+SELECT seq, conversation_id, log_hash, started_at, ended_at, {LogStore.SIZES}
+FROM conversation AS c WHERE conversation_id = $1
 """
-_MANY = f"SELECT {_SUMMARY} FROM conversation c JOIN job USING (seq)"
+# One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part
+# reads the index relationship_newest by itself: what they would share is all of the user's bots.
+_OF_USER = f"FROM relationship c WHERE user_id = $1 AND {NO_CANARY}"
 _RELATIONSHIP = f"""
-SELECT bot_id, score, conversations, last_emotion
-FROM relationship c WHERE user_id = $1 AND {_NO_CANARY} ORDER BY last_seq DESC
+WITH sums AS (
+    SELECT count(*) AS bots, coalesce(sum(score), 0)::bigint AS total_score,
+           coalesce(sum(conversations), 0)::bigint AS total_conversations {_OF_USER}
+), page AS (
+    SELECT bot_id, score, conversations, last_emotion, last_seq {_OF_USER}
+        AND last_seq < coalesce($2::bigint, {2**63 - 1}) ORDER BY last_seq DESC LIMIT $3
+)
+SELECT sums.*, (SELECT last_emotion {_OF_USER} ORDER BY last_seq DESC LIMIT 1) AS newest_emotion, page.*
+FROM sums LEFT JOIN page ON true ORDER BY page.last_seq DESC
 """
 _MEMORIES = f"""
 SELECT m.memory_seq, m.text, m.kind, m.first_seen_at, c.conversation_id
 FROM memory m JOIN conversation c USING (seq)
-WHERE m.user_id = $1 AND {_NO_CANARY} AND ($2::bigint IS NULL OR m.memory_seq < $2)
+WHERE m.user_id = $1 AND NOT m.deleted AND {NO_CANARY} AND ($2::bigint IS NULL OR m.memory_seq < $2)
 ORDER BY m.memory_seq DESC LIMIT $3
 """
+# A relationship and a memory belong to a conversation that is stored, so it alone is looked for.
+_ANY_OF_USER = f"SELECT seq FROM conversation c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1"

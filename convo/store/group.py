@@ -1,6 +1,7 @@
-"""Group commit: many callers, one transaction at a time; it does not know what they commit.
+"""Group commit: concurrent callers share one transaction, and each gets its own outcome.
 
-While one transaction is under way the next batch gathers; nobody waits for a timer.
+Open it to change how batches form, or what happens when one fails. While one transaction is under way the next batch
+gathers, so nobody waits for a timer. What is committed is the caller's affair.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Generic, TypeVar
 
 import trio
 
-from convo.bell import Bell
 from convo.errors import BadRow, ConvoError, Draining, TransactionLost
-from convo.observe import events
+from convo.observe import log_records
+from convo.runtime.bell import Bell
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -37,10 +38,10 @@ class _Waiter(Generic[Item, Outcome]):
 
 
 class Group(Generic[Item, Outcome]):
-    """Gathers items of concurrent callers and commits them in batches, in the order they came.
+    """Gathers items of concurrent callers and commits them in batches, in the order in which they came.
 
-    ``commit`` takes a batch and returns one outcome an item, in order; an error among them is that item's alone.
-    ``item_bytes`` is the size that counts towards ``bytes_max``; ``unit_seconds`` is what one more transaction may
+    ``commit`` takes a batch and returns one outcome for each item, in order. An error among them is that item's alone.
+    ``item_bytes`` returns the size that counts towards ``bytes_max``. ``unit_seconds`` is what one more transaction may
     take.
     """
 
@@ -63,11 +64,12 @@ class Group(Generic[Item, Outcome]):
         self._closed = False
 
     async def submit(self, item: Item, until: float | None = None) -> Outcome:
-        """Commit ``item`` with whoever else is there, and return its outcome.
+        """Commit ``item`` in one batch with other callers' items, and return its outcome.
 
-        ``until`` is when the caller's time is over, by ``trio.current_time()``, where it knows; else trio is asked.
+        ``until`` is when the caller's time is over, by ``trio.current_time()``; without it, trio's own deadline counts.
 
-        A caller that is cancelled before its batch is taken leaves with its item; afterwards only its waiting ends.
+        When the caller is cancelled before its batch is taken, its item is not committed. Afterwards it is, and only
+        the waiting ends.
 
         Raises:
             ConvoError: what the commit says of this item; Draining when the process stops.
@@ -87,11 +89,11 @@ class Group(Generic[Item, Outcome]):
         try:
             raise outcome
         finally:
-            # Error, traceback, this frame, item: in a circle they would stay until the collector comes by.
+            # Error, traceback, this frame and the item are a cycle: without this they stay until the collector runs.
             del outcome
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit batch after batch until cancelled; whoever still waits then is told that we are stopping."""
+        """Commit batch after batch until cancelled; callers that still wait then get ``Draining``."""
         batch: list[_Waiter[Item, Outcome]] = []
         task_status.started()
         try:
@@ -100,7 +102,7 @@ class Group(Generic[Item, Outcome]):
                 if batch:
                     await self._settle(batch)
                 else:
-                    await self._bell.heard()
+                    await self._bell.rung()
         finally:
             self._closed = True
             for waiter in (*batch, *self._queue):
@@ -126,7 +128,7 @@ class Group(Generic[Item, Outcome]):
         except BadRow as error:
             await self._split(batch, error)
         except ConvoError as error:
-            events.batch_failed(rows=len(batch), error=error.detail)
+            log_records.batch_failed(rows=len(batch), error=error.detail)
             for waiter in batch:
                 waiter.answer(error)
         else:
@@ -138,7 +140,7 @@ class Group(Generic[Item, Outcome]):
         try:
             return await self._commit(items)
         except TransactionLost:
-            # Whether it was committed is not known: what is committed here must be safe to commit twice.
+            # Nobody knows whether it was committed, so ``commit`` must be safe to run twice with the same batch.
             waiting = [waiter.afford_until for waiter in batch if not waiter.gone]
             if not waiting or min(waiting) < trio.current_time() + self._unit_seconds:
                 raise
@@ -149,7 +151,7 @@ class Group(Generic[Item, Outcome]):
         if len(batch) == 1:
             batch[0].answer(error)
             return
-        events.batch_split(rows=len(batch), sqlstate=error.sqlstate)
+        log_records.batch_split(rows=len(batch), sqlstate=error.sqlstate)
         middle = len(batch) // 2
         await self._settle(batch[:middle])
         await self._settle(batch[middle:])

@@ -1,4 +1,7 @@
-"""The committer: many receipts, one transaction; it knows rows and digests, not requests."""
+"""The committer: it stores accepted conversations, many of them in one transaction.
+
+Open it to change what an accept writes. It knows rows and digests, and no requests.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,42 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import trio
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
-from convo.config import FairKey, IntakeSettings
 from convo.conversation import digest as digests
-from convo.conversation.model import ConversationEnded
+from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.errors import Conflict, DatabaseUnavailable, TransactionLost, Unavailable
-from convo.observe import events, metrics
+from convo.observe import log_records, metrics
+from convo.settings import FairKey, IntakeSettings
 from convo.store.group import Group
 from convo.store.ledger import DAY
-from convo.store.postgres import SINGLE, Connection, Line
+from convo.store.logs import CommittedLog, LogStore
+from convo.store.postgres import SINGLE, Connection, DedicatedConnection
+from convo.store.receipts import GivenReceipts
+from convo.store.sessions import CONFIRM
 
-LINE_SETTINGS = {
+SESSION_SETTINGS = {
     "synchronous_commit": "on",
     "default_transaction_isolation": "read committed",
     # A batch of large bodies is sorted and joined in memory.
     "work_mem": "32MB",
 }
-"""The session of the committer's line, whatever the server's defaults: its statements commit themselves."""
+"""The session of the committer's connection, whatever the server's defaults: its statements commit themselves."""
 
-# Of a server that answers and yet stores nothing: read-only, disk full, its files cannot be read or written.
+# SQLSTATEs of a server that answers but stores nothing: read-only, disk full, its files cannot be read or written.
 _STORES_NOTHING = ("25006", "53100", "58")
-# After such a failure this process is not ready for so long, or until a batch is committed: then one may try again.
+# After such a failure this process is not ready for so long, or until a batch is committed. Then the next one tries.
 _FAILING_SECONDS = 10.0
+# A lost connection or a restart of the server takes less, and is no alert.
+_FAILING_ALERT_SECONDS = 2.0
 _SLACK_SECONDS = 0.5
 
 
 class Accept(Struct, frozen=True, kw_only=True, gc=False):
-    """One conversation on its way in: as sent, with what the accept path found out about it.
+    """One conversation that is to be stored: as sent, with what the accept path found out about it.
 
-    ``log_bytes`` is the canonical JSON of the log, ``body`` the same compressed (zstd). Times the client left open
-    are None: the database's clock fills them in.
+    ``body`` is the log as it was sent, compressed (zstd); ``log_hash`` is its ``logs.hash_of``. Times the client left
+    open are None: the database's clock sets them. ``notes`` is the JSON of ``ReceiptNotes``, None where there are none.
     """
 
     ended: ConversationEnded
@@ -46,35 +54,46 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     exchanges: int
     started_at: datetime | None
     ended_at: datetime | None
-    log_bytes: bytes
     body: bytes
+    log_hash: bytes
+    notes: bytes | None
 
 
 class Stored(Struct, frozen=True, kw_only=True, gc=False):
-    """What the row says of an accepted conversation; ``replayed`` when it was there before this request."""
+    """The row of an accepted conversation; ``replayed`` when it was there before this request."""
 
     seq: int
     conversation_id: str
     digest: str
     turns: int
     received_at: datetime
+    notes: bytes | None
     replayed: bool
 
 
 class Committer:
     """Commits conversations in groups on a connection of its own.
 
-    ``wait_seconds`` is the longest that one waits for its outcome, as long as no row of its batch has to be refused.
+    ``committed`` is called after each commit with the packed log of every new conversation; ``receipts`` notes what is
+    acknowledged. ``wait_seconds`` is the longest wait for an outcome, as long as no row of the batch has to be refused.
     """
 
-    def __init__(
-        self, line: Line, settings: IntakeSettings, fair_key: FairKey, unit_seconds: float, taken: Callable[..., None]
+    def __init__(  # noqa: PLR0913, PLR0917  (where it writes, how, and whom it reports to)
+        self,
+        dedicated: DedicatedConnection,
+        settings: IntakeSettings,
+        fair_key: FairKey,
+        unit_seconds: float,
+        committed: Callable[[list[CommittedLog]], None],
+        receipts: GivenReceipts,
     ) -> None:
-        self._line = line
+        self._dedicated = dedicated
         self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
-        self._taken = taken
+        self._committed = committed
+        self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
-        # The batch under way and one's own.
+        self._failing_since: float | None = None
+        # The batch under way, and then the one of this conversation.
         self.wait_seconds = 2 * unit_seconds + _SLACK_SECONDS
         self._group: Group[Accept, Stored] = Group(
             self._commit,
@@ -112,49 +131,70 @@ class Committer:
         try:
             await self._group.run(task_status=task_status)
         finally:
-            await self._line.close()  # noqa: ASYNC102  (shields itself, with a bound)
+            await self._dedicated.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
     async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Unavailable]:
-        # Of one id's items the first makes the row; what the others are is seen by the row's digest.
+        # The first item of an id makes the row. The row's digest tells what the others are: replays or conflicts.
         unique: dict[str, Accept] = {}
         for accept in batch:
             unique.setdefault(accept.ended.conversation_id, accept)
         rows = [unique[conversation_id] for conversation_id in sorted(unique)]
         started = trio.current_time()
         try:
-            fresh, known = await self._line.run(
+            fresh, known = await self._dedicated.run(
                 "db.accept", lambda connection: _insert(connection, self._insert, rows), begin=SINGLE
             )
         except DatabaseUnavailable as error:
+            self._note_failure(error)
             if (getattr(error.__cause__, "sqlstate", None) or "").startswith(_STORES_NOTHING):
-                # Not the error itself, whose traceback holds the batch.
+                # Not the error itself: its traceback holds the batch.
                 self._failed = (trio.current_time(), type(error), error.detail)
             raise
         self._failed = None
-        self._tell(rows, fresh, trio.current_time() - started)
+        self._note_success()
+        self._report(rows, fresh, trio.current_time() - started)
         outcomes = []
         for accept in batch:
             conversation_id = accept.ended.conversation_id
             mine = unique[conversation_id] is accept and conversation_id in fresh
             outcomes.append(_outcome(accept, fresh.get(conversation_id) or known[conversation_id], replayed=not mine))
+        # Canaries are erased when they came through: no sign of anything.
+        given = [one for one, accept in unique.items() if accept.ended.user_id != CANARY_USER]
+        self._receipts.note(given, [row["seq"] for row in fresh.values()])
         return outcomes
 
-    def _tell(self, rows: Sequence[Accept], fresh: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
+    def _note_failure(self, error: DatabaseUnavailable) -> None:
+        now = trio.current_time()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since >= _FAILING_ALERT_SECONDS:
+            log_records.accepts_failing(seconds=now - self._failing_since, error=error.detail)
+
+    def _note_success(self) -> None:
+        if self._failing_since is not None:
+            log_records.accepts_returned(seconds=trio.current_time() - self._failing_since)
+            self._failing_since = None
+
+    def _report(self, rows: Sequence[Accept], fresh: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
         bytes_ = sum(len(row.body) for row in rows)
         metrics.intake_batch_rows.observe(len(rows))
         metrics.intake_commit_seconds.observe(seconds)
-        events.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
-        self._taken(
-            [(fresh[row.ended.conversation_id]["seq"], row.body) for row in rows if row.ended.conversation_id in fresh]
+        log_records.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
+        self._committed(
+            [
+                CommittedLog(seq=found["seq"], digest=row.digest, body=row.body)
+                for row in rows
+                if (found := fresh.get(row.ended.conversation_id)) is not None
+            ]
         )
 
 
 def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Stored | Conflict | Unavailable:
     stored: str = row["digest"]
     try:
-        same = stored == accept.digest or digests.same(stored, accept.ended, accept.log_bytes)
+        same = stored == accept.digest or digests.same(stored, accept.digest, accept.ended)
     except Unavailable as error:
-        # A newer program made that digest: this one cannot tell, and its neighbours in the batch are committed.
+        # A newer program made that digest, so this one cannot compare. The rest of the batch is committed.
         return error
     if not same:
         return Conflict(
@@ -167,6 +207,7 @@ def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Store
         digest=stored,
         turns=row["turns"],
         received_at=row["received_at"],
+        notes=row["notes"],
         replayed=replayed,
     )
 
@@ -174,49 +215,54 @@ def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Store
 _INSERT = f"""
 WITH sent AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::bytea[])
+                         $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::bytea[],
+                         $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[])
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
-              started_at, ended_at, turns, exchanges, digest, body)
+              started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash)
 ), fresh AS (
     INSERT INTO conversation (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
-                              started_at, ended_at, received_at, turns, exchanges, digest)
+                              started_at, ended_at, received_at, turns, exchanges, digest,
+                              language, timezone, metadata, notes, log_hash)
     SELECT conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
            coalesce(started_at, ended_at, convo_now()), coalesce(ended_at, greatest(started_at, convo_now())),
-           convo_now(), turns, exchanges, digest
+           convo_now(), turns, exchanges, digest, language, timezone, metadata, notes, log_hash
     FROM sent
     ON CONFLICT (conversation_id) DO NOTHING
-    RETURNING seq, conversation_id, user_id, bot_id, digest, turns, received_at
-), logs AS (
-    INSERT INTO conversation_log (seq, body)
-    SELECT fresh.seq, sent.body FROM fresh JOIN sent USING (conversation_id)
-), books AS (
+    RETURNING seq, conversation_id, user_id, bot_id, digest, turns, received_at, notes
+), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n) SELECT {DAY}, 'accepted', count(*) FROM fresh GROUP BY 1
 ), jobs AS (
     INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh
 )
-SELECT seq, conversation_id, digest, turns, received_at FROM fresh
+SELECT seq, conversation_id, digest, turns, received_at, notes FROM fresh
 """
-# Whose turn it is when this job is leased.
+# The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
-SELECT seq, conversation_id, digest, turns, received_at FROM conversation WHERE conversation_id = ANY($1::text[])
+SELECT seq, conversation_id, digest, turns, received_at, notes,
+       current_setting('synchronous_standby_names') <> '' AS awaited
+FROM conversation WHERE conversation_id = ANY($1::text[])
 """
+ERASE_CONVERSATIONS = "DELETE FROM conversation WHERE seq = ANY($1::bigint[])"
 
 Rows = dict[str, Mapping[str, Any]]
 
 
 async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
-    """Insert what is new; return the new rows and the ones that were there, by conversation id.
+    """Insert what is new; return the new rows and those that were there before, by conversation id.
 
-    Two statements, each a transaction: in one, a row that another process commits meanwhile is neither inserted nor
-    visible. What the first one inserted is stored, also where the second one fails: whoever sends it again then is a
-    replay. The rows come sorted, or two processes with overlapping batches would deadlock.
+    Two statements, each a transaction of its own: within one, a row that another process commits meanwhile is neither
+    inserted nor visible. What the first one inserted stays stored when the second one fails: the client sends it again,
+    and that is a replay. The rows come sorted, or two processes with overlapping batches would deadlock.
     """
     fresh = {row["conversation_id"]: row for row in await connection.fetch(insert, *_columns(rows))}
     missing = [row.ended.conversation_id for row in rows if row.ended.conversation_id not in fresh]
     known = {row["conversation_id"]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):
         raise TransactionLost("a conversation was deleted while it was sent again")
+    if any(row["awaited"] for row in known.values()):
+        # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
+        await connection.fetch(CONFIRM)
     return fresh, known
 
 
@@ -226,20 +272,35 @@ def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:
         [e.conversation_id for e in ended],
         [e.user_id for e in ended],
         [e.bot_id for e in ended],
-        [e.bot_name or None for e in ended],
-        [e.bot_type or None for e in ended],
-        [e.agent_tag or None for e in ended],
-        [_finite(row.started_at) for row in rows],
-        [_finite(row.ended_at) for row in rows],
+        _sparse([e.bot_name or None for e in ended]),
+        _sparse([e.bot_type or None for e in ended]),
+        _sparse([e.agent_tag or None for e in ended]),
+        _sparse([_finite(row.started_at) for row in rows]),
+        _sparse([_finite(row.ended_at) for row in rows]),
         [row.turns for row in rows],
         [row.exchanges for row in rows],
         [row.digest for row in rows],
         [row.body for row in rows],
+        _sparse([e.language or None for e in ended]),
+        _sparse([e.timezone or None for e in ended]),
+        _sparse([_metadata(e) for e in ended]),
+        _sparse([row.notes for row in rows]),
+        [row.log_hash for row in rows],
     )
 
 
+def _sparse(column: list[Any]) -> list[Any]:
+    """Leave out a column in which there is nothing: unnest fills it up with nulls, and asyncpg is slow with each."""
+    return column if any(column) else []
+
+
+def _metadata(ended: ConversationEnded) -> bytes | None:
+    metadata = b"null" if ended.metadata is UNSET else bytes(ended.metadata)
+    return None if metadata == b"null" else metadata
+
+
 def _finite(at: datetime | None) -> datetime | None:
-    """Move the first and the last of all instants in by a microsecond: asyncpg takes them for infinities."""
+    """Move the first and the last possible instant by a microsecond: asyncpg takes them for infinities."""
     if at == _FIRST:
         return _FIRST + timedelta.resolution
     return _LAST - timedelta.resolution if at == _LAST else at

@@ -1,7 +1,7 @@
-"""The keys of clients: kept as hashes, made, listed and revoked; it knows no request.
+"""The API keys of clients: how they are made, stored as hashes, read, noted as used, replaced and revoked.
 
-A key is ``convo_ID_SECRET``. The secret has 256 bits from the system's source, so one SHA-256 of it is as good as any
-slow hash, and fast enough to be computed for each request.
+Open it to change what a key holds. A key is ``convo_ID_SECRET``. The secret has 256 random bits, so one SHA-256 of it
+is as safe as a slow hash, and fast enough to compute for each request.
 """
 
 from __future__ import annotations
@@ -9,23 +9,32 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import trio
 from msgspec import Struct
 
-from convo.errors import NotFound
+from convo.errors import NotFound, Refused
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "admin")
 PREFIX = "convo_"
 KEYS_MAX = 10_000
-"""So many are held in memory; the newest ones, if there are more."""
+"""So many are held in memory: the newest ones, if there are more."""
+# So many are made at a time: others run in between.
+_SLICE = 256
+Expiry = datetime | timedelta | Literal["never"]
+"""When a key expires: at a time, or so long after it was made by the database's clock."""
 
 
-class Key(Struct, frozen=True, kw_only=True):
-    """One key as the database knows it; ``requests_per_second`` 0 is no limit of its own."""
+class ApiKey(Struct, frozen=True, kw_only=True):
+    """One key as the database knows it; ``requests_per_second`` 0 is no limit of its own.
+
+    ``expires_in`` is what was left, in seconds, when it was read: below 0 for a key that has expired, None for one that
+    does not expire.
+    """
 
     key_id: str
     digest: bytes
@@ -34,49 +43,141 @@ class Key(Struct, frozen=True, kw_only=True):
     requests_per_second: float
     created_at: datetime
     last_used_at: datetime | None
+    expires_at: datetime | None
+    expires_in: float | None
+    replaces: str | None
+
+
+class GoodKeys(Struct, frozen=True, kw_only=True):
+    """All valid keys, and a mark that changes with them; ``keys`` is None where the mark was known already.
+
+    10,000 keys take 100 ms of the loop, so they are only read after a change.
+    """
+
+    mark: str
+    keys: list[ApiKey] | None
 
 
 def digest_of(secret: str) -> bytes:
-    """Return what is kept of a key's secret."""
+    """Return what is stored of a key's secret."""
     return hashlib.sha256(secret.encode()).digest()
 
 
-async def new(postgres: Postgres, name: str, scopes: Sequence[Scope], requests_per_second: float) -> str:
-    """Make a key and return it whole: it is nowhere to be read again."""
+async def new(
+    postgres: Postgres,
+    name: str,
+    scopes: Sequence[Scope],
+    requests_per_second: float,
+    *,
+    expires: Expiry = "never",
+) -> str:
+    """Make a key and return it in full: it cannot be read anywhere afterwards.
+
+    Raises:
+        Refused: it would have expired already.
+    """
+
+    async def body(connection: Connection) -> str:
+        return await _insert(connection, (name, list(scopes), requests_per_second), expires)
+
+    return await postgres.run("db.keys", body)
+
+
+async def rotate(postgres: Postgres, key_id: str, overlap: timedelta, *, expires: Expiry | None = None) -> str:
+    """Make a key that replaces another, with its name, scopes and limit; the old one expires after ``overlap``.
+
+    Raises:
+        NotFound: there is no valid key of this id.
+        Refused: the old key expires, and ``expires`` does not say whether the new one does.
+    """
+
+    async def body(connection: Connection) -> str:
+        old = await connection.fetchrow(_LOCK, key_id)
+        if old is None:
+            raise _no_such_key(key_id)
+        if expires is None and old["expires_at"] is not None:
+            raise Refused(f"the key {key_id} expires: decide with --expires when the new one does, or --expires never")
+        await connection.execute(_END, key_id, overlap)
+        kept = (old["name"], old["scopes"], old["requests_per_second"])
+        return await _insert(connection, kept, expires or "never", key_id)
+
+    return await postgres.run("db.keys", body)
+
+
+async def _insert(
+    connection: Connection, kept: tuple[str, list[str], float], expires: Expiry, replaces: str | None = None
+) -> str:
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
-
-    async def body(connection: Connection) -> None:
-        await connection.execute(_NEW, key_id, digest_of(secret), name, list(scopes), requests_per_second)
-
-    await postgres.run("db.keys", body)
+    at = expires if isinstance(expires, datetime) else None
+    after = expires if isinstance(expires, timedelta) else None
+    if await connection.fetchval(_NEW, key_id, digest_of(secret), *kept, at, after, replaces) is None:
+        raise Refused(f"the key would have expired already: {expires}")
     return f"{PREFIX}{key_id}_{secret}"
 
 
-async def good(postgres: Postgres) -> list[Key]:
-    """Read the keys that are not revoked, newest first, at most ``KEYS_MAX``."""
+async def read_good(postgres: Postgres, known_mark: str = "") -> GoodKeys:
+    """Read the keys that are valid, newest first, at most ``KEYS_MAX``, unless they are those of ``known_mark``.
 
-    async def body(connection: Connection) -> list[Key]:
-        return [_key(row) for row in await connection.fetch(_GOOD, KEYS_MAX)]
+    Raises:
+        DatabaseUnavailable, DeadlineExceeded: they cannot be read now.
+    """
+
+    async def body(connection: Connection) -> tuple[str, Sequence[Mapping[str, Any]] | None]:
+        # Before the keys: where one changes between the two, the mark is an old one, and they are read again next time.
+        mark: str = await connection.fetchval(_MARK)
+        return mark, None if mark == known_mark else await connection.fetch(_GOOD, KEYS_MAX)
+
+    mark, rows = await postgres.run("db.keys", body, begin=RELAXED)
+    if rows is None:
+        return GoodKeys(mark=mark, keys=None)
+    keys: list[ApiKey] = []
+    for start in range(0, len(rows), _SLICE):
+        await trio.lowlevel.checkpoint()
+        keys += map(_key, rows[start : start + _SLICE])
+    return GoodKeys(mark=mark, keys=keys)
+
+
+async def find_good(postgres: Postgres, key_ids: Collection[str]) -> list[ApiKey]:
+    """Read those of these keys that are valid.
+
+    Raises:
+        DatabaseUnavailable, DeadlineExceeded: as ``read_good``.
+    """
+
+    async def body(connection: Connection) -> list[ApiKey]:
+        return [_key(row) for row in await connection.fetch(_GOOD_OF, list(key_ids))]
+
+    return await postgres.run("db.keys", body, begin=RELAXED)
+
+
+async def not_revoked(postgres: Postgres) -> list[ApiKey]:
+    """Read the keys that are not revoked, newest first, also those that have expired; at most ``KEYS_MAX``."""
+
+    async def body(connection: Connection) -> list[ApiKey]:
+        return [_key(row) for row in await connection.fetch(_NOT_REVOKED, KEYS_MAX)]
 
     return await postgres.run("db.keys", body, begin=RELAXED)
 
 
 async def revoke(postgres: Postgres, key_id: str) -> None:
-    """Let a key be good no longer.
+    """Revoke a key.
 
     Raises:
-        NotFound: there is none of this id that is good.
+        NotFound: there is no valid key of this id.
     """
 
     async def body(connection: Connection) -> object:
         return await connection.fetchval(_REVOKE, key_id)
 
     if await postgres.run("db.keys", body) is None:
-        raise NotFound(f"there is no key {key_id!r} that is good; `convo key list` shows those that are")
+        raise _no_such_key(key_id)
 
 
 async def note_used(postgres: Postgres, key_ids: Collection[str]) -> None:
-    """Note that these keys were used just now."""
+    """Note that these keys were used just now, exactly to a minute: so it costs one write a minute for each key.
+
+    It waits for nobody: what another process notes, or revokes, at this moment is left out.
+    """
 
     async def body(connection: Connection) -> None:
         await connection.execute(_USED, list(key_ids))
@@ -84,14 +185,45 @@ async def note_used(postgres: Postgres, key_ids: Collection[str]) -> None:
     await postgres.run("db.keys", body, begin=RELAXED)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
-    return Key(**{**row, "scopes": tuple(row["scopes"])})
+def _no_such_key(key_id: str) -> NotFound:
+    return NotFound(f"there is no valid key {key_id!r}; `convo key list` shows the valid ones")
 
 
-_NEW = "INSERT INTO api_key (key_id, digest, name, scopes, requests_per_second) VALUES ($1, $2, $3, $4, $5)"
-_GOOD = """
-SELECT key_id, digest, name, scopes, requests_per_second, created_at, last_used_at
-FROM api_key WHERE revoked_at IS NULL ORDER BY created_at DESC LIMIT $1
+def _key(row: Mapping[str, Any]) -> ApiKey:
+    return ApiKey(**{**row, "scopes": tuple(row["scopes"])})
+
+
+_NEW = """
+INSERT INTO api_key (key_id, digest, name, scopes, requests_per_second, expires_at, replaces)
+SELECT $1, $2, $3, $4, $5, expires_at, $8
+FROM (SELECT COALESCE($6::timestamptz, convo_now() + $7::interval) AS expires_at) AS asked
+WHERE expires_at IS NULL OR expires_at > convo_now() RETURNING 1
 """
+_FIELDS = """
+SELECT key_id, digest, name, scopes, requests_per_second, created_at, last_used_at, expires_at,
+       EXTRACT(EPOCH FROM expires_at - convo_now())::float8 AS expires_in, replaces
+FROM api_key WHERE revoked_at IS NULL
+"""
+_NOT_REVOKED = f"{_FIELDS} ORDER BY created_at DESC LIMIT $1"
+_VALID = "(expires_at IS NULL OR expires_at > convo_now())"
+# All that can change of a key that is valid: which there are, and when they expire. Their hashes are added up, so that
+# no order matters.
+_MARK = f"""
+SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(concat(key_id, EXTRACT(EPOCH FROM expires_at)), 0)), 0)
+FROM api_key WHERE revoked_at IS NULL AND {_VALID}
+"""
+_GOOD = f"{_FIELDS} AND {_VALID} ORDER BY created_at DESC LIMIT $1"
+_GOOD_OF = f"{_FIELDS} AND {_VALID} AND key_id = ANY($1::text[])"
+_LOCK = f"""
+SELECT name, scopes, requests_per_second, expires_at
+FROM api_key WHERE key_id = $1 AND revoked_at IS NULL AND {_VALID} FOR UPDATE
+"""
+_END = "UPDATE api_key SET expires_at = LEAST(expires_at, convo_now() + $2::interval) WHERE key_id = $1"
 _REVOKE = "UPDATE api_key SET revoked_at = convo_now() WHERE key_id = $1 AND revoked_at IS NULL RETURNING 1"
-_USED = "UPDATE api_key SET last_used_at = convo_now() WHERE key_id = ANY($1::text[])"
+# In the order of ids: two processes that note the same keys must not wait for each other in a circle.
+_USED = """
+UPDATE api_key SET last_used_at = convo_now() WHERE key_id IN (
+    SELECT key_id FROM api_key
+    WHERE key_id = ANY($1::text[]) AND (last_used_at IS NULL OR last_used_at < convo_now() - interval '1 minute')
+    ORDER BY key_id FOR UPDATE SKIP LOCKED)
+"""

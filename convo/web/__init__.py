@@ -1,1 +1,4 @@
-"""All that a client touches; it knows nothing of how a conversation is analysed."""
+"""The HTTP API: its routes, the checks before them, and its description.
+
+It knows nothing of how a conversation is analysed.
+"""

@@ -1,4 +1,7 @@
-"""How much is let in at a time: beyond it a request is refused at once, before its body is read; it knows no route."""
+"""Limits the accepts under way: beyond a number of requests or bytes, a request is refused before its body is read.
+
+Open this file when 503 ``overloaded`` comes too early or too late, or its ``Retry-After`` is wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,39 +12,39 @@ from typing import Self
 
 import trio
 
-from convo.config import IntakeSettings
 from convo.errors import Overloaded
 from convo.observe import metrics
+from convo.settings import IntakeSettings
 
-# The rate of the last few seconds says when there is room again; an older one belongs to another load.
+# The rate of the last few seconds predicts when there is room again; an older rate belongs to another load.
 _RATE_WINDOW_SECONDS = 5.0
 _REFUSES_SECONDS = 1.0
-# While it refuses: the space between two that are let in, as a part of that between two that end, and its longest.
+# While requests are refused: the time between two admitted ones, as a share of the time between two that end.
 _SPACE, _SPACE_SECONDS_MAX = 0.7, 0.002
 
 
-class Place:
-    """One request: the bytes it holds from its first one on, and whether it is under way, until the block ends.
+class Admitted:
+    """One request: the bytes that it holds, and whether it is under way, until the block ends.
 
-    While its body is read it holds what has come and nothing more: whoever announces much and sends little, or nothing,
-    keeps nobody out.
+    While its body is read, it holds only the bytes that have arrived: a client that announces much and sends little
+    takes no room from others.
     """
 
-    __slots__ = ("_admission", "_bytes", "_entered")
+    __slots__ = ("_admission", "_bytes", "under_way")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes = 0
-        self._entered = False
+        self.under_way = False
 
     def __enter__(self) -> Self:
         return self
 
     def grow(self, bytes_: int) -> None:
-        """Hold so many bytes more.
+        """Hold ``bytes_`` more.
 
         Raises:
-            Overloaded: there is no room for them. One that is alone has room whatever its size, or it would be
+            Overloaded: there is no room for them. A request that is alone has room for any size: otherwise it would be
                 refused for ever.
         """
         admission = self._admission
@@ -50,30 +53,36 @@ class Place:
         admission.bytes += bytes_
         self._bytes += bytes_
 
+    def keep(self, bytes_: int) -> None:
+        """Hold ``bytes_`` from now on, however many were held: less than was granted, or what there is already."""
+        self._admission.bytes += bytes_ - self._bytes
+        self._bytes = bytes_
+
     def enter(self) -> None:
-        """Be under way from now on.
+        """Count as under way from now on.
 
         Raises:
-            Overloaded: too many are, by now.
+            Overloaded: too many requests are under way.
         """
         admission = self._admission
         if admission.requests >= admission.requests_max:
             raise admission.no_place()
         admission.requests += 1
-        self._entered = True
+        self.under_way = True
 
     def __exit__(self, *_: object) -> None:
         admission = self._admission
         admission.bytes -= self._bytes
-        if self._entered:
+        if self.under_way:
+            self.under_way = False
             admission.requests -= 1
             admission.ended += 1
 
 
 class Admission:
-    """Counts the requests under way and the bytes that they may hold in memory.
+    """Counts the requests under way and the bytes that they hold in memory.
 
-    ``request_seconds`` is when the last of those under way is gone in any case.
+    ``request_seconds`` is the longest time that a request under way can take.
     """
 
     def __init__(
@@ -86,60 +95,60 @@ class Admission:
         self._rate = 0.0
         self._rated_at = trio.current_time()
         self._refused_at = -math.inf
-        self._next_at = -math.inf  # while it refuses: when the next one may come in
+        self._next_at = -math.inf  # while requests are refused: when the next one may be admitted
         self.requests = 0
         self.bytes = 0
-        self.ended = 0  # since the rate was reckoned last
+        self.ended = 0  # since the rate was last updated
         metrics.intake_in_flight.set_function(lambda: self.requests)
         metrics.intake_in_flight_bytes.set_function(lambda: self.bytes)
 
     def check(self, bytes_: int) -> None:
-        """Pass a request that would bring so many bytes, before any of them is read.
+        """Check that there is room for a request of ``bytes_``, before any of them is read.
 
         Raises:
-            Overloaded: there is no room; it says when there will be, by the rate at which requests end.
+            Overloaded: there is no room; ``Retry-After`` follows from the rate at which requests end.
         """
         if self.requests >= self.requests_max:
             raise self.no_place()
         if self.bytes and self.bytes + bytes_ > self.bytes_max:
             raise self.no_bytes()
         now = trio.current_time()
-        rate = self.reckon_rate(now)
-        if now < self._refused_at + _REFUSES_SECONDS:  # as `refuses`, whose clock is asked already
+        rate = self.update_rate(now)
+        if now < self._refused_at + _REFUSES_SECONDS:  # as in `refuses`, without reading the clock again
             self._space_out(now, rate)
 
-    def place(self) -> Place:
-        """Return a place for one request, still outside."""
-        return Place(self)
+    def place(self) -> Admitted:
+        """Return the record of one request, which is not under way yet."""
+        return Admitted(self)
 
     def no_place(self) -> Overloaded:
-        """Note that there are too many requests, and return the error that says so."""
+        """Note that there are too many requests, and return the error."""
         return self._full(f"{self.requests} requests are under way, intake.in_flight_max")
 
     def no_bytes(self) -> Overloaded:
-        """Note that there are too many bytes, and return the error that says so."""
-        return self._full(f"{self.bytes} bytes are under way, and intake.bytes_in_flight_max would be passed")
+        """Note that there are too many bytes, and return the error."""
+        return self._full(f"{self.bytes} bytes are under way, and this request would exceed intake.bytes_in_flight_max")
 
     def _space_out(self, now: float, rate: float) -> None:
-        """While there was no room a moment ago, let in hardly more a second than end.
+        """Shortly after a refusal, admit only slightly more requests a second than end.
 
-        The places that a batch leaves all at once would otherwise be taken all at once, and whoever comes next would
-        wait, to be refused, until the loop is through with all of their bodies. More are let in than end, so that a
-        flood fills the room again; when it does not, the flood is over, and two that come close together are welcome.
+        A batch that commits frees many places at once. If all were taken at once, the next client would wait for its
+        refusal until the loop has read all of their bodies. Slightly more are admitted than end, so that a flood fills
+        the room again. If it does not, the flood is over, and requests are no longer spaced.
         """
         if now < self._next_at:
-            raise self._overloaded("more come than end")
+            raise self._overloaded("more requests arrive than end")
         self._next_at = now + (min(_SPACE_SECONDS_MAX, _SPACE / rate) if rate > 0 else _SPACE_SECONDS_MAX)
 
     def refuses(self) -> bool:
-        """Tell whether anybody was refused for want of room within the last second."""
+        """Tell whether a request was refused for lack of room within the last second."""
         return trio.current_time() < self._refused_at + _REFUSES_SECONDS
 
-    def reckon_rate(self, now: float) -> float:
-        """Return how many requests a second end, a mean in which older ones fade.
+    def update_rate(self, now: float) -> float:
+        """Update and return how many requests end in a second, as a mean in which older ones count less.
 
-        It is reckoned with each that comes. Those that ended since the last one count as if they did now: after a burst
-        and a silence the first answer is too hopeful, by as many as may be under way at most.
+        It is updated with each arrival. Requests that ended since the last arrival count as if they ended now: after a
+        burst and a pause, the first rate is too high, by at most the number that may be under way.
         """
         faded = self._rate * math.exp((self._rated_at - now) / _RATE_WINDOW_SECONDS)
         self._rate = faded + self.ended / _RATE_WINDOW_SECONDS
@@ -151,7 +160,7 @@ class Admission:
         return self._overloaded(why)
 
     def _overloaded(self, why: str) -> Overloaded:
-        rate = self.reckon_rate(trio.current_time())
+        rate = self.update_rate(trio.current_time())
         drained = min(self.requests / rate if rate > 0 else math.inf, self._request_seconds)
-        # Spread over as long again and at least a second: those refused together must not come back together.
+        # Spread over the same time again, at least a second: clients refused together must not return together.
         return Overloaded(why, retry_after_seconds=drained + self._random() * max(1.0, drained))

@@ -1,67 +1,71 @@
-"""The Quart-Trio app: routes to the plain functions, and their answers to responses; it decides nothing itself."""
+"""The Quart-Trio app: serves every route of the catalogue under any ASGI server on Trio.
+
+Open this file for what the framework does by itself: unknown paths, other methods, bodies that it refuses. What a route
+does is elsewhere: ``dispatch`` names its function.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, cast
+from urllib.parse import quote, unquote_to_bytes
 
 import trio
-from msgspec import Struct
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from convo import errors
-from convo.config import Settings
-from convo.deadline import deadline
-from convo.observe import events
-from convo.web.asgi import EXTENSION
-from convo.web.catalog import scope_of
-from convo.web.conversations import Intake
-from convo.web.door import Answer, Head, answered, problem, too_large, with_headers
-from convo.web.explaining import Explaining
-from convo.web.operations import Operations
-from convo.web.reading import Reading
+from convo.http.asgi import EXTENSION
+from convo.http.http1 import origin_form
+from convo.http.request_body import too_large
+from convo.observe import log_records
+from convo.runtime.deadline import deadline
+from convo.settings import WebSettings
+from convo.web.description.messages import METHODS, Answer, Head, problem, with_headers
+from convo.web.description.routes import ROUTES, Route
+from convo.web.dispatch import Api, route_functions
+from convo.web.door import RouteFunction, RouteRequest, answered
+from convo.web.raw_path import path_values, routing_path, sent_host, sent_path
 
-ACCEPT = "/v1/conversations/end"
-_CONVERSATION = "/v1/conversations/<conversation_id>"
-_USER = "/v1/users/<user_id>"
-
-
-class Api(Struct, frozen=True, kw_only=True):
-    """Everything the routes call."""
-
-    settings: Settings
-    intake: Intake
-    reading: Reading
-    explaining: Explaining
-    operations: Operations
+# In a request's scope: why its path cannot be read. It is then routed by a path that no route has.
+_REFUSAL, _NO_PATH = "convo.refusal", "/%FF"
 
 
 def make_app(api: Api) -> QuartTrio:
-    """Make the app that serves every route of convo, under any ASGI server on trio."""
+    """Make the app that serves every route of the catalogue."""
     app = QuartTrio("convo", static_folder=None)
-    # "//" is no other spelling of "/": nothing is there, and nobody is sent elsewhere.
+    # "//" is not "/": the answer is 404, not a redirect.
     app.url_map.merge_slashes = False
-    # OPTIONS is a method like any other: where it is not taken, our own 405 says so.
+    # OPTIONS is answered like any other method that a route does not accept: with our own 405.
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     web = api.settings.web
-    # What Quart reads of a body before it says 413; its own limits in time are left to our deadlines.
-    app.config.update(MAX_CONTENT_LENGTH=web.body_bytes_max, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
-    _route_intake(app, api)
-    _route_reading(app, api)
-    _route_operations(app, api)
+    # How much of a body Quart reads before it answers 413. Its own time limits are off: our deadlines hold instead.
+    app.config.update(MAX_CONTENT_LENGTH=web.raw_bytes_max, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
+    functions = route_functions(api)
+    for route in ROUTES:
+        view = _view(api, route, functions[route.name])
+        app.add_url_rule(route.rule, route.name, view, methods=[route.method.upper()])
 
-    # Quart's own place for what stands around an app; mypy sees a method assigned to.
-    app.asgi_app = _finishing(app.asgi_app, web.request_seconds)  # type: ignore[method-assign,assignment]
+    # This is where Quart documents that an app is wrapped; mypy sees a method that is assigned to.
+    finishing = _finishing(_routing(app.asgi_app), web.request_seconds)
+    app.asgi_app = api.reading.reads.until_sent(finishing)  # type: ignore[method-assign,assignment]
 
     @app.errorhandler(HTTPException)
     async def refused(error: HTTPException) -> Response:
-        async def serve() -> Answer:
-            return _framework_problem(error, api.settings)
+        head, on_operations = _head(), _on_operations(api)
 
-        return await _serve(api, "unmatched", _head(), serve)
+        async def serve() -> Answer:
+            if (refusal := cast("Any", request.scope).get(_REFUSAL)) is not None:
+                raise refusal
+            if api.door.browsers.checks or on_operations:
+                api.door.browsers.check(head, on_operations=on_operations)
+            if on_operations:
+                raise errors.NotFound(f"there is nothing at {_sent()!r} on the operations' address")
+            return _preflight(api, head, error) or _framework_problem(error, web)
+
+        return await _respond(api, "unmatched", head, serve)
 
     return app
 
@@ -69,20 +73,57 @@ def make_app(api: Api) -> QuartTrio:
 _Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def _finishing(app: _Asgi, seconds: float) -> _Asgi:
-    """Let every answer come to its end, within ``seconds``.
+def _routing(app: _Asgi) -> _Asgi:
+    """Let routes be matched by the path as it was sent: a decoded one no longer shows which ``/`` is an id's."""
 
-    At the end of an answer hypercorn tells the app that the client is gone, and Quart-Trio then cancels the very
-    ``send`` that was about to recycle or close the connection: the next request on it would never be answered.
+    async def routing(scope: Any, receive: Any, send: Any) -> None:
+        await app(_with_path(scope) if scope["type"] == "http" else scope, receive, send)
+
+    return routing
+
+
+def _with_path(scope: Any) -> Any:
+    try:
+        _check_target(scope)
+    except errors.BadRequest as error:
+        return {**scope, "path": _NO_PATH, _REFUSAL: error}
+    return {**scope, "path": routing_path(scope)}
+
+
+def _check_target(scope: Any) -> None:
+    """Check that what was sent as a path is one; else the framework looks for a path behind any scheme, and may fail.
+
+    Raises:
+        BadRequest: it is none, or not UTF-8: decoded with replacements, different paths would name the same id.
+    """
+    raw = scope.get("raw_path")
+    path, _ = origin_form(quote(scope["path"], safe="/:*[]@").encode() if raw is None else raw)
+    if not path.startswith(b"/") and (path != b"*" or scope["method"] != "OPTIONS"):
+        raise errors.BadRequest("the target is neither a path nor an http:// address")
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise errors.BadRequest("the path is not UTF-8") from None
+
+
+def _finishing(app: _Asgi, seconds: float) -> _Asgi:
+    """Let every answer be sent completely, within ``seconds``.
+
+    It also sets the header that our own connection gives every answer.
+
+    At the end of an answer hypercorn reports to the app that the client is gone, and Quart-Trio then cancels the very
+    ``send`` that was about to reuse or close the connection: the next request on it would never be answered.
     """
 
     async def finishing(scope: Any, receive: Any, send: Callable[[Any], Awaitable[None]]) -> None:
         if EXTENSION in scope.get("extensions", ()):
-            # Our own connection does no such thing, and bounds every send itself.
+            # Our own connection does not do that, and bounds every send itself.
             await app(scope, receive, send)
             return
 
         async def finish(part: Any) -> None:
+            if part["type"] == "http.response.start":
+                part = {**part, "headers": [*part["headers"], (b"x-content-type-options", b"nosniff")]}
             last = part["type"] == "http.response.body" and not part.get("more_body", True)
             with suppress(errors.DeadlineExceeded), trio.CancelScope(shield=last), deadline("web.answer", seconds):
                 await send(part)
@@ -92,31 +133,43 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
     return finishing
 
 
-def _route_intake(app: QuartTrio, api: Api) -> None:
-    web = api.settings.web
+def _view(api: Api, route: Route, function: RouteFunction) -> Callable[..., Awaitable[Response]]:
+    rule, read_body = route.rule, _body_reader(api.settings.web)
 
-    @app.post(ACCEPT)
-    async def end() -> Response:
+    async def view(**values: str) -> Response:
         head = _head()
 
-        async def read(grow: Callable[[int], None]) -> bytes:
-            try:
-                with deadline("web.body", web.request_seconds, since=head.started):
-                    body = cast("bytes", await request.get_data(cache=False))
-            except RequestEntityTooLarge:
-                raise too_large(web) from None
-            g.body_read = True
-            grow(len(body))
-            return body
-
         async def serve() -> Answer:
-            return await api.intake.receive(head, read)
+            asked = RouteRequest(
+                head=head,
+                read=lambda grow: read_body(head, grow),
+                values=path_values(values),
+                if_none_match=request.headers.get("If-None-Match", ""),
+                on_operations=_on_operations(api),
+            )
+            return await api.door.pass_on(route, asked, function)
 
-        return await _serve(api, ACCEPT, head, serve)
+        return await _respond(api, rule, head, serve)
+
+    return view
+
+
+def _body_reader(web: WebSettings) -> Callable[[Head, Callable[[int], None]], Awaitable[bytes]]:
+    async def read(head: Head, grow: Callable[[int], None]) -> bytes:
+        try:
+            with deadline("web.body", web.request_seconds, since=head.started):
+                body = cast("bytes", await request.get_data(cache=False))
+        except RequestEntityTooLarge:
+            raise too_large(web) from None
+        g.body_read = True
+        grow(len(body))
+        return body
+
+    return read
 
 
 def _head() -> Head:
-    """Say what the framework knows of the request; its first byte came a moment before this."""
+    """Return what the framework knows of the request; its first byte arrived a moment earlier than ``started``."""
     return Head(
         method=request.method,
         path=request.path,
@@ -127,109 +180,37 @@ def _head() -> Head:
         content_length=request.content_length,
         request_timeout=request.headers.get("Request-Timeout", ""),
         authorization=request.headers.get("Authorization", ""),
+        accept=request.headers.get("Accept", ""),
+        host=sent_host(request.scope) or request.headers.get("Host", ""),
+        origin=request.headers.get("Origin", ""),
+        sec_fetch_site=request.headers.get("Sec-Fetch-Site", ""),
+        served_at=(request.scope["server"] or ("", None))[0],
+        query=request.query_string.decode("latin-1"),
     )
 
 
-def _route_reading(app: QuartTrio, api: Api) -> None:
-    reading = api.reading
-
-    def route(rule: str, function: Callable[..., Awaitable[Answer]], method: str = "GET") -> None:
-        needs = scope_of(method, rule)
-
-        async def view(**values: str) -> Response:
-            head = _head()
-
-            async def serve() -> Answer:
-                api.intake.readiness.check()
-                headers = api.intake.let_in(head, needs)
-                if any("\x00" in value for value in values.values()):
-                    raise errors.NotFound("no id holds a NUL character")
-                ids = {name: value for name, value in values.items() if name == "conversation_id"}
-                try:
-                    with events.bound(**ids):
-                        return with_headers(await function(**values), *headers)
-                except errors.ConvoError as error:
-                    error.conversation_id = values.get("conversation_id")
-                    raise
-
-            return await _serve(api, rule, head, serve)
-
-        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
-
-    async def one(conversation_id: str) -> Answer:
-        return await reading.one(conversation_id, request.args, request.headers.get("If-None-Match", ""))
-
-    async def log(conversation_id: str) -> Answer:
-        return await reading.log(conversation_id, request.headers.get("If-None-Match", ""))
-
-    async def many() -> Answer:
-        return await reading.many(request.args)
-
-    async def memories(user_id: str) -> Answer:
-        return await reading.memories(user_id, request.args)
-
-    route("/v1/conversations", many)
-    route(_CONVERSATION, one)
-    route(f"{_CONVERSATION}/log", log)
-    route(f"{_CONVERSATION}/explain", api.explaining.explain)
-    route(f"{_CONVERSATION}/retry", reading.retry, "POST")
-    route(f"{_CONVERSATION}/acknowledge", reading.acknowledge, "POST")
-    route(f"{_USER}/relationship", reading.relationship)
-    route(f"{_USER}/memories", memories)
-
-
-def _route_operations(app: QuartTrio, api: Api) -> None:
-    operations = api.operations
-
-    def route(rule: str, function: Callable[[], Awaitable[Answer]], method: str = "GET") -> None:
-        needs = scope_of(method, rule)
-
-        async def view() -> Response:
-            head = _head()
-
-            async def serve() -> Answer:
-                if not _on_operations(api):
-                    api.intake.authority.check(head.authorization, needs)
-                return await function()
-
-            return await _serve(api, rule, head, serve)
-
-        app.add_url_rule(rule, f"{method} {rule}", view, methods=[method])
-
-    route("/livez", operations.livez)
-    route("/readyz", operations.readyz)
-    route("/metrics", operations.metrics)
-    route("/v1/alerts", operations.show_alerts)
-    route("/v1/alerts/test", operations.test_alerts, "POST")
-    route("/debug/tasks", lambda: operations.tasks(None if _is_trusted(api) else _head().peer))
-    route("/openapi.json", operations.openapi)
-    route("/docs", operations.docs)
-
-
-# What is there on the address of the operations, and needs no key there.
-_OPERATIONS = frozenset({"/livez", "/readyz", "/metrics", "/debug/tasks"})
+def _sent() -> str:
+    return sent_path(request.scope)
 
 
 def _on_operations(api: Api) -> bool:
     _, port = request.scope["server"] or ("", None)
-    return port == api.settings.server.operations_port
+    # A socket whose client was gone at once has port 0, too.
+    return bool(port) and port == api.settings.server.operations_port
 
 
-def _is_trusted(api: Api) -> bool:
-    """Tell whether whoever asks has shown a key, or comes by the operations' own address."""
-    return api.settings.auth.keys or _on_operations(api)
-
-
-async def _serve(api: Api, route: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
-    async def served() -> Answer:
-        if route not in _OPERATIONS and _on_operations(api):
-            raise errors.NotFound(f"{', '.join(sorted(_OPERATIONS))} are here, and nothing else")
-        return await serve()
-
-    answer = await answered(route, head, api.settings, served)
+async def _respond(api: Api, label: str, head: Head, serve: Callable[[], Awaitable[Answer]]) -> Response:
+    answer = await answered(label, head, api.settings, serve)
+    if api.door.browsers.shares:
+        answer = api.door.browsers.shared(head, answer)
     if api.settings.observe.access_log:
-        events.request_answered(
-            route=route, method=head.method, status=answer.status, seconds=trio.current_time() - head.started
+        log_records.request_answered(
+            route=label,
+            method=head.method if head.method in METHODS else "other",
+            status=answer.status,
+            seconds=trio.current_time() - head.started,
+            peer=head.peer,
+            key_id=log_records.request_key.get(),
         )
     return _response(answer)
 
@@ -239,7 +220,7 @@ def _response(answer: Answer) -> Response:
     for name, value in answer.headers:
         response.headers[name] = value
     if answer.status >= 400 and _has_unread_body():
-        # What is left of it would stand where the next request begins.
+        # The rest of the body would be read as the next request.
         response.headers["Connection"] = "close"
     return response
 
@@ -249,15 +230,23 @@ def _has_unread_body() -> bool:
     return sent and not g.get("body_read", False)
 
 
-def _framework_problem(error: HTTPException, settings: Settings) -> Answer:
-    """Turn what the framework refused by itself into one of our problems."""
+def _preflight(api: Api, head: Head, error: HTTPException) -> Answer | None:
+    """Answer what a browser asks before it sends the request of a page that is allowed to."""
+    asks = head.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if not (asks and isinstance(error, MethodNotAllowed)):
+        return None
+    return api.door.browsers.preflight(head, error.valid_methods or ())
+
+
+def _framework_problem(error: HTTPException, web: WebSettings) -> Answer:
+    """Turn an error that the framework raised itself into one of our problems."""
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(error.valid_methods or ()))
-        answer = problem(errors.MethodNotAllowed(f"{request.method} is not taken here; send {allowed}"))
+        answer = problem(errors.MethodNotAllowed(f"{request.method} is not accepted here; send {allowed}"))
         return with_headers(answer, ("Allow", allowed))
     if isinstance(error, NotFound):
-        return problem(errors.NotFound(f"there is nothing at {request.path!r}; see /docs"))
+        return problem(errors.NotFound(f"there is nothing at {_sent()!r}; see /docs"))
     if isinstance(error, RequestEntityTooLarge):
-        return problem(too_large(settings.web))
+        return problem(too_large(web))
     status = error.code or 500
     return problem(errors.BadRequest("the request cannot be read") if status < 500 else errors.ConvoError())

@@ -1,83 +1,195 @@
-"""Who may do what: a request's key against the keys held in memory; it knows no route's meaning.
+"""Checks the key of a request and its scope, against the keys that this process holds in memory.
 
-The keys are read anew every few seconds, never in a request: a flood of wrong ones costs the database nothing, and
-while it is away the keys known last stay good. A revoked key is refused after ``auth.refresh_seconds`` at the latest.
+Open it to change when a key is good. All keys are read again twice in ``auth.refresh_seconds``, so that a revoked key
+is refused within that time, even where a reading takes half of it. Keys that were not read for three times as long are
+refused all: they may be revoked. For a key that is not held in memory the database is asked (``key_lookup``), so a new
+one is good at once.
+
+A good key is found before a wrong one costs its address anything: others at the same address, behind a proxy that is
+not trusted, do not keep it out.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
+import re
 
 import trio
+from msgspec import Struct
 
-from convo.config import AuthSettings
-from convo.errors import ConvoError, Forbidden, Unauthorized
-from convo.observe import events
+from convo.errors import ConvoError, Forbidden, KeysUnavailable, Unauthorized
+from convo.observe import log_records, metrics
+from convo.settings import AuthSettings
 from convo.store import keys
-from convo.store.keys import PREFIX, Key, Scope
+from convo.store.keys import PREFIX, ApiKey, Scope
 from convo.store.postgres import Postgres
+from convo.web.key_lookup import KeyLookup
+from convo.web.wrong_keys import WrongKeys
 
-Needs = Scope | None
-"""What a route asks for; None: nothing at all."""
+KEYS_AGE_FACTOR = 3
+"""Keys read longer ago than so many times ``auth.refresh_seconds`` are refused."""
 
-_NOBODY = b"\0" * 32
+_READS = 2  # in auth.refresh_seconds
+_AGAIN_SECONDS_MAX = 1.0
+_KEY = re.compile(rf"(?i:bearer) +{PREFIX}([0-9a-f]{{12}})_([0-9A-Za-z_-]{{43}})", re.ASCII)
+
+
+class _Held(Struct, frozen=True, gc=False):
+    """A key, and when it expires by ``trio.current_time()``."""
+
+    key: ApiKey
+    until: float
 
 
 class Authority:
-    """The keys that are good, and which of them were used since the last look."""
+    """The valid keys, when they were read, and which of them were used since."""
 
     def __init__(self, settings: AuthSettings, postgres: Postgres) -> None:
         self._settings = settings
         self._postgres = postgres
-        self._keys: dict[str, Key] = {}
+        self._held: dict[str, _Held] = {}
+        self._mark = ""  # of the keys that were read last; empty where others are held besides
+        self._read_at = -math.inf  # when the reading began whose keys are held
+        self._next_at = -math.inf
+        self._history = 0  # counts how often the database went back
         self._used: set[str] = set()
+        self._age_max = KEYS_AGE_FACTOR * settings.refresh_seconds
+        self._again_seconds = min(_AGAIN_SECONDS_MAX, settings.refresh_seconds / 10)
+        self._wrong = WrongKeys(settings)
+        self._lookup = KeyLookup(postgres, settings.refresh_seconds)
 
-    def check(self, authorization: str, needs: Needs) -> Key | None:
-        """Pass a request whose key may do what the route asks for; return the key, where one was needed.
+    async def check(self, authorization: str, scope: Scope | None, address: str) -> ApiKey | None:
+        """Return the key of a request that has the scope; None where no key is required.
 
         Raises:
-            Unauthorized: there is no key, or none that is good.
-            Forbidden: the key is good for other things.
+            Unauthorized: there is no key, or it is not valid.
+            Forbidden: the key does not have the scope.
+            TooManyRequests: too many wrong keys came from this client's address, or too many unknown ones from all.
+            KeysUnavailable: the database was not asked for too long, or cannot be asked for a key that is not known.
         """
-        if needs is None or not self._settings.keys:
+        if scope is None or not self._settings.keys:
             return None
-        key = self._find(authorization)
+        if not authorization:
+            raise Unauthorized("send a valid key: Authorization: Bearer convo_…; `convo key new` makes one")
+        shown = _KEY.fullmatch(authorization.strip())
+        key = await self._find(shown[1], shown[2], address) if shown else None
         if key is None:
-            raise Unauthorized("send a key that is good: Authorization: Bearer convo_…; `convo key new` makes one")
-        if needs not in key.scopes:
-            raise Forbidden(f"the key {key.key_id} ({key.name}) has the scopes {', '.join(key.scopes)}, not {needs}")
+            if shown is None:
+                self._wrong.take(address)
+            metrics.keys_refused_total.labels("wrong").inc()
+            raise Unauthorized("this key is not valid: it is misspelt, revoked or expired; `convo key list` shows more")
+        if scope not in key.scopes:
+            raise Forbidden(f"the key {key.key_id} ({key.name}) has the scopes {', '.join(key.scopes)}, not {scope}")
         self._used.add(key.key_id)
         return key
 
-    def _find(self, authorization: str) -> Key | None:
-        scheme, _, text = authorization.strip().partition(" ")
-        key_id, _, secret = text.strip().removeprefix(PREFIX).partition("_")
-        known = self._keys.get(key_id)
-        # The same work for an id that is not known: how long it takes says nothing.
-        same = hmac.compare_digest(keys.digest_of(secret), _NOBODY if known is None else known.digest)
-        return known if same and known is not None and scheme.lower() == "bearer" else None
+    async def _find(self, key_id: str, secret: str, address: str) -> ApiKey | None:
+        now = trio.current_time()
+        self._check_age(now)
+        held = self._held.get(key_id)
+        if held is not None and _fits(held.key, secret):
+            if now < held.until:
+                return held.key
+            self._wrong.take(address)
+            return None
+        if held is not None or self._lookup.knows_none(key_id, now):
+            self._wrong.take(address)
+            return None
+        return await self._ask(key_id, secret, address)
 
-    async def refresh(self) -> None:
-        """Read the keys anew, and note which were used.
+    async def _ask(self, key_id: str, secret: str, address: str) -> ApiKey | None:
+        # Many requests that show one new key at the same time count as one wrong key until it is found.
+        history = self._history
+        first = not self._lookup.asks_for(key_id)
+        if first:
+            self._wrong.take(address)
+        found = await self._lookup.ask(key_id)
+        if found is None or not _fits(found.key, secret):
+            if not first:
+                self._wrong.take(address, even_in_debt=True)
+            return None
+        if first:
+            self._wrong.give_back(address)
+        if history == self._history and found.asked_at >= self._read_at:
+            # Without a mark: were it revoked before the next reading, the keys would have the same mark as before it.
+            self._mark = ""
+            self._held[key_id] = _Held(found.key, _expiry(found.key, found.asked_at))
+        return found.key
+
+    def _check_age(self, now: float) -> None:
+        age = now - self._read_at
+        if age <= self._age_max:
+            return
+        metrics.keys_refused_total.labels("not_read").inc()
+        since = "yet" if age == math.inf else f"for {age:.0f} s, more than {KEYS_AGE_FACTOR} × auth.refresh_seconds"
+        raise KeysUnavailable(
+            f"the keys could not be read from the database {since}: no key is accepted until they are",
+            retry_after_seconds=self._again_seconds,
+        )
+
+    def forget(self) -> None:
+        """Drop all keys: the database went back, and one that was revoked may be good there, or one not made yet."""
+        self._history += 1
+        self._held, self._mark, self._used, self._read_at = {}, "", set(), -math.inf
+        self._lookup.forget()
+
+    async def refresh_now(self) -> None:
+        """Read the keys again at once, and record which were used.
 
         Raises:
-            DatabaseUnavailable, DeadlineExceeded: the ones known before stay good.
+            DatabaseUnavailable, DeadlineExceeded: the keys known before stay valid until they are too old.
         """
+        if not self._settings.keys:
+            return
+        asked_at, history = trio.current_time(), self._history
+        mark = self._mark
+        good = await keys.read_good(self._postgres, mark)
+        if good.keys is None and mark != self._mark:
+            # They are unchanged since the mark, but what is held has changed meanwhile.
+            good = await keys.read_good(self._postgres)
+        # Of two readings the one that began later counts, whichever ends first.
+        if history == self._history and asked_at >= self._read_at:
+            if good.keys is not None:
+                self._held = {key.key_id: _Held(key, _expiry(key, asked_at)) for key in good.keys}
+                self._mark = good.mark
+            self._read_at = asked_at
+            self._next_at = asked_at + self._settings.refresh_seconds / _READS
+        await self._note_used()
+
+    async def _note_used(self) -> None:
+        # After the reading, and no part of it: what is only for people to read must not keep a revoked key alive.
         used, self._used = self._used, set()
+        if not used:
+            return
         try:
-            if used:
-                await keys.note_used(self._postgres, used)
-            self._keys = {key.key_id: key for key in await keys.good(self._postgres)}
-        except ConvoError:
+            await keys.note_used(self._postgres, used)
+        except ConvoError as error:
             self._used |= used
-            raise
+            log_records.key_use_not_noted(reason=error.detail)
+
+    async def refresh(self) -> None:
+        """Read the keys again, or log why that was not possible, and try again soon."""
+        try:
+            await self.refresh_now()
+        except ConvoError as error:
+            now = trio.current_time()
+            self._next_at = now + self._again_seconds
+            log_records.keys_failed(reason=error.detail)
+            if now - self._read_at > self._age_max:
+                log_records.keys_too_old(reason=error.detail)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read the keys anew every few seconds until cancelled."""
+        """Read the keys again and again until cancelled."""
         task_status.started()
-        while True:
-            try:
-                await self.refresh()
-            except ConvoError as error:
-                events.keys_failed(reason=error.detail)
-            await trio.sleep(self._settings.refresh_seconds)
+        while self._settings.keys:
+            await trio.sleep_until(self._next_at)
+            await self.refresh()
+
+
+def _fits(key: ApiKey, secret: str) -> bool:
+    return hmac.compare_digest(keys.digest_of(secret), key.digest)
+
+
+def _expiry(key: ApiKey, asked_at: float) -> float:
+    return math.inf if key.expires_in is None else asked_at + key.expires_in

@@ -1,4 +1,4 @@
-"""What one client may send: token buckets by address, in requests and in bytes; it knows no route.
+"""Limits what one client may send in a second, in requests and in bytes, by token buckets.
 
 The headers are those of draft-ietf-httpapi-ratelimit-headers-09.
 """
@@ -6,69 +6,81 @@ The headers are those of draft-ietf-httpapi-ratelimit-headers-09.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import trio
 from msgspec import Struct
 
-from convo.config import ClientsSettings
 from convo.errors import TooManyRequests
+from convo.http.addresses import client_network
+from convo.settings import ClientsSettings
+from convo.web.buckets import Buckets
 
-Headers = Sequence[tuple[str, str]]
+AnswerHeaders = Sequence[tuple[str, str]]
 
-
-class _Bucket:
-    """Tokens that come at a rate, up to a burst; a request may take more than there are and leave a debt."""
-
-    __slots__ = ("at", "tokens")
-
-    def __init__(self, burst: float, now: float) -> None:
-        self.tokens = burst
-        self.at = now
-
-    def fill(self, rate: float, burst: float, now: float) -> None:
-        self.tokens = min(burst, self.tokens + (now - self.at) * rate)
-        self.at = now
+_REQUESTS, _BYTES = range(2)
+# Times are sums of fractions of a second: 9.999999999 tokens are 10.
+_INEXACT = 1e-6
 
 
-class _Rule(Struct, frozen=True, kw_only=True):
-    """One kind of token: its name and unit in the headers, how many come a second, how many are kept."""
+class LimitRule(Struct, frozen=True, kw_only=True):
+    """One limit of a client, by its place: its name and unit, the tokens added in a second, and those kept at most."""
 
-    name: str
-    unit: str
+    place: int = _REQUESTS
+    name: str = "requests"
+    unit: str = ""
     rate: float
     burst: float
 
     @property
     def policy(self) -> str:
-        """Write this rule as a client reads it: ``burst`` tokens in the seconds that fill the bucket."""
+        """Return the rule as a header shows it: ``burst`` tokens in the seconds that fill the bucket."""
         return f'"{self.name}";q={math.floor(self.burst)};w={max(1, math.ceil(self.burst / self.rate))}{self.unit}'
 
-    def limit(self, bucket: _Bucket) -> str:
-        """Write what is left, and in how many seconds the bucket is full again."""
-        full = math.ceil(max(0.0, self.burst - bucket.tokens) / self.rate)
-        return f'"{self.name}";r={max(0, math.floor(bucket.tokens))};t={full}'
+    def limit(self, full_at: list[float], now: float) -> str:
+        """Return what is left, and in how many seconds the bucket is full again, as a header shows it."""
+        full = math.ceil(max(0.0, full_at[self.place] - now) - _INEXACT)
+        return f'"{self.name}";r={max(0, math.floor(self.tokens(full_at, now) + _INEXACT))};t={full}'
+
+    def tokens(self, full_at: list[float], now: float) -> float:
+        """Return how many tokens are left; below 0 is a debt."""
+        return self.burst - max(0.0, full_at[self.place] - now) * self.rate
+
+    def seconds_to_wait(self, full_at: list[float], now: float) -> float:
+        """Return in how many seconds there is a token; 0 where there is one."""
+        missing = 1 - self.tokens(full_at, now)
+        return missing / self.rate if missing > _INEXACT else 0.0
+
+    def take(self, full_at: list[float], now: float, tokens: float) -> None:
+        """Take tokens, which may leave a debt; a number below 0 gives them back."""
+        full_at[self.place] = max(now, full_at[self.place]) + tokens / self.rate
 
 
 class Clients:
-    """The buckets of the clients seen last; whoever is forgotten begins with full ones."""
+    """The limits of all clients: by key where clients have keys, by address otherwise."""
 
     def __init__(self, settings: ClientsSettings) -> None:
         rules = (
-            ("requests", "", settings.requests_per_second, settings.requests_burst),
-            ("bytes", ';qu="content-bytes"', settings.bytes_per_second, settings.bytes_burst),
+            LimitRule(rate=settings.requests_per_second, burst=settings.requests_burst),
+            LimitRule(
+                place=_BYTES,
+                name="bytes",
+                unit=';qu="content-bytes"',
+                rate=settings.bytes_per_second,
+                burst=settings.bytes_burst,
+            ),
         )
-        self._rules = tuple(
-            _Rule(name=name, unit=unit, rate=rate, burst=burst) for name, unit, rate, burst in rules if rate
-        )
-        self._tracked_max = settings.tracked_max
-        self._buckets: OrderedDict[str, tuple[_Bucket, ...]] = OrderedDict()
+        self._rules = tuple(rule for rule in rules if rule.rate)
+        self._buckets = Buckets(len(rules), settings.tracked_max)
 
-    def spend(self, client: str, bytes_: int, own_per_second: float = 0.0) -> Headers:
-        """Take one request of so many bytes from the client's buckets; return the headers that tell it what is left.
+    def spend_at(self, address: str, bytes_: int) -> AnswerHeaders:
+        """Take one request of ``bytes_`` from what the client at an address may send; as ``spend``."""
+        return self.spend(client_network(address), bytes_) if self._rules else ()
 
-        ``own_per_second`` is how many requests a second this client may send, in the place of what all may; 0 for none.
+    def spend(self, client: str, bytes_: int, own_per_second: float = 0.0) -> AnswerHeaders:
+        """Take one request of ``bytes_`` from the client's buckets; return the headers that report what is left.
+
+        ``own_per_second`` is this client's own limit of requests in a second, instead of the common one; 0 for none.
 
         Raises:
             TooManyRequests: a bucket is empty; nothing was taken.
@@ -77,38 +89,24 @@ class Clients:
         if not rules:
             return ()
         now = trio.current_time()
-        buckets = self._of(client, rules, now)
-        for rule, bucket in zip(rules, buckets, strict=True):
-            bucket.fill(rule.rate, rule.burst, now)
-        empty = [(rule, bucket) for rule, bucket in zip(rules, buckets, strict=True) if bucket.tokens < 1]
-        if not empty:
-            for rule, bucket in zip(rules, buckets, strict=True):
-                bucket.tokens -= bytes_ if rule.name == "bytes" else 1
-        headers = _headers(rules, buckets)
-        if empty:
-            seconds = max((1 - bucket.tokens) / rule.rate for rule, bucket in empty)
-            rule = empty[0][0]
-            raise TooManyRequests(
-                f"{client} is over its {rule.rate:g} {rule.name} a second",
-                retry_after_seconds=seconds,
-                headers=headers,
-            )
-        return headers
+        full_at = self._buckets.of(client, now)
+        waits = [rule.seconds_to_wait(full_at, now) for rule in rules]
+        if not any(waits):
+            for rule in rules:
+                rule.take(full_at, now, bytes_ if rule.place == _BYTES else 1)
+            return _headers(rules, full_at, now)
+        rule = next(rule for rule, wait in zip(rules, waits, strict=True) if wait)
+        raise TooManyRequests(
+            f"{client} is over its limit of {rule.rate:g} {rule.name} a second",
+            retry_after_seconds=max(waits),
+            headers=_headers(rules, full_at, now),
+        )
 
-    def _rules_of(self, own_per_second: float) -> tuple[_Rule, ...]:
-        own = _Rule(name="requests", unit="", rate=own_per_second, burst=max(1.0, own_per_second))
-        return (own, *(rule for rule in self._rules if rule.name != "requests"))
-
-    def _of(self, client: str, rules: Sequence[_Rule], now: float) -> tuple[_Bucket, ...]:
-        buckets = self._buckets.pop(client, ())
-        if len(buckets) != len(rules):
-            buckets = tuple(_Bucket(rule.burst, now) for rule in rules)
-        self._buckets[client] = buckets
-        if len(self._buckets) > self._tracked_max:
-            self._buckets.popitem(last=False)
-        return buckets
+    def _rules_of(self, own_per_second: float) -> tuple[LimitRule, ...]:
+        own = LimitRule(rate=own_per_second, burst=max(1.0, own_per_second))
+        return (own, *(rule for rule in self._rules if rule.place != _REQUESTS))
 
 
-def _headers(rules: Sequence[_Rule], buckets: Sequence[_Bucket]) -> Headers:
-    limits = (rule.limit(bucket) for rule, bucket in zip(rules, buckets, strict=True))
+def _headers(rules: Sequence[LimitRule], full_at: list[float], now: float) -> AnswerHeaders:
+    limits = (rule.limit(full_at, now) for rule in rules)
     return [("RateLimit-Policy", ", ".join(rule.policy for rule in rules)), ("RateLimit", ", ".join(limits))]

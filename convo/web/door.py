@@ -1,93 +1,145 @@
-"""What every request passes, as plain functions: its head, its budget, and errors as answers.
+"""The checks that every request passes before its route function, and what becomes of an error: an answer.
 
-It knows no framework: both doors, the Quart app's and the connection's own, call the same functions.
+Open this file to change who may call what, how long a request may take, or how a request is counted. Both servers, the
+framework's and our own connection, come through here.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from types import MappingProxyType
 
-import msgspec
 import trio
 from msgspec import Struct, structs
 
-from convo.config import Settings, WebSettings, slow_seconds
-from convo.deadline import deadline
-from convo.errors import BadRequest, ConvoError, DeadlineExceeded, TooLarge, Unavailable, UnsupportedMedia
-from convo.observe import events, metrics
-from convo.web import answers
+from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Invalid, NotFound, UnsupportedMedia
+from convo.http.request_body import too_large
+from convo.ladder import slow_seconds
+from convo.observe import log_records, metrics
+from convo.runtime.deadline import deadline
+from convo.settings import Settings, WebSettings
+from convo.web import queries
+from convo.web.authority import Authority
+from convo.web.browsers import Browsers
+from convo.web.clients import AnswerHeaders, Clients
+from convo.web.description.messages import JSON, METHODS, Answer, Head, Read, problem, with_headers
+from convo.web.description.routes import ROUTES, Route
+from convo.web.raw_path import IDS
+from convo.web.readiness import Readiness
 
-JSON = "application/json"
-PROBLEM = "application/problem+json"
-_RETRY_AFTER_SECONDS = 1.0
-# Anything may stand as a method; a metric's label takes only the known ones.
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+# Not a dict: msgspec would copy it for every request.
+_NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
-class Head(Struct, frozen=True, kw_only=True, gc=False):
-    """What a door has read of a request before its body.
+class RouteRequest(Struct, frozen=True, kw_only=True, gc=False):
+    """What a route function is called with; ``values`` are those in the path, ``query`` those that the door read."""
 
-    ``started`` is when its first byte came, by ``trio.current_time()``; ``peer`` the address it came from. Of the
-    headers only those that decide something stand here, empty where the client sent none.
-    """
-
-    method: str
-    path: str
-    peer: str
-    started: float
-    content_type: str = ""
-    content_encoding: str = ""
-    content_length: int | None = None
-    request_timeout: str = ""
-    authorization: str = ""
+    head: Head
+    read: Read
+    values: Mapping[str, str] = _NO_VALUES
+    query: Mapping[str, str] = _NO_VALUES
+    if_none_match: str = ""
+    on_operations: bool = False
 
 
-class Answer(Struct, frozen=True, kw_only=True, gc=False):
-    """An answer before it meets a framework; ``headers`` come besides the content type and length.
-
-    ``code`` is the problem's, empty for an answer that is none; ``timed`` says that Server-Timing is among the headers.
-    """
-
-    status: int
-    body: bytes
-    content_type: str = JSON
-    headers: Sequence[tuple[str, str]] = ()
-    code: str = ""
-    timed: bool = False
+RouteFunction = Callable[[RouteRequest], Awaitable[Answer]]
 
 
-def problem(error: ConvoError, conversation_id: str | None = None) -> Answer:
-    """Turn an error into its answer; ``conversation_id`` where the error itself does not know it."""
-    headers = list(error.headers)
-    if isinstance(error, Unavailable) or error.retry_after_seconds is not None:
-        headers.append(("Retry-After", str(math.ceil(error.retry_after_seconds or _RETRY_AFTER_SECONDS))))
-    body = encode(answers.problem(error, conversation_id or error.conversation_id))
-    return Answer(status=error.status, body=body, content_type=PROBLEM, headers=headers, code=error.code)
+class Door(Struct, frozen=True, kw_only=True):
+    """What the checks need: who may call, whether the process is ready, the keys, and what each client has sent."""
+
+    browsers: Browsers
+    readiness: Readiness
+    authority: Authority
+    clients: Clients
+    raw_bytes_max: int
+
+    async def pass_on(self, route: Route, request: RouteRequest, function: RouteFunction) -> Answer:
+        """Answer a request by its route function, if it passes the checks of its route.
+
+        Raises:
+            UnknownHost, CrossSite: as ``Browsers.check``.
+            NotFound: the route is not served on the operations' own address, or a value in the path can be no id.
+            Unavailable: the database is not migrated yet.
+            Unauthorized, Forbidden, TooManyRequests, KeysUnavailable: as ``let_in``.
+            Invalid: the query holds a parameter that the route does not take, or an id in the path is a dot segment.
+        """
+        if self.browsers.checks or request.on_operations:
+            self.browsers.check(request.head, on_operations=request.on_operations)
+        if request.on_operations:
+            if not route.on_operations:
+                raise NotFound(f"this address serves only {_ON_OPERATIONS}")
+            return await function(_with_query(route, request))
+        if route.needs_database:
+            self.readiness.check()
+        headers = await self.let_in(route, request.head)
+        request = _with_query(route, request)
+        if not request.values:
+            return with_headers(await function(request), *headers)
+        _check_values(request.values)
+        return with_headers(await self._with_id(request, function), *headers)
+
+    async def _with_id(self, request: RouteRequest, function: RouteFunction) -> Answer:
+        conversation_id = request.values.get("conversation_id")
+        if conversation_id is None:
+            return await function(request)
+        try:
+            with log_records.bound(conversation_id=conversation_id):
+                return await function(request)
+        except ConvoError as error:
+            error.conversation_id = conversation_id
+            # "end" may be an id, so it is looked for; but whoever means the other route has to learn of its method.
+            if isinstance(error, NotFound) and request.head.path in _POSTED:
+                error.detail += f"; to send a conversation to {request.head.path}, use POST"
+            raise
+
+    async def let_in(self, route: Route, head: Head) -> AnswerHeaders:
+        """Check the request's key against the route's scope, and count the request against its client's limit.
+
+        Return the headers that report the limit.
+
+        Raises:
+            Unauthorized, Forbidden: the key is missing, unknown, or lacks the scope.
+            TooManyRequests: the client is over its limit, or its address has shown too many wrong keys.
+            KeysUnavailable: no key can be checked now.
+        """
+        key = await self.authority.check(head.authorization, route.scope, head.peer)
+        if key is not None:
+            log_records.request_key.set(key.key_id)
+        if not route.needs_database:
+            return ()
+        bytes_ = 0
+        if route.takes_conversation:
+            # A body without a length may become as large as the limit; one that announces more is refused at the limit.
+            bytes_ = self.raw_bytes_max if head.content_length is None else min(head.content_length, self.raw_bytes_max)
+        if key is None:
+            return self.clients.spend_at(head.peer, bytes_)
+        return self.clients.spend(key.key_id, bytes_, key.requests_per_second)
 
 
-def with_headers(answer: Answer, *headers: tuple[str, str]) -> Answer:
-    """Return the answer with more headers."""
-    return structs.replace(answer, headers=[*answer.headers, *headers]) if headers else answer
+def _with_query(route: Route, request: RouteRequest) -> RouteRequest:
+    query = request.head.query
+    return structs.replace(request, query=queries.read_query(query, route.query_names)) if query else request
 
 
-def encode(value: Any) -> bytes:
-    """Encode an answer's body."""
-    return _ENCODER.encode(value)
+def _check_values(values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        if "\x00" in value:
+            raise NotFound("no id contains a NUL character")
+        # A client, a proxy or a server may take such a segment out of a path: no stored id is one.
+        if name in IDS and value in (".", ".."):
+            raise Invalid(f"{value!r} cannot be an id", path=name)
 
 
-_ENCODER = msgspec.json.Encoder()
-
-
-# --- the head
+_POSTED = {route.path for route in ROUTES if route.method == "post" and "{" not in route.path}
+_ON_OPERATIONS = ", ".join(sorted(route.path for route in ROUTES if route.on_operations))
 
 
 def check_head(head: Head, settings: WebSettings) -> None:
-    """Refuse by the head alone what need not be read.
+    """Check what the head says of the body, before the body is read.
 
     Raises:
         UnsupportedMedia: the content type is not JSON.
@@ -97,32 +149,28 @@ def check_head(head: Head, settings: WebSettings) -> None:
     if kind != JSON:
         kind = kind.partition(";")[0].strip().lower()
     if kind != JSON and not (kind.startswith("application/") and kind.endswith("+json")):
-        raise UnsupportedMedia(f"content type {head.content_type!r} is not taken; send {JSON}")
-    if head.content_length is not None and head.content_length > settings.body_bytes_max:
+        raise UnsupportedMedia(f"content type {head.content_type!r} is not supported; send {JSON}")
+    if head.content_length is not None and head.content_length > settings.raw_bytes_max:
         raise too_large(settings, head.content_length)
 
 
-def too_large(settings: WebSettings, size: int | None = None) -> TooLarge:
-    """Return the error for a body over the limit."""
-    sent = "" if size is None else f" of {size} bytes"
-    return TooLarge(f"a body{sent} is over web.body_bytes_max = {settings.body_bytes_max} bytes")
-
-
 def budget_seconds(head: Head, settings: WebSettings) -> float:
-    """Return what the whole request may take: ``web.request_seconds``, or less where the client says so.
+    """Return how long the whole request may take: ``web.request_seconds``, or less if the client asks for less.
 
     Raises:
-        BadRequest: ``Request-Timeout`` is not a number of seconds.
+        BadRequest: ``Request-Timeout`` is not a number of seconds, or is 0.
     """
     asked = head.request_timeout
     if not asked or not (asked := asked.strip()):
         return settings.request_seconds
-    if not _SECONDS.fullmatch(asked):
-        raise BadRequest(f"Request-Timeout {asked!r} is not a number of seconds", path="Request-Timeout")
-    return min(settings.request_seconds, float(asked))
-
-
-# --- the request as a whole
+    seconds = float(asked) if _SECONDS.fullmatch(asked) else 0.0
+    # 0 would end every request before it begins: whoever sends it does not mean it.
+    if not seconds:
+        raise BadRequest(
+            f"Request-Timeout {asked[:40]!r} is not a number of seconds, above 0 and of at most nine digits",
+            path="Request-Timeout",
+        )
+    return min(settings.request_seconds, seconds)
 
 
 async def answered(
@@ -132,27 +180,28 @@ async def answered(
     serve: Callable[[], Awaitable[Answer]],
     bound: Callable[[float], AbstractContextManager[object]] | None = None,
 ) -> Answer:
-    """Serve one request inside its budget, and make an answer of whatever happens; here one request ends.
+    """Serve one request within its budget and return an answer in any case: errors end here, bugs too.
 
-    A door that has a cancel scope already gives ``bound``, which bounds a block to so many seconds from the head on.
+    ``route`` is its label in metrics and logs. A caller with a cancel scope of its own gives ``bound``: a second scope
+    would cost as much as reading the head.
     """
+    method = head.method if head.method in METHODS else "other"
     try:
         budget = budget_seconds(head, settings.web)
         with deadline("web.request", budget, since=head.started) if bound is None else bound(budget):
             answer = await serve()
     except ConvoError as error:
         answer = problem(error)
-    except Exception as error:  # noqa: BLE001  (one request's bug is that request's end, and nobody else's)
-        events.request_failed(route=route, method=head.method, error=error)
-        answer = problem(ConvoError("an unexpected error; it is in the log"))
+    except Exception as error:  # noqa: BLE001  (a bug ends one request and no other)
+        log_records.request_failed(route=route, method=method, error=error)
+        answer = problem(ConvoError("an unexpected error; the log has the details"))
     seconds = trio.current_time() - head.started
-    method = head.method if head.method in METHODS else "other"
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
-    # A client that tightens its budget hears of it, and nobody else.
+    # This counts our own limit: a client that shortens its budget and misses it is no fault of ours.
     if answer.code == DeadlineExceeded.code and not head.request_timeout:
         metrics.requests_on_deadline_total.inc()
     if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
-        events.slow_request(route=route, method=head.method, status=answer.status, seconds=seconds)
+        log_records.slow_request(route=route, method=method, status=answer.status, seconds=seconds)
     if answer.timed:
         return answer
     return with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))

@@ -1,4 +1,4 @@
-"""``GET /v1/conversations/{id}/explain``: why a conversation stands as it does; it knows no framework."""
+"""The route ``GET /v1/conversations/{id}/explain``: why a conversation is in its state."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from convo.conversation.cause import Standing, cause
 from convo.resilience.dependency import Dependency
-from convo.store.explain import Explained, explain
+from convo.store.job_sql import SUSPECT_AT
+from convo.store.jobs.cause import Standing, cause
+from convo.store.jobs.explain import Explained, read_explanation
 from convo.store.postgres import Postgres
-from convo.store.states import SUSPECT_AT
-from convo.web import answers
-from convo.web.door import Answer, encode
+from convo.web.description import views
+from convo.web.description.messages import Answer, encode
+from convo.web.reads import Reads
 
 
-class Explaining(Struct, frozen=True, kw_only=True):
-    """What the route works with; ``dependencies`` are those that this process calls, by name."""
+class ExplainRoute(Struct, frozen=True, kw_only=True):
+    """The explain route, with what it needs; ``dependencies`` are those that this process calls, by name."""
 
     postgres: Postgres
+    reads: Reads
     dependencies: Mapping[str, Dependency]
 
     async def explain(self, conversation_id: str) -> Answer:
-        """Answer with the cause of a conversation's state, its place in the line and every run so far.
+        """Answer with the cause of a conversation's state, how many jobs come before it, and its newest runs.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no conversation has this id.
         """
-        found = await explain(self.postgres, conversation_id)
+        with self.reads.begin():
+            found = await read_explanation(self.postgres, conversation_id)
         row = found.row
-        because = cause(Standing(**{name: row[name] for name in _STANDING}, suspect_at=SUSPECT_AT))
+        standing = {name: row[name] for name in _STANDING}
+        because = cause(Standing(**standing, leased_by=row["holder"], served=found.served, suspect_at=SUSPECT_AT))
         ahead, rate = found.ahead, found.rate
-        view = answers.ExplainView(
+        view = views.ExplainView(
             conversation_id=conversation_id,
             state=row["state"],
             cause=because,
@@ -44,24 +48,24 @@ class Explaining(Struct, frozen=True, kw_only=True):
             attempts=row["attempts"],
             crashes=row["crashes"],
             runs=_runs(found),
-            links=answers.links(conversation_id),
+            links=views.links(conversation_id),
         )
         return Answer(status=200, body=encode(view))
 
     def _here(self, waits_for: str) -> str | None:
         dependency = self.dependencies.get(waits_for)
-        return None if dependency is None else dependency.told()
+        return None if dependency is None else dependency.described()
 
 
 _STANDING = (
     *("state", "now", "attempts", "crashes", "delayed", "available_at", "waits_for", "parked_since"),
-    *("leased_at", "leased_until", "leased_by", "last_error", "ended_at"),
+    *("leased_at", "leased_until", "last_error", "ended_at"),
 )
 
 
-def _runs(found: Explained) -> tuple[answers.RunView, ...]:
+def _runs(found: Explained) -> tuple[views.RunView, ...]:
     return tuple(
-        answers.RunView(
+        views.RunView(
             began_at=run["began_at"],
             ended_at=run["ended_at"],
             ending=run["ending"],

@@ -1,108 +1,113 @@
-"""``/livez``, ``/readyz``, ``/metrics``, ``/debug/tasks``, ``/openapi.json`` and ``/docs``; it knows no framework."""
+"""The routes for operators: ``/livez``, ``/readyz``, ``/metrics``, ``/debug/tasks`` and ``/v1/alerts``."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from convo import tasks
-from convo.alerts.delivery import Outbox
+from convo.alerts.delivery import SinkQueue
 from convo.alerts.keeper import Alerts
-from convo.deadline import deadline
 from convo.errors import ConvoError, Forbidden
 from convo.observe import metrics
-from convo.web import answers, docs, openapi
-from convo.web.door import Answer, encode
+from convo.runtime import tasks, threads
+from convo.runtime.deadline import deadline
+from convo.web.description import service_views
+from convo.web.description.messages import Answer, encode
+from convo.web.pings import DATABASE_PING, Pings
 from convo.web.readiness import Readiness
 
-Ping = Callable[[], Awaitable[None]]
-DATABASE = "database"
-_METRICS_SECONDS = 5.0
+_METRICS_SECONDS = _TASKS_SECONDS = 5.0
 _RETRY_AFTER = "1"
 
 
-class Operations(Struct, frozen=True, kw_only=True):
-    """What the operational routes work with; ``pings`` asks each dependency, by name, for nothing."""
+class OperationsRoutes(Struct, frozen=True, kw_only=True):
+    """The routes for operators, with what they need.
+
+    ``check_stores`` raises while the database stores nothing. ``learnt`` returns what was learnt of a server.
+    """
 
     readiness: Readiness
-    pings: Mapping[str, Ping]
+    pings: Pings
+    check_stores: Callable[[], None]
     alerts: Alerts
+    learnt: Mapping[str, Callable[[], str]] = {}
 
     async def livez(self) -> Answer:
-        """Answer that the process lives and its loop turns."""
-        return Answer(status=200, body=encode(answers.LiveView()))
+        """Answer that the process runs; that it answers at all shows that its loop runs."""
+        return Answer(status=200, body=encode(service_views.LiveView()))
 
     async def readyz(self) -> Answer:
-        """Answer whether requests can be served, with each dependency's ping and its time."""
-        found: dict[str, answers.DependencyView] = {}
-
-        async def ask(name: str, ping: Ping) -> None:
-            found[name] = await _pinged(ping)
-
-        async with trio.open_nursery() as nursery:
-            for name, ping in self.pings.items():
-                nursery.start_soon(ask, name, ping)
+        """Answer whether requests can be served, with the last ping of each dependency."""
+        found = self.pings.shown()
+        try:
+            self.check_stores()
+        except ConvoError as error:
+            # It may answer and store nothing: a commit has failed a moment ago.
+            if found[DATABASE_PING].ok:
+                found[DATABASE_PING] = structs.replace(found[DATABASE_PING], ok=False, detail=error.detail)
         phase = self.readiness.phase
-        # Only the database decides: what the analysis needs may be away, and conversations are still safe here.
-        status = phase if phase != "open" else "ready" if found[DATABASE].ok else "unavailable"
-        in_order = {name: found[name] for name in self.pings}
-        view = answers.ReadyView(status=status, dependencies=in_order, warnings=tuple(self.readiness.warnings))
+        # Only the database decides: without the model or the memory service, conversations are still stored safely.
+        status = phase if phase != "open" else "ready" if found[DATABASE_PING].ok else "unavailable"
+        shown = {name: self._with_learnt(name, view) for name, view in found.items()}
+        view = service_views.ReadyView(status=status, dependencies=shown, warnings=self.readiness.shown_warnings)
         if status == "ready":
             return Answer(status=200, body=encode(view))
         return Answer(status=503, body=encode(view), headers=[("Retry-After", _RETRY_AFTER)])
 
+    def _with_learnt(self, name: str, view: service_views.DependencyView) -> service_views.DependencyView:
+        learnt = self.learnt[name]() if name in self.learnt else ""
+        return structs.replace(view, takes=learnt) if learnt else view
+
     async def metrics(self) -> Answer:
-        """Answer with the figures in Prometheus' text form."""
+        """Answer with the metrics in Prometheus' text format."""
         with deadline("web.metrics", _METRICS_SECONDS):
-            # Some milliseconds of work: too long for the loop.
-            body = await trio.to_thread.run_sync(metrics.exposition, abandon_on_cancel=True)
+            # Some milliseconds of work: too long for the loop, which all requests share.
+            body = await trio.to_thread.run_sync(metrics.exposition, abandon_on_cancel=True, limiter=threads.OPERATIONS)
         return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
 
     async def tasks(self, peer: str | None) -> Answer:
-        """Answer with every task and where it waits; ``peer`` is whoever asks, None where a key was shown.
+        """Answer with every task and where it waits; ``peer`` is the client's address, None for a trusted client.
 
         Raises:
-            Forbidden: without keys, ``peer`` is not an address of this machine itself.
+            Forbidden: ``peer`` is not an address of this machine.
         """
         if peer is not None and not _is_here(peer):
-            raise Forbidden(f"/debug is for this machine's own addresses, not for {peer or 'one without an address'}")
-        root = tasks.tree()
-        count = sum(1 for _ in tasks.flat(root))
-        return Answer(status=200, body=encode(answers.TasksView(pid=os.getpid(), tasks=count, root=root)))
+            raise Forbidden(f"/debug is for this machine's own addresses, not for {peer or 'an unknown one'}")
+        root = await tasks.tree()
+
+        def make() -> bytes:
+            count = sum(1 for _ in tasks.flat(root))
+            return encode(service_views.TasksView(pid=os.getpid(), tasks=count, root=root))
+
+        with deadline("web.tasks", _TASKS_SECONDS):
+            body = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=threads.OPERATIONS)
+        return Answer(status=200, body=body)
 
     async def show_alerts(self) -> Answer:
-        """Answer with the alerts of this process, those that last and those that ended lately."""
+        """Answer with the active and the recent alerts of this process."""
         shown = self.alerts.show()
-        view = answers.AlertsView(active=shown.active, recent=shown.recent, leads=shown.leads, sinks=shown.sinks)
+        view = service_views.AlertsView(active=shown.active, recent=shown.recent, leads=shown.leads, sinks=shown.sinks)
         return Answer(status=200, body=encode(view))
 
     async def test_alerts(self) -> Answer:
-        """Send a test alert through every sink at once, and answer how each took it."""
+        """Send a test alert to every sink at once, and answer with the result of each."""
         message = self.alerts.test_message()
-        found: dict[str, answers.SinkTestView] = {}
+        found: dict[str, service_views.SinkTestView] = {}
 
-        async def send(outbox: Outbox) -> None:
-            failure = await outbox.test(message)
-            name = outbox.sink.name
-            found[name] = answers.SinkTestView(sink=name, ok=failure is None, detail=failure)
+        async def send(queue: SinkQueue) -> None:
+            failure = await queue.test(message)
+            name = queue.sink.name
+            found[name] = service_views.SinkTestView(sink=name, ok=failure is None, detail=failure)
 
         async with trio.open_nursery() as nursery:
-            for outbox in self.alerts.outboxes:
-                nursery.start_soon(send, outbox)
-        in_order = tuple(found[outbox.sink.name] for outbox in self.alerts.outboxes)
-        return Answer(status=200, body=encode(answers.AlertsTestView(sinks=in_order)))
-
-    async def openapi(self) -> Answer:
-        """Answer with the description of this API."""
-        return Answer(status=200, body=encode(openapi.document()))
-
-    async def docs(self) -> Answer:
-        """Answer with a page that shows the description."""
-        return Answer(status=200, body=docs.page().encode(), content_type="text/html; charset=utf-8")
+            for queue in self.alerts.sink_queues:
+                nursery.start_soon(send, queue)
+        in_order = tuple(found[queue.sink.name] for queue in self.alerts.sink_queues)
+        return Answer(status=200, body=encode(service_views.AlertsTestView(sinks=in_order)))
 
 
 def _is_here(peer: str) -> bool:
@@ -112,12 +117,3 @@ def _is_here(peer: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return (mapped or address).is_loopback
-
-
-async def _pinged(ping: Ping) -> answers.DependencyView:
-    started = trio.current_time()
-    try:
-        await ping()
-    except ConvoError as error:
-        return answers.DependencyView(ok=False, seconds=trio.current_time() - started, detail=error.detail)
-    return answers.DependencyView(ok=True, seconds=trio.current_time() - started)

@@ -8,6 +8,7 @@ out; ``RSS`` is its memory after the round.
 
     .venv/bin/python scripts/bench/accept.py                        # all of it: about 25 minutes
     .venv/bin/python scripts/bench/accept.py --targets convo,ceiling --sizes 4 --connections 32 --seconds 2
+    git worktree add /tmp/before v0.1.0                             # and --earlier /tmp/before: both in one run
 
 Targets: convo (it only accepts), busy (it accepts and analyses), ceiling (ceiling.py), empty (empty_app.py: stores
 nothing), seed_before, seed_after_jsonb, seed_after_message, procrastinate, celery (peers/).
@@ -65,13 +66,13 @@ Cell = tuple[int, int]
 """A size in KB and a number of connections."""
 
 
-def _convo(name: str, workers: int) -> Start:
+def _convo(name: str, workers: int, tree: Path = servers.ROOT) -> Start:
     @contextlib.contextmanager
     def start(place: Place) -> Iterator[Server]:
         folder = place.folder / name
         folder.mkdir()
         settings = {"jobs.workers": str(workers)}
-        with databases.database(place.postgres, name) as url, servers.convo(folder, url, settings) as server:
+        with databases.database(place.postgres, name) as url, servers.convo(folder, url, settings, tree=tree) as server:
             yield server
 
     return start
@@ -126,7 +127,10 @@ def main() -> int:
         }
         for name, text in about.items():
             console.print(f"{name}: {text}", highlight=False, markup=False)
-        targets = {name: stack.enter_context(TARGETS[name](place)) for name in asked.targets}
+        starts = {name: TARGETS[name] for name in asked.targets}
+        if asked.earlier:
+            starts["earlier"] = _convo("earlier", 0, asked.earlier.resolve())
+        targets = {name: stack.enter_context(start(place)) for name, start in starts.items()}
         cells = list(itertools.product(asked.sizes, asked.connections))
         found = {cell: _measure(targets, cell, asked) for cell in cells}
         steady = _steady(targets, asked) if asked.rate else {}
@@ -142,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers, names = _listed(int), _listed(str)
     parser.add_argument("--targets", type=names, default=list(TARGETS), help="which servers, with commas between")
+    parser.add_argument("--earlier", type=Path, help="a worktree of an earlier convo, measured as target `earlier`")
     parser.add_argument("--sizes", type=numbers, default=[4, 45, 500], help="sizes of bodies, in KB")
     parser.add_argument("--connections", type=numbers, default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")

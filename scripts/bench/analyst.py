@@ -35,8 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from convo.analysis import local  # noqa: E402  the project need not be installed to be measured
-from convo.analysis.local import asked, mood, words  # noqa: E402
-from convo.conversation.model import Conversation, Turn  # noqa: E402
+from convo.analysis.local import asked, words  # noqa: E402
+from convo.conversation.model import Conversation, EmotionName, Turn  # noqa: E402
 
 Sign = Literal["positive", "neutral", "negative"]
 T = TypeVar("T")
@@ -150,7 +150,13 @@ def by_conversation(part: list[Sample], of_signs: Callable[[Iterable[Sign]], Sig
 
 def by_message(part: list[Sample]) -> list[Pair]:
     """Pair what people say of each user message with what the analyst says of it alone."""
-    return [(sign, OF_EMOTION[mood.of_turn(text)]) for sample in part for text, sign in sample.of_user()]
+    return [(sign, OF_EMOTION[_emotion_of(text)]) for sample in part for text, sign in sample.of_user()]
+
+
+def _emotion_of(text: str) -> EmotionName:
+    turn = Turn(speaker="user", text=text, at=NOWHERE)
+    alone = Conversation(conversation_id="-", user_id="-", bot_id="-", digest="-", turns=(turn,))
+    return local.emotion(alone).emotion
 
 
 def agreement(pairs: list[Pair]) -> tuple[float, float, float]:
@@ -208,7 +214,7 @@ def question_counts(part: list[Sample], instead: str) -> Counter[tuple[bool, boo
     for sample in part:
         for text, _ in sample.of_user():
             cleaned = words.clean(text.replace("?", instead))
-            found = asked.raised(words.Said(text=cleaned, language=words.language(cleaned)))
+            found = asked.raised(words.UserTurn(text=cleaned, language=words.language(cleaned)))
             counts["?" in text, bool(found)] += 1
     return counts
 

@@ -24,7 +24,8 @@ _PIPELINED = 16
 _NONSENSE_SECONDS = 0.15
 _AT_ONCE = 64
 _TRIES = 3
-_GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, StopIteration)
+# What a client meets whose server has ended the connection.
+GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError, StopIteration)
 _numbers = itertools.count()
 
 
@@ -64,7 +65,7 @@ async def occupy(
 
         async def take_one() -> None:
             async with room:
-                with contextlib.suppress(*_GONE):
+                with contextlib.suppress(*GONE):
                     stream = await take(aim)
                     if stream is not None:
                         holders.start_soon(hold, stream)
@@ -84,7 +85,7 @@ async def stay(stream: trio.SocketStream) -> None:
 async def drip(stream: trio.SocketStream) -> None:
     """Send one byte a second."""
     async with stream:
-        with contextlib.suppress(*_GONE):
+        with contextlib.suppress(*GONE):
             while True:
                 await stream.send_all(b"x")
                 await trio.sleep(1.0)
@@ -96,11 +97,12 @@ async def drip(stream: trio.SocketStream) -> None:
 def request(aim: Aim) -> bytes:
     """Make one good request with an id of its own."""
     body = f'{{"conversation_id": "hostile-{os.getpid()}-{next(_numbers)}", {aim.tail}'.encode()
-    head = "POST /v1/conversations/end HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/conversations/end HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-async def _connected(aim: Aim, *, receive_bytes: int = 0) -> trio.SocketStream:
+async def connected(aim: Aim, *, receive_bytes: int = 0) -> trio.SocketStream:
+    """Connect; with a small receive buffer, where one is given."""
     connection = trio.socket.socket()
     if receive_bytes:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
@@ -115,7 +117,7 @@ async def _connected(aim: Aim, *, receive_bytes: int = 0) -> trio.SocketStream:
 
 async def reset(aim: Aim) -> None:
     """Be killed with RST: before a byte, in the head, in the body, or before the answer, in turn."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     whole = request(aim)
     await stream.send_all(whole[: (0, 40, len(whole) // 2, len(whole))[next(_numbers) % 4]])
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -124,14 +126,14 @@ async def reset(aim: Aim) -> None:
 
 async def unread(aim: Aim) -> trio.SocketStream:
     """Ask for a large answer many times, and read none of it."""
-    stream = await _connected(aim, receive_bytes=4096)
-    await stream.send_all(f"GET {aim.large} HTTP/1.1\r\nHost: bench\r\n\r\n".encode() * _PIPELINED)
+    stream = await connected(aim, receive_bytes=4096)
+    await stream.send_all(f"GET {aim.large} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() * _PIPELINED)
     return stream
 
 
 async def idle(aim: Aim) -> trio.SocketStream:
     """Have one request answered, and never close."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     await stream.send_all(request(aim))
     await load.answer(stream)
     return stream
@@ -139,7 +141,7 @@ async def idle(aim: Aim) -> trio.SocketStream:
 
 async def half_closed(aim: Aim) -> trio.SocketStream:
     """Close the sending side after a request, read its answer, and keep the other side open."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     await stream.send_all(request(aim))
     await stream.send_eof()
     await load.answer(stream)
@@ -148,7 +150,7 @@ async def half_closed(aim: Aim) -> trio.SocketStream:
 
 async def unreleased(aim: Aim) -> trio.SocketStream:
     """Take an answer's first bytes and never the rest, as a pool does whose connections nobody gives back."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     await stream.send_all(request(aim))
     await stream.receive_some(12)
     return stream
@@ -156,14 +158,14 @@ async def unreleased(aim: Aim) -> trio.SocketStream:
 
 async def slow_head(aim: Aim) -> trio.SocketStream:
     """Send a part of a head and stop."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     await stream.send_all(request(aim)[:60])
     return stream
 
 
 async def slow_body(aim: Aim) -> trio.SocketStream:
     """Send a head and ten bytes of the body, and stop."""
-    stream = await _connected(aim)
+    stream = await connected(aim)
     whole = request(aim)
     await stream.send_all(whole[: whole.index(b"\r\n\r\n") + 14])
     return stream
@@ -219,8 +221,8 @@ async def _fallen(aim: Aim) -> bool:
 
 async def _say(aim: Aim, sent: bytes) -> None:
     """Send something and go, whatever becomes of it."""
-    with contextlib.suppress(*_GONE):
-        async with await _connected(aim) as stream:
+    with contextlib.suppress(*GONE):
+        async with await connected(aim) as stream:
             with trio.move_on_after(_NONSENSE_SECONDS):
                 await stream.send_all(sent)
                 await stream.send_eof()
@@ -229,8 +231,8 @@ async def _say(aim: Aim, sent: bytes) -> None:
 
 
 async def _answers(aim: Aim) -> bool:
-    with contextlib.suppress(*_GONE), trio.fail_after(_CONNECT_SECONDS):
-        async with await _connected(aim) as stream:
-            await stream.send_all(b"GET /nothing HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")
+    with contextlib.suppress(*GONE), trio.fail_after(_CONNECT_SECONDS):
+        async with await connected(aim) as stream:
+            await stream.send_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             return bool(await stream.receive_some())
     return False

@@ -17,9 +17,8 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from convo.analysis.llm import Model
-from convo.analysis.remote import open_client
-from convo.config import LlmSettings
-from tests import fakes
+from convo.settings import LlmSettings
+from tests.support import fakes
 
 WANTED_SECONDS = 0.1
 
@@ -42,8 +41,7 @@ async def _measure(rounds: int) -> list[float]:
     async with fakes.open_model() as server:
         server.always = fakes.stuck
         settings = LlmSettings(base_url=server.url, model="m")
-        async with open_client(settings) as client:
-            model = Model(client, settings)
+        async with Model(settings) as model:
             while len(found) < rounds:
                 calls = settings.concurrency * (len(found) + 1)
                 found += [await _cancelled(server, model, calls, settings.concurrency)]

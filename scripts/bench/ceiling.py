@@ -22,18 +22,18 @@ import msgspec
 import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.bridge import Bridge, open_bridge
-from convo.config import DatabaseSettings, IntakeSettings, WebSettings
-from convo.conversation import digest, transcript
 from convo.conversation.decode import decode
 from convo.conversation.model import Receipt
 from convo.errors import ConvoError
-from convo.store import intake, logs
+from convo.runtime.bridge import Bridge, open_bridge
+from convo.settings import DatabaseSettings, IntakeSettings, WebSettings
+from convo.store import intake
 from convo.store.group import Group
 from convo.store.intake import Accept
 from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
-from convo.web import answers
+from convo.web.accept import make_accept
+from convo.web.description import views
 
 _ENCODER = msgspec.json.Encoder()
 _CHUNK_BYTES = 65536
@@ -45,19 +45,7 @@ Accepts = Group[Accept, Row]
 
 def prepare(body: bytes) -> Accept:
     """Do what convo does with a body."""
-    ended = decode(body)
-    checked = transcript.check(ended)
-    log_bytes = transcript.encode_log(transcript.read_log(ended)[1])
-    return Accept(
-        ended=ended,
-        digest=digest.digest(ended, log_bytes),
-        turns=checked.turns,
-        exchanges=checked.exchanges,
-        started_at=checked.started_at,
-        ended_at=checked.ended_at,
-        log_bytes=log_bytes,
-        body=logs.pack(log_bytes),
-    )
+    return make_accept(decode(body))
 
 
 class Request:
@@ -101,7 +89,7 @@ async def answer(body: bytes, group: Accepts) -> bytes:
     accept = prepare(body) if len(body) < _OFFLOAD_BYTES else await trio.to_thread.run_sync(prepare, body)
     row = await group.submit(accept)
     conversation_id = row["conversation_id"]
-    links = answers.links(conversation_id)
+    links = views.links(conversation_id)
     receipt = _ENCODER.encode(
         Receipt(
             conversation_id=conversation_id,
@@ -141,11 +129,11 @@ async def main(host: str, port: int, url: str) -> None:
     """Serve until killed."""
     async with open_bridge() as bridge:
         async with open_postgres(bridge, url, DatabaseSettings()) as postgres:
-            line = postgres.line()
-            await migrate(line)
-            await line.close()
+            connection = postgres.dedicated()
+            await migrate(connection)
+            await connection.close()
         group = committing(
-            bridge, await bridge.cross(partial(asyncpg.connect, url, server_settings=intake.LINE_SETTINGS))
+            bridge, await bridge.cross(partial(asyncpg.connect, url, server_settings=intake.SESSION_SETTINGS))
         )
         gc.collect()
         gc.freeze()

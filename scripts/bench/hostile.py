@@ -3,7 +3,8 @@
 
 Each row has a server of its own, with short deadlines where it has any, and four good clients that post 40
 conversations a second meanwhile. Once the hostile clients have their positions, it is counted how long the server
-keeps their sockets; then they come again, and SIGTERM is sent while they are there.
+keeps their sockets; then they come again, and SIGTERM is sent while they are there. In the last rows clients never stop
+(storms.py): compared is how long good clients wait then, and alone.
 
     .venv/bin/python scripts/bench/hostile.py                                   # all of it: about 20 minutes
     .venv/bin/python scripts/bench/hostile.py --targets convo --cases rst,idle --count 100
@@ -21,48 +22,31 @@ import json
 import resource
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import httpx
 import trio
-from msgspec import Struct, structs, to_builtins
+from msgspec import Struct, to_builtins
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.config import ConnectionSettings
-from scripts.bench import attacks, databases, load, machine, malformed, servers, vanishing
+from scripts.bench import attacks, databases, load, machine, malformed, servers, storms, vanishing
 from scripts.bench.attacks import Aim, Died
+from scripts.bench.hostile_servers import (
+    CONNECTION,
+    GOOD_CLIENTS,
+    GRACE_SECONDS,
+    OTHERS,
+    STOP_PATIENCE_SECONDS,
+    TARGETS,
+    good_plan,
+)
 from scripts.bench.servers import Server
+from scripts.bench.storms import STORMS
 
-# Short deadlines, so that a row takes seconds. Those that this convo does not have are left out.
-_CONNECTION = {
-    "head_seconds": 1.5,
-    "body_seconds": 2.5,
-    "write_seconds": 1.5,
-    "linger_seconds": 1.0,
-    "keep_alive_seconds": 3.0,
-}
-_OTHERS = {
-    "database.acquire_seconds": "0.5",
-    "database.statement_seconds": "1.0",
-    "web.request_seconds": "4.0",
-    "ladder.gateway_seconds": "6.0",
-    "ladder.gateway_keep_alive_seconds": "2.0",
-    "shutdown.intake_seconds": "4.0",
-    "shutdown.workers_seconds": "1.0",
-    "shutdown.settle_seconds": "1.0",
-    "jobs.workers": "0",
-    "auth.open_to_network": "true",
-}
-_KEEP_ALIVE_SECONDS, _GRACEFUL_SECONDS = 3, 4
-# What the three promise between SIGTERM and the end, and a second for the rest.
-_GRACE_SECONDS = 7.0
 _SLACK_SECONDS = 1.0
-_STOP_PATIENCE_SECONDS = 15.0
-_GOOD_CLIENTS, _GOOD_RATE = 4, 40.0
 # Each of these may hold megabytes of the server and of the kernel.
 _HEAVY_COUNT_MAX = 100
 _LIVES_MAX = 6
@@ -70,14 +54,6 @@ _WARM_SECONDS, _REST_SECONDS = 1.5, 1.0
 # How many come again before SIGTERM.
 _AT_THE_STOP = 40
 _MUTATIONS = 10_000
-_LARGE_ID = "large-conversation"
-
-
-class Target(Struct, frozen=True, kw_only=True):
-    """A kind of server: how one is started at an address, and the path of a large answer."""
-
-    start: Callable[[Path, str, str], contextlib.AbstractContextManager[Server]]
-    large: str
 
 
 class Row(Struct, kw_only=True):
@@ -112,7 +88,7 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 _LIGHT = (attacks.reset, attacks.idle, attacks.half_closed, attacks.unreleased, attacks.slow_head, attacks.slow_body)
-_ALL = tuple(_CONNECTION)
+_ALL = tuple(CONNECTION)
 _TOLD, _ANSWERED = "and told", "answered first"
 CASES: Mapping[str, Case] = {
     "rst": Case(does="killed by RST", takes=(attacks.reset,)),
@@ -143,14 +119,21 @@ def main() -> int:
     console = Console(width=max(Console().width, 150))
     for name, text in machine.about(databases.described(asked.database_url)).items():
         console.print(f"{name}: {text}", highlight=False, markup=False)
-    rows = [row for case in asked.cases for target in asked.targets if (row := _row(target, case, asked))]
+    rows = [
+        row for case in asked.cases if case in CASES for target in asked.targets if (row := _row(target, case, asked))
+    ]
+    stormy = [
+        storms.storm_row(target, case, asked) for case in asked.cases if case in STORMS for target in asked.targets
+    ]
     console.print(_table(rows, asked))
+    console.print(storms.table(stormy))
     for row in rows:
         for death in row.deaths:
             console.print(f"{row.target}, {row.case}: killed by: {death}", highlight=False, markup=False)
     if asked.json:
-        asked.json.write_text(json.dumps(to_builtins(rows), indent=1) + "\n")
+        asked.json.write_text(json.dumps(to_builtins([*rows, *stormy]), indent=1) + "\n")
     wrong = [f"{row.case}: {fault}" for row in rows if row.target == "convo" for fault in _faults(row)]
+    wrong += [f"{row.case}: {fault}" for row in stormy if row.target == "convo" for fault in storms.faults(row)]
     for line in wrong:
         console.print(f"convo, {line}", style="red", highlight=False)
     return 1 if wrong else 0
@@ -160,50 +143,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = partial(str.split, sep=",")
     parser.add_argument("--targets", type=listed, default=list(TARGETS), help=f"of {', '.join(TARGETS)}")
-    parser.add_argument("--cases", type=listed, default=list(CASES), help=f"of {', '.join(CASES)}")
+    parser.add_argument("--cases", type=listed, default=[*CASES, *STORMS], help=f"of {', '.join([*CASES, *STORMS])}")
     parser.add_argument("--count", type=int, default=1000, help="hostile clients of each kind at once")
     parser.add_argument("--mutations", type=int, default=_MUTATIONS)
     parser.add_argument("--patience", type=float, default=12.0, help="seconds to wait for sockets to be given back")
     parser.add_argument("--database-url", default=databases.GIVEN, help="a PostgreSQL whose role may make databases")
     parser.add_argument("--json", type=Path, help="keep the rows in this file")
     return parser.parse_args()
-
-
-# --- the servers
-
-
-def _short_settings() -> dict[str, str]:
-    known = {field.name for field in structs.fields(ConnectionSettings)}
-    short = {f"connection.{name}": str(seconds) for name, seconds in _CONNECTION.items() if name in known}
-    return _OTHERS | short
-
-
-@contextlib.contextmanager
-def _convo(folder: Path, host: str, postgres: str) -> Iterator[Server]:
-    with (
-        databases.database(postgres, "hostile") as url,
-        servers.convo(folder, url, _short_settings(), host=host) as server,
-    ):
-        body = f'{{"conversation_id": "{_LARGE_ID}", {load.real_tails(1_500_000)[0]}'
-        headers = {"Content-Type": "application/json"}
-        httpx.post(f"{server.url}/v1/conversations/end", content=body, headers=headers, timeout=30).raise_for_status()
-        yield server
-
-
-def _hypercorn(folder: Path, host: str, _: str) -> contextlib.AbstractContextManager[Server]:
-    return servers.own("empty_app.py", folder, str(_KEEP_ALIVE_SECONDS), str(_GRACEFUL_SECONDS), host=host)
-
-
-def _uvicorn(folder: Path, host: str, _: str) -> contextlib.AbstractContextManager[Server]:
-    seconds = (str(_KEEP_ALIVE_SECONDS), str(_GRACEFUL_SECONDS))
-    return servers.peer("uvicorn_app", folder, host, *seconds, host=host)
-
-
-TARGETS: Mapping[str, Target] = {
-    "convo": Target(start=_convo, large=f"/v1/conversations/{_LARGE_ID}/log"),
-    "hypercorn": Target(start=_hypercorn, large="/large"),
-    "uvicorn": Target(start=_uvicorn, large="/large"),
-}
 
 
 # --- one row
@@ -228,11 +174,11 @@ def _allowed(target: str, case: Case) -> float | None:
     """Return how long convo may keep the sockets of a case; None where it has no such deadline."""
     if target != "convo":
         return None
-    longest = max((_CONNECTION[phase] for phase in case.phases if phase in _CONNECTION), default=0.0)
+    longest = max((CONNECTION[phase] for phase in case.phases if phase in CONNECTION), default=0.0)
     if _TOLD in case.phases:
-        longest += _CONNECTION["linger_seconds"]
+        longest += CONNECTION["linger_seconds"]
     if _ANSWERED in case.phases:
-        longest += float(_OTHERS["web.request_seconds"]) + _CONNECTION["write_seconds"]
+        longest += float(OTHERS["web.request_seconds"]) + CONNECTION["write_seconds"]
     return longest + _SLACK_SECONDS
 
 
@@ -271,18 +217,7 @@ def _attack_one(row: Row, host: str, first: int, asked: argparse.Namespace) -> N
 
 @contextlib.contextmanager
 def _good_clients(server: Server, host: str, row: Row) -> Iterator[None]:
-    # From an address of their own: what is held against the hostile ones' is not held against theirs.
-    source = "127.0.0.2" if host.startswith("127.") else host
-    plan = load.Plan(
-        url=f"{server.url}/v1/conversations/end",
-        tails=load.real_tails(4_000),
-        connections=_GOOD_CLIENTS,
-        seconds=600.0,
-        name=f"good-{server.pid}",
-        rate=_GOOD_RATE,
-        source=source,
-    )
-    process = load.begun(plan)
+    process = load.begun(good_plan(server, host, 600.0))
     died = False
     try:
         yield
@@ -315,7 +250,7 @@ async def _see_reclaimed(row: Row, aim: Aim, server: Server, patience: float) ->
     row.reclaimed = None
     while aim.lives() and trio.current_time() < began + patience:
         try:
-            row.held = max(0, machine.connections(server.pid, server.port) - _GOOD_CLIENTS)
+            row.held = max(0, machine.connections(server.pid, server.port) - GOOD_CLIENTS)
         except FileNotFoundError:
             # It dies at this moment.
             return
@@ -328,7 +263,7 @@ async def _see_reclaimed(row: Row, aim: Aim, server: Server, patience: float) ->
 async def _stop(row: Row, aim: Aim, server: Server) -> None:
     """Attack with a few once more, and ask the server to stop while they are there."""
     async with _attacking(row.case, aim, None, None, _AT_THE_STOP):
-        row.stopped = await trio.to_thread.run_sync(servers.stop, server.process, _STOP_PATIENCE_SECONDS)
+        row.stopped = await trio.to_thread.run_sync(servers.stop, server.process, STOP_PATIENCE_SECONDS)
     row.code = server.process.returncode
 
 
@@ -373,8 +308,8 @@ def _faults(row: Row) -> Iterator[str]:
         yield f"sockets were given back after {row.reclaimed:.1f} s, allowed are {row.allowed:.1f}"
     if row.failed:
         yield f"{row.failed} requests of good clients failed"
-    if row.stopped is None or row.stopped > _GRACE_SECONDS:
-        yield f"it did not stop within {_GRACE_SECONDS:g} s of SIGTERM"
+    if row.stopped is None or row.stopped > GRACE_SECONDS:
+        yield f"it did not stop within {GRACE_SECONDS:g} s of SIGTERM"
 
 
 def _table(rows: list[Row], asked: argparse.Namespace) -> Table:

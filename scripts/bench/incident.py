@@ -334,14 +334,14 @@ def _process(command: list[str], ready: str, environment: dict[str, str]) -> Ite
 @contextmanager
 def _postgres(folder: Path) -> Iterator[tuple[str, int]]:
     folder.mkdir()
-    command = [sys.executable, "-m", "tests.embedded_server", str(folder), "remove"]
+    command = [sys.executable, "-m", "tests.support.embedded_server", str(folder), "remove"]
     with _process(command, r"(postgresql://\S+)", {}) as url:
         (pid_file,) = folder.rglob("postmaster.pid")
         yield url, int(pid_file.read_text().splitlines()[0])
 
 
 def _fake(kind: str, *always: str) -> contextlib.AbstractContextManager[str]:
-    return _process([sys.executable, "-m", "tests.fakes", kind, "--always", *always], r"(http://\S+)", {})
+    return _process([sys.executable, "-m", "tests.support.fakes", kind, "--always", *always], r"(http://\S+)", {})
 
 
 def _convo(folder: Path, settings: dict[str, str]) -> contextlib.AbstractContextManager[str]:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo import cli
 from convo.analysis import local
+from convo.commands import cli
 from convo.conversation.model import Conversation, Memories, Mood, Questions
 from scripts.bench.peers import marks
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import trio
 from msgspec import structs
@@ -27,18 +28,22 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.config import ObserveSettings, Settings
+from convo.http.connection import serve_connection
+from convo.http.connections import Connections
+from convo.http.context import ServerContext
+from convo.http.forwarded import Proxies
 from convo.observe import log
+from convo.settings import ObserveSettings, Settings
 from convo.store.group import Group
 from convo.store.intake import Accept, Stored
+from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
 from convo.web.authority import Authority
+from convo.web.browsers import Browsers
 from convo.web.clients import Clients
-from convo.web.connection import Door, serve_connection
-from convo.web.conversations import Intake, Read
-from convo.web.crowd import Crowd
-from convo.web.door import Answer, Head
-from convo.web.forwarded import Proxies
+from convo.web.description.messages import Answer, Head, Read
+from convo.web.dispatch import Api, direct_targets
+from convo.web.door import Door
 from convo.web.readiness import Readiness
 from scripts.bench import ceiling, load, machine
 
@@ -64,7 +69,7 @@ async def _wire(stream: trio.SocketStream) -> None:
             await stream.send_all(answer)
 
 
-class _Reads(Intake, frozen=True):
+class _Reads(AcceptRoute, frozen=True):
     """The connection alone: whoever reads the body has all he wanted."""
 
     async def receive(self, _head: Head, read: Read) -> Answer:
@@ -72,14 +77,17 @@ class _Reads(Intake, frozen=True):
         return _ANSWER
 
 
-class _LetsIn(Intake, frozen=True):
+class _LetsIn(AcceptRoute, frozen=True):
     """What every request passes, too."""
 
-    async def end(self, *_: object, **__: object) -> Answer:
+    async def _prepare(self, _body: bytes) -> Any:
+        return None
+
+    async def _store(self, *_: object, **__: object) -> Answer:
         return _ANSWER
 
 
-class _Prepares(Intake, frozen=True):
+class _Prepares(AcceptRoute, frozen=True):
     """Decoding, checks, digest and compression, too."""
 
     async def _commit(self, *_: object) -> Answer:
@@ -111,30 +119,49 @@ def _stored(accept: Accept) -> Stored:
         digest=accept.digest,
         turns=accept.turns,
         received_at=cast("Any", _RECEIVED),
+        notes=accept.notes,
         replayed=False,
     )
 
 
-def _intake(kind: type[Intake], committer: Any) -> Intake:
-    settings = Settings()
+def _api(kind: type[AcceptRoute], committer: Any) -> Api:
+    settings, nothing = Settings(), cast("Any", Mock())
     readiness = Readiness()
     readiness.open()
-    return kind(
-        settings=settings.web,
-        committer=committer,
-        readiness=readiness,
-        authority=Authority(settings.auth, cast("Any", None)),
-        clients=Clients(settings.clients),
-        admission=Admission(settings.intake, settings.web.request_seconds),
+    return Api(
+        settings=settings,
+        door=Door(
+            browsers=Browsers(settings),
+            readiness=readiness,
+            authority=Authority(settings.auth, nothing),
+            clients=Clients(settings.clients),
+            raw_bytes_max=settings.web.raw_bytes_max,
+        ),
+        intake=kind(
+            settings=settings.web,
+            items_max=settings.intake.items_max,
+            committer=committer,
+            readiness=readiness,
+            admission=Admission(settings.intake, settings.web.request_seconds),
+        ),
+        reading=nothing,
+        explaining=nothing,
+        operations=nothing,
     )
 
 
-def _door(kind: type[Intake], committer: Any) -> Serve:
-    settings = Settings()
+def _door(kind: type[AcceptRoute], committer: Any) -> Serve:
+    api = _api(kind, committer)
+    settings = api.settings
     proxies = Proxies(settings.server)
-    crowd = Crowd(settings.connection, proxies, settings.connection.connections_max)
-    door = Door(settings=settings, intake=_intake(kind, committer), app=cast("Any", None), crowd=crowd, proxies=proxies)
-    return lambda stream: serve_connection(door, stream)
+    context = ServerContext(
+        settings=settings,
+        direct=direct_targets(api),
+        app=cast("Any", None),
+        connections=Connections(settings.connection, proxies, settings.connection.connections_max),
+        proxies=proxies,
+    )
+    return lambda stream: serve_connection(context, stream)
 
 
 LAYERS = ("wire", "connection", "door", "preparing", "committing", "ceiling")
@@ -149,11 +176,11 @@ async def _layer(name: str) -> AsyncIterator[Serve]:
     rows: ceiling.Accepts = Group(
         _rows, rows_max=256, bytes_max=1 << 24, unit_seconds=3.0, item_bytes=lambda accept: len(accept.body)
     )
-    kinds: dict[str, type[Intake]] = {
+    kinds: dict[str, type[AcceptRoute]] = {
         "connection": _Reads,
         "door": _LetsIn,
         "preparing": _Prepares,
-        "committing": Intake,
+        "committing": AcceptRoute,
     }
     async with trio.open_nursery() as nursery:
         await nursery.start(commits.group.run)
@@ -207,7 +234,7 @@ def _pair() -> tuple[socket.socket, socket.socket]:
 
 def _post(conversation_id: str, tail: str) -> bytes:
     body = f'{{"conversation_id": "{conversation_id}", {tail}'.encode()
-    head = "POST /v1/conversations/end HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head = "POST /v1/conversations/end HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -220,7 +220,7 @@ class Client:
     def _request(self, number: int) -> bytes:
         tails = self._plan.tails
         body = (f'{{"conversation_id": "{self._plan.name}-{number}", ' + tails[number % len(tails)]).encode()
-        head = f"POST {self._parts.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head = f"POST {self._parts.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

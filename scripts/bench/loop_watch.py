@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.observe.loop import LoopWatch
+from convo.runtime.loop_watch import LoopWatch
 from scripts.bench import accept, load, machine, servers
 
 WITH, WITHOUT, AGAIN = "with", "without", "without, again"

@@ -56,6 +56,16 @@ def rss_bytes(pid: int) -> int:
     return _status(pid, "VmRSS") * 1024
 
 
+def forget_peak(pid: int) -> None:
+    """Have the peak of a process's memory begin anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak_rss_bytes(pid: int) -> int:
+    """Read the most memory of a process that was resident since its start, or since ``forget_peak``."""
+    return _status(pid, "VmHWM") * 1024
+
+
 def threads(pid: int) -> int:
     """Count the threads of a process."""
     return _status(pid, "Threads")

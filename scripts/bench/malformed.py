@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 
-_HOST = b"Host: bench\r\n"
+_HOST = b"Host: localhost\r\n"
 _END = b"POST /v1/conversations/end HTTP/1.1\r\n" + _HOST + b"Content-Type: application/json\r\n"
 _H2C = (
     b"GET / HTTP/1.1\r\n" + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: %s\r\n\r\n"
@@ -25,7 +25,7 @@ OPENINGS: dict[str, bytes] = {
     "websocket upgrade with bytes behind it": _WEBSOCKET + b"\x81\x85\x00\x00\x00\x00hello" * 3,
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
     "TLS hello": bytes.fromhex("16030100c8010000c40303") + bytes(32),
-    "bare LF": b"GET / HTTP/1.1\n" + b"Host: bench\n\n",
+    "bare LF": b"GET / HTTP/1.1\n" + b"Host: localhost\n\n",
     "obs-fold": b"GET / HTTP/1.1\r\n" + _HOST + b"X-Folded: one\r\n two\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
     "two Hosts": b"GET / HTTP/1.1\r\n" + _HOST + _HOST + b"\r\n",

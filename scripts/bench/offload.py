@@ -25,12 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.config import WebSettings
-from convo.web.conversations import _prepare
+from convo.settings import IntakeSettings, WebSettings
+from convo.web.accept import _read
 from scripts.bench import load
 
 SIZES = (1_000, 4_000, 16_000, 45_000, 90_000, 180_000, 360_000)
 _SETTINGS = WebSettings()
+_ITEMS_MAX = IntakeSettings().items_max
 _CLIENTS = 8
 _TICK_SECONDS = 0.001
 
@@ -40,12 +41,12 @@ Prepare = Callable[[bytes], Awaitable[object]]
 async def in_loop(body: bytes) -> object:
     """Prepare a body where all others wait for it."""
     await trio.lowlevel.checkpoint()
-    return _prepare(body, "", _SETTINGS)
+    return _read(body, _SETTINGS, _ITEMS_MAX)
 
 
 async def in_thread(body: bytes) -> object:
     """Prepare a body beside the loop."""
-    return await trio.to_thread.run_sync(_prepare, body, "", _SETTINGS, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(_read, body, _SETTINGS, _ITEMS_MAX, abandon_on_cancel=True)
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ class Flood:
     def __init__(self, url: str, tails: list[str], pid: int) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
-        self._head = f"POST {parts.path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n".encode()
+        self._head = f"POST {parts.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
         self._tails = [tail.encode() for tail in tails]
         self._name = f"offer-{next(_numbers)}-{os.getpid()}"
         self._poll = select.epoll()

@@ -58,20 +58,21 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 @contextlib.contextmanager
-def serving(
+def serving(  # noqa: PLR0913  (one process, with all that it needs)
     command: Sequence[str],
     url: str,
     said: Path,
     *,
     environment: Mapping[str, str] | None = None,
     ready: str = "/",
+    folder: Path = ROOT,
 ) -> Iterator[Server]:
     """Run a server until the block ends; it is there once ``url`` + ``ready`` answers anything but 503."""
     with said.open("ab") as log:
         process = subprocess.Popen(
             command,
             env=_environment(environment or {}),
-            cwd=ROOT,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -115,15 +116,16 @@ def _await(url: str, process: subprocess.Popen[bytes], said: Path) -> None:
 # --- ours
 
 
-def convo(
+def convo(  # noqa: PLR0913  (one process, with all that it needs)
     folder: Path,
     database_url: str,
     settings: Mapping[str, str],
     *,
     host: str = "127.0.0.1",
     program: Sequence[str] = ("-m", "convo"),
+    tree: Path = ROOT,
 ) -> contextlib.AbstractContextManager[Server]:
-    """Run ``convo serve`` on a database of its own; ``settings`` are by name: "jobs.workers"."""
+    """Run ``convo serve`` of a tree on a database of its own; ``settings`` are by name: "jobs.workers"."""
     port = free_port(host)
     given = {"database.url": database_url, "observe.log_level": "warning", **settings}
     variables = {f"CONVO_{name.replace('.', '__').upper()}": value for name, value in given.items()}
@@ -132,8 +134,9 @@ def convo(
         [sys.executable, *program, *arguments],
         f"http://{host}:{port}",
         folder / "convo.log",
-        environment={**variables, "PYTHONPATH": str(ROOT)},
+        environment={**variables, "PYTHONPATH": str(tree)},
         ready="/readyz",
+        folder=tree,
     )
 
 

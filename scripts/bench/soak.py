@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from convo.config import ConnectionSettings
+from convo.settings import ConnectionSettings
 from scripts.bench import attacks, databases, load, machine, malformed, servers
 from scripts.bench.attacks import Aim
 from scripts.bench.servers import Server
@@ -165,7 +165,7 @@ class Soak:
         path = self._dice.choice(
             ["/v1/conversations?limit=5", "/readyz", self.aim.large, "/nothing", "/v1/users/none/x"]
         )
-        await self._once(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+        await self._once(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
 
     async def _once(self, sent: bytes) -> None:
         try:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import _database
-from tests.running import Running, running
+from tests.support.running import Running, running
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Clients as they come: each posts, posts again and reads over a connection that it keeps."""
+"""Other languages' HTTP clients: each posts, posts again and reads over one connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
@@ -17,9 +18,9 @@ import pytest
 import requests
 
 from tests.conftest import _database
-from tests.doors import END
-from tests.running import Running, ended, running
-from tests.system.test_connection_process import nginx
+from tests.support.doors import END
+from tests.support.gateways import nginx
+from tests.support.running import Running, ended, running
 
 Ask = tuple[str, str, str]
 """A method, a path, and a body or nothing."""
@@ -39,7 +40,7 @@ def convo(postgres_url: str, template: str, tmp_path_factory: pytest.TempPathFac
 
 
 def connections(convo: Running) -> int:
-    """Count all connections there have been; asking is one more each time."""
+    """Count all connections there have been; each count opens one more."""
     told = httpx.get(f"{convo.url}/metrics").text
     found = re.findall(r"^convo_connection(?:s|_ended_total)\{.*\} (\S+)$", told, re.MULTILINE)
     return int(sum(map(float, found)))
@@ -110,7 +111,7 @@ def by_node(url: str, asked: list[Ask], folder: Path) -> list[int]:
     return _told_by(["node", str(folder / "client.cjs"), url, str(folder / "asks.json")])
 
 
-# It would rather speak HTTP/2 and says so in an upgrade, which is not taken.
+# It prefers HTTP/2 and asks for it in an upgrade, which convo ignores.
 JAVA = """
 import java.net.URI;
 import java.net.http.*;
@@ -174,7 +175,7 @@ def test_a_pool_takes_no_more_connections_than_it_holds(convo: Running) -> None:
 def test_a_client_is_served_through_nginx_over_few_connections(
     client: Callable[[str, list[Ask], Path], list[int]], convo: Running, tmp_path: Path
 ) -> None:
-    with nginx(tmp_path / "nginx", convo) as url:
+    with nginx(tmp_path / "nginx", urlsplit(convo.url).netloc) as url:
         before = connections(convo)
         assert client(url, asks(), tmp_path) == [202] * (POSTS + 1) + [200]
         # As above: Node's second one may have nginx open its second one.

@@ -3,10 +3,10 @@ from __future__ import annotations
 import os
 import re
 import resource
-import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,9 +16,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from convo.config import Settings
-from tests.doors import END, get, post, statuses
-from tests.running import ROOT, Running, ended, free_port, query, read_answer, running, until_ended
+from tests.support.doors import END, get, post, statuses
+from tests.support.running import Running, ended, query, read_answer, running
 
 QUICK = {"shutdown.intake_seconds": "2", "shutdown.workers_seconds": "1", "jobs.workers": "0"}
 
@@ -96,9 +95,9 @@ def test_without_file_descriptors_clients_wait_and_nothing_is_lost(database: str
             for _ in range(30):
                 stack.enter_context(connected(convo))
             deadline = time.monotonic() + 20
-            while "accept_slowed" not in convo.said and time.monotonic() < deadline:
+            while "accept_slowed" not in convo.output and time.monotonic() < deadline:
                 time.sleep(0.05)
-        assert convo.said.count("accept_slowed") == 1
+        assert convo.output.count("accept_slowed") == 1
         assert httpx.get(f"{convo.url}/livez", timeout=20).status_code == 200
 
 
@@ -117,7 +116,7 @@ def test_five_thousand_idle_connections_cost_little(database: str, tmp_path: Pat
         before = resident_bytes(convo.pid)
         for _ in range(IDLE):
             client = stack.enter_context(connected(convo))
-            client.sendall(get("/", "X: y" * 500, method="DELETE"))
+            client.sendall(get("/nothing", "X: y" * 500, method="DELETE"))
             assert statuses(read_answer(client)) == [404]
         assert connections(convo) >= IDLE
         each = (resident_bytes(convo.pid) - before) / IDLE
@@ -130,94 +129,43 @@ def test_five_thousand_idle_connections_cost_little(database: str, tmp_path: Pat
 
 
 def test_every_request_has_its_line_when_they_are_asked_for(database: str, tmp_path: Path) -> None:
-    with running(tmp_path, database, QUICK | {"observe.access_log": "true"}) as convo:
+    wrong = b"MYDOG /v1/conversations/my-dog?q=my-dog HTTP/1.1\r\nHost: x\r\nX: my-dog\r\n\r\n"
+    with running(tmp_path, database, QUICK | {"observe.access_log": "true", "auth.keys": "true"}) as convo:
+        key = key_made(tmp_path, database)
+        bearer = f"Authorization: Bearer {key}"
         with connected(convo) as client:
-            for sent in (b"".join(post("talk-1")), get("/livez"), b"nonsense\r\n\r\n"):
-                client.sendall(sent)
-                read_answer(client)
+            until = time.monotonic() + 20
+            while b" 200 " not in _answered(client, get("/v1/conversations", bearer)) and time.monotonic() < until:
+                time.sleep(0.05)
+            for sent in (
+                b"".join(post("talk-1", bearer)), b"".join(post("talk-2")), get("/livez", bearer),
+                get("/v1/conversations/my-dog", bearer), get("/v1/conversations/my-dog", f"{bearer}x"), wrong,
+                b"my-dog\r\n\r\n",
+            ):  # fmt: skip
+                _answered(client, sent)
         convo.stop()
-        lines = [line for line in convo.said.splitlines() if "request_answered" in line]
-    found = [(one["route"], one["method"], one["status"]) for one in map(_fields, lines)]
-    assert found == [(END, "POST", "202"), ("/livez", "GET", "200"), ("unread", "other", "400")]
+        lines = [line for line in convo.output.splitlines() if "request_answered" in line]
+    key_id, one = key.split("_")[1], "/v1/conversations/<conversation_id>"
+    found = [(said["route"], said["method"], said["status"], said.get("key_id")) for said in map(_fields, lines)]
+    assert found[-8:] == [
+        ("/v1/conversations", "GET", "200", key_id), (END, "POST", "202", key_id), (END, "POST", "401", None),
+        ("/livez", "GET", "200", None), (one, "GET", "404", key_id), (one, "GET", "401", None),
+        ("unmatched", "other", "405", None), ("unread", "other", "400", None),
+    ]  # fmt: skip
+    assert {_fields(line)["peer"] for line in lines} == {"127.0.0.1"}
+    assert not [line for line in lines if key in line or re.search("my-?dog|Rex|talk-1", line, re.IGNORECASE)]
+
+
+def _answered(client: socket.socket, sent: bytes) -> bytes:
+    client.sendall(sent)
+    return read_answer(client)
+
+
+def key_made(tmp_path: Path, database: str) -> str:
+    environment = os.environ | {"CONVO_DATABASE__URL": database}
+    command = [sys.executable, "-m", "convo", "key", "new", "robots", "--data-dir", str(tmp_path / "keys")]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()[-1]
 
 
 def _fields(line: str) -> dict[str, str]:
     return {key: value.strip('"') for key, value in re.findall(r'"(\w+)":\s*("[^"]*"|\d+)', line)}
-
-
-# --- behind a real nginx
-
-
-@contextmanager
-def nginx(folder: Path, convo: Running) -> Iterator[str]:
-    """Run nginx with our sample configuration, but for the addresses."""
-    if shutil.which("nginx") is None:
-        pytest.skip("needs nginx")
-    port = free_port()
-    sample = (ROOT / "scripts/deploy/nginx.conf").read_text()
-    own = sample.replace("127.0.0.1:30020", urlsplit(convo.url).netloc).replace(
-        "listen 8080", f"listen 127.0.0.1:{port}"
-    )
-    assert own.count(str(port)) == 1
-    folder.mkdir()
-    (folder / "convo.conf").write_text(own)
-    paths = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    main = folder / "nginx.conf"
-    main.write_text(
-        # Started by root its workers would be somebody who may not write here.
-        f"{'user root;' if os.getuid() == 0 else ''}\n"
-        f"daemon off; pid {folder}/pid; error_log {folder}/error.log;\nevents {{}}\n"
-        f"http {{ access_log off;\n{paths} include {folder}/convo.conf; }}\n"
-    )
-    with subprocess.Popen(["nginx", "-p", str(folder), "-c", str(main)], stderr=subprocess.DEVNULL) as process:
-        try:
-            _await_port(port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def _await_port(port: int) -> None:
-    for _ in range(200):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.02)
-    pytest.fail("nginx does not listen")
-
-
-def test_behind_a_real_nginx_everything_is_served(database: str, tmp_path: Path) -> None:
-    settings = {"server.trusted_proxies": "127.0.0.1", "clients.requests_per_second": "1000", "jobs.workers": "2"}
-    with (
-        running(tmp_path / "data", database, settings) as convo,
-        nginx(tmp_path / "nginx", convo) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
-    ):
-        before = connections(convo)
-        answer = client.get("/livez")
-        for number in range(300):
-            answer = client.post(END, json=ended(f"talk-{number}"), headers={"X-Forwarded-For": "6.6.6.6"})
-            assert answer.status_code == 202
-        told = until_ended(client, answer.json()["links"]["self"])
-        assert told["score"]["final"] is True
-        assert client.post(END, content=iter([b'{"user_id": ', b"1}"])).status_code == 415
-        assert client.post(END, content=bytes(3 << 20), headers={"Content-Type": "application/json"}).status_code == 413
-        assert client.get("/docs").status_code == 200
-        assert client.head("/livez").status_code == 200
-        # nginx keeps its connections to us: 300 posts came over a few.
-        assert connections(convo) - before < 10
-        ended_by = re.findall(r'convo_connection_ended_total\{reason="(\w+)"\}', httpx.get(f"{convo.url}/metrics").text)
-        assert set(ended_by) <= {"closed", "answered", "gone"}
-
-
-def test_the_sample_of_nginx_stands_on_the_ladder() -> None:
-    sample = (ROOT / "scripts/deploy/nginx.conf").read_text()
-    settings = Settings()
-
-    def seconds(name: str) -> list[float]:
-        return [float(one) for one in re.findall(rf"^\s+{name} (\d+)s;", sample, re.MULTILINE)]
-
-    kept, _ = seconds("keepalive_timeout")
-    assert kept == settings.ladder.gateway_keep_alive_seconds < settings.connection.keep_alive_seconds
-    assert seconds("proxy_read_timeout") == seconds("proxy_send_timeout") == [settings.ladder.gateway_seconds]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import signal
-import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from convo.config import CrashPoint
-from tests.faking import fake, until_called
-from tests.running import Running, ended, query, running, until_ended
+from tests.support.crash import POINTS
+from tests.support.faking import fake, until_called
+from tests.support.running import Running, ended, query, running, until_ended
 
-POINTS = [point for point in typing.get_args(CrashPoint) if point]
 END = "/v1/conversations/end"
 BODY = ended("crash-1")
 QUICK = {"jobs.backoff_seconds": "0.1", "shutdown.workers_seconds": "0.5"}
@@ -30,10 +28,10 @@ def post(convo: Running) -> httpx.Response | None:
 
 @contextmanager
 def until_it_dies_at(point: str, data_dir: Path, database: str) -> Iterator[Running]:
-    """Run a convo that kills itself at this point; a release needs an analysis that does not end before the stop."""
+    """Run a convo that kills itself at this point. A release needs an analysis that does not end before the stop."""
     with fake("model", "stuck") as url:
         stuck = {"llm.base_url": url, "llm.model": "stuck"} if point.startswith("release.") else {}
-        with running(data_dir, database, {**QUICK, **stuck, "observe.crash_at": point}) as convo:
+        with running(data_dir, database, {**QUICK, **stuck}, program=("tests.support.crash", point)) as convo:
             yield convo
             if stuck:
                 until_called(url)

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.running import ended, running, until_ended
+from tests.support.running import ended, running, until_ended
 
 END = "/v1/conversations/end"
 WORDS = ("rain", "river", "mountain", "window", "because", "yesterday", "Bruno", "piano")
@@ -19,7 +19,7 @@ WORDS = ("rain", "river", "mountain", "window", "because", "yesterday", "Bruno",
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own that is soon full."""
+    """Mount a small file system, which is soon full."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("a small disk is mounted on Linux, as root")
     folder = tmp_path / "disk"
@@ -34,7 +34,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(file: Path, left_bytes: int) -> None:
-    """Leave so much room on the disk of this file."""
+    """Fill the disk of this file, but for so many bytes."""
     found = os.statvfs(file.parent)
     free = found.f_bavail * found.f_frsize
     with file.open("wb") as ballast:
@@ -42,7 +42,7 @@ def fill(file: Path, left_bytes: int) -> None:
 
 
 def long_talk(number: int) -> dict[str, object]:
-    # Of random letters: what packs to nothing fills no disk.
+    # Random letters: text that can be compressed would not fill the disk.
     letters = random.Random(number)
     log = [
         {"character": "USER" if n % 2 else "BOT", "content": f"{WORDS[n % 8]} {letters.randbytes(200).hex()}"}
@@ -84,7 +84,7 @@ def test_a_full_disk_refuses_loses_nothing_and_flows_again_when_there_is_space(
             for user in range(7):
                 mine = [one["score"]["value"] for one in told if one["user_id"] == f"user-{user}"]
                 assert client.get(f"/v1/users/user-{user}/relationship").json()["score"] == sum(mine)
-        lines = [line for line in convo.said.splitlines() if '"disk_full"' in line]
+        lines = [line for line in convo.output.splitlines() if '"disk_full"' in line]
         assert 1 <= len(lines) <= 5
         assert convo.stop() == 0
 

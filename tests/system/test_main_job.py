@@ -20,17 +20,7 @@ import httpx
 import pytest
 
 from tests.conftest import roomy_folder
-from tests.running import (
-    ROOT,
-    Running,
-    command,
-    ended,
-    environment,
-    query,
-    read_answer,
-    running,
-    until_ended,
-)
+from tests.support.running import ROOT, Running, command, ended, environment, query, read_answer, running, until_ended
 
 END = "/v1/conversations/end"
 REAL = ROOT.parent / "shared/data/topical_chat_requests.jsonl"
@@ -67,7 +57,7 @@ def test_120_real_conversations_are_accepted_analysed_and_never_counted_twice(da
         until = time.monotonic() + 60
         told = [until_ended(client, answer.headers["location"], until - time.monotonic()) for answer in first]
         assert [one["state"] for one in told] == ["done"] * 120
-        # What the bodies hold, counted without convo's help: an item with nothing in it is no turn.
+        # Counted from the bodies, without convo's code: an empty item is no turn.
         turns = [sum(bool(item["content"].strip()) for item in body["conversation_logs"]) for body in bodies]
         assert [one["turns"] for one in told] == [answer.json()["turns"] for answer in first] == turns
         before = relationships(client, bodies)
@@ -110,7 +100,7 @@ def test_kill_9_in_the_middle_of_posting_loses_nothing_and_scores_once() -> None
             told = [until_ended(client, f"/v1/conversations/{body['conversation_id']}") for body in accepted]
             assert {one["state"] for one in told} == {"done"}
             assert {one["attempts"] for one in told} == {1}
-            # One whose answer was lost may be there too: it is scored like any other.
+            # A conversation whose answer was lost may be stored too: it is scored like any other.
             everything = listed(client)
             assert {one["conversation_id"] for one in told} <= {one["conversation_id"] for one in everything}
             sums: Counter[str] = Counter()
@@ -155,7 +145,7 @@ def listed(client: httpx.Client) -> list[dict[str, Any]]:
 @contextmanager
 def fake_model(*always: str) -> Iterator[str]:
     """Run a language model in a process of its own; yield its URL."""
-    line = [sys.executable, "-m", "tests.fakes", "model", "--always", *always]
+    line = [sys.executable, "-m", "tests.support.fakes", "model", "--always", *always]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         try:
@@ -184,8 +174,8 @@ def await_units(client: httpx.Client, name: str) -> None:
 
 def await_said(convo: Running, what: str) -> None:
     until = time.monotonic() + 30
-    while what not in convo.said:
-        assert time.monotonic() < until, convo.said
+    while what not in convo.output:
+        assert time.monotonic() < until, convo.output
         time.sleep(0.01)
 
 
@@ -207,14 +197,14 @@ def test_sigterm_lets_requests_be_answered_and_started_analyses_finish(database:
             assert convo.ended() == 0
             assert time.monotonic() - started < 30
         states = Counter((row[0], row[1]) for row in query(database, "SELECT state, attempts FROM job"))
-        # Four were at work; what was not begun, or was begun while we stopped, cost no attempt.
+        # Four were being analysed. A job that was not begun, or was begun during the stop, spent no attempt.
         assert states[("done", 1)] >= 4
         assert states.keys() <= {("done", 1), ("ready", 0)}
         assert states.total() == 7
 
 
 def is_refused(host: str, port: int) -> bool:
-    """Tell whether a new client is refused; if not, leave it the moment in which the server closes."""
+    """Return whether a new client is refused; if not, wait a moment, in which the server may close."""
     try:
         with socket.create_connection((host, port), 10):
             time.sleep(0.01)
@@ -239,9 +229,11 @@ def test_after_sigterm_new_clients_are_refused_at_once_and_not_kept_waiting(data
 
 @contextmanager
 def half_a_request(convo: Running, body: dict[str, Any]) -> Iterator[Callable[[], bytes]]:
-    """Send a request but for the end of its body; yield what sends that and reads the answer."""
+    """Send a request without the end of its body; yield a function that sends the end and reads the answer."""
     sent = json.dumps(body).encode()
-    head = f"POST {END} HTTP/1.1\r\nHost: convo\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
+    head = (
+        f"POST {END} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(sent)}\r\n"
+    )
     address = urlsplit(convo.url)
 
     def finish() -> bytes:
@@ -262,7 +254,7 @@ def test_sigterm_gives_back_analyses_that_do_not_end_in_time(database: str, tmp_
             assert {answer.status_code for answer in post_all(client, many(6, "stuck"))} == {202}
             await_calls(url, 8)
             assert convo.stop() == 0
-            assert "Traceback" not in convo.said
+            assert "Traceback" not in convo.output
     rows = query(database, "SELECT state, attempts, leased_by, lease_token FROM job")
     assert [tuple(row) for row in rows] == [("ready", 0, None, None)] * 6
     # The parts that were done are kept, and the next process does the rest at once.
@@ -285,7 +277,7 @@ def test_two_processes_on_one_database_share_the_work_and_do_each_job_once(datab
             client_of(one) as client,
             client_of(other) as other_client,
         ):
-            # Each gets all of them, in opposite order and at once.
+            # Each process gets all of them at the same time, in opposite orders.
             with ThreadPoolExecutor(2) as pool:
                 here, there = pool.map(post_all, (client, other_client), (bodies, bodies[::-1]))
             assert {answer.status_code for answer in (*here, *there)} == {202}
@@ -305,7 +297,7 @@ def settled(client: httpx.Client) -> int:
 
 
 def refused(data_dir: Path, database: str, *arguments: str, **settings: str) -> str:
-    """Try to start one that cannot; return what it says."""
+    """Try to start a convo that must refuse; return its output."""
     ran = subprocess.run(
         [*command(data_dir), *arguments],
         env=environment(database) | settings,

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# A Python that notes each venv it makes and each installation, and does neither; $PIP is what installing comes to.
+# A Python that notes each venv it makes and each installation, and does neither; $PIP is what installing comes to. As
+# on a fresh Debian 12, pip stands only in an environment: the machine's own Python has none.
 FAKE_PYTHON = f"""#!/bin/sh
 case "$*" in
-*"-m venv"*) echo venv >>"$CALLS"; for folder; do :; done; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python" ;;
+*"-m venv"*) echo venv >>"$CALLS"; for folder; do :; done; mkdir -p "$folder/bin"; cp "$0" "$folder/bin/python"
+    : >"$folder/bin/pip" ;;
+*"-m pip --version"*) [ -e "${{0%/*}}/pip" ] ;;
 *"-m pip"*install*) echo pip >>"$CALLS"; echo Collecting one; echo Installing collected packages: one; exec $PIP ;;
 *sys.executable*) echo "$0" ;;
 *) exec {os.path.realpath(sys.executable)} "$@" ;;
@@ -94,11 +97,27 @@ def test_a_second_start_installs_nothing_and_says_nothing(tree: Tree) -> None:
     assert (second.returncode, second.stderr, tree.installs()) == (0, "", 1)
 
 
+def test_it_ends_where_whoever_started_it_ignores_sigterm(tree: Tree) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a child inherits it
+    made = tree.setup()
+    assert (made.returncode, tree.installs()) == (0, 1), made.stderr
+    assert "Killed" not in made.stderr
+
+
 def test_a_changed_lock_is_installed(tree: Tree) -> None:
     tree.setup()
     (tree.root / "scripts" / "lock.txt").write_text("other==1.0\n")
     assert tree.setup().returncode == 0
     assert (tree.count("venv"), tree.count("pip")) == (1, 2)
+
+
+@pytest.mark.parametrize("gone", ["pip", "python"])
+def test_an_environment_that_cannot_install_is_made_anew(tree: Tree, gone: str) -> None:
+    tree.setup()
+    (tree.root / ".venv" / "bin" / gone).unlink()
+    (tree.root / "scripts" / "lock.txt").write_text("other==1.0\n")
+    assert tree.setup().returncode == 0
+    assert (tree.count("venv"), tree.count("pip")) == (2, 2)
 
 
 def test_the_tests_set_up_is_good_for_serving_but_not_the_other_way(tree: Tree) -> None:
@@ -169,11 +188,36 @@ def test_a_python_that_does_not_serve_is_named_with_what_to_install_and_nothing_
     assert sorted(path.name for path in tree.root.iterdir()) == ["scripts"]
 
 
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tree: Tree) -> None:
+    # A file in the place of the folder: root may write anywhere else.
+    (tree.root / ".venv").write_text("")
+    refused = tree.setup()
+    assert refused.returncode == 1
+    assert f"{tree.root}/.venv, and that folder" in refused.stderr
+    assert "Copy this checkout" in refused.stderr
+    assert (tree.root / ".venv").read_text() == ""
+
+
+def test_a_pip_that_is_broken_is_named_with_what_to_install(tree: Tree) -> None:
+    broken = FAKE_PYTHON.replace('echo venv >>"$CALLS";', "echo 'ensurepip: no wheel'; exit 1;")
+    tree.script(tree.path / "python3", broken)
+    refused = tree.setup()
+    assert refused.returncode == 1
+    assert "could not make an environment" in refused.stderr
+    assert "--reinstall python3." in refused.stderr
+
+
+def test_an_installation_that_takes_long_shows_that_it_goes_on(tree: Tree) -> None:
+    done = tree.setup(pip="sleep 5")
+    assert done.returncode == 0
+    assert ".." in done.stderr.replace("...", "")
+
+
 def test_a_machine_without_python_is_told_so(tree: Tree) -> None:
     (tree.path / "python3").unlink()
     refused = tree.setup()
     assert refused.returncode == 1
-    assert "convo needs Python 3.11, 3.12 or 3.13" in refused.stderr
+    assert "convo needs Python 3.11, 3.12 or 3.13; this machine has no python3.\n" in refused.stderr
 
 
 def test_the_locks_pin_every_package_with_hashes_and_agree() -> None:

@@ -1,4 +1,4 @@
-"""What nobody may read anywhere: the text of a conversation, and any key."""
+"""No text of a conversation and no key may appear in logs, metrics or error answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from convo.web.catalog import OPERATIONS
-from tests.running import ended, query, running
+from convo.web.description.routes import ROUTES
+from tests.support.running import ended, query, running
 from tests.system.test_main_job import fake_model
 
 TEXT = "canary-text-4711"
@@ -22,7 +22,7 @@ LOG = [
     {"character": "USER", "content": f"My name is {TEXT}. Is {TEXT} a secret?"},
     {"character": "BOT", "content": TEXT},
 ]
-# What is asked for by those who may read it: the conversation itself, and what was found in it.
+# The endpoints that may show it: the conversation itself, and what was found in it.
 SHOWN_TO_READERS = {"read_conversation", "read_log", "list_memories"}
 
 
@@ -51,26 +51,26 @@ def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tm
             told = [_provoked(client, number) for number in range(4)]
             client.post("/v1/alerts/test")
             time.sleep(2.0)
-            told += [_read(client, name) for name in sorted({one.name for one in OPERATIONS} - SHOWN_TO_READERS)]
+            told += [_read(client, name) for name in sorted({one.name for one in ROUTES} - SHOWN_TO_READERS)]
             convo.signal(signal.SIGUSR1)
             time.sleep(0.5)
             convo.stop()
-            told.append(convo.said)
+            told.append(convo.output)
     told += [str(row[0]) for row in query(database, "SELECT last_error FROM job UNION ALL SELECT error FROM part")]
     told += [str(row[0]) for row in query(database, "SELECT reason FROM run")]
     everything = "\n".join(told)
-    assert "job_" in everything  # it did tell something
+    assert "job_" in everything  # something was logged
     for secret in (TEXT, MODEL_KEY, MEMORY_KEY, SINK, WEBHOOK_SECRET):
         assert secret not in everything, secret
 
 
 def _provoked(client: httpx.Client, number: int) -> str:
-    """Post conversations, a conflict, and broken ones; return what was answered."""
+    """Post conversations, a conflict and broken bodies; return the answers."""
     good = ended(f"canary-{number}", LOG)
-    # A problem names the value at fault where it is a label; what was said it never names.
+    # A problem names the wrong value where that is a label, never where it is text.
     broken = [
         ended(f"canary-{number}", [{"character": "NOBODY", "content": TEXT}, {"x": 1}]),
-        ended(f"canary-{number}", [{"character": "USER", "content": [TEXT]}]),
+        ended(f"canary-{number}", [{"character": "USER", "spoken_words": TEXT}]),
         ended(f"canary-{number}", []) | {"conversation_log": {"said": TEXT}},
     ]
     answers = [
@@ -85,8 +85,12 @@ def _provoked(client: httpx.Client, number: int) -> str:
 
 
 def _read(client: httpx.Client, name: str) -> str:
-    operation = next(one for one in OPERATIONS if one.name == name)
-    path = operation.path.replace("{conversation_id}", "canary-0").replace("{user_id}", "user-1")
+    operation = next(one for one in ROUTES if one.name == name)
+    path = (
+        operation.path.replace("{conversation_id}", "canary-0")
+        .replace("{user_id}", "user-1")
+        .replace("{topic}", "operating")
+    )
     if operation.takes_conversation:
         return ""
     return client.request(operation.method.upper(), path).text

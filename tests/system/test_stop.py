@@ -4,7 +4,7 @@ import signal
 import time
 from pathlib import Path
 
-from tests.running import running
+from tests.support.running import running
 
 
 def test_a_storm_of_sigterm_up_to_its_last_moment_is_an_orderly_stop(database: str, tmp_path: Path) -> None:

@@ -1,46 +1,65 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from tests.running import ROOT
+from tests.support.running import ROOT
 
-TORTURE = [sys.executable, str(ROOT / "scripts" / "torture.py")]
-_MOST_SECONDS = 400.0
+TORTURE = ROOT / "scripts" / "torture.py"
 
 
-def test_whatever_dies_nothing_is_lost_twice_stuck_or_late() -> None:
+def load() -> Any:
+    spec = importlib.util.spec_from_file_location("torture", TORTURE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["torture"] = module  # msgspec looks the types up there
+    spec.loader.exec_module(module)
+    return module
+
+
+torture = load()
+
+
+@pytest.mark.parametrize(
+    ("form", "most_seconds"),
+    [pytest.param(["--short"], 400.0, id="short"), pytest.param([], 1200.0, marks=pytest.mark.long, id="long")],
+)
+def test_whatever_dies_nothing_is_lost_twice_stuck_or_late(form: list[str], most_seconds: float) -> None:
     with subprocess.Popen(
-        [*TORTURE, "--seed", "1", "--short"],
+        [sys.executable, str(TORTURE), "--seed", "1", *form],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         process_group=0,
     ) as process:
         try:
-            said, _ = process.communicate(timeout=_MOST_SECONDS)
+            said, _ = process.communicate(timeout=most_seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
-            pytest.fail(f"the torture did not end within {_MOST_SECONDS:g} s")
+            pytest.fail(f"the torture did not end within {most_seconds:g} s")
     assert process.returncode == 0, said
     print(said)
 
 
-def planned(seed: int, *more: str) -> str:
-    ran = subprocess.run([*TORTURE, "--seed", str(seed), "--plan", *more], capture_output=True, text=True, check=True)
-    return ran.stdout
-
-
 def test_the_same_seed_is_the_same_schedule_and_another_one_is_not() -> None:
-    assert planned(3) == planned(3)
-    assert planned(3) != planned(4)
+    assert torture.plan(3, torture.LONG) == torture.plan(3, torture.LONG)
+    assert torture.plan(3, torture.LONG) != torture.plan(4, torture.LONG)
 
 
 def test_a_long_run_kills_20_processes_and_ten_databases() -> None:
-    schedule = planned(1).splitlines()
-    assert sum("kill -9" in line for line in schedule) == 20
-    assert sum("PostgreSQL dies" in line for line in schedule) == 10
+    faults = [doing.fault for stage in torture.plan(1, torture.LONG) for doing in stage]
+    assert sum("kill -9" in fault for fault in faults) == 20
+    assert sum("PostgreSQL dies" in fault for fault in faults) == 10
+
+
+def test_a_schedule_is_printed_without_a_run() -> None:
+    command = [sys.executable, str(TORTURE), "--seed", "1", "--plan"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(ran.stdout.splitlines()) == sum(len(stage) for stage in torture.plan(1, torture.LONG))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 
 from convo import config
-from convo.config import DEFAULT_FILE, Secret, Section, Settings, check_ladder, client_address, ladder, load, read
+from convo.config import DEFAULT_FILE, client_address, load_settings
 from convo.errors import ConfigError
+from convo.settings import Bytes, Seconds, SecondsOrNone, Secret, Section, ServerSettings, Settings
 
 SECRETS = {
     *(("llm", "api_key"), ("memory", "api_key")),
@@ -38,11 +40,6 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def changed(**sections: dict[str, object]) -> Settings:
-    tables = {name: msgspec.structs.replace(getattr(Settings(), name), **keys) for name, keys in sections.items()}
-    return msgspec.structs.replace(Settings(), **tables)
-
-
 # --- the file
 
 
@@ -65,37 +62,93 @@ def test_every_key_of_the_file_has_its_line_of_why() -> None:
 
 
 def test_durations_and_sizes_say_so_in_their_names() -> None:
-    kinds = {"Seconds": config.Seconds, "SecondsOrNone": config.SecondsOrNone}
+    kinds = {"Seconds": Seconds, "SecondsOrNone": SecondsOrNone}
     for section, kind in SECTIONS.items():
         for field in msgspec.structs.fields(kind):
             if field.type in kinds.values():
                 assert field.name.endswith("_seconds"), f"{section}.{field.name}"
-            if field.type == config.Bytes:
+            if field.type == Bytes:
                 assert "bytes" in field.name.split("_"), f"{section}.{field.name}"
 
 
 def test_the_repositorys_file_loads_to_the_defaults_but_for_the_folder_beside_it() -> None:
-    settings = load(environ={})
+    settings = load_settings(environ={})
     assert settings.server.data_dir == str(DEFAULT_FILE.parent / ".convo")
     server = msgspec.structs.replace(settings.server, data_dir=".convo")
     assert msgspec.structs.replace(settings, server=server) == Settings()
 
 
-def test_without_any_file_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def _installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As pip and uv install it: without the repository's file."""
     monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "none.toml")
-    assert load(environ={}) == Settings()
+
+
+@pytest.mark.usefixtures("_installed")
+def test_without_any_file_the_defaults_hold_but_for_the_folder() -> None:
+    settings = load_settings(None, {})
+    server = msgspec.structs.replace(settings.server, data_dir=".convo")
+    assert msgspec.structs.replace(settings, server=server) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "folder"),
+    [
+        ("linux", {}, "/home/ann/.local/share/convo"),
+        ("linux", {"XDG_DATA_HOME": "/data"}, "/data/convo"),
+        ("linux", {"XDG_DATA_HOME": "relative"}, "/home/ann/.local/share/convo"),
+        ("linux", {"XDG_DATA_HOME": ""}, "/home/ann/.local/share/convo"),
+        ("darwin", {}, "/home/ann/Library/Application Support/convo"),
+        ("linux", {"CONVO_SERVER__DATA_DIR": "mine"}, "mine"),
+    ],
+)
+@pytest.mark.usefixtures("_installed")
+def test_installed_it_keeps_its_data_in_the_platforms_folder(
+    monkeypatch: pytest.MonkeyPatch, platform: str, environ: dict[str, str], folder: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert load_settings(None, {"HOME": "/home/ann", **environ}).server.data_dir == folder
+
+
+@pytest.mark.usefixtures("_installed")
+def test_installed_a_folder_that_is_given_is_taken(tmp_path: Path) -> None:
+    home = {"HOME": "/home/ann"}
+    assert load_settings(None, home, {("server", "data_dir"): "mine"}).server.data_dir == "mine"
+    file = written(tmp_path, '[server]\ndata_dir = "mine"\n')
+    assert load_settings(file, home).server.data_dir == str(tmp_path / "mine")
+    assert load_settings(written(tmp_path, ""), home).server.data_dir == "/home/ann/.local/share/convo"
+
+
+@pytest.mark.usefixtures("_installed")
+def test_installed_without_a_home_in_the_environment_the_users_own_is_asked_for() -> None:
+    assert Path(load_settings(None, {}).server.data_dir).is_absolute()
+
+
+@pytest.mark.usefixtures("_installed")
+def test_installed_a_user_without_any_home_keeps_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    assert load_settings(None, {}).server.data_dir == ".convo"
+
+
+def test_from_a_checkout_the_folder_stays_where_it_was(tmp_path: Path) -> None:
+    xdg = {"XDG_DATA_HOME": "/data", "HOME": "/home/ann"}
+    assert load_settings(None, xdg).server.data_dir == str(DEFAULT_FILE.parent / ".convo")
+    assert load_settings(written(tmp_path, ""), xdg).server.data_dir == ".convo"
 
 
 def test_a_named_file_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "other.toml"))):
-        load(tmp_path / "other.toml", {})
+        load_settings(tmp_path / "other.toml", {})
 
 
 @pytest.mark.parametrize("text", ["[server", "port = ", "[server]\nport = 1\nport = 2"])
 def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(ConfigError, match=re.escape(str(file))):
-        load(file, {})
+        load_settings(file, {})
 
 
 @pytest.mark.parametrize(
@@ -105,32 +158,33 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text:
         ("[servr]\nport = 80", r"config\.toml: \$\.servr: there is no such key; did you mean server\?"),
         ("[jobs]\nxyzzy = 1", r"config\.toml: \$\.jobs\.xyzzy: there is no such key$"),
         ("[server]\nhost = 5", r"config\.toml: .*\$\.server\.host"),
-        ('[server]\nport = "80"', r"\$\.server\.port"),
-        ("[server]\nport = 70000", r"\$\.server\.port"),
-        ("[server]\nport = -1", r"\$\.server\.port"),
-        ("[jobs]\nworkers = 1.5", r"\$\.jobs\.workers"),
-        ("[jobs]\nlease_seconds = 0", r"\$\.jobs\.lease_seconds"),
-        ("[jobs]\nlease_seconds = nan", r"\$\.jobs\.lease_seconds"),
-        ("[jobs]\nlease_seconds = inf", r"\$\.jobs\.lease_seconds"),
-        ('[memory]\ndialect = "mem1"', r"\$\.memory\.dialect"),
-        ("[database]\npool_max = 1", r"\$\.database\.pool_max"),
+        ('[server]\nport = "80"', r"server\.port = "),
+        ("[server]\nport = 70000", r"server\.port = "),
+        ("[server]\nport = -1", r"server\.port = "),
+        ("[jobs]\nworkers = 1.5", r"jobs\.workers = "),
+        ("[jobs]\nlease_seconds = 0", r"jobs\.lease_seconds = "),
+        ("[jobs]\nlease_seconds = nan", r"jobs\.lease_seconds = "),
+        ("[jobs]\nlease_seconds = inf", r"jobs\.lease_seconds = "),
+        ('[memory]\ndialect = "mem1"', r"memory\.dialect = "),
+        ("[database]\npool_max = 1", r"database\.pool_max = "),
         ("[database]\nurl = 5", r"\$\.database\.url"),
         ("[score]\nfriend_from = 500", r"friend_from .500..*acquaintance_from .500.*\$\.score"),
-        ("server = 3", r"\$\.server"),
+        ("server = 3", r"\$\.server.*; server is a section: write the line \[server\], and its keys below it"),
+        ("port = 80", r"\$\.port: there is no such key; it belongs below \[server\]$"),
     ],
 )
 def test_a_misspelt_key_or_a_wrong_value_is_an_error_with_its_path(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        load(written(tmp_path, text), {})
+        load_settings(written(tmp_path, text), {})
 
 
 def test_a_relative_folder_in_a_file_is_taken_from_the_files_own(tmp_path: Path) -> None:
-    assert load(written(tmp_path, '[server]\ndata_dir = "here"'), {}).server.data_dir == str(tmp_path / "here")
-    assert load(written(tmp_path, '[server]\ndata_dir = "/there"'), {}).server.data_dir == "/there"
+    assert load_settings(written(tmp_path, '[server]\ndata_dir = "here"'), {}).server.data_dir == str(tmp_path / "here")
+    assert load_settings(written(tmp_path, '[server]\ndata_dir = "/there"'), {}).server.data_dir == "/there"
 
 
 def test_a_relative_folder_from_elsewhere_is_taken_from_the_working_folder() -> None:
-    assert load(environ={"CONVO_SERVER__DATA_DIR": "here"}).server.data_dir == "here"
+    assert load_settings(environ={"CONVO_SERVER__DATA_DIR": "here"}).server.data_dir == "here"
 
 
 # --- the environment and the command line
@@ -151,18 +205,18 @@ def test_a_variable_wins_over_the_file_and_is_read_as_its_keys_own_type(
     tmp_path: Path, name: str, text: str, key: tuple[str, str], value: object
 ) -> None:
     file = written(tmp_path, "[server]\nport = 1\n[score]\nboring = -1")
-    found = getattr(getattr(load(file, {name: text}), key[0]), key[1])
+    found = getattr(getattr(load_settings(file, {name: text}), key[0]), key[1])
     assert found == value
     assert type(found) is type(value)
 
 
 def test_the_command_line_wins_over_both(tmp_path: Path) -> None:
     file = written(tmp_path, "[server]\nport = 1")
-    assert load(file, {"CONVO_SERVER__PORT": "2"}, {("server", "port"): "3"}).server.port == 3
+    assert load_settings(file, {"CONVO_SERVER__PORT": "2"}, {("server", "port"): "3"}).server.port == 3
 
 
 def test_what_the_file_says_beside_it_still_holds(tmp_path: Path) -> None:
-    settings = load(written(tmp_path, '[server]\nhost = "::1"'), {"CONVO_SERVER__PORT": "2"})
+    settings = load_settings(written(tmp_path, '[server]\nhost = "::1"'), {"CONVO_SERVER__PORT": "2"})
     assert (settings.server.host, settings.server.port) == ("::1", 2)
 
 
@@ -171,28 +225,28 @@ def test_what_the_file_says_beside_it_still_holds(tmp_path: Path) -> None:
 )
 def test_an_unknown_variable_is_an_error_with_its_name(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{name}: there is no such setting"):
-        load(environ={name: "1"})
+        load_settings(environ={name: "1"})
 
 
 def test_the_nearest_variable_is_named() -> None:
     with pytest.raises(ConfigError, match=r"did you mean CONVO_SERVER__PORT\?"):
-        load(environ={"CONVO_SEVER__PORT": "1"})
+        load_settings(environ={"CONVO_SEVER__PORT": "1"})
 
 
 def test_a_wrong_type_in_the_environment_is_told_also_where_the_command_line_lies_over_it() -> None:
     with pytest.raises(ConfigError, match="CONVO_SERVER__PORT='abc'"):
-        load(environ={"CONVO_SERVER__PORT": "abc"}, arguments={("server", "port"): "1234"})
+        load_settings(environ={"CONVO_SERVER__PORT": "abc"}, arguments={("server", "port"): "1234"})
 
 
 @pytest.mark.parametrize("text", ["eighty", "", "80.5", "70000"])
 def test_a_variable_of_a_wrong_type_is_an_error_with_its_name_and_value(text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(f"CONVO_SERVER__PORT={text!r}")):
-        load(environ={"CONVO_SERVER__PORT": text})
+        load_settings(environ={"CONVO_SERVER__PORT": text})
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
     others = {"CONVO_TEST_DATABASE_URL": "x", "CONVO_URL": "x", "CONVO_KEY": "x", "PATH": "x", "CONVOY": "x"}
-    assert load(environ=others) == load(environ={})
+    assert load_settings(environ=others) == load_settings(environ={})
 
 
 def test_the_terminal_commands_find_a_server_by_the_environment_or_by_the_defaults() -> None:
@@ -215,6 +269,37 @@ def test_a_port_left_to_chance_is_no_address() -> None:
         client_address({"CONVO_SERVER__PORT": "0"})
 
 
+# --- who may reach it
+
+OPEN = {"CONVO_SERVER__OPERATIONS_PORT": "9100", "CONVO_AUTH__KEYS": "true"}
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "", "10.0.0.1", "here.example", "127.example.com", "127.1", "fe80::1"]
+)
+@pytest.mark.parametrize("name", ["SERVER__HOST", "SERVER__OPERATIONS_HOST"])
+def test_an_address_off_loopback_needs_consent(host: str, name: str) -> None:
+    environ = {f"CONVO_{name}": host, "CONVO_SERVER__OPERATIONS_PORT": "9100"}
+    with pytest.raises(ConfigError, match=r"CONVO_AUTH__OPEN_TO_NETWORK=true"):
+        load_settings(environ=environ)
+    load_settings(environ={**environ, "CONVO_AUTH__OPEN_TO_NETWORK": "true"})
+
+
+def test_keys_open_no_address_that_needs_none() -> None:
+    load_settings(environ=OPEN | {"CONVO_SERVER__HOST": "0.0.0.0"})
+    with pytest.raises(ConfigError, match=r"server\.operations_host"):
+        load_settings(environ=OPEN | {"CONVO_SERVER__OPERATIONS_HOST": "0.0.0.0"})
+
+
+def test_an_operations_address_that_is_not_used_needs_no_consent() -> None:
+    load_settings(environ={"CONVO_SERVER__OPERATIONS_HOST": "0.0.0.0"})
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.255.0.3", "::1", "::ffff:127.0.0.1"])
+def test_loopback_needs_no_consent(host: str) -> None:
+    load_settings(environ={"CONVO_SERVER__HOST": host, "CONVO_SERVER__OPERATIONS_HOST": host} | OPEN)
+
+
 # --- secrets
 
 
@@ -225,7 +310,7 @@ WEBHOOK = {
 
 
 def test_the_addresses_of_sinks_come_from_the_environment() -> None:
-    settings = load(None, WEBHOOK)
+    settings = load_settings(None, WEBHOOK)
     assert settings.alerts.webhook_url.reveal().endswith("sekrit")
     assert "sekrit" not in repr(settings)
 
@@ -245,7 +330,7 @@ def test_the_addresses_of_sinks_come_from_the_environment() -> None:
 )
 def test_a_sink_that_cannot_be_told_stops_the_start_and_shows_no_secret(changed: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="CONVO_ALERTS__") as caught:
-        load(None, {**WEBHOOK, **changed})
+        load_settings(None, {**WEBHOOK, **changed})
     assert "sekrit" not in str(caught.value)
     assert "c2Vr" not in str(caught.value)
 
@@ -253,8 +338,8 @@ def test_a_sink_that_cannot_be_told_stops_the_start_and_shows_no_secret(changed:
 @pytest.mark.parametrize("key", ["webhook_url", "webhook_secret", "slack_url", "google_chat_url"])
 def test_no_sink_stands_in_a_file(tmp_path: Path, key: str) -> None:
     file = written(tmp_path, f'[alerts]\n{key} = "sekrit"')
-    with pytest.raises(ConfigError, match=rf"alerts\.{key} stands in a file") as caught:
-        load(file, {})
+    with pytest.raises(ConfigError, match=rf"alerts\.{key} is a secret, which must not be in a file") as caught:
+        load_settings(file, {})
     assert "sekrit" not in str(caught.value)
 
 
@@ -262,7 +347,7 @@ def test_no_sink_stands_in_a_file(tmp_path: Path, key: str) -> None:
 def test_a_secret_in_a_file_is_refused_and_not_repeated(tmp_path: Path, section: str) -> None:
     file = written(tmp_path, f'[{section}]\napi_key = "sekrit"')
     with pytest.raises(ConfigError, match=rf"\$\.{section}\.api_key.*CONVO_{section.upper()}__API_KEY") as caught:
-        load(file, {})
+        load_settings(file, {})
     assert "sekrit" not in str(caught.value)
 
 
@@ -274,7 +359,7 @@ def test_a_secret_comes_from_the_environment_and_shows_itself_to_nobody_who_does
         "CONVO_MEMORY__URL": "http://there",
         "CONVO_DATABASE__URL": "postgresql://me:sekrit@there/convo",
     }
-    settings = load(environ=environ)
+    settings = load_settings(environ=environ)
     assert settings.llm.api_key.reveal() == "sekrit"
     assert settings.database.url.reveal() == "postgresql://me:sekrit@there/convo"
     for shown in (repr(settings), str(settings), f"{settings.llm.api_key}", repr(settings.database.url)):
@@ -286,7 +371,7 @@ def test_a_secret_comes_from_the_environment_and_shows_itself_to_nobody_who_does
 def test_a_secret_is_not_repeated_by_an_error_about_something_else() -> None:
     environ = {"CONVO_LLM__API_KEY": "sekrit", "CONVO_LLM__MODEL": "m", "CONVO_WEB__REQUEST_SECONDS": "60"}
     with pytest.raises(ConfigError) as caught:
-        load(environ=environ)
+        load_settings(environ=environ)
     assert "sekrit" not in str(caught.value)
 
 
@@ -300,226 +385,42 @@ def test_an_empty_secret_is_false_and_two_equal_ones_are_equal() -> None:
 
 def test_a_key_for_a_model_without_its_name_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"llm\.api_key is set but llm\.model is empty"):
-        load(environ={"CONVO_LLM__API_KEY": "sekrit"})
+        load_settings(environ={"CONVO_LLM__API_KEY": "sekrit"})
 
 
-# --- the ladder
-
-
-def test_the_ladder_stands_by_default() -> None:
-    assert check_ladder(Settings()) == []
-
-
-RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]]] = [
-    (
-        {"database": {"acquire_seconds": 3.5, "statement_seconds": 2.75}},
-        ("database.acquire_seconds", "database.statement_seconds", "web.request_seconds"),
-        ("12.5 s", "8 s"),
-    ),
-    (
-        {"connection": {"head_seconds": 9.5}},
-        ("connection.head_seconds", "web.request_seconds"),
-        ("9.5 s", "8 s"),
-    ),
-    (
-        {"connection": {"body_seconds": 8.25}},
-        ("connection.body_seconds", "web.request_seconds"),
-        ("8.25 s", "8 s"),
-    ),
-    (
-        {"connection": {"write_seconds": 3.0}},
-        ("web.request_seconds", "connection.write_seconds", "ladder.gateway_seconds"),
-        ("11 s", "10 s"),
-    ),
-    (
-        {"llm": {"attempt_seconds": 60.0, "attempts": 2, "backoff_max_seconds": 4.0}},
-        ("llm.attempt_seconds", "analysis.job_seconds"),
-        ("124 s", "120 s"),
-    ),
-    (
-        {"memory": {"attempt_seconds": 60.0, "attempts": 4, "backoff_max_seconds": 5.0}},
-        ("memory.attempt_seconds", "analysis.job_seconds"),
-        ("255 s", "120 s"),
-    ),
-    (
-        {"jobs": {"heartbeat_seconds": 11.0}},
-        ("jobs.heartbeat_seconds", "jobs.lease_seconds"),
-        ("33 s", "30 s"),
-    ),
-    (
-        {"shutdown": {"notice_seconds": 7.0}},
-        ("shutdown.notice_seconds", "intake_seconds", "workers_seconds", "settle_seconds", "ladder.kill_seconds"),
-        ("33 s", "30 s"),
-    ),
-    (
-        {"ladder": {"gateway_keep_alive_seconds": 75.0}},
-        ("ladder.gateway_keep_alive_seconds", "connection.keep_alive_seconds"),
-        ("75 s", "55 s"),
-    ),
-    (
-        {"alerts": {"slow_request_seconds": 8.5}},
-        ("alerts.slow_request_seconds", "web.request_seconds"),
-        ("8.5 s", "8 s"),
-    ),
-    (
-        {"alerts": {"slow_query_seconds": 3.25}},
-        ("alerts.slow_query_seconds", "database.acquire_seconds", "database.statement_seconds"),
-        ("3.25 s", "3 s"),
-    ),
-]
-
-
-@pytest.mark.parametrize(("sections", "keys", "numbers"), RUNGS)
-def test_a_broken_rung_names_both_keys_both_numbers_and_what_would_happen(
-    sections: dict[str, dict[str, object]], keys: tuple[str, ...], numbers: tuple[str, str]
-) -> None:
-    (sentence,) = check_ladder(changed(**sections))
-    for word in (*keys, *numbers):
-        assert word in sentence
-    assert re.search(r"s: \w.* would ", sentence)
+@pytest.mark.parametrize("text", ["", "convo.example.com", "a.example, 10.0.0.1 ::1 [2001:db8::1]", "*", "Convo."])
+def test_names_and_addresses_are_hosts(text: str) -> None:
+    assert load_settings(environ={"CONVO_SERVER__HOSTS": text}).server.hosts == text
 
 
 @pytest.mark.parametrize(
-    ("sections", "stands"),
-    [
-        ({"database": {"acquire_seconds": 1.0, "statement_seconds": 3.0}}, False),
-        ({"web": {"request_seconds": 8.5}}, False),
-        ({"connection": {"head_seconds": 8.0, "body_seconds": 8.0}}, True),
-        ({"llm": {"attempt_seconds": 60.0, "attempts": 2, "backoff_max_seconds": 1e-9}}, False),
-        ({"llm": {"attempt_seconds": 55.0, "attempts": 2, "backoff_max_seconds": 10.0}}, True),
-        ({"memory": {"attempt_seconds": 55.0, "attempts": 2, "backoff_max_seconds": 10.0}}, True),
-        ({"jobs": {"heartbeat_seconds": 10.0}}, True),
-        ({"shutdown": {"notice_seconds": 4.0}}, False),
-        ({"ladder": {"gateway_keep_alive_seconds": 55.0}}, False),
-        ({"alerts": {"slow_request_seconds": 8.0}}, False),
-        ({"alerts": {"slow_query_seconds": 3.0}}, False),
-        ({"alerts": {"slow_request_seconds": 7.9, "slow_query_seconds": 2.9}}, True),
-    ],
+    "text", ["http://a.example", "a.example:80", "a.example/", "10.0.0.1:80", "[::1]:80", "a@b", "a ::x"]
 )
-def test_a_tie_breaks_a_rung_only_where_less_is_asked_for(
-    sections: dict[str, dict[str, object]], *, stands: bool
-) -> None:
-    assert (check_ladder(changed(**sections)) == []) is stands
+def test_a_host_with_more_than_its_name_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.hosts = .* is neither a name nor an address"):
+        load_settings(environ={"CONVO_SERVER__HOSTS": text})
 
 
-GATEWAY_10 = {"CONVO_LADDER__GATEWAY_SECONDS": "10"}
-GATEWAY_15 = {"CONVO_LADDER__GATEWAY_SECONDS": "15"}
-POOL_WAIT_30 = {"CONVO_DATABASE__ACQUIRE_SECONDS": "30"}
-TEN_AND_TEN = {"CONVO_DATABASE__ACQUIRE_SECONDS": "10", "CONVO_DATABASE__STATEMENT_SECONDS": "10"}
-ACCEPT = "2 x (database.acquire_seconds + database.statement_seconds)"
-
-OLD: list[tuple[dict[str, str], tuple[str, ...]]] = [
-    # as it was: 30 s for a place in the pool, whichever budget one tries to put around it
-    (GATEWAY_10 | POOL_WAIT_30, (f"{ACCEPT} = 64 s is not below web.request_seconds = 8 s",)),
-    (
-        GATEWAY_10 | POOL_WAIT_30 | {"CONVO_WEB__REQUEST_SECONDS": "65"},
-        ("web.request_seconds + connection.write_seconds = 66.5 s is not below ladder.gateway_seconds = 10 s: the",),
-    ),
-    # as it was mended: 10 + 10 s under a gateway of 10 to 15 s
-    (GATEWAY_10 | TEN_AND_TEN, (f"{ACCEPT} = 40 s is not below web.request_seconds = 8 s",)),
-    (
-        GATEWAY_15 | TEN_AND_TEN | {"CONVO_WEB__REQUEST_SECONDS": "13"},
-        (f"{ACCEPT} = 40 s is not below web.request_seconds = 13 s",),
-    ),
-    (
-        GATEWAY_15 | TEN_AND_TEN | {"CONVO_WEB__REQUEST_SECONDS": "41"},
-        ("web.request_seconds + connection.write_seconds = 42.5 s is not below ladder.gateway_seconds = 15 s",),
-    ),
-    (
-        {
-            "CONVO_MEMORY__ATTEMPT_SECONDS": "240",
-            "CONVO_MEMORY__ATTEMPTS": "1",
-            "CONVO_ANALYSIS__JOB_SECONDS": "180",
-        },
-        ("memory.attempt_seconds x attempts + backoffs = 240 s is above analysis.job_seconds = 180 s",),
-    ),
-    (
-        GATEWAY_10 | {"CONVO_ALERTS__SLOW_REQUEST_SECONDS": "10"},
-        ("alerts.slow_request_seconds = 10 s is not below web.request_seconds = 8 s: no request would be told",),
-    ),
-]
+@pytest.mark.parametrize(
+    "text", ["admin.example.com", "https://a.example/", "null", "https://a, *x", "https://a.example?b"]
+)
+def test_an_origin_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"server\.cors_origins = .* is no origin"):
+        load_settings(environ={"CONVO_SERVER__CORS_ORIGINS": text})
 
 
-@pytest.mark.parametrize(("environ", "faults"), OLD)
-def test_the_numbers_of_the_old_service_would_not_start(environ: dict[str, str], faults: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load(environ=environ)
-    told = str(caught.value).splitlines()[1:]
-    assert len(told) == len(faults)
-    for line, fault in zip(told, faults, strict=True):
-        assert line.strip().startswith(fault)
-
-
-def test_all_faults_of_the_old_service_at_once_are_each_named() -> None:
-    everything = {name: text for environ, _ in OLD for name, text in environ.items()} | {
-        "CONVO_WEB__REQUEST_SECONDS": "10"
-    }
-    with pytest.raises(ConfigError) as caught:
-        load(environ=everything | {"CONVO_LADDER__GATEWAY_SECONDS": "10"})
-    told = str(caught.value)
-    for pair in (
-        (ACCEPT, "web.request_seconds = 10 s"),
-        ("web.request_seconds + connection.write_seconds = 11.5 s", "ladder.gateway_seconds = 10 s"),
-        ("memory.attempt_seconds", "analysis.job_seconds = 180 s"),
-        ("alerts.slow_request_seconds = 10 s", "web.request_seconds = 10 s"),
-    ):
-        assert re.search(f"{re.escape(pair[0])}.* (is not below|is above) {re.escape(pair[1])}", told), pair
-
-
-@pytest.mark.parametrize("environ", [{}, GATEWAY_10 | POOL_WAIT_30])
-def test_a_statement_without_a_limit_is_refused_with_the_reason(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit: .*budget.*`\$\.database`"):
-        load(environ=environ | {"CONVO_DATABASE__STATEMENT_SECONDS": "0"})
-
-
-def test_a_statement_without_a_limit_is_refused_in_the_file_too(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit"):
-        load(written(tmp_path, "[database]\nstatement_seconds = 0"), {})
-    with pytest.raises(ConfigError, match=r"\$\.database\.statement_seconds"):
-        load(written(tmp_path, '[database]\nstatement_seconds = "none"'), {})
-
-
-def test_a_broken_ladder_is_read_for_whoever_wants_to_see_it() -> None:
-    settings = read(environ={"CONVO_WEB__REQUEST_SECONDS": "11"})
-    assert [rung.stands for rung in ladder(settings)].count(False) == 1
-
-
-def test_every_rung_has_its_test() -> None:
-    # Whoever adds a rung adds it here: all of them broken at once are as many sentences as there are rungs.
-    everything: dict[str, dict[str, object]] = {}
-    for sections, _, _ in RUNGS:
-        for section, keys in sections.items():
-            everything.setdefault(section, {}).update(keys)
-    everything["alerts"] = {"slow_request_seconds": 60.0, "slow_query_seconds": 60.0}
-    settings = changed(**everything)
-    assert len(check_ladder(settings)) == len(RUNGS) == len(ladder(settings))
-
-
-def test_the_readme_shows_the_ladder_as_it_is() -> None:
-    text = (DEFAULT_FILE.parent / "README.md").read_text("utf-8")
-    section = text.partition("\n## The ladder\n")[2].partition("\n## ")[0].translate({ord("×"): "x", ord("`"): None})
-    shown = [
-        tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in section.replace("≤", "<=").splitlines()
-        if line.startswith("| ") and "from the inside" not in line
-    ]
-    assert shown == [
-        (
-            rung.inside,
-            f"{rung.inside_seconds:g} s",
-            f"{rung.relation} {rung.outside}",
-            f"{rung.outside_seconds:g} s",
-            rung.otherwise,
-        )
-        for rung in ladder(Settings())
-    ]
+def test_the_pages_of_all_sites_are_never_allowed_to_use_a_key() -> None:
+    everybody = {"CONVO_SERVER__CORS_ORIGINS": "*"}
+    assert load_settings(environ=everybody).server.cors_origins == "*"
+    with pytest.raises(ConfigError, match=r"server\.cors_origins = '\*' would let the pages of all sites use a key"):
+        load_settings(environ=everybody | {"CONVO_AUTH__KEYS": "true"})
 
 
 def test_no_section_takes_what_it_does_not_know() -> None:
     for kind in SECTIONS.values():
         assert kind.__struct_config__.forbid_unknown_fields
         assert kind.__struct_config__.frozen
-    assert issubclass(config.ServerSettings, Section)
+    assert issubclass(ServerSettings, Section)
 
 
 @pytest.mark.parametrize(
@@ -529,10 +430,141 @@ def test_a_database_url_with_a_password_in_a_file_is_refused(tmp_path: Path, url
     file = tmp_path / "config.toml"
     file.write_text(f'[database]\nurl = "{url}"\n')
     with pytest.raises(ConfigError, match="CONVO_DATABASE__URL") as caught:
-        load(file, {})
+        load_settings(file, {})
     assert "sekrit" not in str(caught.value)
 
 
 def test_a_key_for_a_memory_service_that_is_not_named_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"memory\.url"):
-        load(environ={"CONVO_MEMORY__API_KEY": "sekrit"})
+        load_settings(environ={"CONVO_MEMORY__API_KEY": "sekrit"})
+
+
+@pytest.mark.parametrize(
+    "environ", [{}, {"CONVO_LADDER__GATEWAY_SECONDS": "10", "CONVO_DATABASE__ACQUIRE_SECONDS": "30"}]
+)
+def test_a_statement_without_a_limit_is_refused_with_the_reason(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit: .*budget.*`\$\.database`"):
+        load_settings(environ=environ | {"CONVO_DATABASE__STATEMENT_SECONDS": "0"})
+
+
+def test_a_statement_without_a_limit_is_refused_in_the_file_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"statement_seconds = 0 would be no limit"):
+        load_settings(written(tmp_path, "[database]\nstatement_seconds = 0"), {})
+    with pytest.raises(ConfigError, match=r"database\.statement_seconds = "):
+        load_settings(written(tmp_path, '[database]\nstatement_seconds = "none"'), {})
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "named"),
+    [
+        ("web", "body_bytes_max", "web.raw_bytes_max = 16777216"),
+        ("web", "raw_bytes_max", "intake.bytes_in_flight_max = 67108864"),
+    ],
+)
+def test_a_limit_of_bytes_that_can_never_be_reached_is_refused(
+    tmp_path: Path, section: str, key: str, named: str
+) -> None:
+    load_settings(written(tmp_path, "[web]\nraw_bytes_max = 67108864\n"), {})
+    with pytest.raises(ConfigError, match=rf"{section}\.{key} = 6710886[45] is above {named}"):
+        load_settings(written(tmp_path, f"[{section}]\n{key} = {(64 << 20) + 1}\n"), {})
+
+
+# --- tables, and files of authorities
+
+
+def test_a_table_comes_from_the_environment_as_json() -> None:
+    environ = {
+        "CONVO_LLM__EXTRA": '{"seed": 1, "reasoning": {"effort": "low"}}',
+        "CONVO_LLM__HEADERS": '{"x-portkey-api-key": "sekrit"}',
+        "CONVO_LLM__QUERY": '{"api-version": "2024-10-21"}',
+    }
+    llm = load_settings(None, environ).llm
+    assert llm.extra == {"seed": 1, "reasoning": {"effort": "low"}}
+    assert llm.headers == {"x-portkey-api-key": "sekrit"}
+    assert llm.query == {"api-version": "2024-10-21"}
+
+
+@pytest.mark.parametrize(
+    "text", ["sekrit", '{"a": 1, sekrit}', '["sekrit"]', '{"sekrit": 1}', '{"a": {"b": "sekrit"}}']
+)
+def test_a_table_of_another_form_is_an_error_that_does_not_repeat_it(text: str) -> None:
+    with pytest.raises(ConfigError, match="CONVO_LLM__HEADERS") as raised:
+        load_settings(None, {"CONVO_LLM__HEADERS": text})
+    assert "sekrit" not in str(raised.value)
+
+
+@pytest.mark.parametrize("header", ['"a b" = "1"', '"" = "1"', '"x-a" = "1\\n2"', '"x-a" = "ü"'])
+def test_a_header_that_none_can_be_is_refused(tmp_path: Path, header: str) -> None:
+    with pytest.raises(ConfigError, match=r"llm\.headers"):
+        load_settings(written(tmp_path, f"[llm.headers]\n{header}"), {})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['headers = { Authorization = "sekrit" }', 'headers = { x-api-key = "sekrit" }', 'query = { key = "sekrit" }'],
+)
+def test_a_secret_in_a_table_of_a_file_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="CONVO_LLM__") as raised:
+        load_settings(written(tmp_path, f"[llm]\n{text}"), {})
+    assert "sekrit" not in str(raised.value)
+
+
+@pytest.mark.parametrize("section", ["llm", "memory", "alerts"])
+def test_a_file_of_an_authority_is_taken_from_the_files_own_folder(tmp_path: Path, section: str) -> None:
+    settings = load_settings(written(tmp_path, f'[{section}]\nca_file = "ca.pem"'), {})
+    assert getattr(settings, section).ca_file == str(tmp_path / "ca.pem")
+    assert getattr(settings, section).verify
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:secret@[half", "its value is no URL"),
+        ("u:secret@127.0.0.1/convo", "does not begin with postgresql://"),
+        ("mysql://u:secret@127.0.0.1/convo", "does not begin with postgresql://"),
+    ],
+)
+def test_an_address_of_the_database_that_is_none_is_refused_without_its_password(url: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_settings(None, {"CONVO_DATABASE__URL": url})
+    assert said in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:5432/convo",
+        "mysql://127.0.0.1/convo",
+        "postgresql+asyncpg://127.0.0.1/convo",
+        "postgresql://u:s3cret@127.0.0.1:abc/convo",
+        "postgresql://u:s3/cret@127.0.0.1/convo",
+        "postgresql://a:5432,b:x/convo",
+        "postgresql://u:s3\u2100cret@127.0.0.1/convo",
+    ],
+)
+def test_an_address_of_no_postgresql_is_refused_with_an_example_and_not_shown(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"database\.url.*postgresql://USER@HOST:5432/DATABASE") as refused:
+        load_settings(environ={"CONVO_DATABASE__URL": url})
+    assert "s3" not in str(refused.value)
+
+
+def test_a_bracket_that_is_never_closed_is_refused_with_the_form_for_ipv6() -> None:
+    with pytest.raises(ConfigError, match=r"database\.url.*is no URL.*\?host=one,\[::1\]&port=") as refused:
+        load_settings(environ={"CONVO_DATABASE__URL": "postgresql://u:s3cret@one,[::1/convo"})
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://127.0.0.1/convo",
+        "postgresql://u:p@/convo?host=one,[::1]&port=5432,5433",
+        "postgresql:///convo?host=/var/run/postgresql",
+        "postgresql://u:p%40@[::1]:5432/convo?sslmode=require",
+        "postgresql://u@a:5432,b:5433,c/convo?target_session_attrs=primary",
+        "postgresql://u:p@%2Fvar%2Frun%2Fpostgresql/convo",
+    ],
+)
+def test_the_forms_of_an_address_that_postgresql_knows_are_taken(url: str) -> None:
+    assert load_settings(environ={"CONVO_DATABASE__URL": url}).database.url.reveal() == url

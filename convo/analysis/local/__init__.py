@@ -9,7 +9,7 @@ from convo.analysis.local.asked import questions
 from convo.analysis.local.mood import emotion
 from convo.analysis.local.stated import memories
 
-BY = "local/1"
+BY = "local/2"
 """Who made a result of this package; the number changes with the rules."""
 
 __all__ = ["BY", "emotion", "memories", "questions"]

@@ -1,4 +1,4 @@
-"""The questions that the user raised, with a question mark or without; it knows nothing of answers.
+"""Finds the questions that the user asked, with a question mark or without: the embedded analyst's part ``questions``.
 
 Not counted are back-channels, which ask for nothing: "really?", "you know?", "they do?", "thật à?". Who says "why?" or
 "what about you?" does ask. A sentence is given as it was written, less its opening interjections and closing marks.
@@ -11,7 +11,7 @@ import re
 from convo.analysis.local import interrogative, words
 from convo.conversation.model import Conversation, Questions
 
-QUESTIONS_MAX = 100
+LOCAL_QUESTIONS_MAX = 100
 QUESTION_CHARACTERS_MAX = 400
 
 _FILLERS = frozenset(
@@ -47,12 +47,12 @@ def questions(conversation: Conversation) -> Questions:
     for said in words.user_turns(conversation):
         for text in raised(said):
             found.setdefault(words.key(text), text)
-        if len(found) >= QUESTIONS_MAX:
+        if len(found) >= LOCAL_QUESTIONS_MAX:
             break
-    return Questions(questions=tuple(found.values())[:QUESTIONS_MAX])
+    return Questions(questions=tuple(found.values())[:LOCAL_QUESTIONS_MAX])
 
 
-def raised(said: words.Said) -> list[str]:
+def raised(said: words.UserTurn) -> list[str]:
     """Give the questions of one turn as clean sentences; repeats are left in."""
     return [
         _clean(sentence)
@@ -62,7 +62,7 @@ def raised(said: words.Said) -> list[str]:
 
 
 def asks(text: str, language: words.Language) -> bool:
-    """Tell whether a sentence without a question mark asks something."""
+    """Return whether a sentence without a question mark asks something."""
     if language == "english":
         return interrogative.in_english(text)
     return interrogative.in_vietnamese(text, bare=language == "bare vietnamese") or interrogative.in_english(text)
@@ -76,7 +76,7 @@ def _is_filler(text: str) -> bool:
 
 
 def _clean(sentence: words.Sentence) -> str:
-    text = sentence.text.strip("\"'“”«»*_-–—,;: ")
+    text = sentence.text.strip("\"'“”«»*_-–—,;:¿¡ ")
     for _ in range(_OPENINGS_MAX):
         opening = _OPENING.match(text)
         if opening is None or opening.end() >= len(text):

@@ -1,6 +1,6 @@
-"""The forms in which somebody states a fact about themselves in English; it knows nothing of turns.
+"""The patterns by which the embedded analyst finds facts in English: "my name is …", "I like …"; add new ones here.
 
-No form captures an open-ended run twice, so matching a bounded clause is quick whatever stands in it.
+No pattern captures an open-ended run twice, so matching a bounded clause is quick whatever it holds.
 """
 
 from __future__ import annotations
@@ -40,6 +40,28 @@ _PLAYED = alternatives(
     " hockey cello trumpet"
 )
 _DOING = alternatives("is loves likes works has plays always thinks wants eats sleeps barks just")
+_PLANTS = alternatives("cactus ficus orchid bonsai succulent fern rose tree plant bamboo palm monstera sunflower")
+_LANGUAGES = alternatives(
+    "english french spanish german italian portuguese russian chinese mandarin cantonese japanese korean vietnamese"
+    " thai arabic hindi turkish polish dutch swedish greek latin indonesian"
+)
+_GOING = alternatives(
+    "swimming,running,jogging,hiking,cycling,fishing,camping,climbing,dancing,skiing,skating,surfing,bowling,biking"
+)
+_BRANCHES = alternatives(
+    "it,finance,marketing,sales,healthcare,education,construction,retail,banking,logistics,hr,advertising"
+)
+_MONTHS = alternatives(
+    "january february march april may june july august september october november december jan feb mar apr jun jul aug"
+    " sep sept oct nov dec"
+)
+_TRAITS = alternatives(
+    "lactose intolerant,gluten intolerant,diabetic,color blind,colour blind,colorblind,colourblind,left-handed"
+    ",left handed,deaf,dyslexic"
+)
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+_DATE = rf"(?P<it>{_DAY}(?: of)? {_MONTHS}|{_MONTHS} (?:the )?{_DAY}|\d{{1,2}}[/.]\d{{1,2}})(?: \d{{4}})?"
+_PARENTS = alternatives("mom mum mother dad father grandma grandpa grandmother grandfather")
 _WORD = r"[^\W\d_][\w'-]{0,19}"
 _NAME = rf"(?P<it>{_WORD}(?: {_WORD}){{0,2}})"
 _TWO = rf"(?P<it>{_WORD}(?: {_WORD})?)"
@@ -48,12 +70,36 @@ _YEARS = r"(?:[ -]?years?[ -]old| ?yrs? old| ?yo)?"
 _CALLED = rf"(?:'s name is|s name is| is called| is named) (?P<name>{_WORD})\Z"
 _NOW = r"(?: now| right now| at the moment| too| as well| here)?"
 _REST = r"(?P<it>.+)"
+_GOT = r"i (?:just |recently )?(?:have|own|'ve got|got|bought|adopted)"
+_LATELY = r"(?: yesterday| today| recently| last week| last month)?"
 
 FORMS: tuple[Form, ...] = (
     form("name", rf"my (?:full |first |real )?name(?: is|'s|s) {_NAME}\Z", "is called {it}", "name"),
     form("name", rf"(?:you can |please |just )?call me {_NAME}\Z", "is called {it}", "proper"),
     form("name", rf"{_ME} called {_NAME}\Z", "is called {it}", "proper"),
     form("name", rf"{_ME} {_NAME}\Z", "is called {it}", "greeted"),
+    form("birthday", rf"my birthday(?: is|'s) (?:on )?(?:the )?{_DATE}{_NOW}\Z", "birthday: {it}"),
+    form("birthday", rf"i was born on (?:the )?{_DATE}\Z", "birthday: {it}"),
+    form("birthday", r"i was born in (?P<it>(?:19|20)\d\d)\Z", "was born in {it}"),
+    form(
+        "friend",
+        rf"my (?:best )?friend(?:'s name)? is (?:called |named )?{_NAME}\Z",
+        "has a friend called {it}",
+        "proper",
+    ),
+    form("language", rf"i {_SOFT}speak (?:fluent )?(?P<it>{_LANGUAGES})\b", "speaks {it}"),
+    form("language", rf"{_ME} {_SOFT}(?:learning|studying) (?P<it>{_LANGUAGES})\b", "learns {it}"),
+    form(
+        "fear",
+        rf"{_ME} {_SOFT}(?:so |very )?(?:afraid|scared|terrified|frightened) of {_REST}",
+        "is afraid of {it}",
+        "fear",
+    ),
+    form(
+        "health",
+        rf"{_ME} {_SOFT}(?P<it>{_TRAITS}){_NOW}\Z",
+        "is {it}",
+    ),
     form("age", rf"{_ME} {_SOFT}(?P<it>\d{{1,3}}){_YEARS}{_NOW}\Z", "is {it} years old", "age"),
     form("age", r"i (?:just )?turned (?P<it>\d{1,3})(?: today| yesterday)?\Z", "is {it} years old", "age"),
     form("dislike", rf"i {_SOFT}(?:hate|dislike|can'?t stand|detest) {_REST}", "dislikes {it}", "liking"),
@@ -68,7 +114,12 @@ FORMS: tuple[Form, ...] = (
         "favourite {what}: {it}",
         "liking",
     ),
-    form("family", rf"i have {_NUMBERS} (?:{_LOOKS} )?(?P<it>{_RELATIVES})\Z", "has a {it}"),
+    form(
+        "family",
+        rf"i have {_NUMBERS} (?:\d{{1,2}}[ -](?:year|month)s?[ -]old )?(?:{_LOOKS} )?(?P<it>{_RELATIVES})\Z",
+        "has a {it}",
+    ),
+    form("family", rf"my (?P<it>{_PARENTS}){_CALLED}", "{it} is called {name}"),
     form("family", rf"i have (?P<n>{_NUMBERS}) (?:{_LOOKS} )?(?P<it>{_MANY_RELATIVES})\Z", "has {n} {it}"),
     form("family", rf"my (?:{_LOOKS} )?(?P<it>{_RELATIVES}){_CALLED}", "has a {it} called {name}"),
     form("family", rf"my (?:{_LOOKS} )?(?P<it>{_RELATIVES})(?: and i| {_DOING})\b", "has a {it}"),
@@ -81,34 +132,46 @@ FORMS: tuple[Form, ...] = (
     ),
     form(
         "pet",
-        rf"i (?:have|own|'ve got) {_NUMBERS} (?:{_LOOKS} )?(?P<it>{_ANIMALS}) (?:named|called) (?P<name>{_WORD})\Z",
+        rf"{_GOT} {_NUMBERS} (?:new )?(?:{_LOOKS} )?(?P<it>{_ANIMALS}) (?:named|called) (?P<name>{_WORD}){_LATELY}\Z",
         "has a {it} called {name}",
     ),
-    form("pet", rf"my (?:{_LOOKS} )?(?P<it>{_ANIMALS}){_CALLED}", "has a {it} called {name}"),
+    form("pet", rf"(?:my|our) (?:{_LOOKS} )?(?P<it>{_ANIMALS}){_CALLED}", "has a {it} called {name}"),
+    form(
+        "plant",
+        rf"{_GOT} {_NUMBERS} (?:new )?(?:{_LOOKS} )?(?P<it>{_PLANTS}) (?:named|called) (?P<name>{_WORD}){_LATELY}\Z",
+        "has a {it} called {name}",
+    ),
+    form("plant", rf"(?:my|our) (?:{_LOOKS} )?(?P<it>{_PLANTS}){_CALLED}", "has a {it} called {name}"),
     form("pet", rf"my (?:{_LOOKS} )?(?P<it>{_ANIMALS}) {_DOING}\b", "has a {it}"),
+    form("place", rf"we {_SOFT}(?:live in|moved to) {_REST}", "lives in {it}", "place"),
     form("place", rf"(?:i {_SOFT}live|{_ME} {_SOFT}living) (?:in|near) {_REST}", "lives in {it}", "place"),
     form("place", rf"i (?:just |recently )?moved to {_REST}", "lives in {it}", "place"),
     form("origin", rf"(?:{_ME}|i come) {_SOFT}(?:originally )?from {_REST}", "is from {it}", "place"),
     form("origin", rf"i (?:was born|grew up|was raised|was born and raised) in {_REST}", "is from {it}", "place"),
     form("work", rf"{_ME} {_SOFT}an? (?P<it>(?:[^\W\d_]+ ){{0,2}}{_JOBS}){_NOW}\Z", "is a {it}"),
     form("work", rf"i {_SOFT}work as an? {_TWO}{_NOW}(?: (?:at|in|for) .+)?\Z", "is a {it}"),
+    form("work", rf"i {_SOFT}work in (?P<it>{_BRANCHES}){_NOW}\Z", "works in {it}"),
     form("work", rf"i {_SOFT}work (?:at|for) {_REST}", "works at {it}", "proper"),
     form("school", rf"{_ME} {_SOFT}in (?:the )?(?P<it>{_GRADE}){_NOW}\Z", "is in {it}"),
     form("school", rf"i {_SOFT}(?:go to|study at|attend) {_REST}", "goes to {it}", "proper"),
     form("school", rf"i(?:'?m| am)? (?:study|studying|majoring in) {_TWO}\Z", "studies {it}", "liking"),
     form("hobby", rf"i {_SOFT}play (?:the )?(?P<it>{_PLAYED})\b", "plays {it}"),
     form("diet", rf"{_ME} {_SOFT}(?:a )?(?P<it>vegan|vegetarian|pescatarian){_NOW}\Z", "is {it}"),
-    form("diet", rf"{_ME} {_SOFT}allergic to {_TWO}\Z", "is allergic to {it}", "liking"),
+    form("hobby", rf"i {_SOFT}go (?P<it>{_GOING})\b", "goes {it}"),
+    form("hobby", rf"i {_SOFT}collect {_REST}", "collects {it}", "liking"),
+    form("diet", rf"{_ME} {_SOFT}allergic to {_REST}", "is allergic to {it}", "liking"),
+    form("diet", rf"i (?:have|'ve got) an? (?P<it>{_WORD}) allergy{_NOW}\Z", "is allergic to {it}"),
+    form("diet", rf"i {_SOFT}(?:don'?t|do not|can'?t|cannot) {_SOFT}eat {_REST}", "does not eat {it}", "liking"),
 )
 
 ENGLISH = Tongue(
     forms=FORMS,
-    # Behind one of these nothing in the sentence is a statement of fact about now.
+    # After one of these nothing in the sentence states a present fact.
     unreal=re.compile(
         r"\b(?:if|would|wouldn'?t|wish|imagine|suppose|pretend|pretending|unless|used to|i'd|dreamed|dreamt|said|says"
         r"|told|asked|wrote|sings|song|lyrics|quote|joke|kidding|passed away|died|lied|lying|character)\b"
     ),
-    mentions=re.compile(r"\b(?:i|im|my|call me)\b"),
+    mentions=re.compile(r"\b(?:i|im|my|call me|we|our)\b"),
     leads=re.compile(
         r"(?:(?:hi|hello|hey|there|yes|yeah|yea|yep|yup|no|nope|ok|okay|oh|wow|haha|lol|well|so|and|but|also|because"
         r"|actually|honestly|personally|as for me|by the way|btw|sure|nice|cool|great|good|though|although|usually"

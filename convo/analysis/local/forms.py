@@ -1,6 +1,6 @@
-"""What a form of statement is, and how the thing that it captures is cut to size or refused; it knows no form itself.
+"""The shape of a pattern of facts (``english``, ``vietnamese``), and how what it captures is shortened or refused.
 
-Precision goes before recall: what points elsewhere ("I like that") or runs on is refused, not guessed at.
+Precision goes before recall: what points elsewhere ("I like that") or runs on is refused, not guessed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from convo.analysis.local import words
 
-Trim = Literal["as is", "name", "proper", "greeted", "age", "liking", "place"]
+Trim = Literal["as is", "name", "proper", "greeted", "age", "liking", "fear", "place"]
 
 LIKING_WORDS_MAX = 5
 PLACE_WORDS_MAX = 4
@@ -36,7 +36,7 @@ class Form(Struct, frozen=True, kw_only=True):
 class Tongue(Struct, frozen=True, kw_only=True):
     """The forms of one language and the words that its captures are cut at or refused for.
 
-    A sentence without ``mentions`` speaks of somebody else; in an ``unreal`` one nothing is stated of the present.
+    A sentence without ``mentions`` is about another person; an ``unreal`` one states no present fact.
     """
 
     forms: tuple[Form, ...]
@@ -73,8 +73,9 @@ def cut(captured: str, trim: Trim, tongue: Tongue) -> str:
             return _name(captured.split(), tongue)
         case "proper" | "greeted":
             return _proper(captured.split(), tongue)
-        case "liking":
-            return _liking(captured.split(), tongue)
+        case "liking" | "fear":
+            # "The dark" is a fear as it stands, while "I like the dark" points at one that was spoken of.
+            return _liking((captured.removeprefix("the ") if trim == "fear" else captured).split(), tongue)
         case "place":
             return _place(captured.split(), tongue)
         case _:
@@ -97,7 +98,7 @@ def _proper(found: list[str], tongue: Tongue) -> str:
 
 
 def _is_no_name(found: list[str], tongue: Tongue) -> bool:
-    # "Nguyen Van An" holds "an", and is a name: behind the first word only words in lower case tell against it.
+    # "Nguyen Van An" holds "an", and is a name: after the first word only words in lower case speak against a name.
     return found[0].lower() in tongue.no_names or not tongue.no_names.isdisjoint(found[1:])
 
 

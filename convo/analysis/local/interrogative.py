@@ -1,4 +1,4 @@
-"""Whether a sentence without a question mark asks something, in either language; it knows nothing of turns."""
+"""Decides whether a sentence without a question mark asks something, in English or Vietnamese."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ _SIGNS = words.several(
 # "do you" stands in the middle of a run-on sentence too; not after "so", "as", "than" ("so do you").
 _ANYWHERE = re.compile(r"\b(?:do|did|have) (?:you|u) (?!all the\b)\w|\b(?:how are|how about|what about) (?:you|u)\b")
 _NO_INVERSION = words.several("so as than nor neither who if only never that")
+# The longest of them, the character before it and the space after it.
+_NO_INVERSION_REACH = max(map(len, _NO_INVERSION)) + 2
 _TAG = re.compile(
     rf"(?:\w+ ){{2}}.*\b(?:isnt|arent|wasnt|werent|dont|doesnt|didnt|cant|couldnt|wont|wouldnt|havent|hasnt) {_PERSON}$"
 )
@@ -83,7 +85,9 @@ def _asks_inside(part: str) -> bool:
 
 
 def _inverts(found: re.Match[str]) -> bool:
-    return found.string[: found.start()].rstrip().rpartition(" ")[2] not in _NO_INVERSION
+    # Only what could be one of the words is looked at, not all that stands before.
+    before = found.string[max(0, found.start() - _NO_INVERSION_REACH) : found.start()]
+    return before.rstrip().rpartition(" ")[2] not in _NO_INVERSION
 
 
 def _ends_with_a_tag(parts: list[str]) -> bool:

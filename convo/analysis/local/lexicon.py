@@ -1,6 +1,6 @@
-"""The words, phrases and pictures that carry a feeling, with their weights; pure data, it knows nothing of sentences.
+"""The words, phrases and pictures that carry a feeling, with their weights: the data of ``mood``.
 
-A phrase of weight 0 takes its words out of play: "vui lòng" is "please", not joy.
+A phrase of weight 0 keeps its words from being weighed: "vui lòng" is "please", not joy.
 """
 
 from __future__ import annotations
@@ -197,8 +197,8 @@ def _table(lexicon: dict[Affect, dict[float, str]]) -> dict[str, Weighed]:
 
 _english, _vietnamese = _table(_ENGLISH), _table(_VIETNAMESE)
 _bare = {words.fold(phrase): weighed for phrase, weighed in _vietnamese.items()}
-ENGLISH = _lexicon(_english)
-VIETNAMESE = _lexicon(_english | _vietnamese)
+ENGLISH_LEXICON = _lexicon(_english)
+VIETNAMESE_LEXICON = _lexicon(_english | _vietnamese)
 BARE_VIETNAMESE = _lexicon(_english | {phrase: _bare[phrase] for phrase in _bare.keys() - _UNSAFE_BARE})
 PICTURES: dict[str, Weighed] = {
     picture: (affect, weight)

@@ -1,10 +1,10 @@
-"""How the user felt about a conversation as a whole; it knows nothing of the reasons."""
+"""Finds how the user felt about a conversation as a whole: the embedded analyst's part ``emotion``."""
 
 from __future__ import annotations
 
 import re
 
-from convo.analysis.local import asked, lexicon, words
+from convo.analysis.local import asked, lexicon, tongues, words
 from convo.conversation.model import Conversation, EmotionName, Mood
 
 # Measured on the first half of the bench data only (scripts/bench/analyst.py).
@@ -25,14 +25,16 @@ _PICTURE = re.compile("|".join(re.escape(picture) for picture in sorted(lexicon.
 _PART_END = re.compile("[,.;:!?…()\n]+")
 _NEGATION_REACH = 3
 _TABLES = {
-    "english": lexicon.ENGLISH,
-    "vietnamese": lexicon.VIETNAMESE,
+    "english": lexicon.ENGLISH_LEXICON,
+    "vietnamese": lexicon.VIETNAMESE_LEXICON,
     "bare vietnamese": lexicon.BARE_VIETNAMESE,
 }
 
 
 def emotion(conversation: Conversation) -> Mood:
-    """Find the emotion that the user's turns show together."""
+    """Find the emotion that the user's turns show together; in a language that is not known none is judged."""
+    if not tongues.is_known(words.user_turns(conversation)):
+        return Mood(emotion="neutral", judged=False)
     totals: Affects = _nothing()
     turns = spoken = terse = 0
     for said in words.user_turns(conversation):
@@ -47,14 +49,7 @@ def emotion(conversation: Conversation) -> Mood:
     return Mood(emotion=_decide(totals, turns))
 
 
-def of_turn(text: str) -> EmotionName:
-    """Find the emotion of one thing said, by the same rules."""
-    cleaned = words.clean(text[: words.TURN_CHARACTERS_MAX])
-    said = words.Said(text=cleaned, language=words.language(cleaned))
-    return _decide(affects(said, _parts(cleaned)), 1)
-
-
-def affects(said: words.Said, parts: list[list[str]]) -> Affects:
+def affects(said: words.UserTurn, parts: list[list[str]]) -> Affects:
     """Weigh one turn, given also as the words of its parts; no affect weighs more than its bound."""
     weighed = _nothing()
     for part in parts:
@@ -80,7 +75,7 @@ def _add(totals: Affects, more: Affects) -> None:
         totals[affect] += weight
 
 
-def _engagement(said: words.Said, length: int) -> float:
+def _engagement(said: words.UserTurn, length: int) -> float:
     questions = QUESTION_WEIGHT * min(2, len(asked.raised(said)))
     loud = EXCLAMATION_WEIGHT if "!" in said.text else 0.0
     long = LONG_TURN_WEIGHT if length >= LONG_TURN_WORDS else 0.0
@@ -121,7 +116,7 @@ def _in_context(hit: lexicon.Weighed, found: list[str], start: int, end: int) ->
 def _decide(totals: Affects, turns: int) -> EmotionName:
     good = totals["interesting"] + totals["happy"]
     worst: lexicon.Affect = max(("angry", "sad", "boring"), key=totals.__getitem__)
-    # What is told of others ("they lost, so sad") does not outweigh a user who is taking part.
+    # A report on others ("they lost, so sad") does not outweigh a user who is taking part.
     if totals[worst] >= NEGATIVE_MIN and totals[worst] > good:
         return worst
     if not turns or good / turns < LOW_MEAN:

@@ -1,4 +1,4 @@
-"""Facts that the user states about themselves; it knows nothing of what is already remembered.
+"""Finds the facts that users state about themselves: the embedded analyst's part ``memories``.
 
 Questions, hypotheticals, reports of what somebody else said and quotations yield nothing. A fact's key is its kind and
 its folded words: the same in every conversation, spelt with diacritics or without.
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from convo.analysis.local import asked, english, forms, vietnamese, words
 from convo.conversation.model import Conversation, Memories, MemoryFact
 
-FACTS_MAX = 50
-TEXT_CHARACTERS_MAX = 200
+LOCAL_FACTS_MAX = 50
+FACT_CHARACTERS_MAX = 200
 CLAUSE_CHARACTERS_MAX = 160
 
 _TONGUES: dict[words.Language, forms.Tongue] = {
@@ -29,19 +29,19 @@ def memories(conversation: Conversation) -> Memories:
     for said in words.user_turns(conversation):
         for fact in stated(said):
             found.setdefault(fact.key, fact)
-        if len(found) >= FACTS_MAX:
+        if len(found) >= LOCAL_FACTS_MAX:
             break
-    return Memories(facts=tuple(found.values())[:FACTS_MAX])
+    return Memories(facts=tuple(found.values())[:LOCAL_FACTS_MAX])
 
 
-def stated(said: words.Said) -> Iterator[MemoryFact]:
+def stated(said: words.UserTurn) -> Iterator[MemoryFact]:
     """Give the facts of one turn; repeats are left in."""
     tongue = _TONGUES[said.language]
     greeted = tongue.greetings.match(_spelt(said.text, said.language)) is not None
     for sentence in words.sentences(words.unquoted(said.text)):
         spelt = _spelt(sentence.text, said.language)
         if tongue.mentions.search(spelt) and not tongue.unreal.search(spelt):
-            for clause in _told(sentence, said.language):
+            for clause in _statements(sentence, said.language):
                 yield from _facts(clause, said.language, greeted=greeted)
 
 
@@ -49,8 +49,8 @@ def _spelt(text: str, language: words.Language) -> str:
     return words.fold(text) if language == "bare vietnamese" else words.lower(text)
 
 
-def _told(sentence: words.Sentence, language: words.Language) -> list[str]:
-    # "I like tea, what about you?" tells and asks; "I like tea, right?" only asks.
+def _statements(sentence: words.Sentence, language: words.Language) -> list[str]:
+    # "I like tea, what about you?" states and asks; "I like tea, right?" only asks.
     parts = words.clauses(sentence.text)
     asking = [asked.asks(part, language) for part in parts]
     if not sentence.asked and not asked.asks(sentence.text, language):
@@ -95,5 +95,5 @@ def _fact(form: forms.Form, part: str, spelt: str, tongue: forms.Tongue) -> Memo
     identity = words.key(" ".join(captured[name].removeprefix("the ") for name in sorted(captured)))
     if not captured["it"] or not identity:
         return None
-    text = form.text.format(**captured)[:TEXT_CHARACTERS_MAX].strip()
-    return MemoryFact(key=f"{form.kind}:{identity}"[:TEXT_CHARACTERS_MAX], text=text, kind=form.kind)
+    text = form.text.format(**captured)[:FACT_CHARACTERS_MAX].strip()
+    return MemoryFact(key=f"{form.kind}:{identity}"[:FACT_CHARACTERS_MAX], text=text, kind=form.kind)

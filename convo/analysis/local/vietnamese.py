@@ -1,4 +1,4 @@
-"""The forms in which somebody states a fact about themselves in Vietnamese; it knows no English.
+"""The patterns by which the embedded analyst finds facts in Vietnamese; add new ones here.
 
 Each form is written once, with diacritics. The bare forms are folded from them, less the pronouns that fold into other
 words: "con" is also "còn" (still), "tớ" is also "to" (big).
@@ -26,12 +26,27 @@ _JOBS = alternatives(
     ",họa sĩ,ca sĩ,nhạc sĩ,nhà văn,nhà báo,công nhân,công an,bộ đội,thợ may,thợ điện,dược sĩ"
     ",nhân viên văn phòng,giảng viên"
 )
+_PLANTS = alternatives("xương rồng,cây xương rồng,hoa hồng,cây hoa hồng,cây sen đá,sen đá,cây bonsai,cây,hoa lan,hoa")
+_PLAYED = alternatives(
+    "bóng đá,bóng rổ,bóng chuyền,cầu lông,cờ vua,cờ tướng,bóng bàn,tennis,đàn piano,piano,đàn ghi ta,ghi ta,guitar"
+    ",đàn guitar,violin,đàn tranh,game,điện tử"
+)
+_GOING = alternatives("chạy bộ,đi bơi,bơi,đi bộ,đạp xe,leo núi,câu cá,tập gym,tập yoga,nhảy,đá bóng,vẽ tranh,vẽ,nấu ăn")
+_TONGUES = alternatives(
+    "tiếng anh,tiếng nhật,tiếng hàn,tiếng pháp,tiếng trung,tiếng đức,tiếng nga,tiếng tây ban nha,tiếng ý,tiếng thái"
+    ",tiếng việt"
+)
+_DATE = r"(?P<it>\d{1,2} tháng \d{1,2}|\d{1,2}[/.]\d{1,2})(?:[/.]\d{4}| năm \d{4})?"
+_ON = r"(?:là |vào )?(?:là |vào )?(?:ngày |hôm )?"
+_MOVED = r"(?:chuyển|dọn) (?:nhà )?(?:đến|tới|về|ra|vào)"
+_OFTEN = r"(?:(?:hay|thường|thường xuyên|biết|đang|cũng|rất) )*"
 _WORD = r"[^\W\d_]{1,12}"
 _NAME = rf"(?P<it>{_WORD}(?: {_WORD}){{0,3}})"
 _CALLED = rf"tên (?:là )?(?P<name>{_WORD}(?: {_WORD}){{0,3}})\Z"
 _WHAT = rf"(?P<what>{_WORD}(?: {_WORD})?)"
 _PET = rf"(?:con |chú |bé |em )(?P<it>{_ANIMALS})"
 _KEEP = r"(?:nhà )?ME (?:đang )?(?:có nuôi|có|nuôi)"
+_GET = r"(?:nhà )?ME (?:vừa |mới )*(?:mua|trồng|nhận nuôi|được tặng|có|nuôi)"
 _LIKE = r"(?:yêu thích|thích|yêu|mê|khoái|hâm mộ|nghiện)"
 _DISLIKE = r"(?:ghét|không thích|ko thích|không ưa|chẳng thích)"
 _ORIGIN = r"(?:đến từ|tới từ|sinh ra ở|sinh ra tại|quê ở|quê|là người)"
@@ -43,6 +58,32 @@ _ROWS: tuple[tuple[str, str, str, Trim], ...] = (
     ("name", rf"ME (?:có )?tên (?:là )?{_NAME}\Z", "tên là {it}", "name"),
     ("name", rf"(?:bạn )?(?:cứ |hãy )?gọi ME là {_NAME}\Z", "tên là {it}", "proper"),
     ("name", rf"ME là {_NAME}\Z", "tên là {it}", "greeted"),
+    (
+        "birthday",
+        rf"(?:sinh nhật|ngày sinh) (?:của )?ME (?:là |vào )*(?:ngày |hôm )?{_DATE}\Z",
+        "sinh nhật: {it}",
+        "as is",
+    ),
+    ("birthday", rf"ME sinh (?:vào )?ngày {_DATE}\Z", "sinh nhật: {it}", "as is"),
+    ("birthday", r"ME sinh năm (?P<it>(?:19|20)\d\d)\Z", "sinh năm {it}", "as is"),
+    ("friend", rf"bạn (?:thân nhất|thân) (?:của )?ME (?:là |tên là |tên ){_NAME}\Z", "bạn thân: {it}", "proper"),
+    ("language", rf"ME {_SOFT}(?:nói được|biết nói|biết|nói) (?P<it>{_TONGUES})\b", "nói {it}", "as is"),
+    ("language", rf"ME {_SOFT}học (?P<it>{_TONGUES})\b", "học {it}", "as is"),
+    ("fear", rf"ME {_SOFT}sợ {_REST}", "sợ {it}", "liking"),
+    ("health", r"ME (?:đang )?bị (?P<it>tiểu đường|hen suyễn|cận thị|mù màu|cao huyết áp)\b", "bị {it}", "as is"),
+    ("diet", rf"ME {_SOFT}(?:bị )?dị ứng (?:với )?{_REST}", "dị ứng với {it}", "liking"),
+    ("diet", rf"ME {_SOFT}(?P<it>ăn chay)\b", "{it}", "as is"),
+    ("diet", rf"ME {_SOFT}không ăn (?:được )?{_REST}", "không ăn {it}", "liking"),
+    ("hobby", rf"ME {_OFTEN}chơi (?P<it>{_PLAYED})\b", "chơi {it}", "as is"),
+    ("hobby", rf"ME (?:hay|thường) (?P<it>{_GOING})\b", "hay {it}", "as is"),
+    ("hobby", rf"ME {_SOFT}sưu tầm {_REST}", "sưu tầm {it}", "liking"),
+    (
+        "place",
+        rf"(?:nhà |gia đình )?ME {_SOFT}{_MOVED} {_REST}",
+        "sống ở {it}",
+        "place",
+    ),
+    ("plant", rf"{_GET} (?:{_NUMBERS})?(?:chậu |cây )?(?P<it>{_PLANTS}) {_CALLED}", "có {it} tên {name}", "as is"),
     ("age", rf"(?:năm nay )?ME {_SOFT}(?P<it>\d{{1,3}}) tuổi\b", "{it} tuổi", "age"),
     ("dislike", rf"ME {_SOFT}{_DISLIKE} (?:nhất là )?{_REST}", "không thích {it}", "liking"),
     ("like", rf"ME {_SOFT}{_LIKE} (?:nhất là )?{_REST}", "thích {it}", "liking"),
@@ -55,6 +96,8 @@ _ROWS: tuple[tuple[str, str, str, Trim], ...] = (
     ("family", r"ME (?:đã )?(?P<it>kết hôn|lập gia đình|lấy vợ|lấy chồng)(?: rồi)?\Z", "đã {it}", "as is"),
     ("pet", rf"{_KEEP} (?:{_NUMBERS})?{_PET}\Z", "nuôi {it}", "as is"),
     ("pet", rf"{_KEEP} (?:{_NUMBERS})?{_PET} {_CALLED}", "nuôi {it} tên {name}", "as is"),
+    ("pet", rf"{_GET} (?:{_NUMBERS})?{_PET} {_CALLED}", "nuôi {it} tên {name}", "as is"),
+    ("family", rf"(?P<it>mẹ|bố|má|cha|ông|bà) (?:của )?ME {_CALLED}", "{it} tên {name}", "as is"),
     ("pet", rf"{_PET} (?:của |nhà )ME {_CALLED}", "nuôi {it} tên {name}", "as is"),
     ("place", rf"ME {_SOFT}(?:sinh sống|sống|ở)(?: ở| tại)? {_REST}", "sống ở {it}", "place"),
     ("place", rf"nhà ME {_SOFT}ở {_REST}", "sống ở {it}", "place"),

@@ -1,6 +1,6 @@
-"""Text as the embedded analyst reads it: bounded, clean, in sentences and words; it knows not what is looked for.
+"""Prepares text for the embedded analyst: bounds and cleans it, splits it into sentences and words, guesses languages.
 
-Everything here is linear in what it reads, and what it reads is bounded, so no text can hold a worker up.
+The time of everything here is linear in the text, and the text is bounded, so that no text can hold a worker up.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from convo.analysis.local import utterances
+from convo.conversation.composing import compose
 from convo.conversation.model import Conversation
 
 Language = Literal["english", "vietnamese", "bare vietnamese"]
@@ -32,7 +34,13 @@ def several(listed: str) -> frozenset[str]:
 
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u2069\ud800-\udfff\ufeff]")
 _ADDRESS = re.compile(r"(?:https?://|www\.)\S+")
-_ENDING = re.compile("[.!?…。？！]+[\"'”’)\\]]*|\n+")
+# The question marks of all scripts; Armenian's stands inside the sentence. Greek's is a semicolon once it is composed.
+_ASKING = "?？؟⁇⁈⁉‽﹖︖⸮፧꘏⳺⳻𞥟"
+_INSIDE = "՞"
+# Full stops after which no space is due.
+_STOPS = "。！｡۔।॥։።"
+_GREEK_ASKS = "(?<=[\u0370-\u03ff\u1f00-\u1fff]);"
+_ENDING = re.compile(f"(?:[.!…{_ASKING}{_STOPS}]|{_GREEK_ASKS})+[\"'”’)\\]]*|\n+")
 _BREAK = re.compile("\\.{2,}|[,;:()\\[\\]—–|]| - ")
 _WORD = re.compile("[^\\W_]+(?:'[^\\W_]+)*")
 _QUOTED = re.compile('"[^"]*(?:"|$)|“[^”]*(?:”|$)|«[^»]*(?:»|$)')
@@ -55,7 +63,7 @@ _ENGLISH_WORDS = several(
 )
 
 
-class Said(Struct, frozen=True, kw_only=True):
+class UserTurn(Struct, frozen=True, kw_only=True):
     """What the user said in one turn, cleaned, and the language it seems to be in."""
 
     text: str
@@ -69,24 +77,33 @@ class Sentence(Struct, frozen=True, kw_only=True):
     asked: bool
 
 
-def user_turns(conversation: Conversation) -> Iterator[Said]:
-    """Give what the user said, turn by turn, up to the bounds of this module; empty turns are left out."""
+def user_turns(conversation: Conversation) -> tuple[UserTurn, ...]:
+    """Give what the user said, turn by turn, up to the bounds of this module; empty turns are left out.
+
+    It is prepared once for a conversation and kept with it, for all parts ask for the same.
+    """
+    prepared: tuple[UserTurn, ...] | None = conversation.__dict__.get("user_turns")
+    if prepared is None:
+        prepared = conversation.__dict__["user_turns"] = tuple(_prepared_turns(conversation))
+    return prepared
+
+
+# Each turn is cleaned by itself: a call into C holds the interpreter until it returns, so it is given little at a time.
+def _prepared_turns(conversation: Conversation) -> Iterator[UserTurn]:
     left = CONVERSATION_CHARACTERS_MAX
-    texts = (turn.text for turn in conversation.turns if turn.speaker == "user")
+    texts = utterances.texts_of_user(conversation.turns)
     for _, raw in zip(range(TURNS_MAX), texts, strict=False):
         text = clean(raw[: min(left, TURN_CHARACTERS_MAX)])
         left -= len(text)
         if text:
-            yield Said(text=text, language=language(text))
+            yield UserTurn(text=text, language=language(text))
         if left <= 0:
             return
 
 
 def clean(text: str) -> str:
     """Give the text composed (NFC), without addresses and without anything that a row or a terminal cannot hold."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return _UNPRINTABLE.sub(" ", _ADDRESS.sub(" ", text)).strip()
+    return _UNPRINTABLE.sub(" ", _ADDRESS.sub(" ", compose(text))).strip()
 
 
 def sentences(text: str) -> Iterator[Sentence]:
@@ -107,7 +124,7 @@ def _sentences(text: str) -> Iterator[Sentence]:
 
 def _closes(text: str, start: int, ending: re.Match[str]) -> bool:
     # A point inside "3.5" or "e.g" closes nothing, nor does the one of "Mr."; a question mark always does.
-    if "\n" in ending[0] or _asks(ending[0]):
+    if "\n" in ending[0] or _asks(ending[0]) or not set(_STOPS).isdisjoint(ending[0]):
         return True
     if ending.end() < len(text) and not text[ending.end()].isspace():
         return False
@@ -118,11 +135,11 @@ def _closes(text: str, start: int, ending: re.Match[str]) -> bool:
 def _sentence(body: str, marks: str) -> Sentence | None:
     # The end is kept: there stands the question of a sentence that never stops.
     text = " ".join(body[-SENTENCE_CHARACTERS_MAX:].split())
-    return Sentence(text=text, asked=_asks(marks)) if text else None
+    return Sentence(text=text.replace(_INSIDE, ""), asked=_asks(marks) or _INSIDE in text) if text else None
 
 
 def _asks(marks: str) -> bool:
-    return "?" in marks or "？" in marks
+    return ";" in marks or not set(_ASKING).isdisjoint(marks)
 
 
 def clauses(sentence: str) -> list[str]:
@@ -153,6 +170,11 @@ def language(text: str) -> Language:
     return "english"
 
 
+def is_of_known_language(word: str) -> bool:
+    """Return whether a word in lower case is a common one of English or Vietnamese, or has Vietnamese letters."""
+    return word in _ENGLISH_WORDS or word in _BARE_WORDS or (not word.isascii() and _is_marked_vietnamese(word))
+
+
 def _is_marked_vietnamese(word: str) -> bool:
     return word in _VIETNAMESE_WORDS or _VIETNAMESE_LETTER.search(word) is not None
 
@@ -179,4 +201,4 @@ def lower(text: str) -> str:
 
 def key(text: str) -> str:
     """Give the form in which two spellings of the same thing are equal: folded words, one space between them."""
-    return " ".join(_WORD.findall(fold(unicodedata.normalize("NFC", text.lower()).replace("’", "'"))))
+    return " ".join(_WORD.findall(fold(compose(text.lower()).replace("’", "'"))))

@@ -1,0 +1,139 @@
+"""The commands that call a running server: their options, and the function of ``terminal`` that each of them calls."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, get_args
+
+from convo import config
+from convo.commands import terminal
+from convo.commands.options import add_command, add_settings, arguments_of
+from convo.commands.parsing import row_count
+from convo.conversation.times import instant
+from convo.errors import Refused
+from convo.web.description.parameters import StateFilter
+
+if TYPE_CHECKING:
+    from convo.commands.options import Commands
+
+
+def add_api_commands(commands: Commands) -> None:
+    """Add every command that calls a server."""
+    show = add_command(commands, "show", "show one conversation and its analysis", _show)
+    retry = add_command(commands, "retry", "make a dead letter ready again, or many with --all", _retry)
+    _add_retry_options(retry)
+    explain = add_command(commands, "explain", "show why a conversation has its state", _explain)
+    for parser in (show, explain):
+        parser.add_argument("conversation_id", metavar="ID")
+    user = add_command(commands, "user", "show a user's relationship and memories", _user)
+    user.add_argument("user_id", metavar="ID")
+    user.add_argument("--limit", type=row_count, default=50, help="how many bots and how many memories (default: 50)")
+    listed = add_command(commands, "list", "list conversations, newest first", _list)
+    listed.add_argument("--state", choices=get_args(StateFilter))
+    dead = add_command(commands, "dead", "count dead letters by their reason, and list the newest", _dead)
+    for parser in (listed, dead):
+        parser.add_argument("--user", metavar="ID")
+        parser.add_argument("--bot", metavar="ID")
+        parser.add_argument("--limit", type=row_count, default=50)
+    acknowledge = add_command(commands, "acknowledge", "mark a dead letter as reviewed; it stays dead", _acknowledge)
+    acknowledge.add_argument("conversation_id", metavar="ID")
+    alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
+    alerts.add_argument(
+        "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
+    )
+    for parser in (show, explain, retry, user, listed, dead, acknowledge, alerts):
+        parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
+        parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
+        add_settings(parser)
+
+
+def _add_retry_options(retry: argparse.ArgumentParser) -> None:
+    retry.add_argument("conversation_id", metavar="ID", nargs="?", help="one dead letter")
+    retry.add_argument("--all", action="store_true", help="all dead letters, or those that the next options leave")
+    retry.add_argument("--reason", metavar="TEXT", help="only those whose last error holds this text")
+    retry.add_argument(
+        "--since", metavar="TIME", help="only those buried since: 2026-03-02T08:00:00Z, 2026-03-02, 90m, 2h, 3d"
+    )
+    retry.add_argument("--user", metavar="ID", help="only those of this user")
+    retry.add_argument("--bot", metavar="ID", help="only those of this bot")
+    retry.add_argument("--rate", type=float, metavar="N", help="at most so many a second")
+    retry.add_argument("--dry-run", action="store_true", help="count them, and change nothing")
+
+
+def _call(asked: argparse.Namespace) -> terminal.ServerCall:
+    url, key = config.client_address(url=asked.url or "", file=asked.config, arguments=arguments_of(asked))
+    return terminal.ServerCall(url=url, key=key, as_json=asked.json)
+
+
+def _filters(asked: argparse.Namespace) -> terminal.Filters:
+    return terminal.Filters(user_id=asked.user, bot_id=asked.bot, state=getattr(asked, "state", None))
+
+
+def _show(asked: argparse.Namespace) -> int:
+    return terminal.show(_call(asked), asked.conversation_id)
+
+
+def _explain(asked: argparse.Namespace) -> int:
+    return terminal.show_explanation(_call(asked), asked.conversation_id)
+
+
+def _user(asked: argparse.Namespace) -> int:
+    return terminal.show_user(_call(asked), asked.user_id, asked.limit)
+
+
+def _retry(asked: argparse.Namespace) -> int:
+    narrowing = [name for name in ("reason", "since", "user", "bot", "rate") if getattr(asked, name) is not None]
+    narrowing += ["dry-run"] if asked.dry_run else []
+    if asked.all == (asked.conversation_id is not None):
+        raise Refused("name one dead letter, or give --all: `convo retry ID`, `convo retry --all --dry-run`")
+    if not asked.all:
+        if narrowing:
+            raise Refused(f"--{narrowing[0]} narrows --all; to retry one dead letter give its id alone")
+        return terminal.retry(_call(asked), asked.conversation_id)
+    if asked.rate is not None and not 0 < asked.rate < math.inf:
+        raise Refused(f"--rate {asked.rate:g}: a number of dead letters a second above 0, e.g. 5")
+    which = terminal.DeadLetters(
+        reason=asked.reason, since=_since(asked.since, datetime.now(UTC)), user_id=asked.user, bot_id=asked.bot
+    )
+    return terminal.retry_many(_call(asked), which, per_second=asked.rate or 0.0, dry_run=asked.dry_run)
+
+
+_AGO = re.compile(r"([0-9]{1,6})([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _since(text: str | None, now: datetime) -> str | None:
+    """Return the time that ``--since`` names, in RFC 3339."""
+    if text is None:
+        return None
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago:
+            at = now - timedelta(seconds=int(ago[1]) * _UNIT_SECONDS[ago[2]])
+        else:
+            at = instant(text if ":" in text else f"{text}T00:00:00Z")
+    except (ValueError, OverflowError):
+        raise Refused(
+            f"--since {text}: a time such as 2026-03-02T08:00:00Z or 2026-03-02, or 90m, 2h, 3d ago"
+        ) from None
+    return at.isoformat().replace("+00:00", "Z")
+
+
+def _acknowledge(asked: argparse.Namespace) -> int:
+    return terminal.acknowledge(_call(asked), asked.conversation_id)
+
+
+def _alerts(asked: argparse.Namespace) -> int:
+    command = terminal.test_alerts if asked.what == "test" else terminal.alerts
+    return command(_call(asked))
+
+
+def _list(asked: argparse.Namespace) -> int:
+    return terminal.list_conversations(_call(asked), _filters(asked), asked.limit)
+
+
+def _dead(asked: argparse.Namespace) -> int:
+    return terminal.dead(_call(asked), _filters(asked), asked.limit)

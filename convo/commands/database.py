@@ -1,0 +1,238 @@
+"""``convo backup``, ``restore``, ``audit`` and ``key``: commands that work on the database itself, not on a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+from msgspec import Struct
+
+from convo.embedded.access import new_database
+from convo.embedded.server import Embedded, open_embedded, running_dsn
+from convo.errors import Refused
+from convo.runtime import identity
+from convo.runtime.bridge import open_bridge
+from convo.settings import Settings
+from convo.startup import describe_url
+from convo.store import keys, ledger
+from convo.store.audit import anomalies
+from convo.store.backup import read_made_at, restore_backup, write_backup
+from convo.store.contents import read_contents
+from convo.store.keys import ApiKey, Expiry, Scope
+from convo.store.migrate import contract_wait, migrate, read_schema
+from convo.store.migrations import migrations
+from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
+from convo.store.processes import holders
+
+
+class Replacement(Struct, frozen=True, kw_only=True):
+    """What a restore replaces, and by what, each in words for a person."""
+
+    database: str
+    contents: str
+    backup: str
+
+
+async def backup(settings: Settings, file: Path, *, replace: bool = False) -> int:
+    """Write a consistent copy of the database to ``file``, also while it is in use; return its size in bytes.
+
+    Raises:
+        Refused: there is no such database, no convo has served it, it refuses the backup, or the file exists and
+            ``replace`` is false.
+    """
+    if not replace and os.path.lexists(file):
+        raise Refused(f"{file} exists already: choose another name, or replace it with --force")
+    async with existing_database(settings) as url:
+        async with _opened(settings, url) as (_, connection):
+            await _refuse_unserved(settings, connection)
+        return await write_backup(url, file, replace=replace)
+
+
+async def restore(
+    settings: Settings, file: Path, confirm: Callable[[Replacement], None] = lambda _replacement: None
+) -> None:
+    """Replace the database by what ``file`` holds, completely or not at all, after ``confirm`` has returned.
+
+    ``confirm`` may raise, and nothing is changed then.
+
+    Raises:
+        Refused: a convo serves the database, ``file`` is no backup, or the database refuses it.
+    """
+    url = settings.database.url.reveal()
+    if url:
+        await _refuse_holders(url, settings)
+        confirm(await _replacement(url, settings, file, describe_url(url)))
+        await restore_backup(url, file)
+        return
+    async with _stopped(settings) as running:
+        where = f"embedded PostgreSQL {running.version} in {running.data_folder}"
+        confirm(await _replacement(running.dsn, settings, file, where))
+        async with new_database(running.location) as fresh:
+            await restore_backup(fresh, file)
+
+
+async def _refuse_holders(url: str, settings: Settings) -> None:
+    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+        names = await holders(postgres)
+    if names:
+        raise Refused(
+            f"{'; '.join(names)}: still on this database, also where it does not answer; stop each, or end its sessions"
+            " with pg_terminate_backend when it is gone for good; then restore"
+        )
+
+
+async def _replacement(url: str, settings: Settings, file: Path, database: str) -> Replacement:
+    made_at = await read_made_at(file)
+    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+        contents = await read_contents(postgres)
+    size = f"{file}: {file.stat().st_size:,} bytes"
+    return Replacement(
+        database=database,
+        contents=contents.description,
+        backup=f"{size}, made at {made_at}" if made_at else size,
+    )
+
+
+async def audit(settings: Settings) -> list[str]:
+    """Compare the tables with the ledger for all days, and with each other; return a sentence for each difference.
+
+    Raises:
+        Refused: there is no such database, no convo has served it, its schema is not this program's, or it refuses the
+            audit.
+    """
+    async with existing_database(settings) as url, _opened(settings, url) as (_, connection):
+        await _refuse_unserved(settings, connection)
+        schema = await read_schema(connection)
+        if schema.missing(migrations()) is not None:
+            raise Refused(
+                f"the database has schema version {schema.version}, and this program audits version"
+                f" {migrations()[-1].number}: `convo serve` brings it there"
+            )
+        differences = [
+            f"{gap.day}: {gap.booked} {gap.what} are in the books, {gap.found} in the tables"
+            for gap in await ledger.gaps(connection)
+        ]
+        return differences + [
+            f"{anomaly.count} {anomaly.what}: {', '.join(anomaly.examples)}" for anomaly in await anomalies(connection)
+        ]
+
+
+async def _refuse_unserved(settings: Settings, connection: DedicatedConnection) -> None:
+    async def body(connection: Connection) -> bool:
+        return await connection.fetchval("SELECT to_regclass('schema_version')") is not None
+
+    if not await connection.run("db.schema", body):
+        url = settings.database.url.reveal()
+        where = describe_url(url) if url else f"the database in {settings.server.data_dir}"
+        raise Refused(f"{where} has no tables of convo: no convo has served it yet. Is it the right one?")
+
+
+# --- the keys of clients
+
+
+async def new_key(
+    settings: Settings, name: str, scopes: Sequence[Scope], requests_per_second: float, expires: Expiry
+) -> str:
+    """Make a key for a client and return it; as ``store.keys.new``.
+
+    The database is made where there is none: the first key can be made before the first server starts.
+    """
+    async with _running_database(settings) as url, _migrated(settings, url) as postgres:
+        return await keys.new(postgres, name, scopes, requests_per_second, expires=expires)
+
+
+async def rotate_key(settings: Settings, key_id: str, overlap: timedelta, expires: Expiry | None) -> str:
+    """Make a key that replaces another and return it; as ``store.keys.rotate``."""
+    async with existing_database(settings) as url, _migrated(settings, url) as postgres:
+        return await keys.rotate(postgres, key_id, overlap, expires=expires)
+
+
+async def list_keys(settings: Settings) -> list[ApiKey]:
+    """Read the keys that are not revoked, also those that have expired.
+
+    Raises:
+        Refused: there is no such database.
+    """
+    async with existing_database(settings) as url, _migrated(settings, url) as postgres:
+        return await keys.not_revoked(postgres)
+
+
+async def revoke_key(settings: Settings, key_id: str) -> None:
+    """Make a key invalid.
+
+    Raises:
+        Refused: there is no such database.
+        NotFound: no valid key has this id.
+    """
+    async with existing_database(settings) as url, _migrated(settings, url) as postgres:
+        await keys.revoke(postgres, key_id)
+
+
+@asynccontextmanager
+async def _migrated(settings: Settings, url: str) -> AsyncIterator[Postgres]:
+    async with _opened(settings, url) as (postgres, connection):
+        await migrate(connection)
+        waits = await contract_wait(connection)
+        if waits is not None and waits.needed:
+            raise Refused(f"{waits}; stop it, then try again")
+        yield postgres
+
+
+# --- the database that the settings name
+
+
+@asynccontextmanager
+async def _opened(settings: Settings, url: str) -> AsyncIterator[tuple[Postgres, DedicatedConnection]]:
+    """Open the database at ``url`` for the block, with a connection of its own."""
+    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+        connection = postgres.dedicated()
+        try:
+            yield postgres, connection
+        finally:
+            await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+
+@asynccontextmanager
+async def existing_database(settings: Settings) -> AsyncIterator[str]:
+    """Yield the URL of the database, started for the block where it is embedded and does not run.
+
+    Raises:
+        Refused: there is none in ``server.data_dir``.
+    """
+    data_dir = Path(settings.server.data_dir)
+    if not (settings.database.url or (data_dir / "postgres").is_dir()):
+        raise Refused(f"there is no database in {settings.server.data_dir}; name the folder with --data-dir")
+    async with _running_database(settings) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _running_database(settings: Settings) -> AsyncIterator[str]:
+    url = settings.database.url.reveal() or running_dsn(Path(settings.server.data_dir))
+    if url:
+        yield url
+        return
+    async with stopped_database(settings) as started:
+        yield started
+
+
+@asynccontextmanager
+async def stopped_database(settings: Settings) -> AsyncIterator[str]:
+    """Run the embedded PostgreSQL for the block, made new where there is none, and yield its URL.
+
+    Raises:
+        Refused: a convo serves on this folder.
+    """
+    async with _stopped(settings) as running:
+        yield running.dsn
+
+
+@asynccontextmanager
+async def _stopped(settings: Settings) -> AsyncIterator[Embedded]:
+    data_dir = Path(settings.server.data_dir)
+    with identity.claim(data_dir):
+        async with open_embedded(data_dir) as running:
+            yield running

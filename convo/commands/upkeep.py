@@ -1,0 +1,181 @@
+"""The commands that work on the database itself: backup, restore, audit, and the keys of clients."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from msgspec.structs import asdict
+
+from convo.commands import database, drawing
+from convo.commands.expiry import read_expiry, read_span
+from convo.commands.options import add_command, add_settings, settings_of
+from convo.commands.output import print_json
+from convo.errors import Refused
+from convo.observe.log import open_log
+from convo.store.keys import SCOPES
+
+if TYPE_CHECKING:
+    from convo.commands.options import Commands
+    from convo.settings import Settings
+
+_REQUESTS_PER_SECOND_MAX = 1e9
+
+
+def add_upkeep(commands: Commands) -> None:
+    """Add backup, restore and audit."""
+    backup = add_command(commands, "backup", "write a copy of the database to a file, while it is in use", _backup)
+    backup.add_argument("--force", action="store_true", help="replace a file of this name")
+    restore = add_command(
+        commands, "restore", "put the database back to what a backup holds; no convo may be serving it", _restore
+    )
+    restore.add_argument("--yes", action="store_true", help="do not ask before the database is replaced")
+    for parser in (backup, restore):
+        parser.add_argument("file", type=Path, metavar="FILE")
+        add_settings(parser)
+    add_settings(
+        add_command(commands, "audit", "compare the database with its ledger; exit 1 where they differ", _audit)
+    )
+
+
+def _backup(asked: argparse.Namespace) -> int:
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        size = trio.run(partial(database.backup, settings, asked.file, replace=asked.force))
+    if asked.json:
+        print_json({"file": str(asked.file), "bytes": size})
+    else:
+        print(f"{asked.file}: {size:,} bytes")
+    return 0
+
+
+def _restore(asked: argparse.Namespace) -> int:
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        trio.run(database.restore, settings, asked.file, _agree if asked.yes else _ask_before_restore)
+    if asked.json:
+        print_json({"restored_from": str(asked.file)})
+    else:
+        print(f"restored from {asked.file}; start convo again")
+    return 0
+
+
+def _agree(_replacement: database.Replacement) -> None:
+    return None
+
+
+def _ask_before_restore(replacement: database.Replacement) -> None:
+    # On stderr, with the question: what is printed on stdout is the command's result.
+    print(
+        f"database: {replacement.database}\n  holds:  {replacement.contents}\nbackup:   {replacement.backup}\n"
+        "Everything in the database is replaced by what the backup holds.",
+        file=sys.stderr,
+    )
+    if not sys.stdin.isatty():
+        raise Refused("nothing was changed: there is no terminal to ask on; give --yes to replace the database")
+    print("Replace it? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Refused("nothing was changed")
+
+
+def add_keys(commands: Commands) -> None:
+    """Add the commands of ``key``."""
+    key = commands.add_parser("key", help="make, list, replace and revoke the keys of clients")
+    actions = key.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = add_command(actions, "new", "make a key and print it; it cannot be shown again", _new_key, "add")
+    new.add_argument("name", metavar="NAME", help="the client that gets it")
+    new.add_argument("--scopes", default="write,read", help="what it allows: write, read, admin (default: write,read)")
+    new.add_argument("--requests-per-second", type=float, default=0.0, help="the limit of this key (0: none)")
+    add_settings(add_command(actions, "list", "list the keys that are not revoked", _list_keys))
+    rotate = add_command(actions, "rotate", "make a key that replaces another, and print it", _rotate_key)
+    rotate.add_argument("--overlap", default="1d", metavar="SPAN", help="how long the old one is valid yet (1d)")
+    for parser, default in ((new, "never"), (rotate, "")):
+        help_ = "90d, 12h, a date or a time (UTC), or never" + (f" (default: {default})" if default else "")
+        parser.add_argument("--expires", default=default, metavar="WHEN", help=help_)
+    revoke = add_command(actions, "revoke", "make a key invalid", _revoke_key)
+    for parser in (rotate, revoke):
+        parser.add_argument("key_id", metavar="ID", help="the part between the first two underscores")
+    for parser in (new, rotate, revoke):
+        add_settings(parser)
+
+
+def _new_key(asked: argparse.Namespace) -> int:
+    asked_for = [scope.strip() for scope in asked.scopes.split(",")]
+    scopes = [scope for scope in SCOPES if scope in asked_for]
+    if len(scopes) != len(asked_for):
+        raise Refused(f"--scopes {asked.scopes!r}: choose from {', '.join(SCOPES)}, separated by commas")
+    if not 0 <= asked.requests_per_second <= _REQUESTS_PER_SECOND_MAX:
+        raise Refused(f"--requests-per-second {asked.requests_per_second:g}: choose a number above 0, or 0")
+    expires = read_expiry(asked.expires)
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        key = trio.run(database.new_key, settings, asked.name, scopes, asked.requests_per_second, expires)
+    if asked.json:
+        print_json({"key": key})
+    else:
+        print(key)
+    _warn_of_no_effect(settings)
+    return 0
+
+
+def _warn_of_no_effect(settings: Settings) -> None:
+    # On stderr: what is printed on stdout is the command's result.
+    if not settings.auth.keys:
+        print(
+            "warning: auth.keys is off in these settings: no server with them asks for a key. Switch it on"
+            " (CONVO_AUTH__KEYS=true), and restart the server",
+            file=sys.stderr,
+        )
+
+
+def _rotate_key(asked: argparse.Namespace) -> int:
+    overlap, expires = read_span(asked.overlap, "--overlap"), read_expiry(asked.expires) if asked.expires else None
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        key = trio.run(database.rotate_key, settings, asked.key_id, overlap, expires)
+    if asked.json:
+        print_json({"key": key, "replaces": asked.key_id, "overlap_seconds": overlap.total_seconds()})
+    else:
+        print(key)
+        print(f"{asked.key_id} is valid for {asked.overlap.strip()} more, at most", file=sys.stderr)
+    _warn_of_no_effect(settings)
+    return 0
+
+
+def _list_keys(asked: argparse.Namespace) -> int:
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        found = trio.run(database.list_keys, settings)
+    if asked.json:
+        print_json([{name: value for name, value in asdict(key).items() if name != "digest"} for key in found])
+    else:
+        drawing.show_keys(found)
+    _warn_of_no_effect(settings)
+    return 0
+
+
+def _revoke_key(asked: argparse.Namespace) -> int:
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        trio.run(database.revoke_key, settings, asked.key_id)
+    if asked.json:
+        print_json({"key_id": asked.key_id, "refused_within_seconds": settings.auth.refresh_seconds})
+    else:
+        print(f"{asked.key_id} is revoked; servers refuse it within {settings.auth.refresh_seconds:g} s")
+    _warn_of_no_effect(settings)
+    return 0
+
+
+def _audit(asked: argparse.Namespace) -> int:
+    settings = settings_of(asked)
+    with open_log(settings.observe):
+        found = trio.run(database.audit, settings)
+    if asked.json:
+        print_json({"differences": found})
+    else:
+        print("\n".join(found) or "the tables agree with the ledger")
+    return 1 if found else 0

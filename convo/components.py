@@ -1,0 +1,251 @@
+"""Makes the components of one process and connects them: which takes which, and who is called when something happens.
+
+Open it to add a component, or to give one what it lacks. Nothing runs yet: what runs beside what is in ``service``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import trio
+
+from convo.alerts.delivery import SinkQueue
+from convo.alerts.keeper import Alerts, Here
+from convo.alerts.ledger_watch import watch_ledger
+from convo.alerts.shared import SharedState
+from convo.analysis.analyze import Analysts
+from convo.analysis.remote import RemoteAnalyst
+from convo.canary import Canary
+from convo.contracts import Contracts
+from convo.http.asgi import App
+from convo.pipeline.agreement import Agreement
+from convo.pipeline.endings import Endings
+from convo.pipeline.held import HeldLeases
+from convo.pipeline.publisher import Publisher
+from convo.pipeline.worker import Worker
+from convo.runtime.bell import Bell
+from convo.runtime.identity import Identity
+from convo.settings import Settings, used_dependencies
+from convo.startup import Keeper
+from convo.store.conversations import Reader
+from convo.store.going_back import GoingBack
+from convo.store.intake import SESSION_SETTINGS, Committer
+from convo.store.jobs.part_writer import PartWriter
+from convo.store.jobs.sampler import sample_jobs
+from convo.store.jobs.settle import Settler
+from convo.store.jobs.table import Jobs
+from convo.store.jobs.watch import Watch
+from convo.store.logs import CommittedLog, LogStore, RecentLogs
+from convo.store.postgres import Postgres
+from convo.store.receipts import GivenReceipts
+from convo.web.accept import AcceptRoute
+from convo.web.admission import Admission
+from convo.web.app import make_app
+from convo.web.authority import Authority
+from convo.web.browsers import Browsers
+from convo.web.clients import Clients
+from convo.web.conversations import ReadRoutes
+from convo.web.dispatch import Api
+from convo.web.door import Door
+from convo.web.explaining import ExplainRoute
+from convo.web.operations import OperationsRoutes
+from convo.web.pings import DATABASE_PING, PingEvery, Pings
+from convo.web.readiness import Readiness
+from convo.web.reads import Reads
+
+
+class Components:
+    """Everything in this process that runs or is called as long as it lives."""
+
+    def __init__(  # noqa: PLR0913  (the resources that are open before it)
+        self,
+        settings: Settings,
+        postgres: Postgres,
+        me: Identity,
+        analysts: Analysts,
+        remotes: Sequence[RemoteAnalyst],
+        *,
+        shared: SharedState,
+        sink_queues: Sequence[SinkQueue],
+    ) -> None:
+        self.settings = settings
+        self.postgres = postgres
+        self.me = me
+        self.prepared = trio.Event()
+        """Set once the database is ready for the first time."""
+        self.remotes = remotes
+        self._bell = Bell()
+        self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
+        self.readiness = Readiness(self._dependencies.values())
+        self._reads = Reads(settings.web)
+        self._admission = Admission(settings.intake, settings.web.request_seconds)
+        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings))
+        self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
+        self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
+        self.authority = Authority(settings.auth, postgres)
+        self.held = HeldLeases(self.jobs, settings.jobs)
+        self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
+        self.settler = Settler(postgres, settings.score)
+        self.watch = Watch(postgres, settings.jobs.poll_seconds)
+        self.alerts = Alerts(
+            settings=settings.alerts,
+            here=Here(process=lambda: me.label, folder=Path(settings.server.data_dir), pool=postgres.in_use),
+            shared=shared,
+            prepared=self.prepared,
+            sink_queues=sink_queues,
+        )
+        self._open_store()
+        self._open_pipeline(analysts)
+        self._open_routes(remotes)
+
+    def _open_store(self) -> None:
+        settings, postgres = self.settings, self.postgres
+        suspect = postgres.sessions.suspect
+        log_store = LogStore(postgres)
+        self._reader = Reader(postgres, log_store)
+        handover_bytes = settings.jobs.handover_bytes if settings.jobs.workers else 0
+        self._recent_logs = RecentLogs(log_store.take, handover_bytes, suspect)
+        receipts = GivenReceipts(suspect)
+        self.going_back = GoingBack(
+            postgres, receipts, settings.jobs.heartbeat_seconds, lambda: self.alerts.leads and self.prepared.is_set()
+        )
+        self.committer = Committer(
+            postgres.dedicated(**SESSION_SETTINGS),
+            settings.intake,
+            settings.fairness.key,
+            postgres.unit_seconds,
+            self._committed,
+            receipts,
+        )
+
+    def _open_pipeline(self, analysts: Analysts) -> None:
+        settings = self.settings
+        self.publisher = Publisher(
+            self.jobs,
+            settings.jobs,
+            self._bell,
+            list(self._dependencies.values()),
+            self.watch.wake,
+            self._admission.refuses,
+            self.agreement.takes_jobs,
+        )
+        self.worker = Worker(
+            settings=settings,
+            endings=Endings(
+                settings=settings,
+                jobs=self.jobs,
+                part_writer=self.part_writer,
+                settler=self.settler,
+                held=self.held,
+                dependencies=self._dependencies,
+                ended=self.watch.wake,
+            ),
+            take_log=self._recent_logs.take,
+            analysts=analysts,
+            bell=self._bell,
+        )
+
+    def _open_routes(self, remotes: Sequence[RemoteAnalyst]) -> None:
+        settings, postgres = self.settings, self.postgres
+        observe = settings.observe
+        pings = {DATABASE_PING: PingEvery(ping=self._reader.ping, seconds=observe.ping_seconds)} | {
+            remote.dependency.name: PingEvery(ping=remote.ping, seconds=observe.remote_ping_seconds)
+            for remote in remotes
+        }
+        self.pings = Pings(pings)
+        self.api = Api(
+            settings=settings,
+            door=Door(
+                browsers=Browsers(settings),
+                readiness=self.readiness,
+                authority=self.authority,
+                clients=Clients(settings.clients),
+                raw_bytes_max=settings.web.raw_bytes_max,
+            ),
+            intake=AcceptRoute(
+                settings=settings.web,
+                items_max=settings.intake.items_max,
+                committer=self.committer,
+                readiness=self.readiness,
+                admission=self._admission,
+            ),
+            reading=ReadRoutes(
+                settings=settings,
+                reader=self._reader,
+                jobs=self.jobs,
+                watch=self.watch,
+                reads=self._reads,
+                revived=self._bell.ring,
+            ),
+            explaining=ExplainRoute(postgres=postgres, reads=self._reads, dependencies=self._dependencies),
+            operations=OperationsRoutes(
+                readiness=self.readiness,
+                pings=self.pings,
+                check_stores=self.committer.check,
+                alerts=self.alerts,
+                learnt=_learnt_by(remotes),
+            ),
+        )
+        self.app = cast("App", make_app(self.api))
+        self._canary = Canary(
+            settings=settings.canary,
+            request_seconds=settings.web.request_seconds,
+            intake=self.api.intake,
+            reading=self.api.reading,
+            postgres=postgres,
+        )
+
+    async def open_to_requests(self) -> None:
+        """Serve requests from now on: the database has just been prepared."""
+        # Without it, /readyz would show a ping of before for up to ``observe.ping_seconds``.
+        await self.pings.ping(DATABASE_PING)
+        self.readiness.open()
+
+    def prepared_keepers(self) -> list[Keeper]:
+        """List the loops that need a prepared database."""
+        keepers: list[Keeper] = [
+            self.agreement.run,
+            self.contracts.run,
+            self.authority.run,
+            self.going_back.beat,
+            partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
+            partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
+        ]
+        return [*keepers, self._canary.run] if self.settings.canary.enabled else keepers
+
+    def forget_database(self) -> None:
+        """Forget all that was learned from the database before it went back, and refuse requests until it is ready.
+
+        Sessions are refused as well (``store/sessions.py``), so nothing is stored there meanwhile.
+        """
+        self.readiness.close()
+        self._recent_logs.clear()
+        self.held.drop()
+        self.jobs.start_over()
+        self.authority.forget()
+        self.watch.wake_all()
+        self.alerts.forget_shared()
+        for dependency in self._dependencies.values():
+            dependency.systemic.forget()
+
+    def _agreement_changed(self, disagreement: str) -> None:
+        self.readiness.disagreement = disagreement
+        self._bell.ring()
+
+    def _contracts_changed(self, reason: str) -> None:
+        others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
+        self.readiness.warnings = [*others, *([reason] if reason else [])]
+
+    def _committed(self, rows: list[CommittedLog]) -> None:
+        self._recent_logs.put(rows)
+        self._bell.ring()
+
+
+def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:
+    def of(remote: RemoteAnalyst) -> Callable[[], str]:
+        return lambda: remote.learnt
+
+    return {remote.name: of(remote) for remote in remotes}

@@ -1,0 +1,45 @@
+"""Finds a page of the handbook and fills its tables in; open it to add a topic.
+
+A page is ``TOPIC.md`` beside this file. A line that ends with ``<!-- table: NAME -->`` is replaced by that table of
+``tables``, so nothing that the code lists is written a second time. The text before the comment is for those who read
+the file itself. ``/docs/TOPIC`` serves a page, ``convo help TOPIC`` prints it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+from convo.errors import NotFound
+from convo.handbook.tables import TABLES
+
+# In the order in which a newcomer would read them.
+_TOPICS = (
+    *("operating", "clients", "analysis", "resilience", "promises"),
+    *("alerts", "metrics", "problems", "ladder", "settings", "performance"),
+)
+_MARKER = re.compile(r"^.*<!-- table: (?P<name>[a-z-]+) -->$", re.MULTILINE)
+# In the repository a link leads to a file; where the page is served, to its route.
+_LINK_TO_PAGE = re.compile(r"\]\((?P<topic>[a-z]+)\.md(?P<anchor>#[a-z0-9-]+)?\)")
+
+
+def topics() -> tuple[str, ...]:
+    """List the topics, in the order of reading."""
+    return _TOPICS
+
+
+@cache
+def page(topic: str) -> str:
+    """Return one page as Markdown, its tables filled in and its links leading to ``/docs/TOPIC``.
+
+    The tables show the default settings, not those of a running process.
+
+    Raises:
+        NotFound: there is no such topic; the text names those that exist.
+    """
+    if topic not in _TOPICS:
+        raise NotFound(f"the handbook has no page {topic!r}; its pages are {', '.join(_TOPICS)}")
+    text = resources.files("convo.handbook").joinpath(f"{topic}.md").read_text("utf-8")
+    linked = _LINK_TO_PAGE.sub(r"](/docs/\g<topic>\g<anchor>)", text)
+    return _MARKER.sub(lambda found: TABLES[found["name"]](), linked)

@@ -1,0 +1,112 @@
+"""Lets requests that are no accepts begin one after the other, each in a moment in which the loop has nothing to do.
+
+Open it when such requests wait for too long, or hold accepts up. An accept takes no turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from weakref import WeakValueDictionary
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from convo.http.addresses import client_network
+from convo.observe import metrics
+
+# A loop without a quiet moment still begins 200 of them a second.
+_PATIENCE_SECONDS = 0.005
+# Nothing runs for so long: the request whose turn it is waits for the database, and the next one can have the time.
+_IDLE_SECONDS = 0.001
+# In a busy loop, one that waits for a slow statement or a slow client keeps the others waiting no longer.
+_TURN_SECONDS = 0.02
+
+_present: ContextVar[_Turn | None] = ContextVar("present_turn", default=None)
+
+
+class _Turn:
+    """From the moment in which one request begins to the one in which the next may."""
+
+    def __init__(self) -> None:
+        self._ended = False
+        self._waiting = trio.CancelScope()
+
+    def end(self) -> None:
+        self._ended = True
+        self._waiting.cancel()
+
+    async def over(self) -> None:
+        if not self._ended:
+            with trio.move_on_after(_TURN_SECONDS) as self._waiting:
+                await wait_all_tasks_blocked(_IDLE_SECONDS)
+
+
+class Turns:
+    """The turns of one process.
+
+    An accept takes about ten passes of the loop. If each connection of a flood had a step in each pass, the accept
+    would wait ten times for all of them. One request at a time, begun in a quiet moment, has one step in a pass.
+
+    Clients take turns, and the connections of a client among themselves: a client with a thousand connections waits for
+    itself, and the others do not wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._first = trio.Lock()
+        self._of_client: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._last = _Turn()  # the last one that began
+        self._last.end()
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Wait until a request of the client at this address may begin; its turn ends with the block, or earlier.
+
+        The caller holds the deadline.
+        """
+        began = trio.current_time()
+        own = self._lock_of(client_network(address))
+        # Both locks hand over in the order of arrival.
+        await _acquire(own)
+        try:
+            await _acquire(self._first)
+            try:
+                await self._quiet()
+                self._last = turn = _Turn()
+            finally:
+                self._first.release()
+        finally:
+            own.release()
+        metrics.wait_seconds.labels("connection.turn").observe(trio.current_time() - began)
+        token = _present.set(turn)
+        try:
+            yield
+        finally:
+            _present.reset(token)
+            turn.end()
+
+    async def _quiet(self) -> None:
+        await self._last.over()
+        with trio.move_on_after(_PATIENCE_SECONDS):
+            await wait_all_tasks_blocked()
+
+    def _lock_of(self, client: str) -> trio.Lock:
+        lock = self._of_client.get(client)
+        if lock is None:
+            lock = self._of_client[client] = trio.Lock()
+        return lock
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+
+
+def end_turn() -> None:
+    """End the turn of the present request, where it has one: it waits for something that may take long."""
+    turn = _present.get()
+    if turn is not None:
+        turn.end()

@@ -1,0 +1,260 @@
+"""Every HTTP call that convo makes to another service: the client, its limits, and the error for each failure.
+
+The language model, the memory service and the sinks of alerts use it. It neither tries again nor opens a deadline: its
+callers do. It follows no redirect and reads no answer past a bound. No text of a request, of an answer or of a key goes
+into an error: only the status, the service's own error code and the kind of failure.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import cache
+from types import TracebackType
+from typing import Self, cast
+
+import httpx
+import trio
+import zstandard
+from msgspec import Struct
+
+from convo.errors import (
+    ConfigError,
+    RemoteBusy,
+    RemoteDenied,
+    RemoteError,
+    RemoteGarbage,
+    RemoteRefused,
+    RemoteUnavailable,
+)
+from convo.remote_faults import decoded, fault_in
+from convo.remote_pauses import body_pause_seconds, retry_after_seconds
+
+ANSWER_BYTES_MAX = 1 << 20
+"""No answer is read further than this."""
+
+# The transport's own limits only back the callers' deadlines up: looser by this factor.
+_BACKSTOP = 2.0
+# Closing the connections of a dependency that does not answer may not hold the stop.
+_CLOSE_SECONDS = 1.0
+# 409 and 425 are what a server answers while it is still at work on the same key; 498 is Groq's "no capacity".
+_PASSING = frozenset({408, 409, 425, 498})
+# The key, the account, the address or the model's name is wrong: every call would be refused, whatever it asks.
+_DENIED = frozenset({401, 402, 403, 404})
+_REDIRECTS = range(300, 400)
+# Compressed answers are not asked for. Those that come all the same are decompressed, up to the bound of an answer.
+_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
+
+
+class RemoteAnswer(Struct, frozen=True, kw_only=True):
+    """What came back: the status, the error code that stands in a refusal, the wait it asks for, the body.
+
+    ``location`` is where a redirect points.
+    """
+
+    status: int
+    code: str
+    retry_after_seconds: float | None
+    body: bytes
+    location: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether this is a 2xx."""
+        return 200 <= self.status < 300
+
+
+class OutboundClient:
+    """The HTTP client of one service, an async context manager; ``name`` is what errors call the service.
+
+    Callers must not call it more than ``connections`` times at once: a call that is cancelled while it waits for a
+    connection costs httpx a slot of its pool for ever, so nobody may wait there. ``seconds`` is the longest time that a
+    caller gives one call. ``ca_file`` holds authorities that are trusted besides the public ones; without ``verify`` no
+    certificate is looked at.
+
+    Raises:
+        ConfigError: ``ca_file`` cannot be read.
+    """
+
+    def __init__(self, name: str, *, connections: int, seconds: float, ca_file: str = "", verify: bool = True) -> None:
+        self.name = name
+        self._client = httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            timeout=seconds * _BACKSTOP,
+            verify=_trusted_authorities(name, ca_file) if verify else _unverified(),
+            follow_redirects=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
+            await self._client.__aexit__(kind, error, trace)
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, answer_bytes_max: int = ANSWER_BYTES_MAX
+    ) -> RemoteAnswer:
+        """Post JSON once, whatever is answered; with a bound of 0 the answer's body is not read at all.
+
+        Raises:
+            RemoteUnavailable: the service cannot be reached, or the connection broke.
+            RemoteDenied: the address is none.
+            RemoteRefused: what we would send is no valid request.
+            RemoteGarbage: the answer is larger than its bound, or compressed in a way that cannot be read.
+        """
+        return await self._send("POST", url, body, headers, answer_bytes_max)
+
+    async def get(
+        self, url: str, headers: Mapping[str, str], *, answer_bytes_max: int = ANSWER_BYTES_MAX
+    ) -> RemoteAnswer:
+        """Get ``url`` once, whatever is answered; with a bound of 0 the answer's body is not read at all.
+
+        Raises:
+            RemoteUnavailable, RemoteDenied, RemoteRefused, RemoteGarbage: as ``post``.
+        """
+        return await self._send("GET", url, None, headers, answer_bytes_max)
+
+    async def _send(
+        self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], bytes_max: int
+    ) -> RemoteAnswer:
+        try:
+            async with self._client.stream(method, url, content=content, headers={**_HEADERS, **headers}) as response:
+                return await self._read(response, bytes_max)
+        # The texts of these can quote a header or the address, and either can hold a key.
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            kind = type(error).__name__
+            raise RemoteDenied(
+                self.name, f"its address is none ({kind}): it must begin with http:// or https:// and a host"
+            ) from None
+        except httpx.LocalProtocolError as error:
+            raise RemoteRefused(self.name, f"the request cannot be sent ({type(error).__name__})") from None
+        except httpx.HTTPError as error:
+            raise RemoteUnavailable(self.name, f"the connection failed ({type(error).__name__})") from error
+
+    async def _read(self, response: httpx.Response, bytes_max: int) -> RemoteAnswer:
+        body = bytearray()
+        if bytes_max:
+            async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > bytes_max:
+                        raise RemoteGarbage(self.name, f"the answer is larger than {bytes_max} bytes")
+        content = _inflated(self.name, bytes(body), response.headers.get("content-encoding", ""), bytes_max)
+        return _answer(response, content)
+
+
+def _answer(response: httpx.Response, body: bytes) -> RemoteAnswer:
+    now = datetime.now(UTC)
+    pause = retry_after_seconds(response.headers, now)
+    if response.is_success:
+        return RemoteAnswer(status=response.status_code, code="", retry_after_seconds=pause, body=body)
+    return RemoteAnswer(
+        status=response.status_code,
+        code=fault_in(body).code,
+        retry_after_seconds=body_pause_seconds(decoded(body), now) if pause is None else pause,
+        body=body,
+        location=_pointed_to(response.headers.get("location", "")),
+    )
+
+
+def _trusted_authorities(name: str, ca_file: str) -> ssl.SSLContext:
+    if not ca_file:
+        return _public_authorities()
+    context = httpx.create_ssl_context()
+    try:
+        context.load_verify_locations(ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"{name}: ca_file = {ca_file!r} cannot be read as PEM certificates ({type(error).__name__}); name a file"
+            " with the certificate of the authority"
+        ) from error
+    return context
+
+
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    # Reading them takes tenths of a second, more than all else at a start.
+    return httpx.create_ssl_context()
+
+
+@cache
+def _unverified() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+# --- answers that are compressed
+
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+
+
+def _inflated(name: str, body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """Decompress an answer as its head says, or as its first bytes show where the head says nothing.
+
+    Raises:
+        RemoteGarbage: it is larger than ``bytes_max`` then, or is not what it claims to be.
+    """
+    encoding = encoding.strip().lower()
+    if not body:
+        return body
+    try:
+        if encoding in ("gzip", "x-gzip", "deflate") or body.startswith(_GZIP):
+            inflated = _from_zlib(body, bytes_max)
+        elif encoding == "zstd" or body.startswith(_ZSTD):
+            with zstandard.ZstdDecompressor(max_window_size=8 << 20).stream_reader(body) as reader:
+                inflated = reader.read(bytes_max + 1)
+        elif encoding in ("", "identity"):
+            return body
+        else:
+            raise RemoteGarbage(name, "the answer is compressed in a way that was not asked for and cannot be read")
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise RemoteGarbage(name, f"the answer is not compressed as it claims to be ({encoding})") from error
+    if len(inflated) > bytes_max:
+        raise RemoteGarbage(name, f"the answer is larger than {bytes_max} bytes")
+    return inflated
+
+
+def _from_zlib(body: bytes, bytes_max: int) -> bytes:
+    # Some servers call "deflate" what has no zlib header.
+    raw = not body.startswith(_GZIP) and (len(body) < 2 or int.from_bytes(body[:2]) % 31 != 0)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)
+    inflated = inflater.decompress(body, bytes_max + 1)
+    if not inflater.eof and len(inflated) <= bytes_max:
+        raise zlib.error("it ends in the middle")
+    return inflated
+
+
+# --- what an answer stands for
+
+
+def failure(name: str, answer: RemoteAnswer) -> RemoteError:
+    """Name the failure that a status stands for."""
+    detail = f"answered {answer.status}" + (f" ({answer.code})" if answer.code else "")
+    if answer.status == 429:
+        return RemoteBusy(name, detail, retry_after_seconds=answer.retry_after_seconds)
+    if answer.status >= 500 or answer.status in _PASSING:
+        return RemoteUnavailable(name, detail, retry_after_seconds=answer.retry_after_seconds)
+    if answer.status in _REDIRECTS:
+        # Followed, a POST would become a GET, and the key would go to a host that nobody named.
+        return RemoteDenied(name, f"{detail}: a wrong address; it points to {answer.location or 'nowhere'}")
+    if answer.status in _DENIED:
+        return RemoteDenied(name, detail)
+    return RemoteRefused(name, detail)
+
+
+def _pointed_to(location: str) -> str:
+    """Return where a redirect points, without a query and a password, which can be secrets; empty for nowhere."""
+    bare = re.split(r"[?#]", location, maxsplit=1)[0]
+    scheme, mark, rest = bare.rpartition("://")
+    shown = f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    return shown if re.fullmatch(r"[\x21-\x7e]{1,500}", shown) else ""

@@ -1,0 +1,164 @@
+"""How the work on one job ends: its parts stored, then exactly one of settle, fail, park and release.
+
+Open it to change what a worker does with a result or a failure. Every ending is shielded from cancellation for
+``shutdown.settle_seconds``, so that a stop still stores it. An ending that fails is left to the heartbeat, which gives
+the job back, or else to the end of the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from random import random
+
+import trio
+
+from convo.analysis.analyze import PartFailure
+from convo.conversation.model import Finding, PartName
+from convo.errors import ConvoError, LeaseLost, RemoteError, RemotePending
+from convo.observe import log_records, metrics
+from convo.pipeline.blame import Blame
+from convo.pipeline.held import HeldLeases
+from convo.resilience import retry
+from convo.resilience.dependency import Dependency
+from convo.runtime.deadline import deadline
+from convo.settings import Settings
+from convo.store.jobs.lease import Lease
+from convo.store.jobs.part_writer import PartWriter
+from convo.store.jobs.runs import Waits
+from convo.store.jobs.settle import Settler
+from convo.store.jobs.table import Jobs
+
+Ended = Callable[[int], None]
+"""Called with the ``seq`` of every job that this process made done or dead."""
+
+Failures = Mapping[PartName, PartFailure]
+
+
+class Endings:
+    """Stores what became of a job; each ending takes the seconds that its work spent in each named wait."""
+
+    def __init__(  # noqa: PLR0913  (all that an ending writes to or asks)
+        self,
+        *,
+        settings: Settings,
+        jobs: Jobs,
+        part_writer: PartWriter,
+        settler: Settler,
+        held: HeldLeases,
+        dependencies: Mapping[str, Dependency],
+        ended: Ended,
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._part_writer = part_writer
+        self._settler = settler
+        self._held = held
+        self._dependencies = dependencies
+        self._ended = ended
+        self._blame = Blame(jobs, dependencies)
+
+    def hold(self, lease: Lease, since: float) -> AbstractContextManager[trio.CancelScope]:
+        """Do the work of ``lease`` inside; as ``HeldLeases.hold``."""
+        return self._held.hold(lease, since)
+
+    async def store_part(self, lease: Lease, name: PartName, by: str, finding: Finding) -> None:
+        """Store what one part found; as ``PartWriter.store``."""
+        await self._part_writer.store(lease, name, by, finding)
+
+    async def store_ticket(self, lease: Lease, name: PartName, ticket: str) -> None:
+        """Store what to ask a service with later; as ``Jobs.store_ticket``."""
+        with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
+            await self._jobs.store_ticket(lease, name, ticket)
+
+    async def settle(self, lease: Lease, waits: Waits) -> None:
+        """End a job whose parts are all stored."""
+        with self._ending(lease) as count:
+            found = await self._settler.settle(lease, waits)
+            count("settle")
+            log_records.job_settled(conversation_id=lease.conversation_id, score=found.value)
+            self._ended(lease.seq)
+
+    def own_failures(self, lease: Lease, failures: Failures) -> Failures:
+        """Return the failures that are the job's own, and no outage; as ``Blame.own``."""
+        return self._blame.own(lease, failures)
+
+    async def fail(self, lease: Lease, reason: str, failures: Failures, waits: Waits) -> None:
+        """Spend an attempt of the job, or bury it when that was the last one."""
+        attempt = lease.attempts + 1
+        again_in_seconds = self._backoff_seconds(attempt)
+        for name, failure in failures.items():
+            log_records.part_failed(
+                conversation_id=lease.conversation_id, part=name, attempt=attempt, reason=failure.error.detail
+            )
+        with self._ending(lease) as count:
+            failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
+            if await self._jobs.fail(lease, reason, failed, later=again_in_seconds, waits=waits):
+                count("bury")
+                log_records.job_buried(conversation_id=lease.conversation_id, attempts=attempt, reason=reason)
+                self._ended(lease.seq)
+            else:
+                count("fail")
+                log_records.job_failed(
+                    conversation_id=lease.conversation_id,
+                    attempt=attempt,
+                    reason=reason,
+                    again_in_seconds=again_in_seconds,
+                )
+            self._blame.spent(lease, failures)
+            await self._blame.give_back()
+
+    def _backoff_seconds(self, attempt: int) -> float:
+        jobs = self._settings.jobs
+        return retry.next_wait_seconds(
+            attempt,
+            backoff_seconds=jobs.backoff_seconds,
+            backoff_max_seconds=jobs.backoff_max_seconds,
+            asked_seconds=None,
+            random=random(),
+        )
+
+    async def park(self, lease: Lease, failures: Failures, waits: Waits) -> None:
+        """Let the job wait for the dependency of its first failure; no attempt is spent."""
+        name, first = next(iter(failures.items()))
+        waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
+        reason = f"{name}: {first.error.detail}"
+        with self._ending(lease) as count:
+            later = self._parked_seconds(waits_for, first.error)
+            await self._jobs.park(lease, waits_for, reason, later=later, waits=waits)
+            count("park")
+            log_records.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
+            await self._blame.give_back()
+
+    def _parked_seconds(self, waits_for: str, error: ConvoError) -> float:
+        """Return how long a parked job waits at least.
+
+        While its dependency is out that is 0: no lease takes it. When the dependency flows again by now, the job would
+        be leased at once, so it waits a backoff. So does one that failed as all do: it may itself be at fault, and the
+        next to find out is to be another one.
+        """
+        if isinstance(error, RemotePending):
+            return error.later_seconds
+        dependency = self._dependencies.get(waits_for)
+        systemic = isinstance(error, RemoteError) and error.systemic
+        if dependency is not None and not dependency.flows() and not systemic:
+            return 0.0
+        return self._settings.jobs.backoff_seconds * (1 + random())
+
+    async def release(self, lease: Lease, reason: str, waits: Waits, *, later: float = 0.0) -> None:
+        """Give the job back, at once or ``later``; no attempt is spent."""
+        with self._ending(lease) as count:
+            await self._jobs.release(lease, later=later, reason=reason, waits=waits)
+            count("release")
+            log_records.job_released(conversation_id=lease.conversation_id, reason=reason)
+
+    @contextmanager
+    def _ending(self, lease: Lease) -> Iterator[Callable[[str], None]]:
+        try:
+            with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
+                yield lambda ending: metrics.jobs_ended_total.labels(ending).inc()
+        except LeaseLost as error:
+            log_records.lease_lost(conversation_id=lease.conversation_id, reason=error.detail)
+        except ConvoError as error:
+            self._held.give_back_later(lease)
+            log_records.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)

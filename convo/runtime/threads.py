@@ -1,0 +1,81 @@
+"""Threads for work that would block the loop: how many may run at a time, and how soon they yield to the loop.
+
+There is one interpreter. Twenty threads that each decode a log leave the loop a twentieth of it. One after another they
+take no longer, and the loop keeps a third.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+from msgspec import Struct
+
+from convo.errors import ConvoError
+
+Arguments = TypeVarTuple("Arguments")
+T = TypeVar("T")
+
+REQUESTS = trio.CapacityLimiter(2)
+"""Limits the threads whose work a client waits for that sends a conversation."""
+
+READS = trio.CapacityLimiter(1)
+"""Limits the threads that make large answers: clients that read must not hold up those that send."""
+
+OPERATIONS = trio.CapacityLimiter(1)
+"""Limits the threads that write what operators read: metrics, the list of tasks. Many who ask wait for each other."""
+
+JOBS = trio.CapacityLimiter(1)
+"""Limits the threads whose work no client waits for."""
+
+LARGE = trio.CapacityLimiter(1)
+"""Limits the threads that read JSON of more than ``LARGE_BYTES``, or of an unknown size, whoever waits for it.
+
+As values JSON can take 30 times its length: of one body of 2 MB these are 50 MB.
+"""
+
+LARGE_BYTES = 512 << 10
+
+# With Python's own 5 ms the loop would wait that long at each read and write while a thread works.
+_SWITCH_SECONDS = 0.0005
+
+
+class _Refusal(Struct, frozen=True):
+    error: ConvoError
+
+
+async def run_in_thread(function: Callable[[*Arguments], T], *args: *Arguments, limiter: trio.CapacityLimiter) -> T:
+    """Call a function in a thread, which is abandoned when the caller is cancelled.
+
+    An error of ours comes back without its frames. They would hold the arguments, a body of 16 MB among them: Trio's
+    own frame holds the error that it raises, which holds the frame, and such a circle stays until the collector runs.
+
+    Raises:
+        ConvoError: what the function raised.
+    """
+    # no deadline: the caller's
+    result = await trio.to_thread.run_sync(_without_frames, function, *args, abandon_on_cancel=True, limiter=limiter)
+    if isinstance(result, _Refusal):
+        try:
+            raise result.error
+        finally:
+            del result
+    return result
+
+
+def _without_frames(function: Callable[[*Arguments], T], *args: *Arguments) -> T | _Refusal:
+    try:
+        return function(*args)
+    except ConvoError as error:
+        found: BaseException | None = error
+        while found is not None:
+            found.__traceback__ = None
+            found = found.__cause__ or found.__context__
+        return _Refusal(error)
+
+
+def shorten_switch_interval() -> None:
+    """Make threads of this process yield the interpreter to the loop sooner than Python's default."""
+    sys.setswitchinterval(_SWITCH_SECONDS)

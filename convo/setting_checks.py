@@ -1,0 +1,161 @@
+"""Checks that the settings fit each other and the world: what the types of single settings cannot say."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from operator import attrgetter
+from urllib.parse import urlsplit
+
+from convo.dependencies import DEPENDENCIES
+from convo.errors import ConfigError
+from convo.host_names import listed_name, origin_host
+from convo.setting_values import variable
+from convo.settings import (
+    AlertsSettings,
+    Settings,
+    dependency_sections,
+    host_settings,
+    proxies,
+    shared_origins,
+    used_dependencies,
+)
+
+# The form of a secret in the Standard Webhooks scheme.
+_WEBHOOK_SECRET = re.compile(r"whsec_(?=.{32,88}\Z)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+
+
+def check_meaning(settings: Settings) -> None:
+    """Check each value in the light of the others.
+
+    Raises:
+        ConfigError: the text names the setting, its value unless it is secret, and what to do.
+    """
+    used = used_dependencies(settings)
+    for name, section in dependency_sections(settings).items():
+        if section.api_key and name not in used:
+            switch = DEPENDENCIES[name].switch
+            raise ConfigError(
+                f"{name}.api_key is set but {name}.{switch} is empty: set it ({variable(name, switch)}), or unset the"
+                " key to let the embedded analyst do the work"
+            )
+    _check_headers(settings)
+    _check_database(settings)
+    if not (settings.auth.keys or settings.auth.open_to_network or _is_loopback(settings.server.host)):
+        raise ConfigError(
+            f"server.host = {settings.server.host!r} is open to the network and auth.keys is off: every"
+            " client could write and read. Turn keys on (CONVO_AUTH__KEYS=true, then `scripts/convo key new NAME`), or"
+            " confirm that a gateway in front of convo checks its clients (CONVO_AUTH__OPEN_TO_NETWORK=true)"
+        )
+    _check_operations(settings)
+    for smaller, larger, why in (
+        ("web.body_bytes_max", "web.raw_bytes_max", "no body without recordings could be as long as its limit"),
+        ("web.raw_bytes_max", "intake.bytes_in_flight_max", "a body within its limit would be refused under any load"),
+    ):
+        few, many = (attrgetter(name)(settings) for name in (smaller, larger))
+        if few > many:
+            raise ConfigError(f"{smaller} = {few} is above {larger} = {many}: {why}")
+    if bool(settings.server.certfile) != bool(settings.server.keyfile):
+        raise ConfigError("only one of server.certfile and server.keyfile is set: set both, or neither")
+    for address in proxies(settings.server):
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError as error:
+            raise ConfigError(
+                f"server.trusted_proxies = {address!r} is neither an address nor a network: {error}"
+            ) from None
+    _check_callers(settings)
+    _check_sinks(settings.alerts)
+
+
+def _check_database(settings: Settings) -> None:
+    url = settings.database.url.reveal()
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Neither its value nor the reason, in which Python repeats a part of it: either may hold a password. Some
+        # Pythons, and the driver with them, take an address in brackets only as the first host.
+        raise ConfigError(
+            f"database.url: its value is no URL; {_DATABASE_URL_WANTED}; an IPv6 address after other hosts stands as in"
+            " ?host=one,[::1]&port=5432,5432"
+        ) from None
+    if url and parts.scheme not in ("postgresql", "postgres"):
+        raise ConfigError(f"database.url: its value does not begin with postgresql://; {_DATABASE_URL_WANTED}")
+    ports = re.findall(r":([^:,\]]*)(?=,|\Z)", parts.netloc.rpartition("@")[2])
+    if not all(re.fullmatch(r"[0-9]{0,5}", port) for port in ports):
+        raise ConfigError(
+            f"database.url: its port is no number; {_DATABASE_URL_WANTED}, and / @ : in a password as %2F %40 %3A"
+        )
+
+
+_DATABASE_URL_WANTED = "write postgresql://USER@HOST:5432/DATABASE, with the password in CONVO_DATABASE__URL only"
+
+
+def _check_operations(settings: Settings) -> None:
+    server = settings.server
+    if not server.operations_port:
+        return
+    if server.operations_port == server.port:
+        raise ConfigError(
+            f"server.operations_port = {server.port} is also server.port: the operations need no key and must"
+            " have a port of their own; choose another, or 0 for none"
+        )
+    # auth.keys is no protection here, because nothing at this address needs a key.
+    if not (settings.auth.open_to_network or _is_loopback(server.operations_host)):
+        raise ConfigError(
+            f"server.operations_host = {server.operations_host!r} is open to the network, and the operations need no"
+            " key there: everybody could read /metrics and /debug/tasks. Choose a loopback address, or confirm that"
+            " only those meant to can reach it (CONVO_AUTH__OPEN_TO_NETWORK=true)"
+        )
+
+
+def _check_callers(settings: Settings) -> None:
+    for name in host_settings(settings.server):
+        if name != "*" and not listed_name(name):
+            raise ConfigError(
+                f"server.hosts = {name!r} is neither a name nor an address: write it as in convo.example.com, without a"
+                " scheme and a port"
+            )
+    for origin in shared_origins(settings.server):
+        if origin == "*" and settings.auth.keys:
+            raise ConfigError(
+                "server.cors_origins = '*' would let the pages of all sites use a key: name the origins of your pages"
+            )
+        if origin != "*" and not origin_host(origin):
+            raise ConfigError(
+                f"server.cors_origins = {origin!r} is no origin: write scheme, name and port alone, as in"
+                " https://admin.example.com"
+            )
+
+
+def _check_headers(settings: Settings) -> None:
+    for name, value in settings.llm.headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not re.fullmatch(r"[\x20-\x7e]*", value):
+            raise ConfigError(f"llm.headers holds {name!r}, whose name or value no header can have")
+
+
+def _check_sinks(alerts: AlertsSettings) -> None:
+    for name in ("webhook_url", "slack_url", "google_chat_url"):
+        url = getattr(alerts, name).reveal()
+        if url and not re.fullmatch(r"https?://[\x21-\x7e]+", url):
+            raise ConfigError(f"{variable('alerts', name)}: its value is no http:// or https:// address; correct it")
+    if bool(alerts.webhook_url) != bool(alerts.webhook_secret):
+        raise ConfigError(
+            f"only one of {variable('alerts', 'webhook_url')} and {variable('alerts', 'webhook_secret')} is set:"
+            " set both, because each notification is signed"
+        )
+    secret = alerts.webhook_secret.reveal()
+    if secret and not _WEBHOOK_SECRET.fullmatch(secret):
+        raise ConfigError(
+            f"{variable('alerts', 'webhook_secret')}: its value is not whsec_ and the base64 of 24 to 64 bytes; make"
+            " one with `echo whsec_$(head -c 32 /dev/urandom | base64)`"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        # Any other name may mean any address, 127.example.com as well.
+        return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback

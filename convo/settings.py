@@ -1,0 +1,347 @@
+"""Every setting of one process, with its default and its bounds: a frozen Struct for each section; add one here.
+
+``config`` reads them from ``config.toml`` and the environment; ``ladder`` compares the deadlines among them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from convo.conversation.score import Weights
+from convo.dependencies import DEPENDENCIES
+
+Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=31_536_000)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
+FairKey = Literal["user", "bot", "none"]
+ApiPath = Annotated[str, Meta(pattern=r"^(/[!-~]{0,500})?\Z")]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+
+class Secret:
+    """A text that no log and no error shows: only ``reveal`` returns it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(***)" if self._text else "Secret('')"
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of ``config.toml``."""
+
+
+class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the process listens, and where its files are."""
+
+    host: str = "127.0.0.1"
+    port: Port = 30020
+    operations_host: str = "127.0.0.1"
+    operations_port: Port = 0
+    data_dir: str = ".convo"
+    backlog: Count = 1024
+    certfile: str = ""
+    keyfile: str = ""
+    trusted_proxies: str = ""
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
+    hosts: str = ""
+    cors_origins: str = ""
+
+
+class ConnectionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of each phase of a client connection, and the number of connections."""
+
+    keep_alive_seconds: Seconds = 55.0
+    handshake_seconds: Seconds = 5.0
+    head_seconds: Seconds = 5.0
+    body_seconds: Seconds = 7.0
+    body_patience_seconds: Seconds = 2.0
+    body_bytes_per_second_min: Annotated[int, Meta(ge=1, le=1 << 34)] = 4096
+    write_seconds: Seconds = 1.5
+    linger_seconds: Seconds = 2.0
+    head_bytes_max: Annotated[int, Meta(ge=1024, le=65536)] = 16384
+    target_bytes_max: Annotated[int, Meta(ge=256, le=65536)] = 8192
+    connections_max: Count = 10_000
+    connections_per_peer_max: Count = 8_000
+    tcp_keepidle_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
+    tcp_keepintvl_seconds: Annotated[int, Meta(ge=1, le=32767)] = 10
+    tcp_keepcnt: Annotated[int, Meta(ge=1, le=127)] = 3
+    tcp_user_timeout_seconds: Annotated[int, Meta(ge=1, le=32767)] = 30
+
+
+class LadderSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of the gateway and the supervisor around the process; whoever runs it sets them."""
+
+    gateway_seconds: Seconds = 10.0
+    gateway_keep_alive_seconds: Seconds = 50.0
+    kill_seconds: Seconds = 30.0
+
+
+class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of one request."""
+
+    request_seconds: Seconds = 8.0
+    raw_bytes_max: Bytes = 16 << 20
+    body_bytes_max: Bytes = 2 << 20
+    offload_bytes: Bytes = 96 << 10
+    list_rows_max: Count = 200
+    log_turns_max: Count = 1000
+    reads_max: Count = 256
+    read_bytes_max: Bytes = 64 << 20
+
+
+class ClientsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of one client, by its address; a rate of 0 is no limit."""
+
+    requests_per_second: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    requests_burst: Annotated[float, Meta(ge=1, le=1e9)] = 100.0
+    bytes_per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    bytes_burst: Annotated[float, Meta(ge=1, le=1e12)] = 16_777_216.0
+    tracked_max: Count = 10_000
+
+
+class DatabaseSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PostgreSQL: the one at ``url``, or the embedded one where that is empty."""
+
+    url: Secret = Secret()
+    pool_max: Annotated[int, Meta(ge=2, le=1000)] = 4
+    acquire_seconds: Seconds = 1.0
+    statement_seconds: SecondsOrNone = 2.0  # only so that a 0 is refused with its reason
+    connect_seconds: Seconds = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.statement_seconds:
+            raise ValueError(
+                "statement_seconds = 0 would be no limit: a statement that hangs would keep its connection for ever,"
+                " and no request could keep its budget; set a number above 0"
+            )
+
+    @property
+    def unit_seconds(self) -> float:
+        """The longest that one unit of work lasts, with its wait for a connection."""
+        return self.acquire_seconds + self.statement_seconds
+
+
+class IntakeSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much the process accepts at a time, and how much of it one transaction of the committer stores."""
+
+    in_flight_max: Count = 512
+    bytes_in_flight_max: Bytes = 64 << 20
+    items_max: Count = 20_000
+    batch_rows: Count = 256
+    batch_bytes: Bytes = 8 << 20
+
+
+class JobsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Jobs, their leases and their attempts."""
+
+    workers: Annotated[int, Meta(ge=0, le=1000)] = 8
+    lease_seconds: Seconds = 30.0
+    heartbeat_seconds: Seconds = 5.0
+    poll_seconds: Seconds = 1.0
+    attempts_max: Count = 5
+    backoff_seconds: Seconds = 5.0
+    backoff_max_seconds: Seconds = 600.0
+    give_up_seconds: Seconds = 604_800.0
+    handover_bytes: Bytes = 32 << 20
+
+
+class AuthSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether clients need a key, and how many wrong ones an address may show."""
+
+    keys: bool = False
+    open_to_network: bool = False
+    refresh_seconds: Seconds = 10.0
+    wrong_keys_per_second: Annotated[float, Meta(ge=0.001, le=1e6)] = 1.0
+    wrong_keys_burst: Annotated[float, Meta(ge=1, le=1e6)] = 20.0
+
+
+class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By which key the workers share their time: each user, or each bot, gets one job after the other."""
+
+    key: FairKey = "user"
+
+
+class AnalysisSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The limits of one analysis."""
+
+    job_seconds: Seconds = 120.0
+
+
+class RemoteSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings that every remote dependency has."""
+
+    api_key: Secret = Secret()
+    attempt_seconds: Seconds = 15.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    backoff_seconds: Seconds = 2.0
+    backoff_max_seconds: Seconds = 10.0
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+    retries_ratio: Annotated[float, Meta(ge=0, le=1)] = 0.2
+    retries_floor: Annotated[int, Meta(ge=0, le=1000)] = 3
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    breaker_calls: Annotated[int, Meta(ge=2, le=1000)] = 20
+    breaker_jobs: Annotated[int, Meta(ge=2, le=1000)] = 10
+    breaker_open_seconds: Seconds = 60.0
+    ca_file: str = ""
+    verify: bool = True
+
+
+class LlmSettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The language model; where ``model`` is empty, the embedded analyst does its parts."""
+
+    base_url: str = "https://api.groq.com/openai/v1"
+    model: str = ""
+    text_chars_max: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 60_000
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    answer_tokens_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    reasoning_effort: Annotated[str, Meta(pattern=r"^[a-z]{0,16}\Z")] = ""
+    api_key_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z")] = "authorization"
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+    extra: dict[str, Any] = {}
+
+
+class MemorySettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The memory service; where ``url`` is empty, the embedded analyst does its part."""
+
+    dialect: Literal["extract_facts", "mem0"] = "extract_facts"
+    url: str = ""
+    api_version: Literal["", "v1", "v2", "v3"] = ""
+    add_path: ApiPath = ""
+    list_path: ApiPath = ""
+    event_path: ApiPath = ""
+
+    def __post_init__(self) -> None:
+        if self.api_version and self.dialect != "mem0":
+            raise ValueError(f"api_version = {self.api_version} is for dialect = mem0")
+        if self.event_path and "{event_id}" not in self.event_path:
+            raise ValueError("event_path must hold {event_id}, as in /v1/event/{event_id}/")
+
+
+class ShutdownSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long each step of a stop may take."""
+
+    notice_seconds: SecondsOrNone = 0.0
+    intake_seconds: Seconds = 10.0
+    workers_seconds: Seconds = 12.0
+    settle_seconds: Seconds = 4.0
+
+
+class ObserveSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Logs, metrics and the loop watch."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    log_queue_lines: Count = 10_000
+    access_log: bool = False
+    sample_seconds: Seconds = 15.0
+    ping_seconds: Seconds = 2.0
+    remote_ping_seconds: Seconds = 15.0
+    loop_block_seconds: SecondsOrNone = 0.05
+
+
+class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When alerts are raised, and which sinks get them; a slow threshold of 0 is ``SLOW_PART`` of its budget."""
+
+    slow_request_seconds: SecondsOrNone = 0.0
+    slow_query_seconds: SecondsOrNone = 0.0
+    evaluate_seconds: Seconds = 1.0
+    look_seconds: Seconds = 5.0
+    repeat_seconds: Seconds = 900.0
+    quiet_seconds: Seconds = 60.0
+    pool_busy_seconds: Seconds = 30.0
+    burn_seconds: Seconds = 300.0
+    backlog_seconds: Seconds = 300.0
+    silence_seconds: SecondsOrNone = 0.0
+    disk_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 1 << 30
+    buffer_max: Count = 100
+    deliver_seconds: Seconds = 5.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 5
+    backoff_seconds: Seconds = 1.0
+    ca_file: str = ""
+    verify: bool = True
+    webhook_url: Secret = Secret()
+    webhook_secret: Secret = Secret()
+    slack_url: Secret = Secret()
+    google_chat_url: Secret = Secret()
+
+
+class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The test conversation that convo sends to itself at an interval."""
+
+    enabled: bool = False
+    interval_seconds: Seconds = 60.0
+    within_seconds: Seconds = 30.0
+
+
+class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of one process, section by section."""
+
+    server: ServerSettings = ServerSettings()
+    connection: ConnectionSettings = ConnectionSettings()
+    ladder: LadderSettings = LadderSettings()
+    web: WebSettings = WebSettings()
+    clients: ClientsSettings = ClientsSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    intake: IntakeSettings = IntakeSettings()
+    jobs: JobsSettings = JobsSettings()
+    auth: AuthSettings = AuthSettings()
+    fairness: FairnessSettings = FairnessSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    llm: LlmSettings = LlmSettings()
+    memory: MemorySettings = MemorySettings()
+    score: Weights = Weights()
+    shutdown: ShutdownSettings = ShutdownSettings()
+    observe: ObserveSettings = ObserveSettings()
+    alerts: AlertsSettings = AlertsSettings()
+    canary: CanarySettings = CanarySettings()
+
+
+def dependency_sections(settings: Settings) -> dict[str, RemoteSettings]:
+    """Return the section of each dependency, by its name."""
+    return {name: getattr(settings, name) for name in DEPENDENCIES}
+
+
+def used_dependencies(settings: Settings) -> list[str]:
+    """Name the dependencies that are switched on."""
+    sections = dependency_sections(settings)
+    return [name for name, row in DEPENDENCIES.items() if getattr(sections[name], row.switch)]
+
+
+def proxies(server: ServerSettings) -> list[str]:
+    """Return the addresses and networks of the proxies whose header with a client's address is trusted."""
+    return _listed(server.trusted_proxies)
+
+
+def host_settings(server: ServerSettings) -> list[str]:
+    """Return the names that clients may call the server by, besides loopback names and the listening address."""
+    return _listed(server.hosts)
+
+
+def shared_origins(server: ServerSettings) -> list[str]:
+    """Return the origins of the pages that may call the server from a browser."""
+    return _listed(server.cors_origins)
+
+
+def _listed(text: str) -> list[str]:
+    return text.replace(",", " ").split()

@@ -1,0 +1,135 @@
+"""The audit: whether the tables agree with each other, row by row; the ledger's own comparison stands in ``ledger``.
+
+Open it to look for something else that must not be. It reads everything, in pages: each is one statement with a
+deadline of its own, so that an audit ends at every size, and holds no snapshot for longer than a page takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from convo.store.ledger import COMPARE_SECONDS, UNBOUND
+from convo.store.postgres import RELAXED, Connection, DedicatedConnection
+
+PAGE_ROWS = 100_000
+"""So many conversations are looked at in one statement, by their ``seq``: a quarter of a second each."""
+PAGE_USERS = 2_000
+"""So many relationships are looked at in one statement, by their users."""
+_EXAMPLES_MAX = 10
+
+
+class Anomaly(Struct, frozen=True, kw_only=True):
+    """Rows that should not be there, or are missing; ``examples`` are at most ten of their ids or numbers."""
+
+    what: str
+    count: int
+    examples: tuple[str, ...]
+
+
+async def anomalies(dedicated: DedicatedConnection) -> list[Anomaly]:
+    """Look for missing logs, orphans, and relationships that are not the sum of their scores."""
+    found: dict[str, Anomaly] = {}
+    newest = await _value(dedicated, _NEWEST_SEQ)
+    for what, query in _BY_SEQ.items():
+        for first, last in _pages(newest):
+            await _look(dedicated, found, what, query, first, last)
+    for what, query in _WHOLE.items():
+        await _look(dedicated, found, what, query)
+    after = ""
+    while after is not None:
+        last = await _value(dedicated, _LAST_USER, after, PAGE_USERS)
+        await _look(dedicated, found, _UNEQUAL, _SUMS, after, last)
+        after = last
+    return list(found.values())
+
+
+def _pages(newest: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, newest, PAGE_ROWS):
+        yield first, first + PAGE_ROWS
+
+
+async def _look(
+    dedicated: DedicatedConnection, found: dict[str, Anomaly], what: str, query: str, *values: object
+) -> None:
+    """Run one page, and add what it finds."""
+
+    async def body(connection: Connection) -> Any:
+        await connection.execute(UNBOUND)
+        return await connection.fetchrow(_EXAMPLES.format(query), *values)
+
+    row = await dedicated.run("db.audit", body, begin=RELAXED, seconds=COMPARE_SECONDS)
+    if row["n"]:
+        before = found.get(what, Anomaly(what=what, count=0, examples=()))
+        examples = (*before.examples, *row["examples"])[:_EXAMPLES_MAX]
+        found[what] = Anomaly(what=what, count=before.count + row["n"], examples=examples)
+
+
+async def _value(dedicated: DedicatedConnection, query: str, *values: object) -> Any:
+    async def body(connection: Connection) -> Any:
+        return await connection.fetchval(query, *values)
+
+    return await dedicated.run("db.audit", body, begin=RELAXED, seconds=COMPARE_SECONDS)
+
+
+_EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
+_NEWEST_SEQ = """
+SELECT greatest((SELECT max(seq) FROM conversation), (SELECT max(seq) FROM conversation_log),
+                (SELECT max(seq) FROM job), (SELECT max(seq) FROM part), (SELECT max(seq) FROM run), 0)
+"""
+_BY_SEQ = {
+    "conversations without a log": """
+        SELECT conversation_id AS name FROM conversation c
+        WHERE c.seq > $1 AND c.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation_log l WHERE l.seq = c.seq AND l.seq > $1 AND l.seq <= $2)""",
+    "conversations without a job": """
+        SELECT conversation_id AS name FROM conversation c
+        WHERE c.seq > $1 AND c.seq <= $2
+          AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)""",
+    "logs without a conversation": """
+        SELECT seq::text AS name FROM conversation_log l
+        WHERE l.seq > $1 AND l.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = l.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "jobs without a conversation": """
+        SELECT seq::text AS name FROM job
+        WHERE job.seq > $1 AND job.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = job.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "parts without a conversation": """
+        SELECT seq::text || ' ' || name AS name FROM part
+        WHERE part.seq > $1 AND part.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = part.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "runs without a conversation": """
+        SELECT DISTINCT seq::text AS name FROM run
+        WHERE run.seq > $1 AND run.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = run.seq AND c.seq > $1 AND c.seq <= $2)""",
+}
+# The days are found by one probe of conversation_by_time each; of job_by_state the few leased rows are read.
+_WHOLE = {
+    "days with conversations that were never booked": """
+        WITH RECURSIVE days (day) AS (
+            SELECT (min(received_at) AT TIME ZONE 'UTC')::date FROM conversation
+            UNION ALL
+            SELECT (SELECT (min(received_at) AT TIME ZONE 'UTC')::date FROM conversation
+                    WHERE received_at >= (day + 1)::timestamp AT TIME ZONE 'UTC')
+            FROM days WHERE day IS NOT NULL
+        )
+        SELECT day::text AS name FROM days
+        WHERE day IS NOT NULL AND NOT EXISTS (SELECT FROM ledger WHERE ledger.day = days.day)""",
+    "leases that ended over five minutes ago": """
+        SELECT seq::text AS name FROM job
+        WHERE state = 'leased' AND leased_until < convo_now() - interval '5 minutes'""",
+}
+_LAST_USER = "SELECT user_id FROM relationship WHERE user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1"
+_UNEQUAL = "relationships that are not the sum of their scores"
+# By users, those above $1 up to $2; the last page has no end. conversation_by_user, and the relationships' own key.
+_SUMS = """
+    SELECT coalesce(r.user_id, s.user_id) || ' ' || coalesce(r.bot_id, s.bot_id) AS name
+    FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r
+    FULL JOIN (
+        SELECT user_id, bot_id, sum(score) AS score, count(*) AS conversations
+        FROM conversation JOIN job USING (seq)
+        WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2) GROUP BY user_id, bot_id
+    ) AS s USING (user_id, bot_id)
+    WHERE (r.score, r.conversations) IS DISTINCT FROM (s.score, s.conversations)"""

@@ -1,0 +1,200 @@
+"""Dead letters: jobs that were buried, and what an operator can do: retry one or many, or note that one is reviewed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from convo.conversation.model import CANARY_USER
+from convo.errors import NotDead, NotFound
+from convo.store import ledger
+from convo.store.job_sql import NOT_PARKED, THEIRS
+from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
+
+
+async def retry_dead_letter(postgres: Postgres, conversation_id: str) -> None:
+    """Make a dead letter ready again, with all its attempts; its stored parts stay.
+
+    Raises:
+        NotFound: there is no such conversation.
+        NotDead: it is not a dead letter.
+    """
+
+    async def body(connection: Connection) -> str | None:
+        row = await connection.fetchrow(_RETRY, conversation_id)
+        if row is not None:
+            await ledger.book(connection, "dead", [row["seq"]], -1)
+            return None
+        return await _state(connection, conversation_id)
+
+    state = await postgres.run("db.retry", body)
+    if state is not None:
+        raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be retried")
+
+
+async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str) -> int:
+    """Note that somebody has reviewed a dead letter, which stays dead; return the attempts spent on it.
+
+    A second time changes nothing. A retry counts as a review too.
+
+    Raises:
+        NotFound: there is no such conversation.
+        NotDead: it is not a dead letter.
+    """
+
+    async def body(connection: Connection) -> tuple[str, int]:
+        row = await connection.fetchrow(_ACKNOWLEDGE, conversation_id)
+        if row is not None:
+            return "dead", row["attempts"]
+        return await _state(connection, conversation_id), 0
+
+    state, attempts = await postgres.run("db.acknowledge", body)
+    if state != "dead":
+        raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be acknowledged")
+    return attempts
+
+
+# --- many at once
+
+
+class DeadFilter(Struct, frozen=True, kw_only=True):
+    """Which dead letters are meant; None is no filter.
+
+    ``reason`` is a part of the last error, in upper or lower case, as ``DeadReason`` has it or as it stands with the
+    job. ``since`` is when the job was buried.
+    """
+
+    reason: str | None = None
+    since: datetime | None = None
+    user_id: str | None = None
+    bot_id: str | None = None
+
+
+class DeadReason(Struct, frozen=True, kw_only=True):
+    """How many dead letters have the same last error, but for its numbers, and when they were buried."""
+
+    reason: str
+    count: int
+    oldest_at: datetime
+    newest_at: datetime
+
+
+class DeadReasons(Struct, frozen=True, kw_only=True):
+    """The reasons of dead letters, the most frequent first; not ``complete`` where only the newest were counted."""
+
+    total: int
+    complete: bool
+    reasons: tuple[DeadReason, ...]
+
+
+class RetriedBatch(Struct, frozen=True, kw_only=True):
+    """How many dead letters of one batch were meant, and the ``seq`` after which the next batch begins, if any."""
+
+    count: int
+    next_after: int | None
+
+
+async def group_dead_letters(postgres: Postgres, wanted: DeadFilter) -> DeadReasons:
+    """Count dead letters by their reason, the newest 20,000 of all."""
+
+    async def body(connection: Connection) -> tuple[Sequence[Mapping[str, Any]], int]:
+        rows = await connection.fetch(_GROUP, *_values(wanted), _COUNTED_MAX)
+        return rows, await connection.fetchval(_BEYOND, _COUNTED_MAX)
+
+    rows, beyond = await postgres.run("db.dead", body, begin=RELAXED)
+    reasons = tuple(DeadReason(**{name: row[name] for name in DeadReason.__struct_fields__}) for row in rows)
+    return DeadReasons(total=sum(row["count"] for row in rows), complete=not beyond, reasons=reasons[:_REASONS_MAX])
+
+
+async def retry_dead_letters(
+    postgres: Postgres, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool
+) -> RetriedBatch:
+    """Make up to ``limit`` dead letters ready again, in the order of their receipt, those above the ``seq`` ``after``.
+
+    One call looks at 2,000 at most. With ``dry_run`` they are only counted.
+    """
+
+    async def body(connection: Connection) -> RetriedBatch:
+        found = await connection.fetchrow(_WANTED, *_values(wanted), after, _LOOKED_AT_MAX, limit) or {}
+        seqs = list(found["seqs"] or ())
+        next_after = seqs[-1] if len(seqs) == limit else found["last"] if found["n"] == _LOOKED_AT_MAX else None
+        if dry_run or not seqs:
+            return RetriedBatch(count=len(seqs), next_after=next_after)
+        rows = await connection.fetch(_RETRY_MANY, seqs)
+        if rows:
+            await ledger.book(connection, "dead", [row["seq"] for row in rows], -1)
+        return RetriedBatch(count=len(rows), next_after=next_after)
+
+    return await postgres.run("db.retry", body, begin=RELAXED if dry_run else DURABLE)
+
+
+def _values(wanted: DeadFilter) -> tuple[object, ...]:
+    return wanted.reason, wanted.since, wanted.user_id, wanted.bot_id
+
+
+async def _state(connection: Connection, conversation_id: str) -> str:
+    state: str | None = await connection.fetchval(_STATE, conversation_id)
+    if state is None:
+        raise NotFound(f"there is no conversation {conversation_id!r}")
+    return state
+
+
+_RETRY = f"""
+UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
+               available_at = convo_now()
+FROM conversation c
+WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
+RETURNING job.seq
+"""
+_ACKNOWLEDGE = """
+UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now())
+FROM conversation c
+WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
+RETURNING job.attempts
+"""
+_STATE = "SELECT state FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
+
+# A page of a list is read in milliseconds; so many rows are, too, and no filter makes a statement read more.
+_LOOKED_AT_MAX = 2_000
+_COUNTED_MAX = 20_000
+_REASONS_MAX = 100
+_REASON_CHARS = 300
+# A time, a count or an id differs in each; a status (three digits alone) says what was wrong.
+_NUMBERS = r"[0-9]{4,}[0-9:.-]*|\m[0-9]{1,2}\M[0-9:.-]*"
+_REASON = f"left(regexp_replace(coalesce(job.last_error, ''), '{_NUMBERS}', '#', 'g'), {_REASON_CHARS})"
+_IS_WANTED = f"""
+    ($1::text IS NULL OR strpos(lower(coalesce(job.last_error, '')), lower($1)) > 0
+                      OR strpos(lower({_REASON}), lower($1)) > 0)
+    AND ($2::timestamptz IS NULL OR job.ended_at >= $2)
+    AND ($3::text IS NULL OR c.user_id = $3) AND ($4::text IS NULL OR c.bot_id = $4)
+    AND c.user_id <> '{CANARY_USER}'
+"""
+_GROUP = f"""
+SELECT {_REASON} AS reason, count(*) AS count, min(job.ended_at) AS oldest_at, max(job.ended_at) AS newest_at
+FROM (SELECT seq, last_error, ended_at FROM job WHERE state = 'dead' ORDER BY seq DESC LIMIT $5) AS job
+{THEIRS}
+WHERE {_IS_WANTED}
+GROUP BY 1 ORDER BY 2 DESC, 1
+"""
+_BEYOND = "SELECT EXISTS (SELECT FROM job WHERE state = 'dead' ORDER BY seq DESC OFFSET $1)"
+_WANTED = f"""
+WITH page AS (
+    SELECT seq, last_error, ended_at FROM job WHERE state = 'dead' AND seq > $5 ORDER BY seq LIMIT $6
+), wanted AS (
+    SELECT job.seq FROM page AS job {THEIRS} WHERE {_IS_WANTED} ORDER BY job.seq LIMIT $7
+)
+SELECT (SELECT array_agg(seq ORDER BY seq) FROM wanted) AS seqs, max(seq) AS last, count(*) AS n FROM page
+"""
+# Locked in the order in which settles lock them: two operators at once do not wait for each other in a circle.
+_RETRY_MANY = f"""
+WITH mine AS (
+    SELECT seq FROM job WHERE seq = ANY($1::bigint[]) AND state = 'dead' ORDER BY seq FOR UPDATE
+)
+UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
+               available_at = convo_now()
+FROM mine WHERE job.seq = mine.seq
+RETURNING job.seq
+"""

@@ -1,0 +1,108 @@
+"""What ``GET …/explain`` reads of one job: its row, how many jobs come before it, and its newest runs.
+
+It changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from convo.errors import NotFound
+from convo.store import process_settings
+from convo.store.job_sql import COUNTED_MAX, QUEUED
+from convo.store.ledger import BOOKED
+from convo.store.postgres import RELAXED, Connection, Postgres
+
+RUNS_MAX = 100
+"""So many of the newest runs are read: a job that is parked and released for days has thousands."""
+
+# The rate of done jobs is that of the last minute, of all processes together: the books hold it.
+_RATE_SECONDS = 60.0
+
+
+class Explained(Struct, frozen=True, kw_only=True):
+    """One job's ``row``, its newest ``runs`` oldest first, how many jobs are leased before it, and the rate of all.
+
+    ``served`` says whether a living process that takes jobs has what it waits for, if it waits for something.
+    ``ahead`` is None unless the job is queued, and an estimate where more than ``COUNTED_MAX`` are. ``rate`` is in jobs
+    a second.
+    """
+
+    row: Mapping[str, Any]
+    served: bool
+    runs: Sequence[Mapping[str, Any]]
+    ahead: int | None
+    rate: float
+
+
+async def read_explanation(postgres: Postgres, conversation_id: str) -> Explained:
+    """Read the row and the runs of one conversation's job.
+
+    Raises:
+        NotFound: there is none of this id.
+    """
+
+    async def body(connection: Connection) -> Explained | None:
+        row = await connection.fetchrow(_ROW, conversation_id)
+        if row is None:
+            return None
+        return Explained(
+            row=row,
+            served=not await process_settings.unserved(connection, [row["waits_for"]]),
+            runs=await connection.fetch(_RUNS, row["seq"], RUNS_MAX),
+            ahead=await connection.fetchval(_AHEAD, row["seq"], COUNTED_MAX) if row["queued"] else None,
+            rate=float(await connection.fetchval(_RATE, _RATE_SECONDS)),
+        )
+
+    found = await postgres.run("db.explain", body, begin=RELAXED)
+    if found is None:
+        raise NotFound(f"there is no conversation {conversation_id!r}")
+    return found
+
+
+_ROW = f"""
+SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
+       coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
+FROM job JOIN conversation USING (seq) WHERE conversation_id = $1
+"""
+_RUNS = """
+SELECT * FROM (
+    SELECT began_at, ended_at, ending, made_by, reason, waits FROM run WHERE seq = $1 ORDER BY ended_at DESC LIMIT $2
+) AS newest ORDER BY ended_at
+"""
+# Jobs are leased in rounds: before the third job of one key, every other key has up to three leased. So many due jobs
+# ($2) are looked at. Of more, the first ones by their keys stand for all, and the ledger knows how many that is. A job
+# with more than these before it under its own key comes about where its age is between the oldest and the newest.
+_AHEAD = f"""
+WITH me AS MATERIALIZED (
+    SELECT fair_key, available_at, seq FROM job WHERE seq = $1
+), mine AS MATERIALIZED (
+    SELECT count(*) AS before FROM (
+        SELECT FROM job, me WHERE {QUEUED} AND job.fair_key = me.fair_key
+            AND (job.available_at, job.seq) < (me.available_at, me.seq) LIMIT $2) AS counted
+), looked AS MATERIALIZED (
+    SELECT fair_key FROM job WHERE {QUEUED} ORDER BY fair_key LIMIT $2
+), by_key AS MATERIALIZED (
+    SELECT fair_key, count(*) AS jobs FROM looked GROUP BY fair_key
+), ends AS (
+    SELECT extract(epoch FROM me.available_at - min(job.available_at)) AS older,
+           nullif(extract(epoch FROM max(job.available_at) - min(job.available_at)), 0) AS span
+    FROM me, LATERAL ((SELECT available_at FROM job WHERE {QUEUED} ORDER BY available_at LIMIT 1) UNION ALL
+                      (SELECT available_at FROM job WHERE {QUEUED} ORDER BY available_at DESC LIMIT 1)) AS job
+    GROUP BY me.available_at
+), sums AS (
+    SELECT sum(jobs) AS looked, coalesce(sum(least(jobs, before + 1))
+                                         FILTER (WHERE by_key.fair_key <> me.fair_key), 0) AS others
+    FROM by_key, mine, me
+)
+SELECT CASE WHEN before = $2 THEN greatest(before, (accepted - done - dead) * coalesce(older / span, 1))
+            WHEN looked = $2 THEN before + others * greatest(accepted - done - dead, looked) / looked
+            ELSE before + others END::bigint
+FROM sums, mine, ends, ({BOOKED}) AS books
+"""
+_RATE = """
+SELECT coalesce(sum(n), 0)::float8 / $1 FROM ledger WHERE kind = 'done' AND at > convo_now() - make_interval(secs => $1)
+"""

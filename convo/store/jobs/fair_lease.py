@@ -1,0 +1,124 @@
+"""Which due jobs are leased next: in rounds, so that a user with many jobs does not hold up a user with few.
+
+Open it to change the order of work. In one round every key (``fairness.key``, by default the user) with a due job has
+one job leased; a key's own jobs come oldest first.
+
+The keys are found by a skip scan: one probe of the index for each key, however many rows it has. A window function
+over all ready rows would read every one of them.
+
+Several processes can look at the same place at once, and each skips the rows that another one has locked. A process
+that finds too few rows because of that looks further, at ``FURTHER_KEYS`` more keys a time, ``LOOKS_MAX`` times in all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from convo.store.job_sql import DELAYED, DUE
+from convo.store.jobs.runs import ASKED_BEFORE
+from convo.store.postgres import Connection
+
+JobRow = Mapping[str, Any]
+
+
+FURTHER_KEYS = 64
+"""So many keys at least are looked at in each further look."""
+
+LOOKS_MAX = 4
+"""A lease looks so many times: at as many keys as it wants jobs, then further. A key costs two probes of the index for
+each value of ``waits_for``: one finds the key, one its oldest rows."""
+
+
+class Taken(Struct, frozen=True, kw_only=True):
+    """The leased ``rows``, round by round, and the last key behind which it looked."""
+
+    rows: Sequence[JobRow]
+    last_key: str
+
+
+async def take(  # noqa: PLR0913  (who, how many, for how long, and where the round stands)
+    connection: Connection, count: int, *, owner: str, lease_seconds: float, after: str, allowed: Sequence[str]
+) -> Taken:
+    """Lease up to ``count`` due jobs, those of the keys behind ``after`` first.
+
+    ``allowed`` are the values of ``waits_for`` whose jobs may be leased, in the order in which a key's own jobs come.
+    """
+    await connection.execute(_COME_DUE, _COME_DUE_MAX)
+    taken: list[JobRow] = []
+    last, keys = after, count
+    for _ in range(LOOKS_MAX):
+        rows = await connection.fetch(_LEASE, count - len(taken), owner, lease_seconds, last, list(allowed), keys)
+        taken += [row for row in rows if row["seq"] is not None]
+        if not rows or rows[0]["keys"] < keys or len(taken) >= count:
+            break
+        last = rows[0]["last_key"]
+        keys = max(count, FURTHER_KEYS)
+    return Taken(rows=in_rounds(taken, after), last_key=last)
+
+
+def in_rounds(rows: Sequence[JobRow], after: str) -> list[JobRow]:
+    """Sort leased rows by round: the first of each key, keys behind ``after`` first, then the second of each."""
+    of_key: defaultdict[str, list[JobRow]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: (row["available_at"], row["seq"])):
+        of_key[row["fair_key"]].append(row)
+    keys = sorted(of_key, key=lambda key: (key.encode() <= after.encode(), key.encode()))
+    rounds = max(map(len, of_key.values()), default=0)
+    return [of_key[key][number] for number in range(rounds) for key in keys if number < len(of_key[key])]
+
+
+_COME_DUE_MAX = 1_000
+_COME_DUE = f"""
+UPDATE job SET delayed = false WHERE seq = ANY(ARRAY(
+    SELECT seq FROM job WHERE {DELAYED} AND available_at <= convo_now()
+    ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+"""
+
+
+def _next_key(condition: str) -> str:
+    """Return the search for the smallest key of a due job that satisfies ``condition``: a probe for each waits_for."""
+    return f"""(
+        SELECT min(probe.fair_key) FROM unnest($5::text[]) AS allowed (waits_for), LATERAL (
+            SELECT fair_key FROM job WHERE {DUE} AND job.waits_for = allowed.waits_for AND {condition}
+            ORDER BY fair_key LIMIT 1) AS probe)"""
+
+
+# Random and not counted: a crash of the database that forgets a lease would forget the count too, and would give the
+# same number again. random() has 53 bits.
+_RANDOM = "1 + floor(random() * 9007199254740991)::bigint"
+TAKEN = f"""
+    UPDATE job SET state = 'leased', lease_token = {_RANDOM}, leased_by = $2,
+                   leased_at = convo_now(), leased_until = convo_now() + make_interval(secs => $3),
+                   lease_seconds = $3
+    WHERE seq = ANY(ARRAY(SELECT seq FROM due))
+    RETURNING seq, lease_token, attempts, fair_key, available_at, waits_for, {ASKED_BEFORE} AS asked_before
+"""
+"""Lease the rows of ``due``: ``$2`` is who leases, ``$3`` for how many seconds."""
+
+LEASED = "taken.*, c.conversation_id, c.user_id, c.bot_id, c.digest, c.log_hash, c.started_at, c.ended_at, c.exchanges"
+_LEASE = f"""
+WITH RECURSIVE ahead (key, n) AS (
+    SELECT {_next_key("fair_key > $4")}, 1
+    UNION ALL SELECT {_next_key("fair_key > ahead.key")}, n + 1 FROM ahead WHERE key IS NOT NULL AND n < $6
+), behind (key, n) AS (
+    SELECT {_next_key("fair_key <= $4")}, 1
+    UNION ALL SELECT {_next_key("fair_key > behind.key AND fair_key <= $4")}, n + 1
+    FROM behind WHERE key IS NOT NULL AND n < $6
+), keys AS (
+    SELECT key FROM (SELECT key FROM ahead UNION ALL SELECT key FROM behind) AS found WHERE key IS NOT NULL LIMIT $6
+), looked (keys, last_key, share) AS (
+    SELECT count(*), (array_agg(key))[count(*)::integer], ($1 + count(*) - 1) / greatest(count(*), 1) FROM keys
+), due AS (
+    SELECT mine.seq FROM keys, LATERAL (
+        SELECT one.seq FROM unnest($5::text[]) AS allowed (waits_for), LATERAL (
+            SELECT seq FROM job WHERE {DUE} AND job.waits_for = allowed.waits_for AND fair_key = keys.key
+            ORDER BY available_at, seq LIMIT (SELECT share FROM looked) FOR UPDATE SKIP LOCKED) AS one
+        LIMIT (SELECT share FROM looked)) AS mine
+    LIMIT $1
+), taken AS ({TAKEN})
+SELECT looked.keys, looked.last_key, {LEASED}
+FROM looked LEFT JOIN (taken JOIN conversation c USING (seq)) ON true
+"""

@@ -1,0 +1,90 @@
+"""Storing what an analysis found: the rows of its parts.
+
+Open it to change how a part is stored; what a part brings for its user's memories stands in ``store/jobs/memories.py``.
+It knows no leases: its callers hold the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from convo.analysis.part import FINDINGS, StoredFinding
+from convo.conversation.model import Finding, Memories, PartName
+from convo.store.jobs import memories
+from convo.store.jobs.memories import MemoriesRow
+from convo.store.postgres import Connection
+
+
+class PartRow(Struct, frozen=True, kw_only=True):
+    """One part that was found: of which job and user, by whom, and what it is."""
+
+    seq: int
+    user_id: str
+    name: PartName
+    by: str
+    finding: Finding
+
+
+def finding(name: PartName, result: str) -> Finding:
+    """Read a stored result back."""
+    return msgspec.json.decode(result, type=FINDINGS[name])
+
+
+async def found(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, StoredFinding]]:
+    """Read what these jobs have found already, by ``seq`` and part."""
+    stored: dict[int, dict[PartName, StoredFinding]] = {}
+    for row in await connection.fetch(_FOUND, seqs):
+        one = StoredFinding(finding(row["name"], row["result"]), row["new_memories"])
+        stored.setdefault(row["seq"], {})[row["name"]] = one
+    return stored
+
+
+async def store(connection: Connection, found: Sequence[PartRow]) -> None:
+    """Store these parts; a memories part also stores its memories and how many of them were new."""
+    unique = list({(one.seq, one.name): one for one in reversed(found)}.values())[::-1]
+    remembered = await memories.remember(
+        connection,
+        [
+            MemoriesRow(seq=one.seq, user_id=one.user_id, memories=one.finding)
+            for one in unique
+            if isinstance(one.finding, Memories)
+        ],
+    )
+    stored = [
+        remembered[one.seq] if isinstance(one.finding, Memories) else StoredFinding(one.finding) for one in unique
+    ]
+    await connection.execute(
+        _STORE,
+        [one.seq for one in unique],
+        [one.name for one in unique],
+        [one.by for one in unique],
+        [msgspec.json.encode(one.finding).decode() for one in stored],
+        [one.new_memories for one in stored],
+    )
+
+
+async def store_failures(connection: Connection, seq: int, failed: Mapping[PartName, tuple[str, str]]) -> None:
+    """Store for each failed part who tried it and why it failed; a part that is done stays done."""
+    for name, (by, reason) in failed.items():
+        await connection.execute(_STORE_FAILURE, seq, name, by, reason)
+
+
+_FOUND = "SELECT seq, name, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
+_STORE = """
+INSERT INTO part (seq, name, state, made_by, result, new_memories)
+SELECT seq, name, 'done', made_by, result, new_memories
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::integer[])
+    AS found (seq, name, made_by, result, new_memories)
+ON CONFLICT (seq, name) DO UPDATE SET state = 'done', made_by = excluded.made_by, result = excluded.result,
+                                      new_memories = excluded.new_memories, error = NULL, updated_at = convo_now()
+WHERE part.state <> 'done'
+"""
+_STORE_FAILURE = """
+INSERT INTO part (seq, name, state, made_by, error) VALUES ($1, $2, 'failed', $3, $4)
+ON CONFLICT (seq, name) DO UPDATE SET made_by = $3, error = $4, updated_at = convo_now()
+WHERE part.state <> 'done'
+"""
+ERASE_PARTS = "DELETE FROM part WHERE seq = ANY($1::bigint[])"

@@ -1,0 +1,150 @@
+"""Settling: store the score of a finished job and add it to the user's relationship, once.
+
+Open it to change what happens when every part is found. Jobs of several workers are settled in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from convo.analysis.part import StoredFinding, emotion_of
+from convo.analysis.scoring import Score, score
+from convo.conversation.model import PartName
+from convo.conversation.score import Weights
+from convo.errors import ConvoError, DatabaseUnavailable
+from convo.store import ledger
+from convo.store.group import Group
+from convo.store.job_sql import NOT_PARKED, UNLEASED
+from convo.store.jobs import parts, runs
+from convo.store.jobs.lease import Lease, hold, lost
+from convo.store.jobs.runs import NO_WAITS, Waits
+from convo.store.postgres import Connection, Postgres
+
+_ROWS_MAX = 64
+# What a user felt about a conversation of which no part says it.
+_NO_EMOTION = "neutral"
+
+
+class Settler:
+    """Settles the jobs of several workers in one transaction."""
+
+    def __init__(self, postgres: Postgres, weights: Weights) -> None:
+        self._postgres = postgres
+        self._weights = weights
+        self._group: Group[tuple[Lease, Waits], Score] = Group(
+            self._commit,
+            rows_max=_ROWS_MAX,
+            bytes_max=_ROWS_MAX,
+            unit_seconds=postgres.unit_seconds,
+            item_bytes=lambda _: 1,
+        )
+
+    async def settle(self, lease: Lease, waits: Waits = NO_WAITS) -> Score:
+        """End a job whose parts are all stored: store its score, and add it to the user's relationship, exactly once.
+
+        ``waits`` are the seconds that its work spent in each named wait, noted with its run.
+
+        Raises:
+            LeaseLost: the job is no longer ours; nothing was stored.
+            DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; or a crash of the database
+                lost one of the parts, which has to be found again.
+        """
+        return await self._group.submit((lease, waits))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Settle batch after batch until cancelled."""
+        await self._group.run(task_status=task_status)
+
+    async def _commit(self, items: Sequence[tuple[Lease, Waits]]) -> list[Score | ConvoError]:
+        batch = [lease for lease, _ in items]
+        waited = {lease.token: waits for lease, waits in items}
+
+        async def body(connection: Connection) -> dict[int, Score]:
+            tokens = await hold(connection, batch)
+            held = {lease.seq: lease for lease in batch if lease.token in tokens}
+            stored = await parts.found(connection, sorted(held))
+            scores = {seq: score(held[seq].exchanges, stored.get(seq, {}), self._weights) for seq in sorted(held)}
+            final = {seq: found for seq, found in scores.items() if found.final}
+            await runs.note_settled(connection, [(seq, waited[held[seq].token]) for seq in final])
+            await _store(connection, final)
+            await _relate(connection, held, final, stored)
+            await ledger.book(connection, "done", list(final))
+            return {held[seq].token: found for seq, found in scores.items()}
+
+        scores = await self._postgres.run("db.settle", body)
+        return [_outcome(lease, scores.get(lease.token)) for lease in batch]
+
+
+def _outcome(lease: Lease, found: Score | None) -> Score | ConvoError:
+    if found is None:
+        return lost(lease)
+    if not found.final:
+        # Parts commit without waiting for the disk: a crash of the database can lose a part and keep the lease.
+        return DatabaseUnavailable(f"the database lost a part of conversation {lease.conversation_id!r}")
+    return found
+
+
+async def _store(connection: Connection, scores: Mapping[int, Score]) -> None:
+    breakdowns = [msgspec.json.encode(found.breakdown).decode() for found in scores.values()]
+    values = [found.value for found in scores.values()]
+    versions = [found.weights_version for found in scores.values()]
+    await connection.execute(_SETTLE, list(scores), values, breakdowns, versions)
+
+
+async def _relate(
+    connection: Connection,
+    held: Mapping[int, Lease],
+    scores: Mapping[int, Score],
+    stored: Mapping[int, Mapping[PartName, StoredFinding]],
+) -> None:
+    """Add the scores to the relationships: one row for each user and bot, sorted, or two settlers would deadlock."""
+    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    for seq in sorted(scores):
+        lease = held[seq]
+        row = sums.setdefault((lease.user_id, lease.bot_id), {"score": 0, "conversations": 0})
+        row["score"] += scores[seq].value
+        row["conversations"] += 1
+        row["last_seq"] = seq
+        row["last_emotion"] = next(filter(None, map(emotion_of, stored[seq].values())), _NO_EMOTION)
+    keys = sorted(sums)
+    columns = [[sums[key][name] for key in keys] for name in ("score", "conversations", "last_emotion", "last_seq")]
+    await connection.execute(_RELATE, [user for user, _ in keys], [bot for _, bot in keys], *columns)
+
+
+_SETTLE = f"""
+UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,
+               last_error = NULL, {NOT_PARKED}, ended_at = convo_now(), score = done.score,
+               breakdown = done.breakdown, weights_version = done.version
+FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, score, breakdown, version)
+WHERE job.seq = done.seq
+"""
+_RELATE = """
+INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::bigint[])
+ON CONFLICT (user_id, bot_id) DO UPDATE SET
+    score = r.score + excluded.score,
+    conversations = r.conversations + excluded.conversations,
+    last_emotion = CASE WHEN excluded.last_seq > r.last_seq THEN excluded.last_emotion ELSE r.last_emotion END,
+    last_seq = greatest(r.last_seq, excluded.last_seq),
+    updated_at = convo_now()
+"""
+# Their scores are taken off again, and a relationship that then counts no conversation goes.
+ERASE_RELATIONSHIPS = (
+    """
+    UPDATE relationship AS r SET score = r.score - gone.score, conversations = r.conversations - gone.conversations
+    FROM (
+        SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
+        FROM conversation JOIN job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done'
+        GROUP BY user_id, bot_id
+    ) AS gone
+    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id
+    """,
+    """
+    DELETE FROM relationship r USING conversation c
+    WHERE c.seq = ANY($1::bigint[]) AND r.user_id = c.user_id AND r.bot_id = c.bot_id AND r.conversations = 0
+    """,
+)

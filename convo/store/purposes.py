@@ -1,0 +1,84 @@
+"""Divides the pooled connections among purposes, so that a heartbeat never waits for a reader.
+
+Open it to move a unit of work to another purpose, or to give a purpose more connections. The committer, the books and
+the alerts have a dedicated connection each and do not come through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from operator import attrgetter
+from typing import Literal
+
+import trio
+
+from convo.errors import PoolExhausted
+from convo.observe import metrics
+
+Purpose = Literal["readers", "heartbeat", "keys", "endings", "background"]
+
+RESERVED: Mapping[Purpose, int] = {"heartbeat": 2, "keys": 1, "endings": 3, "background": 4}
+"""How many connections each purpose has besides the readers' ``database.pool_max``.
+
+Few are enough: a heartbeat, the keys, the settler and the part writer run one unit at a time. Endings have one more
+for jobs that fail or are parked. Of the background's, samples may hold two for seconds; leases and logs use the rest.
+"""
+
+PURPOSES: Mapping[str, Purpose] = {
+    **dict.fromkeys(("db.renew", "db.history", "db.ping"), "heartbeat"),
+    "db.keys": "keys",
+    **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket"), "endings"),
+    **dict.fromkeys(("db.lease", "db.take", "db.watch", "db.rescue"), "background"),
+    **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
+    **dict.fromkeys(("db.give_back", "db.contents"), "background"),
+    **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
+    **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
+    **dict.fromkeys(("db.retry", "db.acknowledge", "db.dead"), "readers"),
+}
+"""The purpose of each unit of work on a pooled connection, by its name."""
+
+_BORROWED = attrgetter("borrowed_tokens")
+
+
+class Shares:
+    """How many pooled connections each purpose may hold at a time; ``readers`` is the readers' number."""
+
+    def __init__(self, readers: int, acquire_seconds: float) -> None:
+        sizes: dict[Purpose, int] = {"readers": readers, **RESERVED}
+        self._acquire_seconds = acquire_seconds
+        self._limiters = {purpose: trio.CapacityLimiter(size) for purpose, size in sizes.items()}
+        for purpose, limiter in self._limiters.items():
+            metrics.database_connections.labels(purpose).set_function(partial(_BORROWED, limiter))
+
+    @property
+    def total(self) -> int:
+        """How many connections all purposes together may hold."""
+        return sum(int(limiter.total_tokens) for limiter in self._limiters.values())
+
+    async def take(self, name: str) -> trio.CapacityLimiter:
+        """Wait for a connection of the purpose of the unit ``name``; return what is to be released afterwards.
+
+        Raises:
+            PoolExhausted: none became free within ``database.acquire_seconds``.
+        """
+        # What is not listed counts as a reader: it then delays nothing but readers.
+        purpose = PURPOSES.get(name, "readers")
+        limiter = self._limiters[purpose]
+        try:
+            limiter.acquire_nowait()
+        except trio.WouldBlock:
+            with trio.move_on_after(self._acquire_seconds):
+                await limiter.acquire()
+                return limiter
+            within = f"within database.acquire_seconds = {self._acquire_seconds:g} s"
+            raise PoolExhausted(f"no connection of the {purpose} became free {within}") from None
+        return limiter
+
+    def in_use(self) -> tuple[int, int]:
+        """Return how many connections are in use and how many there are, of the purpose for which most tasks wait.
+
+        Where nobody waits, it is the readers'. The other purposes may use all of theirs for long and lack nothing.
+        """
+        busiest = max(self._limiters.values(), key=lambda limiter: limiter.statistics().tasks_waiting)
+        return busiest.borrowed_tokens, int(busiest.total_tokens)

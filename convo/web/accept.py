@@ -1,0 +1,245 @@
+"""The accept route, ``POST /v1/conversations/end``: decodes a conversation, stores it, answers with its receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from convo.conversation import digest as digests
+from convo.conversation import transcript
+from convo.conversation.decode import Received, decode
+from convo.conversation.model import CANARY_USER, Receipt, ReceiptNotes, UnreadItem
+from convo.errors import ConvoError, Invalid, Overloaded
+from convo.observe import log_records, metrics
+from convo.runtime import threads
+from convo.runtime.deadline import deadline
+from convo.settings import WebSettings
+from convo.store import logs
+from convo.store.intake import Accept, Committer, Stored
+from convo.web.admission import Admission, Admitted
+from convo.web.description import views
+from convo.web.description.messages import Answer, Head, Read, encode, problem
+from convo.web.door import budget_seconds, check_head
+from convo.web.inflate import inflate, inflate_up_to
+from convo.web.readiness import Readiness
+
+# What is kept of a request's time for writing its answer.
+_ANSWER_SECONDS = 0.05
+
+
+class AcceptRoute(Struct, frozen=True, kw_only=True):
+    """The accept route, with what it needs."""
+
+    settings: WebSettings
+    items_max: int
+    committer: Committer
+    readiness: Readiness
+    admission: Admission
+
+    async def receive(self, head: Head, read: Read) -> Answer:
+        """Answer one request; ``read`` reads its body, after the head and the load of the process were checked.
+
+        Raises:
+            ConvoError: the request is wrong or comes at a bad time, and its conversation is not known yet.
+        """
+        check_head(head, self.settings)
+        self.admission.check(self._expected_bytes(head))
+        with self.admission.place() as place:
+            body = await read(place.grow)
+            place.enter()
+            read_at = trio.current_time()
+            if head.content_encoding:
+                accept = await self._prepare_packed(body, head.content_encoding, place)
+            else:
+                accept = await self._prepare(body)
+            return await self._store(accept, head.started, read_at, self._until(head))
+
+    def _until(self, head: Head) -> float:
+        """Return when the request's time ends: with its budget, or earlier with the stop if one is under way."""
+        until = head.started + budget_seconds(head, self.settings)
+        return min(until, trio.current_effective_deadline()) if self.readiness.phase == "draining" else until
+
+    def _expected_bytes(self, head: Head) -> int:
+        """Return how much memory the body needs as it is sent; what a packed one becomes is granted step by step."""
+        return self.settings.raw_bytes_max if head.content_length is None else head.content_length
+
+    async def end(self, body: bytes, started: float, until: float) -> Answer:
+        """Store the conversation of a canary; answer with its receipt after the commit.
+
+        ``started`` is when the request began, by ``trio.current_time()``, and ``until`` when its time ends. Only this
+        way in takes a conversation of the canaries' user.
+
+        Raises:
+            ConvoError: the conversation is wrong, and is not known yet.
+        """
+        read_at = trio.current_time()
+        accept = await self._prepare(body)
+        return await self._store(accept, started, read_at, until, canary=True)
+
+    async def _store(
+        self, accept: Accept, started: float, read: float, until: float, *, canary: bool = False
+    ) -> Answer:
+        if accept.ended.user_id == CANARY_USER and not canary:
+            raise _reserved(accept)
+        decoded = trio.current_time()
+        # From here on every log line has the id, also those that the loop watch writes.
+        with log_records.bound(conversation_id=accept.ended.conversation_id):
+            return await self._commit(accept, started, read, decoded, until)
+
+    async def _commit(self, accept: Accept, started: float, read: float, decoded: float, until: float) -> Answer:
+        try:
+            # It ends a little before the request's own time, so that the answer can still name the id.
+            remaining = until - decoded - _ANSWER_SECONDS
+            if remaining > self.committer.wait_seconds:
+                # The ladder of settings makes the committer's own deadlines end first, so no scope is opened here:
+                # one costs as much as reading the head.
+                stored = await self.committer.accept(accept, until)  # no deadline: db.accept ends first
+                done = trio.current_time()
+                metrics.wait_seconds.labels("web.accept").observe(done - decoded)
+            else:
+                with deadline("web.accept", max(0.0, remaining)):
+                    stored = await self.committer.accept(accept, decoded + remaining)
+                done = trio.current_time()
+        except ConvoError as error:
+            _log_conflict(accept, error)
+            return problem(error, accept.ended.conversation_id)
+        metrics.accept_seconds.observe(done - started)
+        timing = _timing(read=read - started, decode=decoded - read, commit=done - decoded, total=done - started)
+        return _receipt(stored, timing)
+
+    async def _prepare(self, body: bytes) -> Accept:
+        if len(body) < self.settings.offload_bytes:
+            return _read(body, self.settings, self.items_max)[0]
+        limiter = threads.LARGE if len(body) > threads.LARGE_BYTES else threads.REQUESTS
+        with deadline("web.decode", self.settings.request_seconds):
+            accept, _ = await threads.run_in_thread(_read, body, self.settings, self.items_max, limiter=limiter)
+            return accept
+
+    async def _prepare_packed(self, body: bytes, encoding: str, place: Admitted) -> Accept:
+        """Decompress and read a body; ``place`` holds what it becomes before it becomes it."""
+        place.grow(self.settings.offload_bytes)
+        short = inflate_up_to(body, encoding, self.settings.offload_bytes)
+        place.keep(len(body) + len(short or b""))
+        if short is not None:
+            return _read(short, self.settings, self.items_max)[0]
+
+        # A body that waits for a thread is as small as it was sent: it is decompressed anew when it is its turn. All
+        # of these take turns, for nobody knows how large they become.
+        def grow(bytes_: int) -> None:
+            trio.from_thread.run_sync(_grow, place, bytes_)
+
+        with deadline("web.decode", self.settings.request_seconds):
+            accept, kept_bytes = await threads.run_in_thread(
+                _inflate_and_read, body, encoding, grow, self.settings, self.items_max, limiter=threads.LARGE
+            )
+        place.keep(len(body) + kept_bytes)
+        return accept
+
+
+def _grow(place: Admitted, bytes_: int) -> None:
+    if not place.under_way:
+        # The request has ended, and its thread has not noticed: nobody would give back what it is granted.
+        raise Overloaded("the request has ended")
+    place.grow(bytes_)
+
+
+def _inflate_and_read(
+    body: bytes, encoding: str, grow: Callable[[int], None], settings: WebSettings, items_max: int
+) -> tuple[Accept, int]:
+    return _read(inflate(body, encoding, settings, grow), settings, items_max)
+
+
+def _read(inflated: bytes, settings: WebSettings, items_max: int) -> tuple[Accept, int]:
+    """Read a decompressed body; return besides how many bytes of it are held until the commit."""
+    try:
+        received = decode(inflated, kept_bytes_max=settings.body_bytes_max, items_max=items_max)
+        kept_bytes = received.kept_bytes if len(inflated) > settings.body_bytes_max else len(inflated)
+        return make_accept(received), kept_bytes
+    except Invalid as error:
+        error.conversation_id = _claimed_id(inflated)
+        raise
+
+
+def make_accept(received: Received) -> Accept:
+    """Make of a decoded body what the committer stores.
+
+    Raises:
+        Invalid: its log is not valid.
+    """
+    checked = transcript.check_log(received)
+    body = logs.pack(received.sent.log)
+    return Accept(
+        ended=received.ended,
+        digest=digests.digest(received),
+        turns=checked.turns,
+        exchanges=checked.exchanges,
+        started_at=checked.started_at,
+        ended_at=checked.ended_at,
+        body=body,
+        log_hash=logs.hash_of(body),
+        notes=_notes(received.ignored, checked.unread),
+    )
+
+
+def _notes(ignored: tuple[str, ...], unread: tuple[UnreadItem, ...]) -> bytes | None:
+    return encode(ReceiptNotes(ignored=ignored, unread=unread)) if ignored or unread else None
+
+
+# No id is longer. A longer text names no conversation and is not sent back.
+_CLAIMED_CHARACTERS_MAX = 255
+_NOTES_DECODER = msgspec.json.Decoder(ReceiptNotes)
+
+
+class _Claimed(Struct):
+    conversation_id: str | None = None
+
+
+def _claimed_id(body: bytes) -> str | None:
+    """Read the id out of a body that is no valid conversation, so that the problem can name it."""
+    try:
+        claimed = msgspec.json.decode(body, type=_Claimed).conversation_id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
+
+
+def _reserved(accept: Accept) -> Invalid:
+    error = Invalid(f"user_id {CANARY_USER!r} is reserved for convo's own test conversations", path="$.user_id")
+    error.conversation_id = accept.ended.conversation_id
+    return error
+
+
+def _log_conflict(accept: Accept, error: ConvoError) -> None:
+    if error.status == 409:
+        log_records.conflict(conversation_id=accept.ended.conversation_id)
+
+
+def _receipt(stored: Stored, timing: str) -> Answer:
+    links = views.links(stored.conversation_id)
+    notes = ReceiptNotes() if stored.notes is None else _NOTES_DECODER.decode(stored.notes)
+    receipt = Receipt(
+        conversation_id=stored.conversation_id,
+        digest=stored.digest,
+        turns=stored.turns,
+        received_at=stored.received_at,
+        links=links,
+        ignored=notes.ignored,
+        unread=notes.unread,
+    )
+    headers = [("Location", links.self), ("Server-Timing", timing)]
+    if stored.replayed:
+        headers.append(("Idempotent-Replayed", "true"))
+        log_records.replayed(conversation_id=stored.conversation_id)
+    else:
+        log_records.accepted(conversation_id=stored.conversation_id, turns=stored.turns)
+    return Answer(status=202, body=encode(receipt), headers=headers, timed=True)
+
+
+def _timing(*, read: float, decode: float, commit: float, total: float) -> str:
+    return (
+        f"read;dur={read * 1000:.2f}, decode;dur={decode * 1000:.2f},"
+        f" commit;dur={commit * 1000:.2f}, total;dur={total * 1000:.2f}"
+    )

@@ -1,0 +1,1 @@
+"""What the API takes and answers, as values: routes, views, samples, and the pages made from them."""

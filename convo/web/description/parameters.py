@@ -1,0 +1,118 @@
+"""The parameters that routes take in the path, the query or a header, each described once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from convo.conversation.model import Identifier
+from convo.web.description import samples
+
+
+class Parameter(Struct, frozen=True, kw_only=True):
+    """One thing that a client sends in the path, the query or a header."""
+
+    name: str
+    where: str
+    text: str
+    type: Any
+    sample: Any = None
+
+
+REQUEST_TIMEOUT = Parameter(
+    name="Request-Timeout",
+    where="header",
+    text="Seconds that the whole request may take, from its first byte; it can only shorten the server's own limit.",
+    type=Annotated[float, Meta(gt=0, le=999_999_999)],
+    sample=5,
+)
+"""Every route takes it."""
+
+WITHOUT_NUL = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
+CONVERSATION_ID = Parameter(
+    name="conversation_id",
+    where="path",
+    text="As it was posted, percent-encoded.",
+    type=Identifier,
+    sample=samples.RECEIPT.conversation_id,
+)
+USER_ID = Parameter(
+    name="user_id",
+    where="path",
+    text="As it was posted, percent-encoded.",
+    type=Identifier,
+    sample=samples.RELATIONSHIP.user_id,
+)
+TOPIC = Parameter(
+    name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
+)
+IF_NONE_MATCH = Parameter(
+    name="If-None-Match",
+    where="header",
+    text="The `ETag` that the client has; if nothing has changed, the answer is 304.",
+    type=str,
+)
+WAIT = Parameter(
+    name="wait",
+    where="query",
+    text="Seconds to wait for the final state, at most the request's time limit less 0.5 s.",
+    type=Annotated[float, Meta(ge=0)],
+    sample=5,
+)
+LOG_FORM = Parameter(
+    name="as",
+    where="query",
+    text="`turns`, the default, or `sent` for the log's bytes as they were sent.",
+    type=Literal["turns", "sent"],
+)
+LIMIT = Parameter(
+    name="limit",
+    where="query",
+    text="Rows in the page: 50 without it, at most `web.list_rows_max` (200).",
+    type=Annotated[int, Meta(ge=1)],
+    sample=20,
+)
+TURNS_LIMIT = Parameter(
+    name="limit",
+    where="query",
+    text="Turns in the page: without it, and at most, `web.log_turns_max` (1000). Not with `as=sent`.",
+    type=Annotated[int, Meta(ge=1)],
+    sample=100,
+)
+StateFilter = Literal["ready", "leased", "done", "dead", "parked"]
+"""The states of a job, and ``parked``: ready, and waiting for a dependency that is out."""
+STATE = Parameter(
+    name="state",
+    where="query",
+    text="Only those with this `state`; `parked` are those `ready` that wait for a dependency that is out.",
+    type=StateFilter,
+)
+REASON = Parameter(
+    name="reason",
+    where="query",
+    text="Only those whose last error holds this text, in upper or lower case; in it `#` stands for a number as in the "
+    "`reason` of `GET /v1/dead-letters`.",
+    type=WITHOUT_NUL,
+    sample="answered 401",
+)
+SINCE = Parameter(
+    name="since",
+    where="query",
+    text="Only those that became dead letters at this time (RFC 3339) or later.",
+    type=datetime,
+    sample="2026-03-02T08:00:00Z",
+)
+DRY_RUN = Parameter(
+    name="dry_run",
+    where="query",
+    text="`true`: they are counted, and stay dead.",
+    type=Literal["true", "false"],
+)
+CURSOR = Parameter(name="cursor", where="query", text="The `next_cursor` of the page before.", type=str)
+
+
+def filter_by(name: str, kind: Any) -> Parameter:
+    """Return the query parameter that filters a list by one field."""
+    return Parameter(name=name, where="query", text=f"Only those with this `{name}`.", type=kind)

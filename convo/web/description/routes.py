@@ -1,0 +1,414 @@
+"""The catalogue of routes: one row for each, with what it takes, what it requires, what it answers and what can fail.
+
+Open this file to add or change a route. Both servers register the rows from here, and the description is made of them;
+``convo.web.dispatch`` names the function of each row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from convo import errors
+from convo.conversation.model import Receipt
+from convo.store.keys import Scope
+from convo.web.description import samples, service_views, views
+from convo.web.description.parameters import (
+    CONVERSATION_ID,
+    CURSOR,
+    DRY_RUN,
+    IF_NONE_MATCH,
+    LIMIT,
+    LOG_FORM,
+    REASON,
+    SINCE,
+    STATE,
+    TOPIC,
+    TURNS_LIMIT,
+    USER_ID,
+    WAIT,
+    WITHOUT_NUL,
+    Parameter,
+    filter_by,
+)
+
+
+class RouteResponse(Struct, frozen=True, kw_only=True):
+    """One successful answer; ``media`` is ``None`` for an answer without content."""
+
+    status: int
+    text: str
+    body: Any = None
+    media: str | None = "application/json"
+    headers: tuple[str, ...] = ()
+    sample: Any = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """One path and method.
+
+    ``scope``: what a key must be allowed to do; ``None`` requires no key. ``needs_database``: it is refused until the
+    database is migrated, and it counts against the client's limit. ``on_operations``: it is also served on the
+    operations' own address, without a key. ``direct``: a connection calls it without the framework.
+    """
+
+    path: str
+    name: str
+    tag: str
+    summary: str
+    answers: tuple[RouteResponse, ...]
+    problems: tuple[type[errors.ConvoError], ...] = ()
+    text: str = ""
+    method: str = "get"
+    parameters: tuple[Parameter, ...] = ()
+    takes_conversation: bool = False
+    scope: Scope | None = None
+    needs_database: bool = False
+    on_operations: bool = False
+    direct: bool = False
+
+    @property
+    def query_names(self) -> tuple[str, ...]:
+        """The names of the query parameters that it takes; every other one is refused."""
+        return tuple(one.name for one in self.parameters if one.where == "query")
+
+    @property
+    def rule(self) -> str:
+        """The path as the framework writes it, which is also the route's label in metrics and logs."""
+        return self.path.replace("{", "<").replace("}", ">")
+
+
+_NOT_MODIFIED = RouteResponse(status=304, text="The client's copy is current.", media=None, headers=("ETag",))
+
+_CONVERSATIONS = (
+    Route(
+        path="/v1/conversations/end",
+        method="post",
+        name="end_conversation",
+        scope="write",
+        needs_database=True,
+        direct=True,
+        tag="conversations",
+        summary="Post a finished conversation",
+        text=(
+            "Answered after conversation, log and job are on disk. The same id with the same content always gets the "
+            "same receipt, so a client without an answer sends the same request again. The same id with other content "
+            "is a conflict. Unknown fields are ignored."
+        ),
+        takes_conversation=True,
+        answers=(
+            RouteResponse(
+                status=202,
+                text="It is stored, now or by an earlier request.",
+                body=Receipt,
+                headers=("Location", "Idempotent-Replayed"),
+                sample=samples.RECEIPT,
+            ),
+        ),
+        problems=(
+            errors.BadRequest,
+            errors.Conflict,
+            errors.TooLarge,
+            errors.UnsupportedMedia,
+            errors.Invalid,
+            errors.Overloaded,
+            errors.BadRow,
+            errors.DiskFull,
+        ),
+    ),
+    Route(
+        path="/v1/conversations",
+        name="list_conversations",
+        scope="read",
+        needs_database=True,
+        tag="conversations",
+        summary="List conversations, newest first",
+        parameters=(
+            filter_by("user_id", WITHOUT_NUL),
+            filter_by("bot_id", WITHOUT_NUL),
+            STATE,
+            LIMIT,
+            CURSOR,
+        ),
+        answers=(RouteResponse(status=200, text="One page.", body=views.ListView, sample=samples.LIST),),
+        problems=(errors.Invalid, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/conversations/{conversation_id}",
+        name="read_conversation",
+        scope="read",
+        needs_database=True,
+        tag="conversations",
+        summary="Read what was found so far, or wait for the final state",
+        parameters=(CONVERSATION_ID, WAIT, IF_NONE_MATCH),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The present state; `score.final` says whether it can still change.",
+                body=views.ConversationView,
+                headers=("ETag",),
+                sample=samples.CONVERSATION,
+            ),
+            _NOT_MODIFIED,
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/conversations/{conversation_id}/log",
+        name="read_log",
+        scope="read",
+        needs_database=True,
+        tag="conversations",
+        summary="Read the turns, with their times, or the log as it was sent",
+        parameters=(CONVERSATION_ID, LOG_FORM, TURNS_LIMIT, CURSOR, IF_NONE_MATCH),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="One page of turns; with `as=sent` the bytes of the log as they were sent, but for recordings.",
+                body=views.LogView | list[Any],
+                headers=("ETag",),
+                sample=samples.LOG,
+            ),
+            _NOT_MODIFIED,
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/conversations/{conversation_id}/explain",
+        name="explain_conversation",
+        scope="read",
+        needs_database=True,
+        tag="conversations",
+        summary="Read why it is in its state",
+        text="The cause of its state in one sentence, its position in the queue, "
+        "and its newest runs (at most 100) with their waits.",
+        parameters=(CONVERSATION_ID,),
+        answers=(RouteResponse(status=200, text="The explanation.", body=views.ExplainView, sample=samples.EXPLAINED),),
+        problems=(errors.NotFound, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/conversations/{conversation_id}/retry",
+        method="post",
+        name="retry_conversation",
+        scope="write",
+        needs_database=True,
+        tag="conversations",
+        summary="Make a dead letter ready again",
+        text="The parts that are done are kept; only the missing ones are analysed again.",
+        parameters=(CONVERSATION_ID,),
+        answers=(RouteResponse(status=202, text="It is ready again.", body=views.RetryView, sample=samples.RETRY),),
+        problems=(errors.NotFound, errors.NotDead),
+    ),
+    Route(
+        path="/v1/conversations/{conversation_id}/acknowledge",
+        method="post",
+        name="acknowledge_conversation",
+        scope="write",
+        needs_database=True,
+        tag="conversations",
+        summary="Mark a dead letter as reviewed",
+        text="It stays dead; the alert on unreviewed dead letters no longer counts it. A retry also marks it.",
+        parameters=(CONVERSATION_ID,),
+        answers=(
+            RouteResponse(status=200, text="It is marked.", body=views.AcknowledgedView, sample=samples.ACKNOWLEDGED),
+        ),
+        problems=(errors.NotFound, errors.NotDead),
+    ),
+)
+
+_WHICH_DEAD = (REASON, SINCE, filter_by("user_id", WITHOUT_NUL), filter_by("bot_id", WITHOUT_NUL))
+
+_DEAD_LETTERS = (
+    Route(
+        path="/v1/dead-letters",
+        name="read_dead_reasons",
+        scope="read",
+        needs_database=True,
+        tag="conversations",
+        summary="Count dead letters by their reason",
+        text="The newest 20,000 dead letters are looked at, and at most 100 reasons are shown. `GET /v1/conversations` "
+        "with `state=dead` lists the conversations.",
+        parameters=_WHICH_DEAD,
+        answers=(
+            RouteResponse(status=200, text="The reasons.", body=views.DeadReasonsView, sample=samples.DEAD_REASONS),
+        ),
+        problems=(errors.Invalid,),
+    ),
+    Route(
+        path="/v1/dead-letters/retry",
+        method="post",
+        name="retry_dead_letters",
+        scope="write",
+        needs_database=True,
+        tag="conversations",
+        summary="Make many dead letters ready again, a batch a request",
+        text="In the order of their receipt. Send `next_cursor` for the next batch until it is null: then each dead "
+        "letter was looked at once. A batch may hold none that is meant and still have a next one.",
+        parameters=(*_WHICH_DEAD, DRY_RUN, LIMIT, CURSOR),
+        answers=(
+            RouteResponse(status=202, text="So many are ready again.", body=views.RetriedView, sample=samples.RETRIED),
+        ),
+        problems=(errors.Invalid,),
+    ),
+)
+
+_USERS = (
+    Route(
+        path="/v1/users/{user_id}/relationship",
+        name="read_relationship",
+        scope="read",
+        needs_database=True,
+        tag="users",
+        summary="Read a user's score, in all and by bot",
+        parameters=(USER_ID, LIMIT, CURSOR),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The sum of the final scores; score 0 where no conversation of this user has a result yet.",
+                body=views.RelationshipView,
+                sample=samples.RELATIONSHIP,
+            ),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/users/{user_id}/memories",
+        name="list_memories",
+        scope="read",
+        needs_database=True,
+        tag="users",
+        summary="List what is remembered about a user, newest first",
+        parameters=(USER_ID, LIMIT, CURSOR),
+        answers=(RouteResponse(status=200, text="One page.", body=views.MemoriesView, sample=samples.MEMORIES),),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+)
+
+_ALERTS = (
+    Route(
+        path="/v1/alerts",
+        name="list_alerts",
+        scope="read",
+        tag="alerts",
+        summary="Read the active and the recent alerts",
+        text="Of this process only. The process that leads also reports what all processes share.",
+        answers=(RouteResponse(status=200, text="Its alerts.", body=service_views.AlertsView, sample=samples.ALERTS),),
+    ),
+    Route(
+        path="/v1/alerts/test",
+        method="post",
+        name="test_alerts",
+        scope="admin",
+        tag="alerts",
+        summary="Send a test alert to every sink",
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The result for each sink.",
+                body=service_views.AlertsTestView,
+                sample=samples.ALERTS_TEST,
+            ),
+        ),
+        problems=(errors.DeadlineExceeded,),
+    ),
+)
+
+_SERVICE = (
+    Route(
+        path="/livez",
+        name="live",
+        on_operations=True,
+        # Without a key anybody may ask: past the framework, such a flood costs a tenth.
+        direct=True,
+        tag="service",
+        summary="Ask whether the process runs",
+        answers=(
+            RouteResponse(status=200, text="It runs.", body=service_views.LiveView, sample=service_views.LiveView()),
+        ),
+    ),
+    Route(
+        path="/readyz",
+        name="ready",
+        on_operations=True,
+        direct=True,
+        tag="service",
+        summary="Ask whether requests can be served",
+        text=(
+            "It asks nobody: it shows the last ping of each dependency, and how long ago that ended. The database is "
+            "pinged every `observe.ping_seconds`, the others every `observe.remote_ping_seconds`."
+        ),
+        answers=(
+            RouteResponse(status=200, text="They can be served.", body=service_views.ReadyView, sample=samples.READY),
+            RouteResponse(
+                status=503,
+                text="Not now: the database is away or is being migrated, or the process is stopping.",
+                body=service_views.ReadyView,
+                sample=samples.NOT_READY,
+            ),
+        ),
+    ),
+    Route(
+        path="/metrics",
+        name="metrics",
+        scope="read",
+        on_operations=True,
+        tag="service",
+        summary="Read the metrics of this process",
+        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media="text/plain"),),
+    ),
+    Route(
+        path="/debug/tasks",
+        name="tasks",
+        scope="admin",
+        on_operations=True,
+        tag="service",
+        summary="List every task of this process, and where it waits",
+        text=(
+            "Where `auth.keys` is off, only this machine's own addresses (127.0.0.0/8, ::1) may read it. "
+            "It shows code and the names of waits, never the text of a conversation."
+        ),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The tree of nurseries and tasks.",
+                body=service_views.TasksView,
+                sample=samples.TASKS,
+            ),
+        ),
+        problems=(errors.Forbidden,),
+    ),
+    Route(
+        path="/",
+        name="index",
+        tag="service",
+        summary="Find the way",
+        text="A program gets links. A browser, which accepts `text/html`, gets a small page with the same links.",
+        answers=(RouteResponse(status=200, text="The links.", body=service_views.IndexView, sample=samples.INDEX),),
+    ),
+    Route(
+        path="/openapi.json",
+        name="openapi",
+        tag="service",
+        summary="Read this description as JSON",
+        answers=(RouteResponse(status=200, text="OpenAPI 3.1.", body=dict[str, Any]),),
+    ),
+    Route(
+        path="/docs",
+        name="docs",
+        tag="service",
+        summary="Read this description as a page",
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+    ),
+    Route(
+        path="/docs/{topic}",
+        name="handbook",
+        tag="service",
+        summary="Read one page of the handbook",
+        parameters=(TOPIC,),
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+        problems=(errors.NotFound, errors.DeadlineExceeded),
+    ),
+)
+
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ALERTS, *_SERVICE)

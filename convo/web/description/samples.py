@@ -1,0 +1,263 @@
+"""One sample of each answer and of each shape of log, for the description; the data is invented."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from convo.alerts.formats import AlertView, EvidenceView, do
+from convo.analysis.part import (
+    EmotionView,
+    FoundMemoriesView,
+    FoundMemory,
+    PartsView,
+    QuestionsView,
+    StoredFinding,
+)
+from convo.analysis.scoring import score
+from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Receipt, Turn
+from convo.conversation.score import Weights
+from convo.runtime.tasks import TaskView
+from convo.store.jobs.cause import Cause
+from convo.web.description import service_views, views
+
+_ID = "c-by-character"
+_USER = "user-17"
+_BOT = "bot-pika"
+_STARTED = datetime(2026, 3, 2, 8, 0, 0, tzinfo=UTC)
+_ENDED = datetime(2026, 3, 2, 8, 4, 23, tzinfo=UTC)
+_RECEIVED = datetime(2026, 3, 2, 8, 4, 24, 118000, tzinfo=UTC)
+_DONE = datetime(2026, 3, 2, 8, 4, 24, 562000, tzinfo=UTC)
+_DIGEST = "1:5f0c9a7e3b1d4286a0c7e9f21b3d58647a90cbe1f2348d5567b8091a2c3d4e5f"
+_QUESTION = "Why do dogs dig holes?"
+_FACT = MemoryFact(key="has a dog called bruno", text="has a dog called Bruno", kind="pet")
+_SCORE = score(
+    1,
+    {
+        "questions": StoredFinding(Questions(questions=(_QUESTION,))),
+        "emotion": StoredFinding(Mood(emotion="interesting")),
+        "memories": StoredFinding(Memories(facts=(_FACT,)), new_memories=1),
+    },
+    Weights(),
+)
+
+_LOGS: dict[str, list[dict[str, Any]]] = {
+    "character": [
+        {"character": "BOT_RESPONSE_CONVERSATION", "content": "Hi! What did you do today?"},
+        {"character": "USER_RESPONSE_CONVERSATION", "content": "I walked my dog Bruno. Why do dogs dig holes?"},
+    ],
+    "speaker": [
+        {"speaker": "pika", "turn_id": 1, "text": "Hi!", "timestamp": "2026-03-02T08:00:00Z"},
+        {"speaker": "user", "turn_id": 2, "text": "Hello, my name is Lan.", "timestamp": "2026-03-02T08:00:04Z"},
+    ],
+    "role": [
+        {"role": "assistant", "content": "Hi!"},
+        {"role": "user", "content": [{"type": "text", "text": "Con chó nhà mình tên là Bruno."}]},
+    ],
+    "from": [{"from": "gpt", "value": "Hi!"}, {"from": "human", "value": "Hello."}],
+}
+
+SENT: dict[str, dict[str, Any]] = {
+    name: {
+        "conversation_id": f"c-by-{name}",
+        "user_id": _USER,
+        "bot_id": _BOT,
+        "bot_name": "Pika",
+        "bot_type": "TALK",
+        "start_time": "2026-03-02T08:00:00Z",
+        "end_time": "2026-03-02T08:04:23Z",
+        "conversation_log": log,
+    }
+    for name, log in _LOGS.items()
+}
+"""A request with each accepted shape of log, by the key that identifies the shape."""
+
+RECEIPT = Receipt(conversation_id=_ID, digest=_DIGEST, turns=2, received_at=_RECEIVED, links=views.links(_ID))
+
+CONVERSATION = views.ConversationView(
+    conversation_id=_ID,
+    user_id=_USER,
+    bot_id=_BOT,
+    bot_name="Pika",
+    bot_type="TALK",
+    agent_tag=None,
+    language="en-US",
+    timezone="Asia/Ho_Chi_Minh",
+    metadata={"campaign": "spring"},
+    started_at=_STARTED,
+    ended_at=_ENDED,
+    received_at=_RECEIVED,
+    digest=_DIGEST,
+    turns=2,
+    state="done",
+    attempts=1,
+    parts=PartsView(
+        questions=QuestionsView(state="done", by="local/2", questions=(_QUESTION,), updated_at=_DONE),
+        emotion=EmotionView(state="done", by="local/2", emotion="interesting", updated_at=_DONE),
+        memories=FoundMemoriesView(
+            state="done",
+            by="local/2",
+            memories=(FoundMemory(text=_FACT.text, kind=_FACT.kind, operation="ADD"),),
+            new=1,
+            updated_at=_DONE,
+        ),
+    ),
+    score=_SCORE,
+    waits_for=None,
+    parked_since=None,
+    last_error=None,
+    links=views.links(_ID),
+)
+
+EXPLAINED = views.ExplainView(
+    conversation_id=_ID,
+    state="ready",
+    cause=Cause(
+        kind="parked",
+        sentence="parked: llm is out since 2026-03-02 08:04:25 (questions: llm: answered 503); no attempt is spent",
+        since=_DONE,
+    ),
+    here="llm: its breaker is open in this process, the next probe is due in 42 s",
+    ahead=None,
+    done_per_second=0.0,
+    seconds_left=None,
+    attempts=0,
+    crashes=0,
+    runs=(
+        views.RunView(
+            began_at=_RECEIVED,
+            ended_at=_DONE,
+            ending="park",
+            by="host-1/5f0c",
+            reason="questions: llm: answered 503",
+            waits={"llm.questions": 0.031, "job.part": 0.002},
+        ),
+    ),
+    links=views.links(_ID),
+)
+
+LOG = views.LogView(
+    conversation_id=_ID,
+    turns=(
+        Turn(speaker="bot", text="Hi! What did you do today?", at=_STARTED),
+        Turn(speaker="user", text="I walked my dog Bruno. Why do dogs dig holes?", at=_ENDED),
+    ),
+    next_cursor=None,
+)
+
+LIST = views.ListView(
+    conversations=(
+        views.ConversationSummary(
+            conversation_id=_ID,
+            user_id=_USER,
+            bot_id=_BOT,
+            started_at=_STARTED,
+            ended_at=_ENDED,
+            received_at=_RECEIVED,
+            turns=2,
+            state="done",
+            attempts=1,
+            score=_SCORE.value,
+            last_error=None,
+            links=views.links(_ID),
+        ),
+    ),
+    next_cursor=None,
+)
+
+RETRY = views.RetryView(conversation_id=_ID, state="ready", attempts=0, links=views.links(_ID))
+
+DEAD_REASONS = views.DeadReasonsView(
+    total=412,
+    complete=True,
+    reasons=(
+        views.DeadReasonView(
+            reason="questions: llm: answered 401",
+            count=412,
+            oldest_at=datetime(2026, 3, 2, 8, 0, tzinfo=UTC),
+            newest_at=datetime(2026, 3, 2, 9, 30, tzinfo=UTC),
+        ),
+    ),
+)
+
+RETRIED = views.RetriedView(retried=50, dry_run=False, next_cursor="MTIz")
+
+ACKNOWLEDGED = views.AcknowledgedView(conversation_id=_ID, state="dead", attempts=5, links=views.links(_ID))
+
+ALERTS = service_views.AlertsView(
+    active=(
+        AlertView(
+            type="DEAD_LETTER",
+            component="jobs",
+            level="CRITICAL",
+            trigger="there are dead letters that nobody has reviewed",
+            do=do("DEAD_LETTER"),
+            raised_at=_DONE,
+            count=1,
+            told=1,
+            evidence=EvidenceView(figures={"unreviewed": 1}, ids=(_ID,), explain=(f"/v1/conversations/{_ID}/explain",)),
+            process="host/4f1c",
+        ),
+    ),
+    recent=(),
+    leads=True,
+    sinks=("log", "webhook"),
+)
+
+ALERTS_TEST = service_views.AlertsTestView(
+    sinks=(
+        service_views.SinkTestView(sink="log", ok=True),
+        service_views.SinkTestView(sink="webhook", ok=False, detail="webhook: answered 401"),
+    )
+)
+
+RELATIONSHIP = views.RelationshipView(
+    user_id=_USER,
+    score=_SCORE.value,
+    level="stranger",
+    conversations=1,
+    last_emotion="interesting",
+    bots=(
+        views.BotRelationship(
+            bot_id=_BOT, score=_SCORE.value, level="stranger", conversations=1, last_emotion="interesting"
+        ),
+    ),
+    next_cursor=None,
+)
+
+MEMORIES = views.MemoriesView(
+    user_id=_USER,
+    memories=(views.MemoryView(text="has a dog called Bruno", kind="pet", conversation_id=_ID, first_seen_at=_DONE),),
+    next_cursor=None,
+)
+
+READY = service_views.ReadyView(
+    status="ready",
+    dependencies={"database": service_views.DependencyView(ok=True, seconds=0.0012, age_seconds=0.7)},
+)
+
+INDEX = service_views.IndexView(version="0.1.0", links={"docs": "/docs", "openapi": "/openapi.json"})
+
+TASKS = service_views.TasksView(
+    pid=4711,
+    tasks=1,
+    root=TaskView(
+        name="convo.alerts.ledger_watch.watch_ledger",
+        waits_in="trio/_timeouts.py:112 sleep",
+        ours="convo/store/postgres.py:214 run",
+        wait="db.ledger",
+        wait_seconds=0.42,
+        deadline="db.ledger",
+        deadline_seconds=2.58,
+        conversation_id=None,
+        nurseries=(),
+    ),
+)
+
+NOT_READY = service_views.ReadyView(
+    status="unavailable",
+    dependencies={
+        "database": service_views.DependencyView(ok=False, seconds=0.0009, age_seconds=1.3, detail="connection refused")
+    },
+    warnings=("fsync is off: a receipt may not outlive a crash of the database's machine",),
+)

@@ -1,0 +1,79 @@
+"""The JSON bodies of answers about the service itself: alerts, health and tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from convo.alerts.formats import AlertView
+from convo.runtime.tasks import TaskView
+from convo.web.description.views import WholeNumber
+
+
+class AlertsView(Struct, frozen=True, kw_only=True):
+    """The alerts of one process: active ones, oldest first, and recently ended ones, latest first."""
+
+    active: tuple[AlertView, ...]
+    recent: tuple[AlertView, ...]
+    leads: Annotated[
+        bool, Meta(description="Whether this process also reports on what all share: backlog, dead letters, ledger.")
+    ]
+    sinks: Annotated[tuple[str, ...], Meta(description="Where alerts are sent.")]
+
+
+class SinkTestView(Struct, frozen=True, kw_only=True):
+    """Whether one sink accepted the test alert, and why not."""
+
+    sink: str
+    ok: bool
+    detail: str | None = None
+
+
+class AlertsTestView(Struct, frozen=True, kw_only=True):
+    """The result of a test alert, for every sink."""
+
+    sinks: tuple[SinkTestView, ...]
+
+
+class IndexView(Struct, frozen=True, kw_only=True):
+    """Where to go from ``/``."""
+
+    service: Literal["convo"] = "convo"
+    version: str
+    links: dict[str, str]
+
+
+class LiveView(Struct, frozen=True, kw_only=True):
+    """The process runs and answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class DependencyView(Struct, frozen=True, kw_only=True):
+    """Whether one dependency answered its last ping, how many seconds that took, and how long ago it ended.
+
+    ``takes`` is what was learnt of its server: the form in which it takes requests. Null where nothing was.
+    """
+
+    ok: bool
+    seconds: float | None
+    age_seconds: Annotated[float | None, Meta(description="Since the ping ended; null before the first one did.")]
+    detail: str | None = None
+    takes: str | None = None
+
+
+class ReadyView(Struct, frozen=True, kw_only=True):
+    """Whether requests can be served, and what prevents it."""
+
+    status: Literal["ready", "unavailable", "migrating", "draining"]
+    dependencies: dict[str, DependencyView]
+    warnings: tuple[str, ...] = ()
+
+
+class TasksView(Struct, frozen=True, kw_only=True):
+    """Every task of one process, as a tree from the main task."""
+
+    pid: int
+    tasks: WholeNumber
+    root: TaskView

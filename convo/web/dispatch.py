@@ -1,0 +1,90 @@
+"""Which function answers which route of the catalogue, for both servers.
+
+Open this file after adding a row to ``description.routes``: the row's function is named here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from convo.http.context import DirectTarget
+from convo.settings import Settings
+from convo.web import documentation
+from convo.web.accept import AcceptRoute
+from convo.web.conversations import ReadRoutes
+from convo.web.dead_letters import DeadLetterRoutes
+from convo.web.description.messages import Answer, Bound, Head, Read
+from convo.web.description.routes import ROUTES, Route
+from convo.web.door import Door, RouteFunction, RouteRequest, answered
+from convo.web.explaining import ExplainRoute
+from convo.web.operations import OperationsRoutes
+
+
+class Api(Struct, frozen=True, kw_only=True):
+    """What answers requests: the checks that each of them passes, and the objects behind the routes."""
+
+    settings: Settings
+    door: Door
+    intake: AcceptRoute
+    reading: ReadRoutes
+    explaining: ExplainRoute
+    operations: OperationsRoutes
+
+
+def route_functions(api: Api) -> Mapping[str, RouteFunction]:
+    """Return the function of each route, by the name of its row in the catalogue."""
+    reading, operations = api.reading, api.operations
+    dead = DeadLetterRoutes(jobs=reading.jobs, rows_max=api.settings.web.list_rows_max, revived=reading.revived)
+    return {
+        "end_conversation": lambda request: api.intake.receive(request.head, request.read),
+        "list_conversations": lambda request: reading.many(request.query),
+        "read_conversation": lambda request: reading.one(
+            request.values["conversation_id"], request.query, request.if_none_match
+        ),
+        "read_log": lambda request: reading.log(
+            request.values["conversation_id"], request.query, request.if_none_match
+        ),
+        "explain_conversation": lambda request: api.explaining.explain(request.values["conversation_id"]),
+        "retry_conversation": lambda request: reading.retry(request.values["conversation_id"]),
+        "acknowledge_conversation": lambda request: reading.acknowledge(request.values["conversation_id"]),
+        "read_dead_reasons": lambda request: dead.by_reason(request.query),
+        "retry_dead_letters": lambda request: dead.retry(request.query),
+        "read_relationship": lambda request: reading.relationship(request.values["user_id"], request.query),
+        "list_memories": lambda request: reading.memories(request.values["user_id"], request.query),
+        "list_alerts": lambda _: operations.show_alerts(),
+        "test_alerts": lambda _: operations.test_alerts(),
+        "live": lambda _: operations.livez(),
+        "ready": lambda _: operations.readyz(),
+        "metrics": lambda _: operations.metrics(),
+        "tasks": lambda request: operations.tasks(None if _is_trusted(api, request) else request.head.peer),
+        "index": lambda request: documentation.show_index(request.head.accept),
+        "openapi": lambda _: documentation.show_openapi(),
+        "docs": lambda _: documentation.show_docs(),
+        "handbook": lambda request: documentation.answer_topic(request.values["topic"], api.settings.web),
+    }
+
+
+def _is_trusted(api: Api, request: RouteRequest) -> bool:
+    """Tell whether the caller has shown a key, or has come to the operations' own address."""
+    return api.settings.auth.keys or request.on_operations
+
+
+def direct_targets(api: Api) -> Mapping[bytes, DirectTarget]:
+    """Return what a connection of ours calls without the framework, by the path of the request's target."""
+    functions = route_functions(api)
+    return {route.path.encode(): _direct(api, route, functions[route.name]) for route in ROUTES if route.direct}
+
+
+def _direct(api: Api, route: Route, function: RouteFunction) -> DirectTarget:
+    settings, pass_on, rule, browsers = api.settings, api.door.pass_on, route.rule, api.door.browsers
+
+    async def answer(head: Head, read: Read, bound: Bound) -> Answer:
+        request = RouteRequest(head=head, read=read)
+        answer = await answered(rule, head, settings, lambda: pass_on(route, request, function), bound)
+        return browsers.shared(head, answer) if browsers.shares else answer
+
+    return DirectTarget(
+        method=route.method.upper(), path=route.path, takes_turns=not route.takes_conversation, answer=answer
+    )

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from convo.store import audit
+from convo.store.postgres import DedicatedConnection
+from tests.support.making import Process, ask, deleted, open_dedicated, open_process, settled
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    async with open_process(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def dedicated(process: Process) -> AsyncIterator[DedicatedConnection]:
+    async with open_dedicated(process.postgres) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("page_rows", [1, 2, 100_000])
+async def test_missing_logs_orphans_and_wrong_sums_are_found(
+    process: Process, dedicated: DedicatedConnection, monkeypatch: pytest.MonkeyPatch, page_rows: int
+) -> None:
+    monkeypatch.setattr(audit, "PAGE_ROWS", page_rows)
+    await process.accepted("talk-1", "talk-2", "talk-3")
+    await settled(process, 3)
+    await deleted(process, "conversation_log", "talk-1")
+    await deleted(process, "conversation", "talk-2")
+    await ask(process.postgres, "UPDATE relationship SET score = score + 1")
+    found = {odd.what: (odd.count, odd.examples) for odd in await audit.anomalies(dedicated)}
+    assert found == {
+        "conversations without a log": (1, ("talk-1",)),
+        "logs without a conversation": (1, ("2",)),
+        "jobs without a conversation": (1, ("2",)),
+        "parts without a conversation": (3, ("2 questions", "2 emotion", "2 memories")),
+        "runs without a conversation": (1, ("2",)),
+        "relationships that are not the sum of their scores": (1, ("user-1 bot-1",)),
+    }
+
+
+async def test_what_several_pages_find_is_summed_up_with_the_first_ten_examples(
+    process: Process, dedicated: DedicatedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "PAGE_ROWS", 4)
+    ids = [f"talk-{n:02}" for n in range(15)]
+    await process.accepted(*ids)
+    await deleted(process, "conversation_log", *ids[1:14])
+    (found,) = await audit.anomalies(dedicated)
+    assert (found.what, found.count, found.examples) == ("conversations without a log", 13, tuple(ids[1:11]))
+
+
+async def test_a_wrong_or_a_missing_sum_is_found_whichever_users_share_its_page(
+    process: Process, dedicated: DedicatedConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "PAGE_USERS", 2)
+    users = [f"user-{n}" for n in range(7)]
+    for user in users:
+        await process.accepted(f"talk-{user}", user_id=user)
+    await settled(process, len(users))
+    assert await audit.anomalies(dedicated) == []
+    await ask(process.postgres, "UPDATE relationship SET score = score + 1 WHERE user_id IN ('user-0', 'user-3')")
+    await ask(process.postgres, "DELETE FROM relationship WHERE user_id IN ('user-2', 'user-6')")
+    (found,) = await audit.anomalies(dedicated)
+    assert (found.count, sorted(found.examples)) == (4, [f"user-{n} bot-1" for n in (0, 2, 3, 6)])
+
+
+async def test_a_day_that_was_never_booked_and_an_old_lease_are_found(
+    process: Process, dedicated: DedicatedConnection
+) -> None:
+    await process.accepted("talk-1", "talk-2", "talk-3")
+    await process.jobs.lease(1)
+    await ask(process.postgres, "UPDATE conversation SET received_at = '2026-01-01T12:00Z' WHERE seq = 2")
+    await ask(process.postgres, "UPDATE conversation SET received_at = '2026-01-03T12:00Z' WHERE seq = 3")
+    await ask(process.postgres, "INSERT INTO ledger (day, kind, n) VALUES ('2026-01-03', 'accepted', 1)")
+    await ask(process.postgres, "UPDATE job SET leased_until = now() - interval '1 hour' WHERE state = 'leased'")
+    found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
+    assert found == {
+        "days with conversations that were never booked": ("2026-01-01",),
+        "leases that ended over five minutes ago": ("1",),
+    }

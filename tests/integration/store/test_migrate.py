@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from convo.errors import BadRow, DatabaseUnavailable, Refused
+from convo.observe import log_records
+from convo.runtime.bridge import open_bridge
+from convo.settings import DatabaseSettings
+from convo.store import migrate as module
+from convo.store.migrate import ContractWait, contract_wait, migrate, run_step
+from convo.store.migrations import Migration, MigrationStep, migrations, parse_migration
+from convo.store.postgres import Connection, Postgres, open_postgres
+from convo.store.process_programs import announce
+from convo.store.processes import ProcessEntry, enter, leave
+from tests.support.making import ask, open_dedicated, open_store, rows
+from tests.support.running import eventually, holding
+
+NEWEST = migrations()[-1].number
+
+
+@pytest.fixture
+async def postgres(empty_database: str) -> AsyncIterator[Postgres]:
+    async with open_store(empty_database) as opened:
+        yield opened
+
+
+async def migrated(postgres: Postgres) -> tuple[int, int]:
+    async with open_dedicated(postgres) as dedicated:
+        return await migrate(dedicated)
+
+
+def one_more(sql: str, head: str = "-- kind: expand\n-- run: transaction\n-- lock: none\n") -> Migration:
+    return parse_migration(NEWEST + 1, f"{head}{sql}")
+
+
+def with_one_more(monkeypatch: pytest.MonkeyPatch, sql: str, head: str = "") -> None:
+    more = [*migrations(), one_more(sql, head) if head else one_more(sql)]
+    monkeypatch.setattr(module, "migrations", lambda: more)
+
+
+def test_the_migrations_are_numbered_from_1_without_a_gap() -> None:
+    assert [one.number for one in migrations()] == list(range(1, NEWEST + 1))
+
+
+async def test_an_empty_database_gets_the_whole_schema(postgres: Postgres) -> None:
+    assert await migrated(postgres) == (0, NEWEST)
+    assert await rows(postgres, "SELECT number FROM schema_step WHERE is_last ORDER BY number") == [
+        (number,) for number in range(1, NEWEST + 1)
+    ]
+    assert await ask(postgres, "SELECT count(*) FROM job") == 0
+
+
+async def test_a_second_time_changes_nothing(postgres: Postgres) -> None:
+    await migrated(postgres)
+    before = await rows(postgres, "SELECT number, step, applied_at FROM schema_step ORDER BY 1, 2")
+    assert await migrated(postgres) == (NEWEST, NEWEST)
+    assert await rows(postgres, "SELECT number, step, applied_at FROM schema_step ORDER BY 1, 2") == before
+
+
+async def test_several_processes_at_once_migrate_once(empty_database: str) -> None:
+    outcomes: list[tuple[int, int]] = []
+
+    async def process() -> None:
+        async with open_store(empty_database) as postgres:
+            outcomes.append(await migrated(postgres))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(6):
+            nursery.start_soon(process)
+    assert {after for _, after in outcomes} == {NEWEST}
+    assert len(outcomes) == 6
+    async with open_store(empty_database) as postgres:
+        steps = sum(len(one.steps) for one in migrations())
+        assert await ask(postgres, "SELECT count(*) FROM schema_step") == steps
+
+
+async def test_only_what_is_missing_is_applied(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    await migrated(postgres)
+    await ask(postgres, "INSERT INTO job (seq, fair_key) VALUES (1, 'user-1')")
+    with_one_more(monkeypatch, "CREATE TABLE added (n integer)")
+    assert await migrated(postgres) == (NEWEST, NEWEST + 1)
+    assert await ask(postgres, "SELECT count(*) FROM added") == 0
+    assert await ask(postgres, "SELECT count(*) FROM job") == 1
+
+
+async def test_a_step_that_fails_leaves_everything_as_the_step_before_it_left_it(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(monkeypatch, "CREATE TABLE added (n integer); SELECT 1 / 0")
+    with pytest.raises(Exception, match="22012"):
+        await migrated(postgres)
+    assert await ask(postgres, "SELECT to_regclass('added') IS NULL")
+    monkeypatch.undo()
+    assert await migrated(postgres) == (NEWEST, NEWEST)
+
+
+async def test_a_schema_newer_than_the_program_is_refused_with_both_versions(postgres: Postgres) -> None:
+    await migrated(postgres)
+    await ask(postgres, "INSERT INTO schema_version (version) VALUES ($1)", NEWEST + 5)
+    with pytest.raises(Refused, match=rf"schema version {NEWEST + 5}, this program knows {NEWEST}"):
+        await migrated(postgres)
+
+
+async def test_a_long_migration_is_not_cut_off_by_the_settings_for_units_of_work(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(monkeypatch, "SELECT pg_sleep(0.5)")
+    async with open_store(empty_database, acquire_seconds=0.1, statement_seconds=0.1) as postgres:
+        assert await migrated(postgres) == (0, NEWEST + 1)
+
+
+async def test_the_lock_of_a_process_that_dies_in_the_middle_is_gone_with_it(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(empty_database) as dying, open_store(empty_database) as living:
+        with_one_more(monkeypatch, "SELECT pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(DatabaseUnavailable):
+            await migrated(dying)
+        monkeypatch.undo()
+        with trio.fail_after(10):
+            assert await migrated(living) == (NEWEST, NEWEST)
+
+
+async def test_the_log_is_compressed_bytes_that_postgresql_does_not_touch(postgres: Postgres) -> None:
+    await migrated(postgres)
+    query = """
+    SELECT format_type(atttypid, atttypmod), attstorage FROM pg_attribute
+    WHERE attrelid = 'conversation_log'::regclass AND attname = 'body'
+    """
+    assert await rows(postgres, query) == [("bytea", b"e")]
+    assert await rows(postgres, "SELECT count(*) FROM pg_attribute WHERE attrelid = 'conversation'::regclass"
+                                " AND atttypid = 'jsonb'::regtype") == [(0,)]  # fmt: skip
+
+
+async def at_version(postgres: Postgres, monkeypatch: pytest.MonkeyPatch, version: int) -> None:
+    """Give the database the schema that an older program made."""
+    with monkeypatch.context() as patch:
+        older = migrations()[:version]
+        patch.setattr(module, "migrations", lambda: older)
+        assert await migrated(postgres) == (0, version)
+
+
+async def test_the_rows_of_version_1_stay_and_runs_that_an_erased_canary_left_go(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_version(postgres, monkeypatch, 1)
+    for statement in (
+        """
+        INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges,
+                                  digest)
+        VALUES ('talk-1', 'user-1', 'bot-1', now(), now(), now(), 0, 0, '1:a')
+        """,
+        "INSERT INTO conversation_log (seq, body) VALUES (1, 'packed')",
+        "INSERT INTO part (seq, name, state, made_by, error) VALUES (1, 'emotion', 'failed', 'a/1', 'why')",
+        "INSERT INTO run (seq, began_at, ending, made_by) VALUES (1, now(), 'settle', 'a'), (2, now(), 'settle', 'a')",
+    ):
+        await ask(postgres, f"WITH made AS ({statement} RETURNING 1) SELECT 1")
+    assert await migrated(postgres) == (1, NEWEST)
+    assert await rows(postgres, "SELECT seq, body, storage_ref FROM conversation_log") == [(1, b"packed", None)]
+    assert await rows(postgres, "SELECT name FROM part") == [("emotion",)]
+    assert await rows(postgres, "SELECT seq FROM run") == [(1,)]
+
+
+@pytest.mark.parametrize(("name", "taken"), [("topics", True), ("own_part_2", True), ("", False), ("Two words", False)])
+async def test_the_database_takes_any_part_whose_name_has_the_form(
+    postgres: Postgres, name: str, *, taken: bool
+) -> None:
+    await migrated(postgres)
+    insert = "WITH made AS (INSERT INTO part (seq, name, state, made_by) VALUES (1, $1, 'failed', 'a/1')) SELECT 1"
+    if taken:
+        await ask(postgres, insert, name)
+    else:
+        with pytest.raises(BadRow):
+            await ask(postgres, insert, name)
+
+
+@pytest.mark.parametrize(
+    ("body", "storage_ref", "taken"), [(b"x", None, True), (None, "s3:x", True), (None, None, False)]
+)
+async def test_a_log_lies_in_its_row_or_elsewhere(
+    postgres: Postgres, body: bytes | None, storage_ref: str | None, *, taken: bool
+) -> None:
+    await migrated(postgres)
+    insert = "WITH made AS (INSERT INTO conversation_log (seq, body, storage_ref) VALUES (1, $1, $2)) SELECT 1"
+    if taken:
+        await ask(postgres, insert, body, storage_ref)
+    else:
+        with pytest.raises(BadRow):
+            await ask(postgres, insert, body, storage_ref)
+
+
+@pytest.fixture
+async def plain_role(empty_database: str) -> AsyncIterator[str]:
+    """The URL of the database for a role that owns nothing in it."""
+    role = f"plain_{urlsplit(empty_database).path.removeprefix('/')}"
+    async with open_store(empty_database) as owner:
+        await ask(owner, f"CREATE ROLE {role} LOGIN PASSWORD 'plain'")
+        parts = urlsplit(empty_database)
+        yield parts._replace(netloc=f"{role}:plain@{parts.netloc.rpartition('@')[2]}").geturl()
+        await ask(owner, f"DROP ROLE {role}")
+
+
+async def test_a_role_that_may_not_make_tables_is_refused_with_what_to_grant(plain_role: str) -> None:
+    async with open_store(plain_role) as postgres:
+        with pytest.raises(Refused, match="GRANT CREATE"):
+            await migrated(postgres)
+
+
+# --- beside programs at work
+
+JOB_LOCK = "-- kind: expand\n-- run: transaction\n-- lock: ACCESS EXCLUSIVE ON job\n"
+CONTRACT = "-- kind: contract\n-- needed: yes\n-- run: transaction\n-- lock: none\n"
+BATCHES = "-- kind: expand\n-- run: batches\n-- lock: ROW EXCLUSIVE ON job\n"
+CONCURRENT = "-- kind: expand\n-- run: concurrently\n-- lock: SHARE UPDATE EXCLUSIVE ON job\n"
+MAKE_INDEX = "CREATE INDEX CONCURRENTLY IF NOT EXISTS job_added ON job (crashes);"
+ACCEPT = "WITH made AS (INSERT INTO job (seq, fair_key) VALUES ($1, 'user-1') RETURNING seq) SELECT seq FROM made"
+IN_MIGRATION = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%job_added%'"
+
+
+@pytest.fixture
+def waits() -> Iterator[list[Mapping[str, Any]]]:
+    """Every time that a migration did not get its locks."""
+    found: list[Mapping[str, Any]] = []
+    with log_records.record_observers.adding(
+        lambda name, fields: found.append(fields) if name == "migration_waits" else None
+    ):
+        yield found
+
+
+@asynccontextmanager
+async def process_at_work(url: str, name: str, **database: Any) -> AsyncIterator[Postgres]:
+    """Have a session of a process with this incarnation."""
+    async with open_bridge() as bridge, open_postgres(bridge, url, DatabaseSettings(**database), name=name) as postgres:
+        await ask(postgres, "SELECT 1")
+        yield postgres
+
+
+async def test_accepts_wait_less_than_a_second_for_a_migration_that_waits_for_a_long_transaction(
+    database: str, monkeypatch: pytest.MonkeyPatch, waits: list[Mapping[str, Any]]
+) -> None:
+    with_one_more(monkeypatch, "ALTER TABLE job ADD COLUMN added integer", JOB_LOCK)
+    accepted = 0
+
+    async def accept(connection: Connection) -> None:
+        await connection.fetchval(ACCEPT, accepted)
+
+    async with (
+        process_at_work(database, "accepting") as accepting,
+        open_store(database) as migrating,
+        # The server ends what waits for a second.
+        open_dedicated(accepting, lock_timeout="1000") as line,
+        trio.open_nursery() as nursery,
+    ):
+        async with holding(database, "SELECT count(*) FROM job"):
+            nursery.start_soon(migrated, migrating)
+            while len(waits) < 3:
+                await line.run("test.accept", accept)
+                accepted += 1
+        assert "a session (pid" in waits[0]["held_by"][0]
+    assert accepted > 0
+    async with open_store(database) as later:
+        assert await ask(later, "SELECT count(added) FROM job") == 0
+        assert await ask(later, "SELECT count(*) FROM job") == accepted
+
+
+async def test_a_step_that_takes_too_long_under_its_lock_is_undone_until_nobody_waits_for_it(
+    database: str, monkeypatch: pytest.MonkeyPatch, waits: list[Mapping[str, Any]]
+) -> None:
+    with_one_more(monkeypatch, "SELECT pg_sleep(0.8)", JOB_LOCK)
+    async with open_store(database) as migrating, trio.open_nursery() as nursery:
+        async with process_at_work(database, "accepting"):
+            nursery.start_soon(migrated, migrating)
+            with trio.fail_after(30):
+                await eventually(lambda: waits)
+        assert "statement timeout" in waits[0]["reason"]
+
+
+async def test_a_contract_that_nobody_serves_without_has_the_time_that_it_needs(
+    database: str, monkeypatch: pytest.MonkeyPatch, waits: list[Mapping[str, Any]]
+) -> None:
+    with_one_more(monkeypatch, "SELECT pg_sleep(0.8)", CONTRACT.replace("none", "ACCESS EXCLUSIVE ON job"))
+    async with process_at_work(database, "waiting") as waits_too, open_store(database) as migrating:
+        async with open_dedicated(waits_too) as dedicated:
+            await dedicated.run("test.announce", lambda connection: announce(connection, "waiting", "x", NEWEST + 1))
+        assert await migrated(migrating) == (NEWEST, NEWEST + 1)
+    assert waits == []
+
+
+async def test_a_step_in_batches_is_committed_batch_by_batch(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = """
+    UPDATE job SET attempts = 7
+    WHERE seq = ANY(ARRAY(SELECT seq FROM job WHERE attempts <> 7 LIMIT 1000 FOR UPDATE SKIP LOCKED))
+    """
+    with_one_more(monkeypatch, update, BATCHES)
+    async with open_store(database) as postgres:
+        await ask(postgres, "WITH made AS (INSERT INTO job (seq, fair_key) SELECT n, 'u' FROM"
+                            " generate_series(1, 2500) AS n RETURNING 1) SELECT count(*) FROM made")  # fmt: skip
+        await migrated(postgres)
+        assert await rows(postgres, "SELECT count(*) FROM job GROUP BY xmin::text ORDER BY 1") == [
+            (500,),
+            (1000,),
+            (1000,),
+        ]
+
+
+async def test_an_index_that_was_interrupted_in_the_making_is_removed_and_made_at_the_next_start(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(monkeypatch, MAKE_INDEX, CONCURRENT)
+    valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('job_added')"
+    async with open_store(database) as dying, open_store(database) as other:
+
+        async def die() -> None:
+            with pytest.raises(DatabaseUnavailable):
+                await migrated(dying)
+
+        async with holding(database, "INSERT INTO job (seq, fair_key) VALUES (1, 'u')"), trio.open_nursery() as nursery:
+            nursery.start_soon(die)
+            while await ask(other, valid) is not False:  # noqa: ASYNC110  (seen in the database only)
+                await trio.sleep(0.01)
+            await ask(
+                other, f"SELECT pg_terminate_backend(pid) FROM ({IN_MIGRATION} AND pid <> pg_backend_pid()) AS it"
+            )
+        assert await ask(other, valid) is False
+        # An INVALID one of this name would be left as it is by IF NOT EXISTS.
+        assert await migrated(other) == (NEWEST, NEWEST + 1)
+        assert await ask(other, valid) is True
+
+
+async def test_an_index_is_made_beside_a_process_that_waits_to_migrate(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(monkeypatch, MAKE_INDEX, CONCURRENT)
+    begun = f"SELECT count(*) FROM ({IN_MIGRATION} AND pid <> pg_backend_pid()) AS it"
+    async with (
+        open_store(database) as one,
+        open_store(database) as other,
+        trio.open_nursery() as nursery,
+        holding(database, "INSERT INTO job (seq, fair_key) VALUES (1, 'u')"),
+    ):
+        nursery.start_soon(migrated, one)
+        while await ask(other, begun) == 0:  # noqa: ASYNC110  (seen in the database only)
+            await trio.sleep(0.01)
+        nursery.start_soon(migrated, other)
+        await trio.sleep(0.3)  # it polls meanwhile
+    async with open_store(database) as later:
+        assert await ask(later, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'job_added'::regclass") is True
+
+
+async def test_no_step_takes_a_stronger_lock_than_it_states(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = """
+    SELECT DISTINCT relname, mode FROM pg_locks JOIN pg_class ON relation = pg_class.oid
+    WHERE pid = pg_backend_pid() AND relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace
+      AND relname = ANY($1::text[]) AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+                                                 'AccessExclusiveLock', 'RowExclusiveLock')
+    """
+    known = migrations()
+    async with open_dedicated(postgres) as line:
+        for migration in known:
+            before = [
+                row[0] for row in await rows(postgres, "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p')")
+            ]
+            stated = {(table, lock.mode) for step in migration.steps for lock in step.locks for table in lock.tables}
+            found: set[tuple[str, str]] = set()
+            for step in migration.steps:
+                if step.run == "concurrently":
+                    continue
+
+                async def body(
+                    connection: Connection, step: MigrationStep = step, before: list[str] = before
+                ) -> list[Mapping[str, Any]]:
+                    await run_step(connection, step)
+                    return await connection.fetch(taken, before)
+
+                for row in await line.run("test.step", body):
+                    found.add((row["relname"], spelt(row["mode"])))
+            exclusive = {table for table, mode in stated if mode == "ACCESS EXCLUSIVE"}
+            assert {one for one in found if one not in stated and one[0] not in exclusive} == set(), migration.number
+
+
+def spelt(mode: str) -> str:
+    """Write a mode of ``pg_locks`` as ``LOCK TABLE`` does: ``AccessExclusiveLock``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", mode.removesuffix("Lock")).upper()
+
+
+# --- contract steps, and older programs
+
+
+async def waiting(postgres: Postgres) -> ContractWait | None:
+    async with open_dedicated(postgres) as dedicated:
+        return await contract_wait(dedicated)
+
+
+async def test_a_contract_step_waits_for_older_processes_and_names_them(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with process_at_work(database, "oldone") as old, process_at_work(database, "newone") as new:
+        entry = ProcessEntry(
+            name="folder.oldone", folder="folder", host="box-1", pid=1, connections_max=1, lease_seconds=30,
+            heartbeat_seconds=5,
+        )  # fmt: skip
+        await enter(old, entry)
+        async with open_dedicated(old) as dedicated:
+            await migrate(dedicated, "oldone")
+        with_one_more(monkeypatch, "CREATE TABLE added (n integer)", CONTRACT)
+        async with open_dedicated(new) as dedicated:
+            assert await migrate(dedicated, "newone") == (NEWEST, NEWEST)
+        assert await ask(new, "SELECT to_regclass('added') IS NULL")
+        found = await waiting(new)
+        assert found is not None
+        assert (found.number, found.needed) == (NEWEST + 1, True)
+        assert re.search(r"folder\.oldone on box-1: convo [0-9.]+, last seen at 20", str(found))
+        await leave(old, "folder.oldone")
+        # It has left, and a session of it may be at work yet.
+        assert [one.name for one in (await waiting(new) or found).older] == ["oldone"]
+    async with open_store(database) as later:
+        assert await migrated(later) == (NEWEST, NEWEST + 1)
+        assert await waiting(later) is None
+
+
+async def test_a_process_of_0_1_without_a_session_holds_a_contract_step_back_for_a_minute(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_one_more(monkeypatch, "CREATE TABLE added (n integer)", CONTRACT)
+    async with open_store(database) as postgres:
+        enters = "INSERT INTO process (name, pid, host, connections_max) VALUES ('box.example/f1', 1, 'box', 9)"
+        await ask(postgres, f"WITH made AS ({enters} RETURNING 1) SELECT 1")
+        assert await migrated(postgres) == (NEWEST, NEWEST)
+        assert "box.example/f1 on box: a convo that states no version" in str(await waiting(postgres))
+        await ask(postgres, "WITH w AS (UPDATE process SET seen_at = now() - interval '61 s' RETURNING 1) SELECT 1")
+        assert await migrated(postgres) == (NEWEST, NEWEST + 1)
+
+
+async def test_an_older_program_starts_beside_an_expand_and_is_refused_after_a_contract(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(database) as postgres:
+        for head, refused in (("", False), (CONTRACT, True)):
+            with monkeypatch.context() as patch:
+                with_one_more(patch, f"CREATE TABLE added_{refused} (n integer)", head)
+                await ask(postgres, f"WITH gone AS (DELETE FROM schema_step WHERE number = {NEWEST + 1} RETURNING 1)"
+                                    " SELECT 1")  # fmt: skip
+                assert await migrated(postgres) == (NEWEST, NEWEST + 1)
+            if refused:
+                with pytest.raises(Refused, match=rf"schema version {NEWEST + 1}, this program knows {NEWEST}"):
+                    await migrated(postgres)
+            else:
+                assert await migrated(postgres) == (NEWEST + 1, NEWEST + 1)
+
+
+async def test_a_database_of_expand_steps_alone_lets_0_1_start(postgres: Postgres) -> None:
+    await migrated(postgres)
+    # What 0.1 reads: it refuses where this is above the 1 that it knows.
+    assert await ask(postgres, "SELECT max(version) FROM schema_version") == 1

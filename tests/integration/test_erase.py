@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from convo import erase
+from convo.conversation.model import CANARY_USER
+from convo.store import audit, ledger
+from convo.store.postgres import Connection
+from tests.support.making import Process, ask, open_dedicated, open_process, rows, shift_clock
+
+BOOKS = {"accepted": 1, "done": 1}
+OF_A_CONVERSATION = ("seq", "last_seq", "conversation_id", "user_id")
+"""A table with one of these columns holds something of a conversation."""
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    async with open_process(database) as opened:
+        yield opened
+
+
+async def settled(process: Process, conversation_id: str, **fields: Any) -> None:
+    await process.accepted(conversation_id, **fields)
+    (lease,) = await process.jobs.lease(1)
+    await process.settler.settle(await process.analysed(lease))
+
+
+async def balanced(process: Process) -> bool:
+    async with open_dedicated(process.postgres) as dedicated:
+        return await ledger.gaps(dedicated) == [] and await audit.anomalies(dedicated) == []
+
+
+async def test_an_erased_canary_leaves_nothing_and_the_books_balance(process: Process) -> None:
+    await settled(process, "talk-1", user_id="mia")
+    await settled(process, "canary-1", user_id=CANARY_USER)
+    assert await balanced(process)
+    assert await erase.erase_canaries(process.postgres, ["canary-1"]) == 1
+    assert await balanced(process)
+    assert await ledger.totals(process.postgres) == BOOKS
+    for table in ("conversation", "conversation_log", "job", "relationship", "run"):
+        assert await ask(process.postgres, f"SELECT count(*) FROM {table}") == 1, table
+    assert await rows(process.postgres, "SELECT DISTINCT user_id FROM memory") == [("mia",)]
+    assert await ask(process.postgres, "SELECT count(*) FROM part") == 3
+
+
+async def test_canaries_that_nobody_erased_for_days_go_in_several_transactions(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase, "_ROWS_MAX", 2)
+    for n in range(3):
+        await settled(process, f"canary-{n}", user_id=CANARY_USER)
+    names = [f"canary-{n}" for n in range(3)]
+    assert [await erase.erase_canaries(process.postgres, names) for _ in range(3)] == [2, 1, 0]
+    assert await balanced(process)
+
+
+async def test_a_canary_that_died_is_erased_and_one_under_way_is_not(process: Process) -> None:
+    await process.accepted("canary-1", user_id=CANARY_USER)
+    assert await erase.erase_canaries(process.postgres, ["canary-1"]) == 0
+    (lease,) = await process.jobs.lease(1)
+    for _ in range(process.settings.jobs.attempts_max):
+        if await process.jobs.fail(lease, "why", {}, later=0):
+            break
+        (lease,) = await process.jobs.lease(1)
+    assert await erase.erase_canaries(process.postgres, ["canary-1"]) == 1
+    assert await balanced(process)
+    assert await ledger.totals(process.postgres) == {"accepted": 0, "dead": 0}
+
+
+async def test_one_of_two_canaries_goes_and_the_others_score_stays(process: Process) -> None:
+    await settled(process, "canary-1", user_id=CANARY_USER)
+    await settled(process, "canary-2", user_id=CANARY_USER)
+    assert await erase.erase_canaries(process.postgres, ["canary-1"]) == 1
+    assert await balanced(process)
+    assert await rows(process.postgres, "SELECT user_id, conversations FROM relationship") == [(CANARY_USER, 1)]
+
+
+async def test_what_a_dead_process_left_is_erased_after_an_hour(process: Process) -> None:
+    await settled(process, "canary-1", user_id=CANARY_USER)
+    assert await erase.erase_canaries(process.postgres, []) == 0
+    await shift_clock(process.postgres, "61 minutes")
+    assert await erase.erase_canaries(process.postgres, []) == 1
+
+
+async def test_no_conversation_of_anybody_else_is_ever_erased(process: Process) -> None:
+    await settled(process, "talk-1")
+    await shift_clock(process.postgres, "2 hours")
+    assert await erase.erase_canaries(process.postgres, ["talk-1"]) == 0
+
+
+async def test_every_table_that_holds_something_of_a_conversation_says_how_it_is_erased(process: Process) -> None:
+    query = """
+    SELECT DISTINCT table_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND column_name = ANY($1::text[])
+    """
+    holding = {table for (table,) in await rows(process.postgres, query, list(OF_A_CONVERSATION))}
+    assert holding >= {"conversation", "job", "run"}
+    assert holding - set(erase.ERASURES) == set()
+
+
+async def test_an_erasure_names_only_tables_that_exist(process: Process) -> None:
+    tables = {name for (name,) in await rows(process.postgres, "SELECT tablename::text FROM pg_tables")}
+    assert set(erase.ERASURES) <= tables
+
+
+async def test_the_rows_of_every_table_go_with_their_conversation_and_no_other_row(process: Process) -> None:
+    for name, user in (("talk-1", "mia"), ("talk-2", "tom")):
+        await settled(process, name, user_id=user)
+    seq = await ask(process.postgres, "SELECT seq FROM conversation WHERE conversation_id = 'talk-1'")
+    before = await counts(process)
+
+    async def body(connection: Connection) -> None:
+        await erase.erase_conversations(connection, [seq])
+
+    await process.postgres.run("test.erase", body)
+    assert await counts(process) == {table: count // 2 for table, count in before.items()}
+    assert await balanced(process)
+
+
+async def counts(process: Process) -> dict[str, int]:
+    """Count the rows of each table but of the books, where an erasure adds some."""
+    tables = [table for table in erase.ERASURES if table != "ledger"]
+    return {table: await ask(process.postgres, f"SELECT count(*) FROM {table}") for table in tables}

@@ -1,0 +1,171 @@
+"""Fills a database with many conversations by SQL, in the shapes in which a backlog comes: for plans and sizes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import asyncpg
+from msgspec import Struct
+
+Shape = Literal["calm", "many", "one"]
+SHAPES: tuple[Shape, ...] = ("calm", "many", "one")
+"""``calm``: twenty jobs ready. ``many``: a fifth of all jobs ready, of many users. ``one``: the same of one user."""
+
+HEAVY = "user-heavy"
+"""The user that has a quarter of all conversations."""
+_DAYS = 30
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """What the statements are asked about: rows from the middle, and what stands at the ends."""
+
+    rows: int
+    newest: int
+    done: int
+    ready: int
+    dead: int
+    leased: tuple[int, ...]
+    tokens: tuple[int, ...]
+    user: str
+    conversation_id: str
+    ready_id: str
+
+
+async def fill(connection: Any, rows: int, shape: Shape) -> Sample:
+    """Make ``rows`` conversations with all that belongs to them in an empty database; return what to ask about."""
+    open_from = rows - (20 if shape == "calm" else rows // 5)
+    await connection.execute("SET synchronous_commit = off")
+    for statement in _FILL:
+        await connection.execute(
+            statement.replace(":rows", str(rows))
+            .replace(":open", str(open_from))
+            .replace(":users", str(max(rows // 20, 20)))
+            .replace(":one", str(shape == "one"))
+            .replace(":rare", str(rows // 20 if shape == "calm" else 50))
+        )
+    await connection.execute("VACUUM (ANALYZE)")
+    return await _sample(connection, rows, open_from)
+
+
+async def _sample(connection: Any, rows: int, open_from: int) -> Sample:
+    row = await connection.fetchrow(_SAMPLE, open_from, HEAVY)
+    found: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return Sample(rows=rows, **found)
+
+
+class Explained(Struct, frozen=True, kw_only=True):
+    """What a statement cost when it was run: the buffers that it touched, its milliseconds, and its plan."""
+
+    buffers: int
+    milliseconds: float
+    plan: str
+
+
+async def explained(connection: Any, statement: str, values: tuple[object, ...]) -> Explained:
+    """Run a statement and undo it; return what it cost."""
+    transaction = connection.transaction()
+    await transaction.start()
+    try:
+        text = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}", *values)
+    finally:
+        await transaction.rollback()  # noqa: ASYNC102  (asyncpg, on asyncio)
+    (found,) = json.loads(text)
+    plan = found["Plan"]
+    touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+    return Explained(buffers=touched, milliseconds=found["Execution Time"], plan=json.dumps(plan, indent=1))
+
+
+async def connect(url: str) -> Any:
+    """Open a connection."""
+    return await asyncpg.connect(url)
+
+
+_FILL = (
+    """
+    INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges,
+                              digest, log_hash)
+    SELECT md5('talk-' || n),
+           CASE WHEN n % 4 = 0 OR (:one AND n > :open) THEN 'user-heavy' ELSE 'user-' || n % :users END,
+           CASE WHEN n % (:rows / 20) = 0 THEN 'bot-rare' ELSE 'bot-' || n % 7 END,
+           at, at, at, 12, 6, '2:' || md5(n::text) || md5('x' || n), decode(md5(n::text), 'hex')
+    FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / :rows) AS at FROM generate_series(1, :rows) AS n) AS g
+    ORDER BY n
+    """,
+    "INSERT INTO conversation_log (seq, body) SELECT seq, decode(repeat(md5(seq::text), 4), 'hex') FROM conversation",
+    # One in a hundred of the ready jobs each is parked and delayed. Eight are leased, whatever the size.
+    """
+    INSERT INTO job (seq, fair_key, state, ended_at, score, breakdown, weights_version, attempts, available_at,
+                     waits_for, parked_since, delayed, delayed_at, crashes,
+                     lease_token, leased_at, leased_until, leased_by, lease_seconds, last_error)
+    SELECT seq, user_id, state, CASE WHEN state IN ('done', 'dead') THEN received_at END,
+           CASE WHEN state = 'done' THEN 9 END,
+           CASE WHEN state = 'done' THEN '{"turns": 6, "questions": 1, "memories": 0, "emotion": 0}'::jsonb END,
+           CASE WHEN state = 'done' THEN '1' END, CASE WHEN state = 'done' THEN 1 ELSE 0 END, received_at,
+           CASE WHEN state = 'ready' AND seq % 10 = 1 THEN 'llm' ELSE '' END,
+           CASE WHEN state = 'ready' AND seq % 10 = 1 THEN received_at END,
+           state = 'ready' AND seq % 10 = 3, CASE WHEN state = 'ready' AND seq % 10 = 3 THEN received_at END,
+           CASE WHEN state = 'ready' AND seq BETWEEN :open + 9 AND :open + 10 THEN 2 ELSE 0 END,
+           CASE WHEN state = 'leased' THEN seq END, CASE WHEN state = 'leased' THEN now() END,
+           CASE WHEN state = 'leased' THEN now() + interval '1 day' END, CASE WHEN state = 'leased' THEN 'p1.x' END,
+           CASE WHEN state = 'leased' THEN 86400 END, CASE WHEN state = 'dead' THEN 'llm: 400 of ' || seq END
+    FROM (SELECT *, CASE WHEN seq > :open + 8 THEN 'ready' WHEN seq > :open THEN 'leased'
+                         WHEN seq % :rare = 7 THEN 'dead' ELSE 'done' END AS state FROM conversation) AS c
+    ORDER BY seq
+    """,
+    """
+    INSERT INTO part (seq, name, state, made_by, result)
+    SELECT seq, name, 'done', 'local/1', '{"questions": []}'
+    FROM job, unnest(ARRAY['questions', 'emotion', 'memories']) AS name
+    WHERE state = 'done' OR waits_for <> '' ORDER BY seq
+    """,
+    """
+    INSERT INTO run (seq, began_at, ended_at, ending, made_by)
+    SELECT seq, available_at, available_at,
+           CASE WHEN state = 'done' AND seq > :open - 8 THEN 'rescue' WHEN state = 'done' THEN 'settle' ELSE 'fail' END,
+           CASE WHEN seq > :open - 8 THEN 'p0.w' ELSE 'p1.x' END
+    FROM job WHERE state IN ('done', 'dead') OR waits_for <> '' ORDER BY seq
+    """,
+    """
+    INSERT INTO memory (user_id, key, kind, text, seq, last_seq, new_seq)
+    SELECT user_id, 'key-' || seq, 'like', 'Likes tea', seq, seq, seq FROM conversation WHERE seq % 10 = 2 ORDER BY seq
+    """,
+    """
+    INSERT INTO relationship (user_id, bot_id, score, conversations, last_emotion, last_seq)
+    SELECT user_id, bot_id, sum(score), count(*), 'happy', max(seq)
+    FROM conversation JOIN job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id
+    """,
+    """
+    INSERT INTO ledger (day, kind, n, at)
+    SELECT (received_at AT TIME ZONE 'UTC')::date, kind, count(*), max(received_at)
+    FROM conversation JOIN job USING (seq), LATERAL (VALUES ('accepted'), (state)) AS booked (kind)
+    WHERE kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
+    """,
+    """
+    INSERT INTO process (name, folder, pid, host, connections_max) SELECT 'p' || n || '.x', 'p' || n, n, 'h', 9
+    FROM generate_series(1, 3) AS n
+    """,
+    """
+    INSERT INTO process_settings (name, settings, dependencies, takes_jobs, lease_seconds)
+    VALUES ('p1.x', '{}', '{llm,memory}', true, 30)
+    """,
+    """
+    INSERT INTO api_key (key_id, digest, name, scopes) SELECT 'key-' || n, 'x', 'k', '{read}'
+    FROM generate_series(1, 5) AS n
+    """,
+    "INSERT INTO part_ticket (seq, name, ticket) SELECT seq, 'memories', 't' FROM job WHERE state = 'leased'",
+)
+_SAMPLE = """
+SELECT (SELECT max(seq) FROM conversation) AS newest,
+       (SELECT max(seq) FROM job WHERE state = 'done' AND seq < $1 * 2 / 3) AS done,
+       (SELECT min(seq) FROM job WHERE state = 'ready' AND NOT delayed AND waits_for = '' AND crashes < 2
+        AND seq > $1 + 15) AS ready,
+       (SELECT max(seq) FROM job WHERE state = 'dead' AND seq < $1 * 2 / 3) AS dead,
+       (SELECT array_agg(seq ORDER BY seq) FROM job WHERE state = 'leased') AS leased,
+       (SELECT array_agg(lease_token ORDER BY seq) FROM job WHERE state = 'leased') AS tokens,
+       (SELECT user_id FROM conversation WHERE user_id <> $2 AND seq < $1 / 2 ORDER BY seq DESC LIMIT 1) AS user,
+       (SELECT conversation_id FROM conversation WHERE seq = $1 / 2) AS conversation_id,
+       (SELECT conversation_id FROM conversation WHERE seq = (
+           SELECT max(seq) FROM job WHERE state = 'ready' AND NOT delayed AND waits_for = '' AND crashes < 2))
+       AS ready_id
+"""

@@ -1,0 +1,327 @@
+"""Every statement of the product that reads: with values to run it with, or with the reason why it is not compared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from convo.conversation.model import CANARY_USER
+from convo.store.conversations import Reader
+from convo.store.listing import ListFilter
+from tests.support.found_statements import found_statements
+from tests.support.many_rows import HEAVY, Sample
+
+READS = re.compile(r"\bSELECT\b|^\s*(?:WITH\b.*?\(\s*)?(?:UPDATE|DELETE FROM)\s+[a-z_]+\s", re.MULTILINE | re.DOTALL)
+Values = tuple[object, ...]
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+ALLOWED = ["memory", "llm", ""]
+FEW = 100
+"""What the tests put in the place of a limit of thousands: small databases have fewer rows."""
+
+
+def statements() -> dict[str, str]:
+    """Find every statement that reads, by its name; a second one of a name has its number behind it."""
+    found: dict[str, str] = {}
+    for name, text in found_statements(READS):
+        if text not in found.values():
+            number = sum(known.partition(" ")[0] == name for known in found) + 1
+            found[name if number == 1 else f"{name} {number}"] = text
+    return found
+
+
+def lists(sample: Sample, limit: int) -> dict[str, tuple[str, Values]]:
+    """Return the statements of lists, with their values, as the reader makes them."""
+    asked: list[dict[str, Any]] = [
+        {},
+        *({"user_id": user} for user in (sample.user, HEAVY)),
+        *({"bot_id": bot} for bot in ("bot-3", "bot-rare")),
+        *({"state": state} for state in ("ready", "leased", "done", "dead", "parked")),
+        *({"user_id": HEAVY, "state": state} for state in ("ready", "leased", "done", "dead", "parked")),
+        *({"bot_id": "bot-3", "state": state} for state in ("ready", "leased", "done", "dead", "parked")),
+        {"user_id": HEAVY, "bot_id": "bot-rare"},
+        {"user_id": HEAVY, "bot_id": "bot-nobody"},
+        {"user_id": HEAVY, "bot_id": "bot-3", "state": "dead"},
+        {"before": sample.done},
+        {"user_id": HEAVY, "before": sample.done},
+        *({"state": state, "before": sample.done} for state in ("done", "dead", "ready")),
+    ]
+    found: dict[str, tuple[str, Values]] = {}
+    for one in asked:
+        name = "list " + " ".join(f"{key}={'deep' if key == 'before' else value}" for key, value in one.items())
+        name = name.replace(sample.user, "user-light")
+        for number, (query, values) in enumerate(_caught(one, limit)):
+            found[f"{name} {number or ''}".strip()] = query, values
+    return found
+
+
+def _caught(asked: Mapping[str, Any], limit: int) -> list[tuple[str, Values]]:
+    caught: list[tuple[str, Values]] = []
+
+    class Catching:
+        async def fetch(self, query: str, *values: object) -> list[Any]:
+            caught.append((query, values))
+            return []
+
+        async def fetchval(self, query: str, *values: object) -> Any:
+            caught.append((query, values))
+
+        async def run(self, _: str, body: Callable[[Any], Any], **__: object) -> Any:
+            return await body(self)
+
+    reader = Reader(cast("Any", Catching()), cast("Any", None))
+
+    # Nothing in it waits, so it ends at its first step.
+    with suppress(StopIteration):
+        reader.many(ListFilter(**asked), limit).send(None)
+    return caught
+
+
+CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
+    "convo.alerts.shared._VITALS": (CANARY_USER, FEW // 10),
+    "convo.alerts.shared._DEAD_IDS": (CANARY_USER,),
+    "convo.alerts.shared._WAITS_FOR": (),
+    "convo.alerts.shared._WAITING_IDS": (["llm"],),
+    "convo.alerts.shared._OLDEST_IDS": (),
+    **dict.fromkeys(
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", " 2", " 3", " 4", " 5", " 6")],
+        lambda s: (s.done - 5 * FEW, s.done),
+    ),
+    **dict.fromkeys([f"convo.store.audit._WHOLE{number}" for number in ("", " 2")], ()),
+    "convo.erase._ENDED_CANARIES": (CANARY_USER, ["x"], 500),
+    "convo.store.conversations._ONE": lambda s: (s.conversation_id,),
+    "convo.store.conversations._PARTS": lambda s: (s.done,),
+    "convo.store.conversations._TIMES": lambda s: (s.conversation_id,),
+    "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51),
+    "convo.store.conversations._MEMORIES": (HEAVY, None, 51),
+    "convo.store.conversations._ANY_OF_USER": (HEAVY,),
+    "convo.store.intake._KNOWN": lambda s: ([s.conversation_id],),
+    "convo.store.intake.ERASE_CONVERSATIONS": lambda s: ([s.done],),
+    "convo.store.jobs.counts._COUNT": (FEW // 10,),
+    "convo.store.jobs.counts._OLDEST": (),
+    "convo.store.jobs.crashes._HOLDERS": ("p1", "p1.y"),
+    "convo.store.jobs.crashes._BLAME_LEASED": (["p1.x"],),
+    "convo.store.jobs.crashes._BLAME_RESCUED": (["p0.w"], [_EPOCH]),
+    "convo.store.jobs.crashes._GIVE_BACK": ("p0.w",),
+    "convo.store.jobs.dead_letters._RETRY": lambda s: (s.conversation_id,),
+    "convo.store.jobs.dead_letters._ACKNOWLEDGE": lambda s: (s.conversation_id,),
+    "convo.store.jobs.dead_letters._STATE": lambda s: (s.conversation_id,),
+    "convo.store.jobs.dead_letters._GROUP": (None, None, HEAVY, None, FEW // 10),
+    "convo.store.jobs.dead_letters._BEYOND": (FEW // 10,),
+    "convo.store.jobs.dead_letters._WANTED": (None, None, HEAVY, None, 0, FEW // 10, FEW // 10),
+    "convo.store.jobs.dead_letters._RETRY_MANY": lambda s: ([s.dead],),
+    "convo.store.jobs.explain._ROW": lambda s: (s.ready_id,),
+    "convo.store.jobs.explain._RUNS": lambda s: (s.done, 100),
+    "convo.store.jobs.explain._AHEAD": lambda s: (s.ready, FEW),
+    "convo.store.jobs.explain._RATE": (60.0,),
+    "convo.store.jobs.fair_lease._COME_DUE": (FEW // 10,),
+    "convo.store.jobs.fair_lease._LEASE": (8, "p1.x", 30.0, "user-5", ALLOWED, 8),
+    "convo.store.jobs.giving_back._GIVE_BACK": lambda s: ([s.ready], [1], "llm", 5),
+    "convo.store.jobs.lease._HOLD": lambda s: (list(s.leased), list(s.tokens)),
+    "convo.store.jobs.memories._KNOWN": lambda s: ([s.done], [HEAVY], ["key-12"]),
+    "convo.store.jobs.memories._MERGE": lambda s: (
+        *([HEAVY], ["key-12"], ["like"], ["Likes tea"]),
+        *([s.newest], [s.newest], [s.newest], [False]),
+    ),
+    "convo.store.jobs.parts._FOUND": lambda s: ([s.done],),
+    "convo.store.jobs.parts.ERASE_PARTS": lambda s: ([s.done],),
+    "convo.store.jobs.rescue._RESCUE": (30.0, 1000),
+    "convo.store.jobs.rescue._RELEASE_OWNED": ("p1.x",),
+    "convo.store.jobs.rescue._DUE_AGAIN": (60.0, 1000),
+    "convo.store.jobs.rescue._BURY_POISON": (5, 1000),
+    "convo.store.jobs.rescue._GIVE_UP": (1e9, 1000),
+    "convo.store.jobs.runs.ERASE_RUNS": lambda s: ([s.done],),
+    "convo.store.jobs.runs._NOTE": lambda s: (list(s.leased), "settle", None, ["{}"] * len(s.leased)),
+    "convo.store.jobs.settle._SETTLE": lambda s: (list(s.leased), *([one] * 8 for one in (1, "{}", "1"))),
+    "convo.store.jobs.settle._RELATE": lambda s: ([HEAVY], ["bot-3"], [1], [1], ["sad"], [s.newest]),
+    "convo.store.jobs.settle.ERASE_RELATIONSHIPS": lambda s: ([s.done],),
+    "convo.store.jobs.settle.ERASE_RELATIONSHIPS 2": lambda s: ([s.done],),
+    "convo.store.jobs.suspects._HAS_SUSPECTS": (ALLOWED,),
+    "convo.store.jobs.suspects._CLAIM": ("p1.x", 30.0),
+    "convo.store.jobs.suspects._LEASE_SUSPECT": (1, "p2.x", 30.0, ALLOWED),
+    "convo.store.jobs.table._RENEW": lambda s: (list(s.leased), list(s.tokens), 30.0),
+    "convo.store.jobs.table._FAIL": lambda s: (s.leased[0], "why", 5.0),
+    "convo.store.jobs.table._BURY": lambda s: (s.leased[0], "why"),
+    "convo.store.jobs.table._PARK": lambda s: (s.leased[0], "llm", "why", 5.0),
+    "convo.store.jobs.table._RELEASE": lambda s: (s.leased[0], 0.0),
+    "convo.store.jobs.table.ERASE_JOBS": lambda s: ([s.done],),
+    "convo.store.jobs.tickets._READ": lambda s: (list(s.leased),),
+    "convo.store.jobs.tickets._REMOVE": lambda s: ([s.leased[0]], ["memories"]),
+    "convo.store.jobs.tickets.ERASE_TICKETS": lambda s: ([s.done],),
+    "convo.store.jobs.watch._ENDED": lambda s: ([s.done, s.ready],),
+    "convo.store.ledger._BOOK": lambda s: ("done", [s.done], 1),
+    "convo.store.ledger.ERASE_BOOKED": lambda s: ([s.done],),
+    "convo.store.ledger.totals": (),
+    "convo.store.logs._READ": lambda s: (s.done,),
+    "convo.store.logs.LogStore.ERASE": lambda s: ([s.done],),
+    "convo.store.receipts._unknown": lambda s: ([s.conversation_id],),
+}
+"""By name, what a statement is run with: about the same things in a small database and in a large one."""
+
+NOT_COMPARED: Mapping[str, str] = {
+    "convo.store.table_sums._SUMS": "every row, while an embedded server is moved to another major version",
+    **dict.fromkeys(
+        (
+            "convo.alerts.shared.lead",
+            "convo.commands.database._refuse_unserved",
+            "convo.embedded.access._superuser_name",
+            "convo.store.contents.read_contents",
+            "convo.store.contents.read_contents 2",
+            "convo.store.conversations.ping",
+            "convo.store.history._SHARE",
+            "convo.store.jobs.memories._LOCK_USERS",
+            "convo.store.ledger._TRY_LOCK",
+            "convo.store.migrate._IS_INVALID",
+            "convo.store.migrate._LOCK_HOLDERS",
+            "convo.store.migrate._under_lock",
+            "convo.store.process_programs._ALONE",
+            "convo.store.process_programs._SESSIONS",
+            "convo.store.schema_state._HAS_TABLES",
+            "convo.store.schema_state.note_step",
+            "convo.store.server_settings.inspect",
+            "convo.store.sessions.CONFIRM",
+            "convo.store.timeline.ASK",
+            "convo.store.processes._HOLDERS",
+            "convo.store.processes._CONNECTED",
+        ),
+        "it reads no row: it asks the server, or takes a lock",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.embedded.access_sql.IS_SETTLED",
+            "convo.embedded.access_sql.UPGRADE",
+            "convo.embedded.access_sql.make_role",
+            "convo.embedded.access_sql.make_role 2",
+            "convo.embedded.access_sql.make_role 3",
+            "convo.embedded.access_sql.make_role 4",
+            "convo.embedded.access_sql.make_role 5",
+            "convo.embedded.access_sql.make_role 6",
+        ),
+        "the catalogue of the embedded server, at its start",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.history.BEAT",
+            "convo.store.history.RESTORED",
+            "convo.store.history._READ",
+            "convo.store.jobs.suspects.RELEASE_CLAIM",
+        ),
+        "a table with one row, or one for each count",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.backup._refuse_newer",
+            "convo.store.schema_state._IS_APPLIED",
+            "convo.store.schema_state._RAISE_OLDEST",
+            "convo.store.schema_state._TABLES",
+            "convo.store.schema_state.fetch_schema",
+            "convo.store.schema_state.fetch_schema 2",
+        ),
+        "a table with a row for each migration",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.jobs.crashes._FORGET_EARLIER",
+            "convo.store.jobs.crashes._FORGET_UNSEEN",
+            "convo.store.process_settings._TAKERS",
+            "convo.store.process_settings._TIDY",
+            "convo.store.process_settings._UNSERVED",
+            "convo.store.process_settings.forget",
+            "convo.store.process_programs._OLDER",
+            "convo.store.process_programs._TIDY",
+            "convo.store.process_programs.withdraw",
+            "convo.store.processes._CONNECTIONS",
+            "convo.store.processes._SEEN",
+            "convo.store.processes._NAMESAKES",
+            "convo.store.processes.leave",
+        ),
+        "a table with a row for each process",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.keys._NEW",
+            "convo.store.keys._FIELDS",
+            "convo.store.keys._NOT_REVOKED",
+            "convo.store.keys._MARK",
+            "convo.store.keys._GOOD",
+            "convo.store.keys._GOOD_OF",
+            "convo.store.keys._LOCK",
+            "convo.store.keys._END",
+            "convo.store.keys._REVOKE",
+            "convo.store.keys._USED",
+        ),
+        "a table with a row for each key",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.intake._INSERT",
+            "convo.store.jobs.parts._STORE",
+            "convo.store.logs.LogStore.PUT",
+        ),
+        "it only inserts",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.job_sql.THEIRS",
+            "convo.store.jobs.fair_lease.TAKEN",
+            "convo.store.jobs.fair_lease._next_key",
+            "convo.store.jobs.rescue._oldest",
+            "convo.store.jobs.runs.NOTE_RESCUED",
+            "convo.store.jobs.runs.ASKED_BEFORE",
+            "convo.store.ledger.BOOKED",
+            "convo.store.logs.LogStore.SIZES",
+            "convo.store.audit._EXAMPLES",
+        ),
+        "a piece of others",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.listing.list_statements",
+            "convo.store.listing.list_statements 2",
+            "convo.store.listing.list_statements 3",
+            "convo.store.listing.list_statements 4",
+        ),
+        "made for each list: see lists",
+    ),
+    **dict.fromkeys(
+        ("convo.store.contents._FIGURES",),
+        "before a restore: a person waits while a million are counted at most",
+    ),
+    **dict.fromkeys(
+        ("convo.store.ledger._FOLD",),
+        "the ledger's rows of the last minute, once a minute, so many a transaction",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.ledger._COMPARED_NOW",
+            "convo.store.ledger._DAYS",
+        ),
+        "the days that are compared: a row a day",
+    ),
+    **dict.fromkeys(
+        ("convo.store.ledger._COMPARE",),
+        "the comparison of one day reads that day",
+    ),
+    **dict.fromkeys(
+        ("convo.store.jobs.memories.ERASE_MEMORIES", "convo.store.jobs.memories.ERASE_MEMORIES 2"),
+        "an erasure reads the memories of its users: an index on seq alone would cost each memory that is stored",
+    ),
+    **dict.fromkeys(
+        (
+            "convo.store.audit._NEWEST_SEQ",
+            "convo.store.audit._LAST_USER",
+            "convo.store.audit._SUMS",
+        ),
+        "the audit reads all, page by page: see test_audit",
+    ),
+}
+"""By name, the statements that are not compared, each with the reason."""
+
+
+def asked(sample: Sample, limit: int = 50) -> dict[str, tuple[str, Values]]:
+    """Return every statement that is compared, with the values that it is run with; ``limit`` is that of lists."""
+    found = statements()
+    cases = {name: (found[name], one(sample) if callable(one) else one) for name, one in CASES.items()}
+    return cases | lists(sample, limit)

@@ -1,0 +1,397 @@
+"""What goes wrong in a world: each fault is brought about, held for a while, and healed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from typing import Any
+
+import asyncpg
+import httpx
+import trio
+
+from tests.support.faking import script
+from tests.torture.world import GATEWAY_SECONDS, LEASE_SECONDS, Convo, World, convo_command, family, signal_all
+
+Fault = Callable[[World, float], Awaitable[None]]
+"""Brings it about, holds it for so many seconds where it lasts at all, and heals it."""
+
+HEALTHY = ("scattered", "0.02")
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+_NOTICED_SECONDS = 30.0
+_BACKLOG_SECONDS = 2.0
+
+
+# --- to a process
+
+
+async def kill_9(world: World, seconds: float) -> None:
+    """Kill a process, and start another one in its place after a while."""
+    convo = world.some_convo()
+    async with convo.busy:
+        await convo.killed()
+        await trio.sleep(seconds)
+        await convo.start()
+
+
+async def sigterm_storm(world: World, seconds: float) -> None:
+    """Send SIGTERM to a process five times; start another one when it has stopped."""
+    convo = world.some_convo()
+    async with convo.busy:
+        convo.away()
+        for _ in range(5):
+            convo.signal(signal.SIGTERM)
+            await trio.sleep(seconds / 5)
+        await convo.ended([0])
+        await convo.start()
+
+
+async def stopped_past_its_lease(world: World, seconds: float) -> None:
+    """Stop a process until its leases are long over and others have its jobs, then let it continue."""
+    convo = world.some_convo()
+    async with convo.busy:
+        convo.away()
+        convo.signal(signal.SIGSTOP)
+        try:
+            await trio.sleep(LEASE_SECONDS + seconds)
+        finally:
+            convo.signal(signal.SIGCONT)
+        await _answers(convo)
+
+
+async def _answers(convo: Convo) -> None:
+    # What waited in its sockets is answered first.
+    await trio.sleep(1.0)
+    convo.back()
+
+
+def other_settings(**settings: str) -> Fault:
+    """Make the fault in which a process runs with other settings than those beside it (``__`` for the point)."""
+    changed = {name.replace("__", "."): value for name, value in settings.items()}
+
+    async def fault(world: World, seconds: float) -> None:
+        convo = world.some_convo()
+        async with convo.busy:
+            await convo.stopped()
+            await convo.start(settings=changed)
+            await trio.sleep(seconds)
+            await convo.stopped()
+            await convo.start()
+
+    return fault
+
+
+async def other_host(world: World, seconds: float) -> None:
+    """Kill a process, and start it on a host of another name, as a container is; the same again back."""
+    convo = world.some_convo()
+    async with convo.busy:
+        await convo.killed()
+        await convo.start(program=("tests.support.renamed", f"pod-{world.chance.randrange(1_000_000)}"))
+        await trio.sleep(seconds)
+        await convo.killed()
+        await convo.start()
+
+
+async def folder_copied(world: World, seconds: float) -> None:
+    """Copy a process's data folder while it works, and let another process take part on the copy for a while."""
+    convo = world.some_convo()
+    copy = Convo(world.folder / f"copy-{len(world.departed)}", world.settings)
+    copy.visiting = True
+    async with convo.busy, copy.busy:
+        ignored = shutil.ignore_patterns("output.txt")
+        await trio.to_thread.run_sync(partial(shutil.copytree, convo.folder, copy.folder, ignore=ignored))
+        try:
+            await copy.start()
+            world.convos.append(copy)
+            await trio.sleep(seconds)
+            with trio.move_on_after(_NOTICED_SECONDS):
+                while copy.folder_id == convo.folder_id:  # noqa: ASYNC110  (it changes in another process)
+                    await trio.sleep(0.1)
+            if copy.folder_id == convo.folder_id:
+                copy.odd_ends.append(f"{copy.folder.name} has the id of the folder that it is a copy of")
+            world.convos.remove(copy)
+            world.departed.append(copy)
+            await copy.stopped()
+        finally:
+            copy.signal(signal.SIGKILL)
+
+
+# --- to the database
+
+
+def taken_back(*, asleep: bool) -> Fault:
+    """Make the fault in which a backup is restored that is so many seconds old.
+
+    The processes are cut off meanwhile, because a restore is refused while one has a session; ``asleep``: one of them
+    is stopped as well, and continues when the others have gone on. None is killed: the receipts that it must report are
+    in its memory.
+    """
+
+    async def fault(world: World, seconds: float) -> None:
+        async with AsyncExitStack() as stack:
+            for convo in list(world.convos):
+                await stack.enter_async_context(convo.busy)
+            convos = list(world.convos)
+            before = {convo.folder: _times_back(convo) for convo in convos}
+            backup = str(world.folder / "backup")
+            while (await convo_command(world, "backup", "--force", backup))[0]:  # noqa: ASYNC110  (a command is no event)
+                await trio.sleep(0.2)
+            await trio.sleep(seconds)
+            # What is accepted now waits, with its words in the memory of the process that accepted it.
+            await trio.to_thread.run_sync(partial(script, world.model, "stuck"))
+            await trio.sleep(_BACKLOG_SECONDS)
+            sleeper = world.chance.choice(convos) if asleep else None
+            try:
+                if sleeper is not None:
+                    sleeper.away()
+                    sleeper.signal(signal.SIGSTOP)
+                await _restore(world, backup)
+                await trio.sleep(LEASE_SECONDS if sleeper is not None else 0)
+            finally:
+                world.network.heal()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                    await trio.to_thread.run_sync(partial(script, world.model, *HEALTHY))
+                if sleeper is not None:
+                    sleeper.signal(signal.SIGCONT)
+            if sleeper is not None:
+                await _answers(sleeper)
+            for convo in convos:
+                await _notices(convo, before[convo.folder])
+
+    return fault
+
+
+async def _restore(world: World, backup: str) -> None:
+    """Cut all processes off, restore, and note what is gone."""
+    world.network.cut()
+    while True:
+        with suppress(*_AWAY):
+            if not await world.ask(_SESSIONS):
+                known = await _ids(world)
+                code, _ = await convo_command(world, "restore", "--yes", backup)
+                if code == 0:
+                    world.gone |= known - await _ids(world)
+                    world.network.heal()
+                    return
+        await trio.sleep(0.1)
+
+
+_SESSIONS = "SELECT FROM pg_stat_activity WHERE starts_with(application_name, 'convo ')"
+
+
+async def _ids(world: World) -> set[str]:
+    return {row["conversation_id"] for row in await world.ask("SELECT conversation_id FROM conversation")}
+
+
+def _times_back(convo: Convo) -> int:
+    return sum(1 for _ in convo.log_records("database_went_back"))
+
+
+async def _notices(convo: Convo, before: int) -> None:
+    """Wait until a process has reported that its database went back, in its log and as an alert."""
+    alerts: list[str] = []
+    async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:
+        with trio.move_on_after(_NOTICED_SECONDS):
+            while _times_back(convo) == before or "DATABASE_WENT_BACK" not in alerts:
+                await trio.sleep(0.2)
+                with suppress(httpx.HTTPError):
+                    alerts = [alert["type"] for alert in (await client.get("/v1/alerts")).json()["active"]]
+            return
+    convo.odd_ends.append(f"{convo.folder.name} did not report that its database went back")
+
+
+async def postgres_dies(world: World, _: float) -> None:
+    """Shut PostgreSQL down at once, as a crash does; it is started again and recovers."""
+    before = world.postmaster
+    with suppress(ProcessLookupError):
+        os.kill(before, signal.SIGQUIT)
+    while world.postmaster in {before, 0}:  # noqa: ASYNC110  (there is no event for its return)
+        await trio.sleep(0.05)
+    await _until_it_answers(world)
+
+
+async def _until_it_answers(world: World) -> None:
+    while True:
+        with suppress(*_AWAY):
+            await world.ask("SELECT 1")
+            return
+        await trio.sleep(0.1)
+
+
+async def postgres_stands_still(world: World, seconds: float) -> None:
+    """Stop all of PostgreSQL's processes for a while (SIGSTOP)."""
+    pids = family(world.postmaster)
+    signal_all(pids, signal.SIGSTOP)
+    try:
+        await trio.sleep(seconds)
+    finally:
+        signal_all(pids, signal.SIGCONT)
+
+
+async def connections_terminated(world: World, seconds: float) -> None:
+    """End convo's sessions one after the other, at random (pg_terminate_backend)."""
+    statement = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE starts_with(application_name, 'convo ') ORDER BY random() LIMIT 2
+    """
+    with trio.move_on_after(seconds):
+        while True:
+            with suppress(*_AWAY):
+                await world.ask(statement)
+            await trio.sleep(0.1)
+
+
+async def connections_exhausted(world: World, seconds: float) -> None:
+    """Take every connection that the server has, as another client might, and end convo's own."""
+
+    async def hold() -> None:
+        held: list[Any] = []
+        until = asyncio.get_running_loop().time() + seconds
+        try:
+            while (left := until - asyncio.get_running_loop().time()) > 0:
+                with suppress(*_AWAY):
+                    held.append(await asyncpg.connect(world.database, timeout=left + 1))
+                    await held[0].execute(_OTHERS)
+                    continue
+                await asyncio.sleep(0.02)
+        finally:
+            for connection in held:
+                connection.terminate()
+
+    await trio.to_thread.run_sync(asyncio.run, hold())
+
+
+_OTHERS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE starts_with(application_name, 'convo ')"
+
+
+def transactions_fail(sqlstate: str) -> Fault:
+    """Make the fault in which the server ends a part of the transactions with this SQLSTATE."""
+
+    async def fault(world: World, seconds: float) -> None:
+        await _change(world, _RAISING.format(sqlstate))
+        try:
+            for number, (table, event) in enumerate(_RAISING_AT):
+                await _change(world, f"CREATE TRIGGER torture_{number} AFTER {event} ON {table} {_EACH}")
+            await trio.sleep(seconds)
+        finally:
+            with trio.CancelScope(shield=True):
+                for number, (table, _) in enumerate(_RAISING_AT):
+                    await _change(world, f"DROP TRIGGER IF EXISTS torture_{number} ON {table}")
+
+    return fault
+
+
+_RAISING = """
+CREATE OR REPLACE FUNCTION torture() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF random() < 0.3 THEN RAISE EXCEPTION 'torture' USING ERRCODE = '{}'; END IF;
+    RETURN NULL;
+END $$
+"""
+_EACH = "FOR EACH STATEMENT EXECUTE FUNCTION torture()"
+_RAISING_AT = (("conversation", "INSERT"), ("relationship", "INSERT"), ("part", "INSERT"), ("job", "UPDATE"))
+
+
+async def _change(world: World, statement: str) -> None:
+    """Change the schema; repeat until the server does it."""
+    while True:
+        with suppress(*_AWAY):
+            await world.execute(f"SET lock_timeout = '1s'; {statement}")
+            return
+        await trio.sleep(0.1)
+
+
+def clock_stepped(hours: int) -> Fault:
+    """Make the fault in which the database's clock is so many hours ahead for a while, then right again."""
+
+    async def fault(world: World, seconds: float) -> None:
+        try:
+            await _change(world, _CLOCK.format(f"now() + interval ''{hours} hours''"))
+            await trio.sleep(seconds)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _change(world, _CLOCK.format("now()"))
+
+    return fault
+
+
+_CLOCK = "CREATE OR REPLACE FUNCTION convo_now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT {}'"
+
+
+# --- to the network
+
+
+async def network_cut(world: World, seconds: float) -> None:
+    """Tear down every connection to the database, and refuse new ones."""
+    world.network.cut()
+    await trio.sleep(seconds)
+    world.network.heal()
+
+
+async def network_hangs(world: World, seconds: float) -> None:
+    """Let no byte through to the database, nor back."""
+    world.network.hang()
+    await trio.sleep(seconds)
+    world.network.heal()
+
+
+async def network_slow(world: World, seconds: float) -> None:
+    """Let everything through a tenth of a second later."""
+    world.network.delay(0.1)
+    await trio.sleep(seconds)
+    world.network.heal()
+
+
+async def memory_away(world: World, seconds: float) -> None:
+    """Refuse every connection to the memory service."""
+    world.to_memory.cut()
+    await trio.sleep(seconds)
+    world.to_memory.heal()
+
+
+# --- to the model
+
+
+def model(*always: str) -> Fault:
+    """Make the fault in which the model answers every call in this way."""
+
+    async def fault(world: World, seconds: float) -> None:
+        await trio.to_thread.run_sync(partial(script, world.model, *always))
+        await trio.sleep(seconds)
+        await trio.to_thread.run_sync(partial(script, world.model, *HEALTHY))
+
+    return fault
+
+
+FAULTS: dict[str, Fault] = {
+    "kill -9 of a process": kill_9,
+    "SIGTERM storm": sigterm_storm,
+    "SIGSTOP of a process past its lease": stopped_past_its_lease,
+    "other settings: lease_seconds": other_settings(jobs__lease_seconds="20"),
+    "other settings: a weight of the score": other_settings(score__question="7"),
+    "other settings: fairness.key": other_settings(fairness__key="bot"),
+    "host renamed": other_host,
+    "data folder copied": folder_copied,
+    "database taken back": taken_back(asleep=False),
+    "database taken back, a process asleep": taken_back(asleep=True),
+    "PostgreSQL dies and restarts": postgres_dies,
+    "PostgreSQL stands still (SIGSTOP)": postgres_stands_still,
+    "connections terminated at random": connections_terminated,
+    "max_connections taken by others": connections_exhausted,
+    "serialization failures": transactions_fail("40001"),
+    "deadlocks": transactions_fail("40P01"),
+    "clock 5 h ahead, and back": clock_stepped(5),
+    "clock 5 h behind, and back": clock_stepped(-5),
+    "network cut": network_cut,
+    "network hangs": network_hangs,
+    "network slow": network_slow,
+    "model hangs": model("stuck"),
+    "model answers 429 to half": model("sometimes", "0.5", "rate_limited", "1"),
+    "model answers garbage": model("garbage"),
+    "memory service away": memory_away,
+}

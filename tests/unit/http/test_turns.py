@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from convo.http.turns import Turns, end_turn
+
+
+async def busy(steps: int, seen: list[str]) -> None:
+    """Be ready to run again at each step, as tasks are that have work to do."""
+    for _ in range(steps):
+        await trio.lowlevel.checkpoint()
+    seen.append("busy")
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_requests_begin_one_after_the_other() -> None:
+    turns, inside, most = Turns(), 0, 0
+
+    async def request() -> None:
+        nonlocal inside, most
+        async with turns.turn("10.0.0.1"):
+            inside += 1
+            most = max(most, inside)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            inside -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(request)
+    assert (inside, most) == (0, 1)
+
+
+async def test_a_request_begins_when_nothing_else_can_run(mock_clock: MockClock) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request() -> None:
+        async with turns.turn("10.0.0.1"):
+            seen.append("request")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(request)
+        nursery.start_soon(busy, 50, seen)
+    assert seen == ["busy", "request"]
+    assert mock_clock.current_time() == 0
+
+
+async def test_in_a_loop_that_is_never_quiet_a_request_begins_all_the_same(mock_clock: MockClock) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request() -> None:
+        async with turns.turn("10.0.0.1"):
+            seen.append("request")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(request)
+        nursery.start_soon(busy, 50, seen)
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert seen == []
+        mock_clock.jump(0.005)
+    assert seen == ["request", "busy"]
+
+
+async def test_in_a_busy_loop_a_turn_that_lasts_keeps_the_next_request_for_a_moment_only(mock_clock: MockClock) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request(name: str) -> None:
+        async with turns.turn("10.0.0.1"):
+            seen.append(name)
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(request, "first")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(request, "next")
+        nursery.start_soon(busy, 100, seen)
+        for seconds in (0.019, 0.002, 0.005):
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            assert seen == ["first"]
+            mock_clock.jump(seconds)
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert seen == ["first", "next"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_next_request_begins_while_the_one_before_waits_and_nothing_runs(mock_clock: MockClock) -> None:
+    turns, next_began = Turns(), trio.Event()
+
+    async def request() -> None:
+        async with turns.turn("10.0.0.1"):
+            await next_began.wait()
+
+    async def next_request() -> None:
+        async with turns.turn("10.0.0.1"):
+            next_began.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(request)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(next_request)
+    assert mock_clock.current_time() == 0
+
+
+async def test_in_a_busy_loop_a_request_that_waits_for_long_can_end_its_turn(mock_clock: MockClock) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request(name: str) -> None:
+        # As the framework does: another task serves the request.
+        async with turns.turn("10.0.0.1"), trio.open_nursery() as nursery:
+            nursery.start_soon(wait, name)
+
+    async def wait(name: str) -> None:
+        seen.append(name)
+        end_turn()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        for name in ("first", "next"):
+            nursery.start_soon(request, name)
+            nursery.start_soon(busy, 40, [])
+            for _ in range(15):
+                await trio.lowlevel.checkpoint()
+            mock_clock.jump(0.005)
+            for _ in range(15):
+                await trio.lowlevel.checkpoint()
+            assert seen[-1] == name
+        nursery.cancel_scope.cancel()
+    end_turn()  # a caller of our own has none
+
+
+@pytest.mark.parametrize(
+    ("flooding", "other"), [("10.0.0.1", "10.0.0.2"), ("2001:db8:0:1::1", "2001:db8:0:2::1"), ("10.0.0.1", "")]
+)
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_client_with_many_connections_waits_for_itself_and_the_others_do_not_wait_for_it(
+    flooding: str, other: str
+) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request(address: str) -> None:
+        async with turns.turn(address):
+            seen.append(address)
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(request, flooding)
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(request, other)
+    assert seen.index(other) <= 2
+    assert seen.count(flooding) == 10
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_addresses_of_one_network_are_one_client() -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request(address: str) -> None:
+        async with turns.turn(address):
+            seen.append(address)
+            await trio.lowlevel.checkpoint()
+
+    same = [f"2001:db8::{number:x}" for number in range(1, 11)]
+    async with trio.open_nursery() as nursery:
+        for address in same:
+            nursery.start_soon(request, address)
+        await trio.lowlevel.checkpoint()
+        nursery.start_soon(request, "10.0.0.2")
+    assert seen.index("10.0.0.2") <= 2
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_whoever_leaves_while_waiting_holds_nobody_up() -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request(name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            async with turns.turn("10.0.0.1"):
+                seen.append(name)
+                await trio.sleep(0.01)
+
+    scopes = [trio.CancelScope() for _ in range(4)]
+    async with trio.open_nursery() as nursery:
+        for name, scope in zip("abcd", scopes, strict=True):
+            nursery.start_soon(request, name, scope)
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+        scopes[1].cancel()
+        scopes[2].cancel()
+    assert seen == ["a", "d"]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+import trio
+
+from convo.analysis.analyze import in_process
+from convo.conversation.model import Conversation, Finding
+from convo.errors import Invalid
+from convo.runtime import threads
+from convo.settings import WebSettings
+from convo.web import accept
+from convo.web.accept import AcceptRoute
+from tests.support.fakes import conversation_of
+from tests.support.making import THREE
+
+NOTHING: Any = None
+
+
+class Side:
+    """Counts how many threads are inside at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self.most = 0
+
+    def read(self, *_: object) -> tuple[None, int]:
+        self.work()
+        return None, 0
+
+    def work(self) -> None:
+        with self._lock:
+            self._inside += 1
+            self.most = max(self.most, self._inside)
+        time.sleep(0.02)
+        with self._lock:
+            self._inside -= 1
+
+
+@pytest.mark.parametrize(
+    ("length", "most"), [(WebSettings().offload_bytes, 2), (threads.LARGE_BYTES, 2), (threads.LARGE_BYTES + 1, 1)]
+)
+async def test_at_most_two_bodies_are_decoded_beside_the_loop_and_one_large_one(
+    length: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = Side()
+    monkeypatch.setattr(accept, "_read", side.read)
+    intake = AcceptRoute(settings=WebSettings(), items_max=1, committer=NOTHING, readiness=NOTHING, admission=NOTHING)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(intake._prepare, bytes(length))
+    assert side.most == most
+
+
+async def test_one_long_analysis_at_a_time_works_beside_the_loop() -> None:
+    side = Side()
+
+    def find(_: Conversation) -> Finding:
+        side.work()
+        return THREE["emotion"]
+
+    turn = trio.Lock()
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            analyst = in_process("local/2", find, turn, 1)
+            nursery.start_soon(analyst.find, conversation_of("a long text"))
+    assert side.most == 1
+
+
+def test_threads_give_way_to_the_loop_sooner_than_python_would() -> None:
+    before = sys.getswitchinterval()
+    try:
+        threads.shorten_switch_interval()
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    finally:
+        sys.setswitchinterval(before)
+
+
+async def test_an_error_of_ours_leaves_no_frame_of_its_thread_behind() -> None:
+    class Body:
+        """What can be noticed to be gone, as bytes cannot."""
+
+    gone = threading.Event()
+    known: list[object] = []
+
+    def refuse(body: Any) -> None:
+        try:
+            int(body)
+        except TypeError as error:
+            raise Invalid("no number", path="$.x") from error
+
+    async def refused() -> None:
+        body = Body()
+        weakref.finalize(body, gone.set)
+        # Not pytest.raises, which keeps the error in this frame.
+        try:
+            await threads.run_in_thread(refuse, body, limiter=trio.CapacityLimiter(1))
+        except Invalid as error:
+            known.extend((error.detail, error.path, type(error.__cause__)))
+
+    gc.disable()
+    try:
+        await refused()
+        assert await trio.to_thread.run_sync(gone.wait, 5)
+    finally:
+        gc.enable()
+    assert known == ["no number", "$.x", TypeError]
+
+
+async def test_a_bug_in_a_thread_keeps_its_traceback() -> None:
+    def crash() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        await threads.run_in_thread(crash, limiter=trio.CapacityLimiter(1))
+    assert "crash" in [entry.name for entry in caught.traceback]
