@@ -23,7 +23,7 @@ from convo.http.request_body import RequestBody
 from convo.http.request_heads import RequestHeads
 from convo.http.wire import ClientGone, Stream, Wire, addresses, wire_of
 from convo.observe import log_records, metrics
-from convo.web.description.messages import METHODS, Answer, Head, problem, with_headers
+from convo.web.description.messages import METHODS, Answer, Head, Read, problem, with_headers
 
 # A request's own deadlines answer it. This much later the connection answers in their place, if they did not.
 _BACKSTOP_SECONDS = 0.25
@@ -205,11 +205,14 @@ class ClientConnection:
         target = self._direct.get(path)
         direct = target if target is not None and request.method == target.method else None
         if direct is not None and not (direct.takes_turns or self._refused):
-            keep = await self._call_direct(direct, request, query)
+            keep = await self._call_first(direct, request, query)
         else:
             self._bound(self._context.settings.web.request_seconds + _BACKSTOP_SECONDS)
             async with self._context.turns.turn(self._client(request)):
-                keep = await (self._call_direct(direct, request, query) if direct else self._call_app(request))
+                if direct is not None:
+                    keep = await self._call_direct(direct, request, query, self._body.whole)
+                else:
+                    keep = await self._call_app(request)
         if not keep:
             self._ended = self._ended or "answered"
             # Closed with unread bytes, the socket would discard the answers.
@@ -217,8 +220,25 @@ class ClientConnection:
         self._forget_request()
         return keep
 
-    async def _call_direct(self, target: DirectTarget, request: RequestHead, query: bytes) -> bool:
-        """Answer without the app; false when there cannot be another request."""
+    async def _call_first(self, target: DirectTarget, request: RequestHead, query: bytes) -> bool:
+        """Answer as ``_call_direct`` does, without a turn; from when the body is here, turns wait for the answer."""
+        turns, under_way = self._context.turns, False
+
+        async def whole(grow: Callable[[int], None]) -> bytes:
+            nonlocal under_way
+            body = await self._body.whole(grow)
+            turns.accept_begins()
+            under_way = True
+            return body
+
+        try:
+            return await self._call_direct(target, request, query, whole)
+        finally:
+            if under_way:
+                turns.accept_ends()
+
+    async def _call_direct(self, target: DirectTarget, request: RequestHead, query: bytes, read: Read) -> bool:
+        """Answer without the app, which ``read`` reads the body for; false when there cannot be another request."""
         self._route = target.path
         field = request.fields.get
         head = Head(
@@ -237,7 +257,7 @@ class ClientConnection:
             served_at=self._server[0],
             query=query.decode("latin-1"),
         )
-        answer = await target.answer(head, self._body.whole, self._bound)
+        answer = await target.answer(head, read, self._bound)
         keep = self._keeps()
         await self._stream.send(self._written(answer, keep=keep))
         self._refused = 400 <= answer.status < 500

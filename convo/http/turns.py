@@ -16,8 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 from convo.http.addresses import client_network
 from convo.observe import metrics
 
-# A loop without a quiet moment still begins 200 of them a second.
+# A loop without a quiet moment still begins 200 of them a second, one that is never without an accept 60.
 _PATIENCE_SECONDS = 0.005
+_ACCEPT_PATIENCE_SECONDS = 0.015
 # Nothing runs for so long: the request whose turn it is waits for the database, and the next one can have the time.
 _IDLE_SECONDS = 0.001
 # In a busy loop, one that waits for a slow statement or a slow client keeps the others waiting no longer.
@@ -58,6 +59,8 @@ class Turns:
         self._of_client: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._last = _Turn()  # the last one that began
         self._last.end()
+        self._accepts = 0  # under way
+        self._none_under_way = trio.Event()
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -86,10 +89,26 @@ class Turns:
             _present.reset(token)
             turn.end()
 
+    def accept_begins(self) -> None:
+        """Count a request that takes no turn, from when its body is here: until it ends, others begin reluctantly."""
+        self._accepts += 1
+
+    def accept_ends(self) -> None:
+        """End what ``accept_begins`` began."""
+        self._accepts -= 1
+        if not self._accepts:
+            self._none_under_way.set()
+
     async def _quiet(self) -> None:
         await self._last.over()
-        with trio.move_on_after(_PATIENCE_SECONDS):
-            await wait_all_tasks_blocked()
+        with trio.move_on_after(_ACCEPT_PATIENCE_SECONDS):
+            while True:
+                with trio.move_on_after(_PATIENCE_SECONDS):
+                    await wait_all_tasks_blocked()
+                if not self._accepts:
+                    return
+                self._none_under_way = trio.Event()
+                await self._none_under_way.wait()
 
     def _lock_of(self, client: str) -> trio.Lock:
         lock = self._of_client.get(client)

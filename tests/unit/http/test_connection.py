@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 from unittest.mock import Mock
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.http.connection import ClientConnection
 from convo.http.connections import Connections
@@ -23,6 +24,7 @@ from tests.support.memory_wire import Memory
 SETTINGS = Settings()
 GOOD = get(END, "Content-Length: 2", method="POST") + b"{}"
 EMPTY = get(END, method="POST")
+_LONGER_THAN_A_TURN_WAITS = 0.005
 FLOODS: Mapping[str, bytes] = {"to the app": get("/nothing"), "direct": get("/readyz"), "refused": EMPTY}
 
 
@@ -43,7 +45,7 @@ async def app(_scope: Any, receive: Receive, send: Send) -> None:
 class Clients:
     """Serves clients of one process, each from what it has sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: Callable[[Head, Read, Bound], Awaitable[Answer]] = end) -> None:
         proxies = Proxies(SETTINGS.server)
         self.turns = Turns()
         self._context = ServerContext(
@@ -121,3 +123,46 @@ async def test_of_many_clients_that_flood_one_request_is_answered_before_other_t
             nursery.start_soon(clients.serve, wire)
     assert answered() == 50
     assert most == 1
+
+
+class Patient(Memory):
+    """A client that stays after it has sent what it has."""
+
+    async def receive(self) -> bytes:
+        return await super().receive() or await trio.sleep_forever()
+
+
+@pytest.mark.parametrize(
+    ("sent", "before"), [(GOOD, []), (GOOD[:-1], [200])], ids=["its body is here", "its body has not come"]
+)
+@pytest.mark.parametrize("error", [None, ValueError])
+@pytest.mark.usefixtures("mock_clock")
+async def test_others_begin_after_an_accept_from_when_its_body_is_here(
+    sent: bytes, before: list[int], error: type[Exception] | None
+) -> None:
+    stored = trio.Event()
+
+    async def end(_: Head, read: Read, bound: Bound) -> Answer:
+        with bound(8.0):
+            await read(lambda _: None)
+            await stored.wait()
+        if error is not None:
+            raise error
+        return Answer(status=202, body=b"{}")
+
+    clients, accept, other = Clients(end), Patient(sent), Memory(FLOODS["direct"])
+
+    async def serve() -> None:
+        with suppress(ValueError):
+            await clients.serve(accept)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        await wait_all_tasks_blocked(_LONGER_THAN_A_TURN_WAITS)
+        nursery.start_soon(clients.serve, other)
+        await wait_all_tasks_blocked(_LONGER_THAN_A_TURN_WAITS)
+        assert statuses(other.got) == before
+        stored.set()
+        await wait_all_tasks_blocked(_LONGER_THAN_A_TURN_WAITS)
+        assert statuses(other.got) == [200]
+        nursery.cancel_scope.cancel()

@@ -193,3 +193,44 @@ async def test_whoever_leaves_while_waiting_holds_nobody_up() -> None:
         scopes[1].cancel()
         scopes[2].cancel()
     assert seen == ["a", "d"]
+
+
+async def test_a_request_begins_when_no_accept_is_under_way(mock_clock: MockClock) -> None:
+    turns, seen = Turns(), list[str]()
+
+    async def request() -> None:
+        async with turns.turn("10.0.0.1"):
+            seen.append("request")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            turns.accept_begins()
+        nursery.start_soon(request)
+        await wait_all_tasks_blocked()
+        turns.accept_ends()
+        await wait_all_tasks_blocked()
+        assert seen == []
+        turns.accept_ends()
+        nursery.start_soon(busy, 50, seen)
+    assert seen == ["busy", "request"]
+    assert mock_clock.current_time() == 0
+
+
+async def test_where_an_accept_is_always_under_way_a_request_begins_all_the_same(mock_clock: MockClock) -> None:
+    turns, began = Turns(), trio.Event()
+
+    async def request() -> None:
+        async with turns.turn("10.0.0.1"):
+            began.set()
+
+    async with trio.open_nursery() as nursery:
+        turns.accept_begins()
+        nursery.start_soon(request)
+        await wait_all_tasks_blocked()
+        turns.accept_begins()
+        turns.accept_ends()
+        mock_clock.jump(0.0149)
+        await wait_all_tasks_blocked()
+        assert not began.is_set()
+        mock_clock.jump(0.0002)
+        await began.wait()
