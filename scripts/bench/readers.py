@@ -8,6 +8,10 @@ The model takes 6 s for each call, so every lease lives through several heartbea
 database is asked how long the leases have left: one that was not renewed for two heartbeats is late. Four good clients
 post 40 conversations a second meanwhile.
 
+The readers are a process of low priority. Where all run on the same two cores, their own work would take the processor
+from the server for milliseconds at a time, and those clients are elsewhere when it is in use. ``--same-priority`` shows
+the difference.
+
 Exit code 0: no heartbeat late, no renewal failed, no lease lost, the p99 of the accepts within twice that of before.
 """
 
@@ -53,6 +57,7 @@ _PATHS = ("/v1/conversations?limit=200", "/v1/users/user-0/relationship", "/debu
 _LARGE_ID = "large-conversation"
 _TIMES_MAX = 2.0
 _WARM_SECONDS = 2.0
+_NICE = 15
 
 
 class Seen(Struct, kw_only=True):
@@ -71,6 +76,9 @@ class Seen(Struct, kw_only=True):
 def main() -> int:
     """Measure and print; return 0 when nobody noticed the readers."""
     asked = _arguments()
+    if asked.only_read:
+        os.nice(0 if asked.same_priority else _NICE)
+        trio.run(_read, asked.only_read, asked.readers)
     console = Console(width=max(Console().width, 120))
     for name, text in machine.about(databases.described(asked.database_url)).items():
         console.print(f"{name}: {text}", highlight=False, markup=False)
@@ -81,8 +89,8 @@ def main() -> int:
         servers.convo(Path(folder), database, {**_SETTINGS, "llm.base_url": model}) as server,
     ):
         _post_large(server)
-        trio.run(_seen, server, database, 0, _WARM_SECONDS)
-        rows = [trio.run(_seen, server, database, readers, asked.seconds) for readers in (0, asked.readers)]
+        trio.run(_seen, asked, server, database, 0, _WARM_SECONDS)
+        rows = [trio.run(_seen, asked, server, database, readers, asked.seconds) for readers in (0, asked.readers)]
     console.print(_table(rows))
     if asked.json:
         asked.json.write_text(json.dumps(to_builtins(rows), indent=1) + "\n")
@@ -96,6 +104,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long, alone and among the readers")
     parser.add_argument("--readers", type=int, default=96, help="clients that read")
+    parser.add_argument("--same-priority", action="store_true", help="let the readers take as much processor as convo")
+    parser.add_argument("--only-read", type=int, metavar="PORT", help="be the readers of a server, until terminated")
     parser.add_argument("--database-url", default=databases.GIVEN, help="a PostgreSQL whose role may make databases")
     parser.add_argument("--json", type=Path, help="keep the rows in this file")
     return parser.parse_args()
@@ -123,22 +133,41 @@ def _post_large(server: Server) -> None:
     httpx.post(f"{server.url}/v1/conversations/end", content=content, headers=headers, timeout=30).raise_for_status()
 
 
-async def _seen(server: Server, database: str, readers: int, seconds: float) -> Seen:
-    aim = Aim(host="127.0.0.1", port=server.port, large="", tail="", lives=lambda: server.process.poll() is None)
-    large = f"/v1/conversations/{_LARGE_ID}/log"
-    storm = storms.Storm(does="reads", clients=readers, pieces=storms.gets(large, *_PATHS))
+async def _seen(asked: argparse.Namespace, server: Server, database: str, readers: int, seconds: float) -> Seen:
     seen, begins = Seen(readers=readers, logged={}), server.said.stat().st_size
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(storms.blow, storm, aim)
-        nursery.start_soon(_watch_leases, seen, database)
-        # The plan's name has the length in it: the two runs would send the same ids.
-        plan = hostile_servers.good_plan(server, "127.0.0.1", seconds + readers / 1000)
-        found = await trio.to_thread.run_sync(load.run, plan)
-        nursery.cancel_scope.cancel()
+    # The plan's name has the length in it: the two runs would send the same ids.
+    plan = hostile_servers.good_plan(server, "127.0.0.1", seconds + readers / 1000)
+    with _reading(server, readers, same_priority=asked.same_priority):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_leases, seen, database)
+            found = await trio.to_thread.run_sync(load.run, plan)
+            nursery.cancel_scope.cancel()
     seen.p50, seen.p99 = found["p50"], found["p99"]
     seen.posted, seen.failed = int(found["answered"]), int(found["failed"])
     seen.logged = _logged(server.said, begins)
     return seen
+
+
+@contextlib.contextmanager
+def _reading(server: Server, readers: int, *, same_priority: bool) -> Iterator[None]:
+    """Run the readers as a process of their own, as long as the block runs."""
+    command = [sys.executable, str(Path(__file__)), "--only-read", str(server.port), "--readers", str(readers)]
+    with subprocess.Popen([*command, *["--same-priority"] * same_priority], cwd=ROOT) as process:
+        try:
+            yield
+            if process.poll() is not None:
+                raise SystemExit("the readers ended by themselves")
+        finally:
+            process.terminate()
+
+
+async def _read(port: int, readers: int) -> None:
+    aim = Aim(host="127.0.0.1", port=port, large="", tail="", lives=lambda: True)
+    large = f"/v1/conversations/{_LARGE_ID}/log"
+    storm = storms.Storm(does="reads", clients=readers, pieces=storms.gets(large, *_PATHS))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(storms.blow, storm, aim)
+        nursery.start_soon(trio.sleep_forever)
 
 
 async def _watch_leases(seen: Seen, database: str) -> None:
