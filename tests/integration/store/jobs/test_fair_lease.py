@@ -180,10 +180,11 @@ async def _fill(process: Process, jobs: int, *, users: int) -> None:
     for statement in (
         """
         INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns,
-                                  exchanges, digest)
-        SELECT 'many-' || n, 'user-' || n % $2, 'bot-1', now(), now(), now(), 0, 0, '1:a'
+                                  exchanges)
+        SELECT 'many-' || n, 'user-' || n % $2, 'bot-1', now(), now(), now(), 0, 0
         FROM generate_series(1, $1) AS n
         """,
+        f"{RECEIPTS} LIMIT $1 OFFSET $2 * 0",
         "INSERT INTO job (seq, fair_key) SELECT seq, user_id FROM conversation WHERE seq <= $1 AND $2 > 0",
     ):
 
