@@ -13,6 +13,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from convo.conversation import digest as digests
+from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.errors import BadRow, Conflict, ConvoError, DatabaseUnavailable, Draining, TransactionLost, Unavailable
 from convo.runtime.deadline import deadline
@@ -186,7 +188,7 @@ async def test_a_digest_of_an_unknown_version_fails_its_own_waiter_and_no_other(
     process: Process, transactions: Transactions
 ) -> None:
     await process.committer.accept(accept("newer"))
-    await ask(process.postgres, "UPDATE conversation SET digest = '3:abc'")
+    await ask(process.postgres, r"UPDATE receipt SET digest = '\x03ab'")
     refused, other = await submit_behind(process, transactions, [accept("newer"), accept("other")])
     assert isinstance(refused, Unavailable)
     assert not isinstance(refused, Conflict)
@@ -246,9 +248,8 @@ async def test_in_one_batch_other_content_under_the_id_is_a_conflict(
     outcomes = await submit_behind(process, transactions, batch)
     assert len(transactions.statements) == 2
     assert [type(outcome).__name__ for outcome in outcomes] == ["Stored", "Conflict", "Stored", "Conflict"]
-    assert await ask(process.postgres, "SELECT max(digest) FROM conversation WHERE conversation_id = 'talk-1'") == (
-        batch[0].digest
-    )
+    stored = await ask(process.postgres, "SELECT digest FROM receipt WHERE id_hash = $1", id_hash("talk-1"))
+    assert digests.expand(stored) == batch[0].digest
 
 
 async def test_ids_that_were_there_are_read_by_a_second_statement(process: Process, transactions: Transactions) -> None:
@@ -264,7 +265,7 @@ async def test_a_row_that_another_process_commits_meanwhile_is_seen_by_the_secon
         sent = accept("talk-1")
 
         async def slowly(connection: Connection) -> None:
-            await connection.execute(_STORED, sent.ended.conversation_id, sent.digest)
+            await connection.execute(_STORED, id_hash("talk-1"), digests.compact(sent.digest))
             await sleeping(0.3)(connection)  # the row is inserted, its commit is to come
 
         async with trio.open_nursery() as nursery:
@@ -272,12 +273,12 @@ async def test_a_row_that_another_process_commits_meanwhile_is_seen_by_the_secon
             await under_way(process)
             stored = await process.committer.accept(sent)
     assert stored.replayed
-    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 1
+    assert await ask(process.postgres, "SELECT count(*) FROM receipt") == 1
 
 
 _STORED = """
-INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges, digest)
-VALUES ($1, 'user-1', 'bot-1', now(), now(), now(), 2, 1, $2)
+INSERT INTO receipt (seq, id_hash, received_at, turns, digest)
+VALUES (nextval('conversation_seq_seq'), $1, now(), 2, $2)
 """
 
 
@@ -562,5 +563,5 @@ async def test_what_was_acknowledged_is_noted_but_for_canaries_which_are_erased(
     await process.committer.accept(accept("talk-1"))
     await process.committer.accept(accept("canary-1", user_id=CANARY_USER))
     await process.committer.accept(accept("talk-2"))
-    await ask(process.postgres, "WITH gone AS (DELETE FROM conversation WHERE conversation_id <> 'talk-2') SELECT 1")
+    await ask(process.postgres, "WITH gone AS (DELETE FROM receipt WHERE id_hash <> $1) SELECT 1", id_hash("talk-2"))
     assert await process.receipts.missing(process.postgres) == (2, ["talk-1"])

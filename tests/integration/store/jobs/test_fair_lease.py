@@ -16,6 +16,7 @@ from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection
 from tests.support.making import Process, ask, open_process, rows, shift_clock
 from tests.support.plans import Planning
+from tests.support.receipts_by_sql import RECEIPTS
 
 MANY = 200_000
 
