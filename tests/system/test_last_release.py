@@ -344,7 +344,9 @@ def test_an_id_that_is_sent_to_both_at_once_is_stored_once(
             assert {receipt["by"] for given in receipts.values() for receipt in given} == {"old", "new"}
             stored = {row["conversation_id"]: expand(row["digest"]) for row in query(empty_database, STORED)}
             assert len(stored) == len(query(empty_database, STORED)) == IDS + 1
-            assert {one: stored[one] for one in receipts} == {one: given[0]["digest"] for one, given in receipts.items()}
+            assert {one: stored[one] for one in receipts} == {
+                one: given[0]["digest"] for one, given in receipts.items()
+            }
             until_all_ended(empty_database)
             assert audit(ROOT, empty_database, tmp_path / "audit") == "the tables agree with the ledger"
             # The old one goes: the contract step is applied under today's program, which goes on.

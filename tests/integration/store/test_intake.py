@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,28 @@ from trio.testing import wait_all_tasks_blocked
 from convo.conversation import digest as digests
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
-from convo.errors import BadRow, Conflict, ConvoError, DatabaseUnavailable, Draining, TransactionLost, Unavailable
+from convo.erase import ERASURES
+from convo.errors import (
+    BadRow,
+    Conflict,
+    ConvoError,
+    DatabaseUnavailable,
+    Draining,
+    Expired,
+    NotFound,
+    TransactionLost,
+    Unavailable,
+)
 from convo.runtime.deadline import deadline
 from convo.settings import IntakeSettings, Settings
+from convo.store import audit, ledger, migrate
+from convo.store.conversations import Reader
 from convo.store.intake import Accept, Stored
+from convo.store.jobs.explain import read_explanation
 from convo.store.logs import CommittedLog
+from convo.store.migrations import migrations
 from convo.store.postgres import DURABLE, Connection
-from tests.support.making import Process, accept, ask, open_process, rows, told
+from tests.support.making import Process, accept, ask, open_dedicated, open_process, rows, settled, told
 
 Outcome = Stored | ConvoError
 
@@ -565,3 +581,78 @@ async def test_what_was_acknowledged_is_noted_but_for_canaries_which_are_erased(
     await process.committer.accept(accept("talk-2"))
     await ask(process.postgres, "WITH gone AS (DELETE FROM receipt WHERE id_hash <> $1) SELECT 1", id_hash("talk-2"))
     assert await process.receipts.missing(process.postgres) == (2, ["talk-1"])
+
+
+# --- a receipt outlives its conversation
+
+
+async def retire(process: Process, conversation_id: str) -> None:
+    """Delete a conversation as a retention does: all that is stored of it and its place in the books, in one go."""
+
+    async def body(connection: Connection) -> None:
+        seq = await connection.fetchval("SELECT seq FROM receipt WHERE id_hash = $1", id_hash(conversation_id))
+        for table, statements in ERASURES.items():
+            for statement in statements if table != "receipt" else ():
+                await connection.execute(statement, [seq])
+        await connection.execute("UPDATE receipt SET state = 'x' WHERE seq = $1", seq)
+
+    await process.postgres.run("test.retire", body)
+
+
+async def test_a_retired_conversation_that_comes_again_is_a_replay_of_its_receipt_which_says_so(
+    process: Process, transactions: Transactions
+) -> None:
+    first = await process.committer.accept(accept("talk-1", odd=1))
+    assert first.notes is not None
+    await process.accepted("talk-2")
+    await settled(process, 2)
+    await retire(process, "talk-1")
+    again = await process.committer.accept(accept("talk-1", odd=1))
+    assert again == msgspec.structs.replace(first, replayed=True, state="expired")
+    with pytest.raises(Conflict, match="is taken by other content"):
+        await process.committer.accept(accept("talk-1", said=("Something else.",)))
+    assert await stored_ids(process) == ["talk-2"]
+    assert await process.receipts.missing(process.postgres) == (2, [])
+    async with open_dedicated(process.postgres) as dedicated:
+        assert await ledger.gaps(dedicated) == []
+        assert await audit.anomalies(dedicated) == []
+
+
+async def test_an_expired_conversation_is_not_read_but_known(process: Process) -> None:
+    await process.accepted("talk-1", "talk-2")
+    await settled(process, 2)
+    await retire(process, "talk-1")
+    reader = Reader(process.postgres, process.log_store)
+    asked: Sequence[Callable[[str], Any]] = (
+        *(reader.one, reader.log_sizes, process.jobs.retry, process.jobs.acknowledge),
+        partial(read_explanation, process.postgres),
+    )
+    for one in asked:
+        with pytest.raises(Expired, match=r"conversation 'talk-1', received at 20.+Z, has expired"):
+            await one("talk-1")
+        with pytest.raises(NotFound, match="there is no conversation 'talk-3'"):
+            await one("talk-3")
+    # What was lost is not said to have expired.
+    await ask(process.postgres, "WITH gone AS (DELETE FROM job WHERE seq = 2) SELECT 1")
+    for one in (process.jobs.retry, reader.one):
+        with pytest.raises(NotFound):
+            await one("talk-2")
+
+
+async def test_the_receipt_alone_decides_what_is_new_while_the_conversation_still_has_its_own_index(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the contract step: what older programs read of a conversation is there, and none is stored twice."""
+    expands = [one for one in migrations() if one.kind == "expand"]
+    monkeypatch.setattr(migrate, "migrations", lambda: expands)
+    async with open_process(empty_database) as process:
+        async with open_dedicated(process.postgres) as dedicated:
+            await migrate.migrate(dedicated)
+        outcomes = [await process.committer.accept(accept("talk-1", odd=1)) for _ in range(2)]
+        assert [one.replayed for one in outcomes] == [False, True]
+        assert await rows(process.postgres, "SELECT seq, digest, notes FROM conversation") == [
+            (outcomes[0].seq, outcomes[0].digest, outcomes[0].notes)
+        ]
+        await settled(process, 1)
+        async with open_dedicated(process.postgres) as dedicated:
+            assert await audit.anomalies(dedicated) == []
