@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from convo.conversation.digest import expand
 from convo.conversation.model import CANARY_USER, Mood
 from convo.errors import NotFound
 from convo.settings import Settings
@@ -46,7 +47,7 @@ async def test_one_conversation_is_read_as_it_was_accepted(process: Process, rea
         "bot_type": None,
         "agent_tag": None,
     }
-    assert (found.row["turns"], found.row["exchanges"], found.row["digest"]) == (3, 1, sent.digest)
+    assert (found.row["turns"], found.row["exchanges"], expand(found.row["digest"])) == (3, 1, sent.digest)
     assert (found.row["state"], found.row["attempts"], found.row["score"]) == ("ready", 0, None)
     assert found.row["started_at"].isoformat() == found.row["ended_at"].isoformat() == "2026-11-22T07:00:00+00:00"
 

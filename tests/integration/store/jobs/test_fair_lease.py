@@ -98,7 +98,7 @@ async def test_accept_writes_no_row_a_user(process: Process) -> None:
     after = await _rows_by_table(process)
     grown = {table: after[table] - before[table] for table in after if after[table] != before[table]}
     # The books get a row a batch.
-    assert grown == {"conversation": 3, "conversation_log": 3, "job": 3, "ledger": 3}
+    assert grown == {"receipt": 3, "conversation": 3, "conversation_log": 3, "job": 3, "ledger": 3}
 
 
 async def _rows_by_table(process: Process) -> dict[str, int]:
