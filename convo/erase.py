@@ -24,6 +24,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "conversation_log": (logs.LogStore.ERASE,),
     "job": (table.ERASE_JOBS,),
     "conversation": (intake.ERASE_CONVERSATIONS,),
+    "receipt": (intake.ERASE_RECEIPTS,),
 }
 """By table, the statements of its owner that erase conversations; ``$1`` are their ``seq``."""
 

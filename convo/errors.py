@@ -128,6 +128,14 @@ class NotDead(ConvoError):
     title = "This conversation is not a dead letter"
 
 
+class Expired(ConvoError):
+    """The conversation was received, and its content is no longer stored."""
+
+    status = 410
+    code = "expired"
+    title = "This conversation has expired"
+
+
 class TooLarge(ConvoError):
     """The body is over the limit."""
 

@@ -38,6 +38,7 @@ from convo.conversation import (
     decode,
     digest,
     found_log,
+    identity,
     item,
     item_count,
     model,
@@ -216,6 +217,8 @@ CALLS: dict[Callable[..., object], list[Call]] = {
 }
 READ_NO_TEXT = {
     *(forms.form, forms.alternatives, words.several, item_count.too_many_items, score.weights_version, score.share),
+    # An id has 255 characters, a digest 67.
+    *(identity.id_hash, digest.compact, digest.expand),
     *(score.emotion_share, score.cap_share, score.within_bounds, score.level, nesting.too_deep),
 }
 

@@ -20,7 +20,7 @@ BOUNDS = (
     re.compile(r"= ANY\(\$\d"),
     re.compile(r"\bunnest\(\$\d"),
     # One row, by its key.
-    re.compile(r"WHERE (?:\w+\.)?(?:seq|name|key_id|conversation_id) = \$\d"),
+    re.compile(r"WHERE (?:\w+\.)?(?:seq|name|key_id) = (?:\$\d|\(SELECT seq FROM receipt WHERE id_hash = \$1\))"),
 )
 UNBOUND: Mapping[str, str] = {
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",

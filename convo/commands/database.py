@@ -106,7 +106,8 @@ async def audit(settings: Settings) -> list[str]:
     async with existing_database(settings) as url, _opened(settings, url) as (_, connection):
         await _refuse_unserved(settings, connection)
         schema = await read_schema(connection)
-        if schema.missing(migrations()) is not None:
+        # A contract step that waits for older processes changes nothing that is read here, unless it is needed.
+        if schema.missing([one for one in migrations() if one.needed]) is not None:
             raise Refused(
                 f"the database has schema version {schema.version}, and this program audits version"
                 f" {migrations()[-1].number}: `convo serve` brings it there"

@@ -106,7 +106,7 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
 
     ``turns`` counts the items of the log in which somebody spoke; ``received_at`` is the database's clock at the first
     commit. ``ignored`` names fields of the body that are not stored, ``unread`` items that are stored and no turns; of
-    both only the first few.
+    both only the first few. ``state`` is not there as long as the conversation is stored.
     """
 
     conversation_id: str
@@ -116,6 +116,10 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     links: Links
     ignored: tuple[str, ...] = ()
     unread: tuple[UnreadItem, ...] = ()
+    state: Annotated[
+        Literal["expired"] | UnsetType,
+        Meta(description="`expired` where the content is no longer stored; else the field is not there."),
+    ] = UNSET
 
 
 # --- what an analysis finds

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.store.ledger import COMPARE_SECONDS, UNBOUND
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection
 
@@ -30,7 +31,7 @@ class Anomaly(Struct, frozen=True, kw_only=True):
 
 
 async def anomalies(dedicated: DedicatedConnection) -> list[Anomaly]:
-    """Look for missing logs, orphans, and relationships that are not the sum of their scores."""
+    """Look for missing logs and receipts, orphans, and relationships that are not the sum of their scores."""
     found: dict[str, Anomaly] = {}
     newest = await _value(dedicated, _NEWEST_SEQ)
     for what, query in _BY_SEQ.items():
@@ -76,10 +77,24 @@ async def _value(dedicated: DedicatedConnection, query: str, *values: object) ->
 
 _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
 _NEWEST_SEQ = """
-SELECT greatest((SELECT max(seq) FROM conversation), (SELECT max(seq) FROM conversation_log),
+SELECT greatest((SELECT max(seq) FROM receipt), (SELECT max(seq) FROM conversation),
+                (SELECT max(seq) FROM conversation_log),
                 (SELECT max(seq) FROM job), (SELECT max(seq) FROM part), (SELECT max(seq) FROM run), 0)
 """
 _BY_SEQ = {
+    # The hash, too, is made again: a receipt under another hash would let its id be stored a second time.
+    "conversations without their receipt": f"""
+        SELECT conversation_id AS name FROM conversation c
+        WHERE c.seq > $1 AND c.seq <= $2
+          AND NOT EXISTS (
+              SELECT FROM receipt r WHERE r.seq = c.seq AND r.seq > $1 AND r.seq <= $2 AND r.state = ''
+                AND (r.turns, r.received_at) = (c.turns, c.received_at)
+                AND r.id_hash = convo_id_hash('{DEFAULT_TENANT}', c.conversation_id))""",
+    # What has expired keeps its receipt; that one says so.
+    "receipts without a conversation": """
+        SELECT seq::text AS name FROM receipt r
+        WHERE r.seq > $1 AND r.seq <= $2 AND r.state = ''
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = r.seq AND c.seq > $1 AND c.seq <= $2)""",
     "conversations without a log": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2

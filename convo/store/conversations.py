@@ -11,10 +11,12 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from convo.conversation.identity import id_hash
 from convo.conversation.model import PartName
 from convo.errors import NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
+from convo.store.lookup import SEQ, absent
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 ConversationRow = Mapping[str, Any]
@@ -62,29 +64,34 @@ class Reader:
 
         Raises:
             NotFound: there is none of this id.
+            Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> FoundConversation | None:
-            row = await connection.fetchrow(_ONE, conversation_id)
+        async def body(connection: Connection) -> FoundConversation:
+            row = await connection.fetchrow(_ONE, id_hash(conversation_id))
             if row is None:
-                return None
+                raise await absent(connection, conversation_id)
             return FoundConversation(
                 row=row, parts={part["name"]: part for part in await connection.fetch(_PARTS, row["seq"])}
             )
 
-        return _there(await self._postgres.run("db.read", body, begin=RELAXED), conversation_id)
+        return await self._postgres.run("db.read", body, begin=RELAXED)
 
     async def log_sizes(self, conversation_id: str) -> FoundLog:
         """Read how long one conversation's log is, and what belongs to it.
 
         Raises:
             NotFound: there is none of this id.
+            Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> ConversationRow | None:
-            return await connection.fetchrow(_TIMES, conversation_id)
+        async def body(connection: Connection) -> ConversationRow:
+            row = await connection.fetchrow(_TIMES, id_hash(conversation_id))
+            if row is None:
+                raise await absent(connection, conversation_id)
+            return row
 
-        row = _there(await self._postgres.run("db.read", body, begin=RELAXED), conversation_id)
+        row = await self._postgres.run("db.read", body, begin=RELAXED)
         packed_bytes = _there(row["packed_bytes"], conversation_id)
         return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes(row["log_head"]))
 
@@ -168,14 +175,14 @@ async def _unless_unknown(
 
 
 _ONE = f"""
-SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, c.digest, c.exchanges,
+SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
        job.waits_for, job.parked_since, job.breakdown, job.weights_version
-FROM conversation c JOIN job USING (seq) WHERE c.conversation_id = $1
+FROM receipt r JOIN conversation c USING (seq) JOIN job USING (seq) WHERE r.id_hash = $1
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
 _TIMES = f"""
 SELECT seq, conversation_id, log_hash, started_at, ended_at, {LogStore.SIZES}
-FROM conversation AS c WHERE conversation_id = $1
+FROM conversation AS c WHERE seq = {SEQ}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part
 # reads the index relationship_newest by itself: what they would share is all of the user's bots.

@@ -1,6 +1,7 @@
 """The committer: it stores accepted conversations, many of them in one transaction.
 
-Open it to change what an accept writes. It knows rows and digests, and no requests.
+Open it to change what an accept writes. It knows rows and digests, and no requests. Whether an id is taken is said by
+its receipt alone, which stays when the conversation has gone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import trio
 from msgspec import UNSET, Struct
 
 from convo.conversation import digest as digests
+from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.errors import Conflict, DatabaseUnavailable, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
@@ -20,6 +22,7 @@ from convo.settings import FairKey, IntakeSettings
 from convo.store.group import Group
 from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
+from convo.store.lookup import STATES
 from convo.store.postgres import SINGLE, Connection, DedicatedConnection
 from convo.store.receipts import GivenReceipts
 from convo.store.sessions import CONFIRM
@@ -60,7 +63,10 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Stored(Struct, frozen=True, kw_only=True, gc=False):
-    """The row of an accepted conversation; ``replayed`` when it was there before this request."""
+    """The receipt of an accepted conversation; ``replayed`` when it was there before this request.
+
+    ``state`` is empty while the conversation is stored, ``expired`` when its content has been retired.
+    """
 
     seq: int
     conversation_id: str
@@ -68,6 +74,7 @@ class Stored(Struct, frozen=True, kw_only=True, gc=False):
     turns: int
     received_at: datetime
     notes: bytes | None
+    state: str
     replayed: bool
 
 
@@ -134,7 +141,7 @@ class Committer:
             await self._dedicated.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
     async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Unavailable]:
-        # The first item of an id makes the row. The row's digest tells what the others are: replays or conflicts.
+        # The first item of an id makes the receipt. Its digest tells what the others are: replays or conflicts.
         unique: dict[str, Accept] = {}
         for accept in batch:
             unique.setdefault(accept.ended.conversation_id, accept)
@@ -190,7 +197,7 @@ class Committer:
 
 
 def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Stored | Conflict | Unavailable:
-    stored: str = row["digest"]
+    stored = digests.expand(row["digest"])
     try:
         same = stored == accept.digest or digests.same(stored, accept.digest, accept.ended)
     except Unavailable as error:
@@ -208,42 +215,53 @@ def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Store
         turns=row["turns"],
         received_at=row["received_at"],
         notes=row["notes"],
+        state=STATES[row["state"]],
         replayed=replayed,
     )
 
 
+# The receipt's insert decides what is new, and all else is made of its rows. A number of the conversations' own
+# sequence is taken for each row that was sent, as ever: numbers have gaps where there were replays.
 _INSERT = f"""
-WITH sent AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
-                         $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::text[], $12::bytea[],
-                         $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[])
+WITH sent AS MATERIALIZED (
+    SELECT *, nextval('conversation_seq_seq') AS seq
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+                $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
+                $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[])
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
-              started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash)
+              started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
+              id_hash)
 ), fresh AS (
-    INSERT INTO conversation (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
-                              started_at, ended_at, received_at, turns, exchanges, digest,
-                              language, timezone, metadata, notes, log_hash)
-    SELECT conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
+    INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
+    SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
+    ON CONFLICT (id_hash) DO NOTHING
+    RETURNING seq, id_hash, digest, turns, received_at, notes
+), conversations AS (
+    INSERT INTO conversation (seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
+                              started_at, ended_at, received_at, turns, exchanges,
+                              language, timezone, metadata, log_hash)
+    OVERRIDING SYSTEM VALUE
+    SELECT seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
            coalesce(started_at, ended_at, convo_now()), coalesce(ended_at, greatest(started_at, convo_now())),
-           convo_now(), turns, exchanges, digest, language, timezone, metadata, notes, log_hash
-    FROM sent
-    ON CONFLICT (conversation_id) DO NOTHING
-    RETURNING seq, conversation_id, user_id, bot_id, digest, turns, received_at, notes
+           convo_now(), sent.turns, exchanges, language, timezone, metadata, log_hash
+    FROM fresh JOIN sent USING (seq)
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n) SELECT {DAY}, 'accepted', count(*) FROM fresh GROUP BY 1
 ), jobs AS (
-    INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh
+    INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh JOIN sent USING (seq)
 )
-SELECT seq, conversation_id, digest, turns, received_at, notes FROM fresh
+SELECT seq, id_hash, digest, turns, received_at, notes, '' AS state FROM fresh
 """
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
-SELECT seq, conversation_id, digest, turns, received_at, notes,
+SELECT seq, id_hash, digest, turns, received_at, notes, state::text AS state,
        current_setting('synchronous_standby_names') <> '' AS awaited
-FROM conversation WHERE conversation_id = ANY($1::text[])
+FROM receipt WHERE id_hash = ANY($1::bytea[])
 """
 ERASE_CONVERSATIONS = "DELETE FROM conversation WHERE seq = ANY($1::bigint[])"
+ERASE_RECEIPTS = "DELETE FROM receipt WHERE seq = ANY($1::bigint[])"
+"""For canaries alone: what a client was acknowledged keeps its receipt."""
 
 Rows = dict[str, Mapping[str, Any]]
 
@@ -253,11 +271,13 @@ async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -
 
     Two statements, each a transaction of its own: within one, a row that another process commits meanwhile is neither
     inserted nor visible. What the first one inserted stays stored when the second one fails: the client sends it again,
-    and that is a replay. The rows come sorted, or two processes with overlapping batches would deadlock.
+    and that is a replay. The rows come sorted, or two processes with overlapping batches would deadlock: by
+    their ids and not by the hashes, because programs that know no receipts take the same hashes in that order.
     """
-    fresh = {row["conversation_id"]: row for row in await connection.fetch(insert, *_columns(rows))}
-    missing = [row.ended.conversation_id for row in rows if row.ended.conversation_id not in fresh]
-    known = {row["conversation_id"]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
+    ids = {id_hash(row.ended.conversation_id): row.ended.conversation_id for row in rows}
+    fresh = {ids[row["id_hash"]]: row for row in await connection.fetch(insert, *_columns(rows), list(ids))}
+    missing = [hashed for hashed, one in ids.items() if one not in fresh]
+    known = {ids[row["id_hash"]]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):
         raise TransactionLost("a conversation was deleted while it was sent again")
     if any(row["awaited"] for row in known.values()):
@@ -279,7 +299,7 @@ def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:
         _sparse([_finite(row.ended_at) for row in rows]),
         [row.turns for row in rows],
         [row.exchanges for row in rows],
-        [row.digest for row in rows],
+        [digests.compact(row.digest) for row in rows],
         [row.body for row in rows],
         _sparse([e.language or None for e in ended]),
         _sparse([e.timezone or None for e in ended]),

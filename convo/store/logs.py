@@ -113,7 +113,7 @@ class LogStore:
 
     PUT: ClassVar[str] = """
         INSERT INTO conversation_log (seq, body)
-        SELECT fresh.seq, sent.body FROM fresh JOIN sent USING (conversation_id)
+        SELECT seq, sent.body FROM fresh JOIN sent USING (seq)
     """
     """For the statement of accept: ``sent`` are the rows that came, ``fresh`` those of them that are new."""
 

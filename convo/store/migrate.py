@@ -63,9 +63,9 @@ class _HeldBack(Exception):
 async def migrate(dedicated: DedicatedConnection, process: str = "") -> tuple[int, int]:
     """Apply what is missing, one process at a time; return the versions before and after.
 
-    It ends before a contract step that older processes hold back: then ``contract_wait`` says who. What was applied
-    stays applied when the process dies, and the next start goes on. ``process`` is the incarnation of a process that
-    goes on to serve.
+    It leaves out a contract step that older processes hold back, and ends before one that is needed: ``contract_wait``
+    says who holds it. What was applied stays applied when the process dies, and the next start goes on. ``process`` is
+    the incarnation of a process that goes on to serve.
 
     Raises:
         Refused: the database is for newer programs only, or does not let us make our tables.
@@ -93,11 +93,15 @@ async def migrate(dedicated: DedicatedConnection, process: str = "") -> tuple[in
 
 
 async def contract_wait(dedicated: DedicatedConnection) -> ContractWait | None:
-    """Return which contract step waits, and for whom; None where none does. It changes nothing."""
+    """Return which contract step waits, and for whom; None where none does. It changes nothing.
+
+    Of several it is the first that this program cannot serve without.
+    """
     state = await read_schema(dedicated)
-    step = state.missing(migrations())
-    if step is None or step.kind != "contract" or not state.has_tables:
+    missing = [one for one in migrations() if one.number not in state.applied]
+    if not missing or missing[0].kind != "contract" or not state.has_tables:
         return None
+    step = next((one for one in missing if one.needed), missing[0])
 
     async def body(connection: Connection) -> Sequence[OlderProcess]:
         return await older_processes(connection, step.number)
@@ -136,12 +140,15 @@ async def _apply_all(dedicated: DedicatedConnection, process: str) -> int:
         migration = state.missing(known)
         if migration is None:
             return state.version
-        for number, step in enumerate(migration.steps):
-            if (migration.number, number) not in state.steps:
-                try:
+        try:
+            for number, step in enumerate(migration.steps):
+                if (migration.number, number) not in state.steps:
                     await _apply_step(dedicated, migration, number, step)
-                except _HeldBack:
-                    return state.version
+        except _HeldBack:
+            if migration.needed:
+                return state.version
+            # What comes after it does not rely on it: this program serves without it.
+            known = [one for one in known if one is not migration]
 
 
 async def _apply_step(dedicated: DedicatedConnection, migration: Migration, number: int, step: MigrationStep) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import trio
 
+from convo.conversation.identity import id_hash
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 _KEPT_SECONDS = 600.0
@@ -77,6 +78,7 @@ def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:
 
 
 async def _unknown(connection: Connection, ids: list[str]) -> list[str]:
-    rows = await connection.fetch("SELECT conversation_id FROM conversation WHERE conversation_id = ANY($1)", ids)
-    known = {row["conversation_id"] for row in rows}
-    return [one for one in ids if one not in known]
+    hashes = {one: id_hash(one) for one in ids}
+    rows = await connection.fetch("SELECT id_hash FROM receipt WHERE id_hash = ANY($1)", list(hashes.values()))
+    known = {row["id_hash"] for row in rows}
+    return [one for one, hashed in hashes.items() if hashed not in known]

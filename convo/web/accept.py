@@ -228,6 +228,7 @@ def _receipt(stored: Stored, timing: str) -> Answer:
         links=links,
         ignored=notes.ignored,
         unread=notes.unread,
+        state="expired" if stored.state == "expired" else msgspec.UNSET,
     )
     headers = [("Location", links.self), ("Server-Timing", timing)]
     if stored.replayed:

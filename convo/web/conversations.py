@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from convo.analysis.part import PARTS, Part, PartsView, StoredFinding
 from convo.analysis.scoring import Breakdown, Score, score
+from convo.conversation import digest as digests
 from convo.conversation.score import level
 from convo.http.turns import end_turn
 from convo.observe import log_records
@@ -47,6 +48,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
         Raises:
             NotFound: no conversation has this id.
+            Expired: its content is no longer stored.
             Invalid: ``wait`` is not a number of seconds.
         """
         latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
@@ -78,6 +80,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         row = found.row
         return views.ConversationView(
             **{name: row[name] for name in _PLAIN},
+            digest=digests.expand(row["digest"]),
             metadata=None if row["metadata"] is None else msgspec.Raw(row["metadata"]),
             waits_for=row["waits_for"] or None,
             parts=PartsView(**{part.name: _part(part, found.parts.get(part.name)) for part in PARTS}),
@@ -101,6 +104,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             Invalid: ``as`` is neither ``turns`` nor ``sent``, or the limit or the cursor is not valid.
             NotFound: no conversation has this id.
+            Expired: its content is no longer stored.
             WrongLog: the stored log is another's.
         """
         most = self.settings.web.log_turns_max
@@ -145,6 +149,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
         Raises:
             NotFound: no conversation has this id.
+            Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
         await self.jobs.retry(conversation_id)
@@ -159,6 +164,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
         Raises:
             NotFound: no conversation has this id.
+            Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
         attempts = await self.jobs.acknowledge(conversation_id)
@@ -215,7 +221,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
 _PLAIN = (
     *("conversation_id", "user_id", "bot_id", "bot_name", "bot_type", "agent_tag", "started_at", "ended_at"),
-    *("language", "timezone", "received_at", "digest", "turns", "state", "attempts", "parked_since", "last_error"),
+    *("language", "timezone", "received_at", "turns", "state", "attempts", "parked_since", "last_error"),
 )
 _BOT = ("bot_id", "score", "conversations", "last_emotion")
 _MEMORY = ("text", "kind", "conversation_id", "first_seen_at")

@@ -30,6 +30,7 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
 
         Raises:
             NotFound: no conversation has this id.
+            Expired: its content is no longer stored.
         """
         with self.reads.begin():
             found = await read_explanation(self.postgres, conversation_id)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import asyncpg
 from msgspec import Struct
 
+from tests.support.receipts_by_sql import RECEIPTS
+
 Shape = Literal["calm", "many", "one"]
 SHAPES: tuple[Shape, ...] = ("calm", "many", "one")
 """``calm``: twenty jobs ready. ``many``: a fifth of all jobs ready, of many users. ``one``: the same of one user."""
@@ -84,14 +86,15 @@ async def connect(url: str) -> Any:
 _FILL = (
     """
     INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges,
-                              digest, log_hash)
+                              log_hash)
     SELECT md5('talk-' || n),
            CASE WHEN n % 4 = 0 OR (:one AND n > :open) THEN 'user-heavy' ELSE 'user-' || n % :users END,
            CASE WHEN n % (:rows / 20) = 0 THEN 'bot-rare' ELSE 'bot-' || n % 7 END,
-           at, at, at, 12, 6, '2:' || md5(n::text) || md5('x' || n), decode(md5(n::text), 'hex')
+           at, at, at, 12, 6, decode(md5(n::text), 'hex')
     FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / :rows) AS at FROM generate_series(1, :rows) AS n) AS g
     ORDER BY n
     """,
+    RECEIPTS,
     "INSERT INTO conversation_log (seq, body) SELECT seq, decode(repeat(md5(seq::text), 4), 'hex') FROM conversation",
     # One in a hundred of the ready jobs each is parked and delayed. Eight are leased, whatever the size.
     """

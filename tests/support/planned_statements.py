@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
@@ -86,33 +87,34 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._WAITING_IDS": (["llm"],),
     "convo.alerts.shared._OLDEST_IDS": (),
     **dict.fromkeys(
-        [f"convo.store.audit._BY_SEQ{number}" for number in ("", " 2", " 3", " 4", " 5", " 6")],
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 9)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
     **dict.fromkeys([f"convo.store.audit._WHOLE{number}" for number in ("", " 2")], ()),
     "convo.erase._ENDED_CANARIES": (CANARY_USER, ["x"], 500),
-    "convo.store.conversations._ONE": lambda s: (s.conversation_id,),
+    "convo.store.conversations._ONE": lambda s: (id_hash(s.conversation_id),),
     "convo.store.conversations._PARTS": lambda s: (s.done,),
-    "convo.store.conversations._TIMES": lambda s: (s.conversation_id,),
+    "convo.store.conversations._TIMES": lambda s: (id_hash(s.conversation_id),),
     "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51),
     "convo.store.conversations._MEMORIES": (HEAVY, None, 51),
     "convo.store.conversations._ANY_OF_USER": (HEAVY,),
-    "convo.store.intake._KNOWN": lambda s: ([s.conversation_id],),
+    "convo.store.intake._KNOWN": lambda s: ([id_hash(s.conversation_id)],),
     "convo.store.intake.ERASE_CONVERSATIONS": lambda s: ([s.done],),
+    "convo.store.intake.ERASE_RECEIPTS": lambda s: ([s.done],),
     "convo.store.jobs.counts._COUNT": (FEW // 10,),
     "convo.store.jobs.counts._OLDEST": (),
     "convo.store.jobs.crashes._HOLDERS": ("p1", "p1.y"),
     "convo.store.jobs.crashes._BLAME_LEASED": (["p1.x"],),
     "convo.store.jobs.crashes._BLAME_RESCUED": (["p0.w"], [_EPOCH]),
     "convo.store.jobs.crashes._GIVE_BACK": ("p0.w",),
-    "convo.store.jobs.dead_letters._RETRY": lambda s: (s.conversation_id,),
-    "convo.store.jobs.dead_letters._ACKNOWLEDGE": lambda s: (s.conversation_id,),
-    "convo.store.jobs.dead_letters._STATE": lambda s: (s.conversation_id,),
+    "convo.store.jobs.dead_letters._RETRY": lambda s: (id_hash(s.conversation_id),),
+    "convo.store.jobs.dead_letters._ACKNOWLEDGE": lambda s: (id_hash(s.conversation_id),),
+    "convo.store.jobs.dead_letters._STATE": lambda s: (id_hash(s.conversation_id),),
     "convo.store.jobs.dead_letters._GROUP": (None, None, HEAVY, None, FEW // 10),
     "convo.store.jobs.dead_letters._BEYOND": (FEW // 10,),
     "convo.store.jobs.dead_letters._WANTED": (None, None, HEAVY, None, 0, FEW // 10, FEW // 10),
     "convo.store.jobs.dead_letters._RETRY_MANY": lambda s: ([s.dead],),
-    "convo.store.jobs.explain._ROW": lambda s: (s.ready_id,),
+    "convo.store.jobs.explain._ROW": lambda s: (id_hash(s.ready_id),),
     "convo.store.jobs.explain._RUNS": lambda s: (s.done, 100),
     "convo.store.jobs.explain._AHEAD": lambda s: (s.ready, FEW),
     "convo.store.jobs.explain._RATE": (60.0,),
@@ -156,7 +158,8 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.ledger.totals": (),
     "convo.store.logs._READ": lambda s: (s.done,),
     "convo.store.logs.LogStore.ERASE": lambda s: ([s.done],),
-    "convo.store.receipts._unknown": lambda s: ([s.conversation_id],),
+    "convo.store.lookup._RECEIPT": lambda s: (id_hash(s.conversation_id),),
+    "convo.store.receipts._unknown": lambda s: ([id_hash(s.conversation_id)],),
 }
 """By name, what a statement is run with: about the same things in a small database and in a large one."""
 
@@ -265,6 +268,8 @@ NOT_COMPARED: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "convo.store.job_sql.THEIRS",
+            "convo.store.lookup.SEQ",
+            "convo.store.jobs.fair_lease.LEASED",
             "convo.store.jobs.fair_lease.TAKEN",
             "convo.store.jobs.fair_lease._next_key",
             "convo.store.jobs.rescue._oldest",

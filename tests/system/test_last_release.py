@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import re
@@ -11,14 +12,16 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
+from convo.conversation.digest import expand
 from convo.store.migrations import migrations
 from tests.support.faking import fake, seen
 from tests.support.last_release import load_last_release, unpack_last_release
@@ -100,6 +103,30 @@ def command(tree: Path, database: str, data_dir: Path, *words: str) -> str:
 # --- beside each other
 
 
+@contextmanager
+def an_older_process(database: str) -> Iterator[None]:
+    """Keep a session as a process of the last release has one, so that no contract step is applied meanwhile.
+
+    It stands for the rest of those that are to be replaced, also where today's program is the first to start here.
+    """
+    opened, done = threading.Event(), threading.Event()
+
+    async def hold() -> None:
+        connection = await asyncpg.connect(database, server_settings={"application_name": "convo older"})
+        opened.set()
+        await asyncio.to_thread(done.wait)
+        connection.terminate()
+
+    thread = threading.Thread(target=asyncio.run, args=(hold(),))
+    thread.start()
+    try:
+        assert opened.wait(15)
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 class Load:
     """Clients that post to whichever process runs, each until it has a receipt; ``receipts`` are those given."""
 
@@ -160,8 +187,8 @@ class Load:
 
 def every_receipt_is_kept_once(database: str, receipts: dict[str, dict[str, Any]]) -> None:
     """Nothing that was acknowledged is lost, and nothing counts twice."""
-    stored = query(database, "SELECT conversation_id, digest, state FROM conversation LEFT JOIN job USING (seq)")
-    assert {row["conversation_id"]: row["digest"] for row in stored} == {
+    stored = query(database, STORED)
+    assert {row["conversation_id"]: expand(row["digest"]) for row in stored} == {
         conversation_id: receipt["digest"] for conversation_id, receipt in receipts.items()
     }
     count = len(receipts)
@@ -169,6 +196,10 @@ def every_receipt_is_kept_once(database: str, receipts: dict[str, dict[str, Any]
     assert [tuple(row) for row in query(database, COUNTS)] == [(count, count, 3 * count, count, count, count, count)]
 
 
+STORED = """
+SELECT conversation_id, receipt.digest, job.state
+FROM receipt FULL JOIN conversation USING (seq) LEFT JOIN job USING (seq)
+"""
 COUNTS = """
 SELECT (SELECT count(*) FROM conversation_log), (SELECT count(*) FROM job), (SELECT count(*) FROM part),
        (SELECT sum(n) FROM ledger WHERE kind = 'accepted'), (SELECT sum(n) FROM ledger WHERE kind = 'done'),
@@ -190,7 +221,7 @@ def test_both_run_on_one_database_under_load_and_a_kill_of_each_loses_nothing_an
 ) -> None:
     load = Load()
     trees = both_orders(last_release)[order]
-    with ExitStack() as stack:
+    with an_older_process(empty_database), ExitStack() as stack:
 
         def start(name: str, tree: Path) -> Running:
             started = stack.enter_context(running(tmp_path / name, empty_database, QUICK, tree=tree))
@@ -246,7 +277,7 @@ READS = (
 def test_every_command_and_read_of_the_last_release_works_on_todays_schema(
     last_release: Path, empty_database: str, tmp_path: Path
 ) -> None:
-    with running(tmp_path / "new", empty_database) as new:
+    with an_older_process(empty_database), running(tmp_path / "new", empty_database) as new:
         link = httpx.post(new.url + END, json=ended("beside-1"), timeout=15).headers["location"]
         with httpx.Client(base_url=new.url, timeout=15) as client:
             until_ended(client, link)
@@ -265,6 +296,69 @@ def test_every_command_and_read_of_the_last_release_works_on_todays_schema(
         assert httpx.post(new.url + END, json=ended("beside-2"), timeout=15).headers["idempotent-replayed"] == "true"
     for words in (("key", "new", "client"), ("key", "list"), ("audit",), ("backup", str(tmp_path / "backup"))):
         command(last_release, empty_database, tmp_path / "old", *words)
+
+
+IDS = 60
+
+
+@beside
+def test_an_id_that_is_sent_to_both_at_once_is_stored_once(
+    last_release: Path, empty_database: str, tmp_path: Path
+) -> None:
+    """Every other id with other content at each: then one of them is refused. Then the old one goes, under load."""
+    receipts: dict[str, list[dict[str, Any]]] = {f"same-{n:02}": [] for n in range(IDS)}
+    odd: list[str] = []
+
+    def send(url: str, name: str, ids: Sequence[str], together: threading.Barrier) -> None:
+        with httpx.Client(base_url=url, timeout=15) as client:
+            for one in ids:
+                fields = {"bot_name": name} if int(one[-2:]) % 2 else {}
+                together.wait(30)
+                answer = client.post(END, json=ended(one, **fields))
+                if answer.status_code == 202:
+                    receipts[one].append({**answer.json(), "by": name})
+                # The old one does not know today's digest, and says neither yes nor no. Same content is no conflict.
+                elif not (answer.status_code == 409 and fields) and not (answer.status_code == 503 and name == "old"):
+                    odd.append(f"{name} {one}: {answer.status_code} {answer.text}")
+
+    with running(tmp_path / "new", empty_database, tree=last_release) as first:
+        httpx.post(first.url + END, json=ended("left-by-the-old"), timeout=15).raise_for_status()
+    with running(tmp_path / "old", empty_database, tree=last_release) as old:
+        with running(tmp_path / "new", empty_database) as new:
+            threads = []
+            for part in range(4):
+                ids, together = sorted(receipts)[part::4], threading.Barrier(2)
+                threads += [
+                    threading.Thread(target=send, args=(process.url, name, ids, together))
+                    for name, process in (("old", old), ("new", new))
+                ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert odd == []
+            for one, given in receipts.items():
+                assert given, one
+                assert len({(receipt["digest"], receipt["received_at"]) for receipt in given}) == 1, given
+                assert len(given) == 1 or int(one[-2:]) % 2 == 0, given
+            assert {receipt["by"] for given in receipts.values() for receipt in given} == {"old", "new"}
+            stored = {row["conversation_id"]: expand(row["digest"]) for row in query(empty_database, STORED)}
+            assert len(stored) == len(query(empty_database, STORED)) == IDS + 1
+            assert {one: stored[one] for one in receipts} == {
+                one: given[0]["digest"] for one, given in receipts.items()
+            }
+            until_all_ended(empty_database)
+            assert audit(ROOT, empty_database, tmp_path / "audit") == "the tables agree with the ledger"
+            # The old one goes: the contract step is applied under today's program, which goes on.
+            old.process.terminate()
+            until(lambda: query(empty_database, "SELECT to_regclass('conversation_by_id')")[0][0] is None)
+            for number, one in enumerate([*receipts, "left-by-the-old", "after-1", "after-2"]):
+                answer = httpx.post(new.url + END, json=ended(one), timeout=15)
+                assert answer.status_code in {202, 409}, answer.text
+                assert answer.headers.get("idempotent-replayed") == "true" or number > IDS or answer.status_code == 409
+                assert httpx.get(f"{new.url}/v1/conversations/{one}", timeout=15).status_code == 200
+            until_all_ended(empty_database)
+        assert audit(ROOT, empty_database, tmp_path / "audit") == "the tables agree with the ledger"
 
 
 # --- held back by a contract step

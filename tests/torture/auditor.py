@@ -19,6 +19,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
+from convo.conversation.digest import expand
 from tests.torture.world import GATEWAY_SECONDS, World, convo_command
 
 REQUEST_SECONDS = 8.0
@@ -101,7 +102,7 @@ async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> l
     seen = await _seen(world, sorted(accepted))
     views = {name: one for name, one in seen.items() if one is not None}
     code, output = await convo_command(world, "audit")
-    rows = await world.ask(_ROWS)
+    rows = [{**row, "digest": expand(row["digest"] or b"\0")} for row in await world.ask(_ROWS)]
     known = {row["conversation_id"] for row in rows}
     reports = _reports(world)
     stored = [(row["conversation_id"], row["text"]) for row in await world.ask(_WORDS)]
@@ -282,7 +283,7 @@ def _fetch(url: str) -> Any:
     return json.loads(httpx.get(url, timeout=60).content)
 
 
-_ROWS = "SELECT conversation_id, digest FROM conversation"
+_ROWS = "SELECT conversation_id, digest FROM conversation LEFT JOIN receipt USING (seq)"
 _WORDS = """
 SELECT conversation_id, result::text AS text FROM part JOIN conversation USING (seq) WHERE result IS NOT NULL
 UNION ALL SELECT conversation_id, text FROM memory JOIN conversation USING (seq)
@@ -307,4 +308,6 @@ UNION ALL SELECT 'log', seq FROM conversation_log WHERE seq NOT IN (SELECT seq F
 UNION ALL SELECT 'no log', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM conversation_log)
 UNION ALL SELECT 'no job', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM job)
 UNION ALL SELECT 'part', seq FROM part WHERE seq NOT IN (SELECT seq FROM conversation)
+UNION ALL SELECT 'no receipt', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM receipt)
+UNION ALL SELECT 'receipt', seq FROM receipt WHERE state = '' AND seq NOT IN (SELECT seq FROM conversation)
 """

@@ -8,10 +8,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
-from convo.errors import NotDead, NotFound
+from convo.errors import NotDead
 from convo.store import ledger
 from convo.store.job_sql import NOT_PARKED, THEIRS
+from convo.store.lookup import SEQ, absent
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
 
 
@@ -20,11 +22,12 @@ async def retry_dead_letter(postgres: Postgres, conversation_id: str) -> None:
 
     Raises:
         NotFound: there is no such conversation.
+        Expired: its content is no longer stored.
         NotDead: it is not a dead letter.
     """
 
     async def body(connection: Connection) -> str | None:
-        row = await connection.fetchrow(_RETRY, conversation_id)
+        row = await connection.fetchrow(_RETRY, id_hash(conversation_id))
         if row is not None:
             await ledger.book(connection, "dead", [row["seq"]], -1)
             return None
@@ -42,11 +45,12 @@ async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str) -> i
 
     Raises:
         NotFound: there is no such conversation.
+        Expired: its content is no longer stored.
         NotDead: it is not a dead letter.
     """
 
     async def body(connection: Connection) -> tuple[str, int]:
-        row = await connection.fetchrow(_ACKNOWLEDGE, conversation_id)
+        row = await connection.fetchrow(_ACKNOWLEDGE, id_hash(conversation_id))
         if row is not None:
             return "dead", row["attempts"]
         return await _state(connection, conversation_id), 0
@@ -136,26 +140,23 @@ def _values(wanted: DeadFilter) -> tuple[object, ...]:
 
 
 async def _state(connection: Connection, conversation_id: str) -> str:
-    state: str | None = await connection.fetchval(_STATE, conversation_id)
+    state: str | None = await connection.fetchval(_STATE, id_hash(conversation_id))
     if state is None:
-        raise NotFound(f"there is no conversation {conversation_id!r}")
+        raise await absent(connection, conversation_id)
     return state
 
 
 _RETRY = f"""
 UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
                available_at = convo_now()
-FROM conversation c
-WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
-RETURNING job.seq
+WHERE seq = {SEQ} AND state = 'dead'
+RETURNING seq
 """
-_ACKNOWLEDGE = """
-UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now())
-FROM conversation c
-WHERE c.conversation_id = $1 AND job.seq = c.seq AND job.state = 'dead'
-RETURNING job.attempts
+_ACKNOWLEDGE = f"""
+UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now()) WHERE seq = {SEQ} AND state = 'dead'
+RETURNING attempts
 """
-_STATE = "SELECT state FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
+_STATE = f"SELECT state FROM job WHERE seq = {SEQ}"
 
 # A page of a list is read in milliseconds; so many rows are, too, and no filter makes a statement read more.
 _LOOKED_AT_MAX = 2_000

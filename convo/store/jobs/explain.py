@@ -10,10 +10,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from convo.errors import NotFound
+from convo.conversation.identity import id_hash
 from convo.store import process_settings
 from convo.store.job_sql import COUNTED_MAX, QUEUED
 from convo.store.ledger import BOOKED
+from convo.store.lookup import SEQ, absent
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 RUNS_MAX = 100
@@ -43,12 +44,13 @@ async def read_explanation(postgres: Postgres, conversation_id: str) -> Explaine
 
     Raises:
         NotFound: there is none of this id.
+        Expired: its content is no longer stored.
     """
 
-    async def body(connection: Connection) -> Explained | None:
-        row = await connection.fetchrow(_ROW, conversation_id)
+    async def body(connection: Connection) -> Explained:
+        row = await connection.fetchrow(_ROW, id_hash(conversation_id))
         if row is None:
-            return None
+            raise await absent(connection, conversation_id)
         return Explained(
             row=row,
             served=not await process_settings.unserved(connection, [row["waits_for"]]),
@@ -57,16 +59,13 @@ async def read_explanation(postgres: Postgres, conversation_id: str) -> Explaine
             rate=float(await connection.fetchval(_RATE, _RATE_SECONDS)),
         )
 
-    found = await postgres.run("db.explain", body, begin=RELAXED)
-    if found is None:
-        raise NotFound(f"there is no conversation {conversation_id!r}")
-    return found
+    return await postgres.run("db.explain", body, begin=RELAXED)
 
 
 _ROW = f"""
 SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
        coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
-FROM job JOIN conversation USING (seq) WHERE conversation_id = $1
+FROM job WHERE seq = {SEQ}
 """
 _RUNS = """
 SELECT * FROM (

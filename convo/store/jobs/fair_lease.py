@@ -98,7 +98,9 @@ TAKEN = f"""
 """
 """Lease the rows of ``due``: ``$2`` is who leases, ``$3`` for how many seconds."""
 
-LEASED = "taken.*, c.conversation_id, c.user_id, c.bot_id, c.digest, c.log_hash, c.started_at, c.ended_at, c.exchanges"
+LEASED = """
+    taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.exchanges,
+    (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest"""
 _LEASE = f"""
 WITH RECURSIVE ahead (key, n) AS (
     SELECT {_next_key("fair_key > $4")}, 1

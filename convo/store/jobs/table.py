@@ -48,6 +48,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from convo.analysis.part import StoredFinding
+from convo.conversation import digest as digests
 from convo.conversation.model import Finding, PartName
 from convo.dependencies import DEPENDENCIES
 from convo.errors import LeaseLost
@@ -348,11 +349,12 @@ async def _leases(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> 
 def _lease(row: Mapping[str, Any], stored: Mapping[PartName, StoredFinding], held: Mapping[PartName, str]) -> Lease:
     findings = {name: one.finding for name, one in stored.items()}
     same = {name: row[name] for name in _SAME}
-    return Lease(**same, token=row["lease_token"], parts=findings, tickets=held)
+    digest = digests.expand(row["digest"])
+    return Lease(**same, digest=digest, token=row["lease_token"], parts=findings, tickets=held)
 
 
 _SAME = (
-    *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "digest", "log_hash"),
+    *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "log_hash"),
     *("started_at", "ended_at", "exchanges", "asked_before"),
 )
 

@@ -152,7 +152,7 @@ _CONVERSATIONS = (
             ),
             _NOT_MODIFIED,
         ),
-        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Invalid, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/log",
@@ -172,7 +172,7 @@ _CONVERSATIONS = (
             ),
             _NOT_MODIFIED,
         ),
-        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Invalid, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/explain",
@@ -185,7 +185,7 @@ _CONVERSATIONS = (
         "and its newest runs (at most 100) with their waits.",
         parameters=(CONVERSATION_ID,),
         answers=(RouteResponse(status=200, text="The explanation.", body=views.ExplainView, sample=samples.EXPLAINED),),
-        problems=(errors.NotFound, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/retry",
@@ -198,7 +198,7 @@ _CONVERSATIONS = (
         text="The parts that are done are kept; only the missing ones are analysed again.",
         parameters=(CONVERSATION_ID,),
         answers=(RouteResponse(status=202, text="It is ready again.", body=views.RetryView, sample=samples.RETRY),),
-        problems=(errors.NotFound, errors.NotDead),
+        problems=(errors.NotFound, errors.Expired, errors.NotDead),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/acknowledge",
@@ -213,7 +213,7 @@ _CONVERSATIONS = (
         answers=(
             RouteResponse(status=200, text="It is marked.", body=views.AcknowledgedView, sample=samples.ACKNOWLEDGED),
         ),
-        problems=(errors.NotFound, errors.NotDead),
+        problems=(errors.NotFound, errors.Expired, errors.NotDead),
     ),
 )
 

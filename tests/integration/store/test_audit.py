@@ -34,6 +34,7 @@ async def test_missing_logs_orphans_and_wrong_sums_are_found(
     found = {odd.what: (odd.count, odd.examples) for odd in await audit.anomalies(dedicated)}
     assert found == {
         "conversations without a log": (1, ("talk-1",)),
+        "receipts without a conversation": (1, ("2",)),
         "logs without a conversation": (1, ("2",)),
         "jobs without a conversation": (1, ("2",)),
         "parts without a conversation": (3, ("2 questions", "2 emotion", "2 memories")),
@@ -73,8 +74,9 @@ async def test_a_day_that_was_never_booked_and_an_old_lease_are_found(
 ) -> None:
     await process.accepted("talk-1", "talk-2", "talk-3")
     await process.jobs.lease(1)
-    await ask(process.postgres, "UPDATE conversation SET received_at = '2026-01-01T12:00Z' WHERE seq = 2")
-    await ask(process.postgres, "UPDATE conversation SET received_at = '2026-01-03T12:00Z' WHERE seq = 3")
+    for table in ("conversation", "receipt"):
+        await ask(process.postgres, f"UPDATE {table} SET received_at = '2026-01-01T12:00Z' WHERE seq = 2")
+        await ask(process.postgres, f"UPDATE {table} SET received_at = '2026-01-03T12:00Z' WHERE seq = 3")
     await ask(process.postgres, "INSERT INTO ledger (day, kind, n) VALUES ('2026-01-03', 'accepted', 1)")
     await ask(process.postgres, "UPDATE job SET leased_until = now() - interval '1 hour' WHERE state = 'leased'")
     found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
@@ -82,3 +84,31 @@ async def test_a_day_that_was_never_booked_and_an_old_lease_are_found(
         "days with conversations that were never booked": ("2026-01-01",),
         "leases that ended over five minutes ago": ("1",),
     }
+
+
+@pytest.mark.parametrize("page_rows", [1, 100_000])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "DELETE FROM receipt WHERE seq = 2",
+        "UPDATE receipt SET seq = 9 WHERE seq = 2",
+        "UPDATE receipt SET id_hash = 'sixteen bytes ..' WHERE seq = 2",
+        "UPDATE receipt SET turns = turns + 1 WHERE seq = 2",
+        "UPDATE receipt SET received_at = received_at - interval '1 s' WHERE seq = 2",
+        "UPDATE receipt SET state = 'x' WHERE seq = 2",
+    ],
+)
+async def test_a_conversation_without_its_own_receipt_is_found(
+    process: Process,
+    dedicated: DedicatedConnection,
+    monkeypatch: pytest.MonkeyPatch,
+    page_rows: int,
+    wrong: str,
+) -> None:
+    monkeypatch.setattr(audit, "PAGE_ROWS", page_rows)
+    await process.accepted("talk-1", "talk-2", "Bé-ɸ 🐘")
+    assert await audit.anomalies(dedicated) == []
+    await ask(process.postgres, wrong)
+    found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
+    assert found.pop("conversations without their receipt") == ("talk-2",)
+    assert found == ({"receipts without a conversation": ("9",)} if "SET seq" in wrong else {})

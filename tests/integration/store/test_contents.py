@@ -8,8 +8,8 @@ from tests.support.asking import ask
 from tests.support.making import open_store
 
 INSERT = """
-INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges, digest)
-SELECT 'c' || n, 'u', 'b', now(), now(), '2026-11-29 10:00:00Z'::timestamptz + n * interval '1 minute', 1, 1, 'd'
+INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges)
+SELECT 'c' || n, 'u', 'b', now(), now(), '2026-11-29 10:00:00Z'::timestamptz + n * interval '1 minute', 1, 1
 FROM generate_series(1, 3) n
 """
 

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,31 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from convo.conversation import digest as digests
+from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
-from convo.errors import BadRow, Conflict, ConvoError, DatabaseUnavailable, Draining, TransactionLost, Unavailable
+from convo.erase import ERASURES
+from convo.errors import (
+    BadRow,
+    Conflict,
+    ConvoError,
+    DatabaseUnavailable,
+    Draining,
+    Expired,
+    NotFound,
+    TransactionLost,
+    Unavailable,
+)
 from convo.runtime.deadline import deadline
 from convo.settings import IntakeSettings, Settings
+from convo.store import audit, ledger, migrate
+from convo.store.conversations import Reader
 from convo.store.intake import Accept, Stored
+from convo.store.jobs.explain import read_explanation
 from convo.store.logs import CommittedLog
+from convo.store.migrations import migrations
 from convo.store.postgres import DURABLE, Connection
-from tests.support.making import Process, accept, ask, open_process, rows, told
+from tests.support.making import Process, accept, ask, open_dedicated, open_process, rows, settled, told
 
 Outcome = Stored | ConvoError
 
@@ -186,7 +204,7 @@ async def test_a_digest_of_an_unknown_version_fails_its_own_waiter_and_no_other(
     process: Process, transactions: Transactions
 ) -> None:
     await process.committer.accept(accept("newer"))
-    await ask(process.postgres, "UPDATE conversation SET digest = '3:abc'")
+    await ask(process.postgres, r"UPDATE receipt SET digest = '\x03ab'")
     refused, other = await submit_behind(process, transactions, [accept("newer"), accept("other")])
     assert isinstance(refused, Unavailable)
     assert not isinstance(refused, Conflict)
@@ -246,9 +264,8 @@ async def test_in_one_batch_other_content_under_the_id_is_a_conflict(
     outcomes = await submit_behind(process, transactions, batch)
     assert len(transactions.statements) == 2
     assert [type(outcome).__name__ for outcome in outcomes] == ["Stored", "Conflict", "Stored", "Conflict"]
-    assert await ask(process.postgres, "SELECT max(digest) FROM conversation WHERE conversation_id = 'talk-1'") == (
-        batch[0].digest
-    )
+    stored = await ask(process.postgres, "SELECT digest FROM receipt WHERE id_hash = $1", id_hash("talk-1"))
+    assert digests.expand(stored) == batch[0].digest
 
 
 async def test_ids_that_were_there_are_read_by_a_second_statement(process: Process, transactions: Transactions) -> None:
@@ -264,7 +281,7 @@ async def test_a_row_that_another_process_commits_meanwhile_is_seen_by_the_secon
         sent = accept("talk-1")
 
         async def slowly(connection: Connection) -> None:
-            await connection.execute(_STORED, sent.ended.conversation_id, sent.digest)
+            await connection.execute(_STORED, id_hash("talk-1"), digests.compact(sent.digest))
             await sleeping(0.3)(connection)  # the row is inserted, its commit is to come
 
         async with trio.open_nursery() as nursery:
@@ -272,12 +289,12 @@ async def test_a_row_that_another_process_commits_meanwhile_is_seen_by_the_secon
             await under_way(process)
             stored = await process.committer.accept(sent)
     assert stored.replayed
-    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 1
+    assert await ask(process.postgres, "SELECT count(*) FROM receipt") == 1
 
 
 _STORED = """
-INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges, digest)
-VALUES ($1, 'user-1', 'bot-1', now(), now(), now(), 2, 1, $2)
+INSERT INTO receipt (seq, id_hash, received_at, turns, digest)
+VALUES (nextval('conversation_seq_seq'), $1, now(), 2, $2)
 """
 
 
@@ -562,5 +579,80 @@ async def test_what_was_acknowledged_is_noted_but_for_canaries_which_are_erased(
     await process.committer.accept(accept("talk-1"))
     await process.committer.accept(accept("canary-1", user_id=CANARY_USER))
     await process.committer.accept(accept("talk-2"))
-    await ask(process.postgres, "WITH gone AS (DELETE FROM conversation WHERE conversation_id <> 'talk-2') SELECT 1")
+    await ask(process.postgres, "WITH gone AS (DELETE FROM receipt WHERE id_hash <> $1) SELECT 1", id_hash("talk-2"))
     assert await process.receipts.missing(process.postgres) == (2, ["talk-1"])
+
+
+# --- a receipt outlives its conversation
+
+
+async def retire(process: Process, conversation_id: str) -> None:
+    """Delete a conversation as a retention does: all that is stored of it and its place in the books, in one go."""
+
+    async def body(connection: Connection) -> None:
+        seq = await connection.fetchval("SELECT seq FROM receipt WHERE id_hash = $1", id_hash(conversation_id))
+        for table, statements in ERASURES.items():
+            for statement in statements if table != "receipt" else ():
+                await connection.execute(statement, [seq])
+        await connection.execute("UPDATE receipt SET state = 'x' WHERE seq = $1", seq)
+
+    await process.postgres.run("test.retire", body)
+
+
+async def test_a_retired_conversation_that_comes_again_is_a_replay_of_its_receipt_which_says_so(
+    process: Process, transactions: Transactions
+) -> None:
+    first = await process.committer.accept(accept("talk-1", odd=1))
+    assert first.notes is not None
+    await process.accepted("talk-2")
+    await settled(process, 2)
+    await retire(process, "talk-1")
+    again = await process.committer.accept(accept("talk-1", odd=1))
+    assert again == msgspec.structs.replace(first, replayed=True, state="expired")
+    with pytest.raises(Conflict, match="is taken by other content"):
+        await process.committer.accept(accept("talk-1", said=("Something else.",)))
+    assert await stored_ids(process) == ["talk-2"]
+    assert await process.receipts.missing(process.postgres) == (2, [])
+    async with open_dedicated(process.postgres) as dedicated:
+        assert await ledger.gaps(dedicated) == []
+        assert await audit.anomalies(dedicated) == []
+
+
+async def test_an_expired_conversation_is_not_read_but_known(process: Process) -> None:
+    await process.accepted("talk-1", "talk-2")
+    await settled(process, 2)
+    await retire(process, "talk-1")
+    reader = Reader(process.postgres, process.log_store)
+    asked: Sequence[Callable[[str], Any]] = (
+        *(reader.one, reader.log_sizes, process.jobs.retry, process.jobs.acknowledge),
+        partial(read_explanation, process.postgres),
+    )
+    for one in asked:
+        with pytest.raises(Expired, match=r"conversation 'talk-1', received at 20.+Z, has expired"):
+            await one("talk-1")
+        with pytest.raises(NotFound, match="there is no conversation 'talk-3'"):
+            await one("talk-3")
+    # What was lost is not said to have expired.
+    await ask(process.postgres, "WITH gone AS (DELETE FROM job WHERE seq = 2) SELECT 1")
+    for one in (process.jobs.retry, reader.one):
+        with pytest.raises(NotFound):
+            await one("talk-2")
+
+
+async def test_the_receipt_alone_decides_what_is_new_while_the_conversation_still_has_its_own_index(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the contract step: what older programs read of a conversation is there, and none is stored twice."""
+    expands = [one for one in migrations() if one.kind == "expand"]
+    monkeypatch.setattr(migrate, "migrations", lambda: expands)
+    async with open_process(empty_database) as process:
+        async with open_dedicated(process.postgres) as dedicated:
+            await migrate.migrate(dedicated)
+        outcomes = [await process.committer.accept(accept("talk-1", odd=1)) for _ in range(2)]
+        assert [one.replayed for one in outcomes] == [False, True]
+        assert await rows(process.postgres, "SELECT seq, digest, notes FROM conversation") == [
+            (outcomes[0].seq, outcomes[0].digest, outcomes[0].notes)
+        ]
+        await settled(process, 1)
+        async with open_dedicated(process.postgres) as dedicated:
+            assert await audit.anomalies(dedicated) == []

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 import trio
 
+from convo.conversation.digest import compact, expand
+from convo.conversation.identity import id_hash
+from convo.conversation.model import CANARY_USER
 from convo.errors import BadRow, DatabaseUnavailable, Refused
 from convo.observe import log_records
 from convo.runtime.bridge import open_bridge
@@ -19,7 +23,7 @@ from convo.store.migrations import Migration, MigrationStep, migrations, parse_m
 from convo.store.postgres import Connection, Postgres, open_postgres
 from convo.store.process_programs import announce
 from convo.store.processes import ProcessEntry, enter, leave
-from tests.support.making import ask, open_dedicated, open_store, rows
+from tests.support.making import accept, ask, open_dedicated, open_process, open_store, rows
 from tests.support.running import eventually, holding
 
 NEWEST = migrations()[-1].number
@@ -427,6 +431,27 @@ async def test_a_contract_step_waits_for_older_processes_and_names_them(
         assert await waiting(later) is None
 
 
+async def test_a_step_behind_a_contract_that_is_held_back_is_applied_unless_the_contract_is_needed(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare = CONTRACT.replace("needed: yes", "needed: no")
+    heads = {1: spare, 2: "-- kind: expand\n-- run: transaction\n-- lock: none\n", 3: CONTRACT, 4: spare}
+    more = [parse_migration(NEWEST + n, f"{head}CREATE TABLE added_{n} (n integer)") for n, head in heads.items()]
+    monkeypatch.setattr(module, "migrations", lambda: [*migrations(), *more])
+    async with open_store(database) as postgres:
+        async with process_at_work(database, "older"):
+            assert await migrated(postgres) == (NEWEST, NEWEST + 2)
+            # It cannot serve: this is the one to report, though another one is held back before it.
+            found = await waiting(postgres)
+            assert found is not None
+            assert (found.number, found.needed) == (NEWEST + 3, True)
+            assert await rows(
+                postgres, "SELECT to_regclass('added_' || n) IS NULL FROM generate_series(1, 4) AS n"
+            ) == [(absent,) for absent in (True, False, True, True)]
+        assert await migrated(postgres) == (NEWEST + 2, NEWEST + 4)
+        assert await waiting(postgres) is None
+
+
 async def test_a_process_of_0_1_without_a_session_holds_a_contract_step_back_for_a_minute(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +482,160 @@ async def test_an_older_program_starts_beside_an_expand_and_is_refused_after_a_c
                 assert await migrated(postgres) == (NEWEST + 1, NEWEST + 1)
 
 
-async def test_a_database_of_expand_steps_alone_lets_0_1_start(postgres: Postgres) -> None:
+async def test_a_database_of_expand_steps_alone_lets_0_1_start(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "migrations", lambda: [one for one in migrations() if one.kind == "expand"])
     await migrated(postgres)
     # What 0.1 reads: it refuses where this is above the 1 that it knows.
     assert await ask(postgres, "SELECT max(version) FROM schema_version") == 1
+
+
+# --- receipts for what was stored before them
+
+RECEIPTS = 13
+OLD_DIGESTS = (f"1:{'ab' * 32}", f"2:{'0f' * 32}", "1:short", "newer", f"100:{'ab' * 32}")
+# The statement of 0.1, as far as it decides what is new.
+OLD_INSERT = """
+INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges, digest)
+SELECT id, $2, 'bot-1', now(), now(), now(), 7, 3, $3 FROM unnest($1::text[]) AS id
+ON CONFLICT (conversation_id) DO NOTHING RETURNING conversation_id
+"""
+AGREE = """
+SELECT count(*) FROM conversation AS c FULL JOIN receipt AS r USING (seq)
+WHERE (r.id_hash, r.turns, r.received_at, r.state::text, convo_digest_text(r.digest), r.notes)
+      IS DISTINCT FROM (convo_id_hash('default', c.conversation_id), c.turns, c.received_at, '', c.digest, c.notes)
+"""
+
+
+async def inserted(postgres: Postgres, ids: Sequence[str], user: str = "user-1", digest: str = OLD_DIGESTS[0]) -> int:
+    """Store these as an older program does; return how many were new to it."""
+    return len(await rows(postgres, OLD_INSERT, ids, user, digest))
+
+
+@pytest.fixture
+async def held_at_13(empty_database: str) -> AsyncIterator[Postgres]:
+    """An older process is at work, so no contract step is applied."""
+    async with process_at_work(empty_database, "older"), open_store(empty_database) as opened:
+        yield opened
+
+
+async def test_what_was_stored_before_receipts_gets_one_that_says_the_same(
+    held_at_13: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_version(held_at_13, monkeypatch, RECEIPTS - 1)
+    for number, digest in enumerate(OLD_DIGESTS):
+        assert await inserted(held_at_13, [f"Bé {number}-{n}" for n in range(3)], digest=digest) == 3
+    await ask(held_at_13, r"WITH noted AS (UPDATE conversation SET notes = '{}' WHERE seq % 2 = 1) SELECT 1")
+    assert await migrated(held_at_13) == (RECEIPTS - 1, RECEIPTS)
+    assert await ask(held_at_13, AGREE) == 0
+    found = await rows(held_at_13, "SELECT r.id_hash, c.conversation_id, r.digest, c.digest"
+                                   " FROM receipt r JOIN conversation c USING (seq) ORDER BY seq")  # fmt: skip
+    assert len(found) == 15
+    for hashed, conversation_id, compacted, digest in found:
+        assert (hashed, compacted) == (id_hash(conversation_id), compact(digest))
+        assert expand(compacted) == digest
+
+
+def in_small_batches(monkeypatch: pytest.MonkeyPatch, rows_: int) -> None:
+    """Let each batch take so many rows."""
+
+    def small(step: MigrationStep) -> MigrationStep:
+        return msgspec.structs.replace(step, sql=step.sql.replace("LIMIT 1000", f"LIMIT {rows_}"))
+
+    more = [msgspec.structs.replace(one, steps=tuple(map(small, one.steps))) for one in migrations()]
+    monkeypatch.setattr(module, "migrations", lambda: more)
+
+
+async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_missed_or_stored_twice(
+    empty_database: str, held_at_13: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_version(held_at_13, monkeypatch, RECEIPTS - 1)
+    before = [f"before-{n:03}" for n in range(120)]
+    canaries = [f"canary-{n:03}" for n in range(120)]
+    for one in zip(before, canaries, strict=True):
+        await inserted(held_at_13, one[:1])
+        await inserted(held_at_13, one[1:], CANARY_USER)
+    in_small_batches(monkeypatch, 5)
+    meanwhile: list[str] = []
+    async with process_at_work(empty_database, "older2") as old, trio.open_nursery() as nursery:
+        done = trio.Event()
+
+        async def migrate_all() -> None:
+            await migrated(held_at_13)
+            done.set()
+
+        nursery.start_soon(migrate_all)
+        while not done.is_set():
+            n = len(meanwhile)
+            meanwhile.append(f"meanwhile-{n:04}")
+            # New ones, those of the batch before, and what has no receipt yet: of them only the first is new.
+            again = [*before[n % 120 :: 40], *meanwhile[-3:-1]]
+            assert await inserted(old, sorted([meanwhile[-1], *again])) == 1
+            erases = "WITH gone AS (DELETE FROM conversation WHERE conversation_id = ANY($1)) SELECT 1"
+            await ask(old, erases, [canaries[n % 120], canaries[-1 - n % 120]])
+    assert len(meanwhile) > 10
+    assert await ask(held_at_13, AGREE) == 0
+    assert await ask(held_at_13, "SELECT count(DISTINCT id_hash) FROM receipt WHERE turns = 7") == (
+        len(before) + len(meanwhile) + await ask(held_at_13, f"SELECT count(*) FROM conversation WHERE {CANARY}")
+    )
+
+
+CANARY = f"user_id = '{CANARY_USER}'"
+
+
+async def test_an_id_belongs_to_the_program_that_made_its_receipt_whichever_it_is(
+    empty_database: str, held_at_13: Postgres
+) -> None:
+    """Of both programs, one waits for the other's transaction, and then finds the id taken."""
+    await migrated(held_at_13)
+    async with open_process(empty_database) as process:
+
+        async def slowly(statement: str, *values: object) -> None:
+            async def body(connection: Connection) -> None:
+                await connection.fetch(statement, *values)
+                await connection.execute("SELECT pg_sleep(0.3)")  # the row is inserted, its commit is to come
+
+            await process.postgres.run("test.slowly", body)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slowly, NEW_INSERT, id_hash("talk-1"))
+            await eventually_waits(held_at_13)
+            assert await inserted(held_at_13, ["a", "talk-1", "z"]) == 2
+        sent = accept("talk-2")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(slowly, OLD_INSERT, ["talk-2"], "user-1", sent.digest)
+            await eventually_waits(held_at_13)
+            stored = await process.committer.accept(sent)
+        assert stored.replayed
+    assert await ask(held_at_13, AGREE) == 0
+    assert await ask(held_at_13, "SELECT count(*) FROM conversation") == 4
+
+
+NEW_INSERT = r"""
+WITH made AS (
+    INSERT INTO receipt (seq, received_at, turns, id_hash, digest)
+    VALUES (nextval('conversation_seq_seq'), now(), 7, $1, '\x02ab') RETURNING seq
+)
+INSERT INTO conversation (seq, conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges)
+OVERRIDING SYSTEM VALUE SELECT seq, 'talk-1', 'user-1', 'bot-1', now(), now(), now(), 7, 3 FROM made
+"""
+
+
+async def eventually_waits(postgres: Postgres) -> None:
+    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    while not await ask(postgres, asleep):  # noqa: ASYNC110  (seen in the database only)
+        await trio.sleep(0.01)
+
+
+async def test_the_contract_step_ends_the_time_of_older_programs(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_version(postgres, monkeypatch, RECEIPTS - 1)
+    await inserted(postgres, ["talk-1", "talk-2"])
+    assert await migrated(postgres) == (RECEIPTS - 1, NEWEST)
+    assert await ask(postgres, "SELECT count(*) FROM receipt JOIN conversation USING (seq)") == 2
+    assert await ask(postgres, "SELECT to_regclass('conversation_by_id') IS NULL")
+    assert await rows(postgres, "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal") == []
+    left = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace ORDER BY 1"
+    assert await rows(postgres, left) == [("convo_id_hash",), ("convo_now",)]

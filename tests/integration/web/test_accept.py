@@ -547,6 +547,28 @@ def test_a_replay_after_a_restart_of_the_process_is_still_one(database: str, tmp
     assert query(database, "SELECT count(*) FROM job")[0][0] == 1
 
 
+def test_what_has_expired_is_still_a_replay_and_is_410_where_it_is_read(database: str, tmp_path: Path) -> None:
+    body = ended("kept-1", mood=1)
+    with running(tmp_path, database) as convo, httpx.Client(base_url=convo.url, timeout=30) as client:
+        first = post(client, body)
+        assert "state" not in first.json()
+        link = first.json()["links"]["self"]
+        until_ended(client, link)
+        # As a retention does.
+        for table in ("conversation", "conversation_log", "job", "part", "run"):
+            query(database, f"DELETE FROM {table}")
+        query(database, "UPDATE receipt SET state = 'x'")
+        again = post(client, body)
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+        assert again.json() == {**first.json(), "state": "expired"}
+        problem(post(client, ended("kept-1", log=[])), 409, "conflict")
+        for below in ("", "/log", "/log?as=sent", "/explain", "?wait=5"):
+            assert problem(client.get(f"{link}{below}"), 410, "expired")["conversation_id"] == "kept-1"
+        for below in ("/retry", "/acknowledge"):
+            problem(client.post(f"{link}{below}"), 410, "expired")
+        assert client.get("/v1/conversations").json()["conversations"] == []
+
+
 async def test_500_copies_at_once_are_one_row_and_one_receipt(database: str, tmp_path: Path) -> None:
     body = json.dumps(ended("once-1")).encode()
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from convo import errors
 from convo.conversation.decode import decode
-from convo.conversation.digest import _digest_1, digest, same
+from convo.conversation.digest import _digest_1, compact, digest, expand, same
 from tests.support.bodies import IDS
 
 # A busy machine is no failure.
@@ -336,3 +336,26 @@ def test_any_item_dropped_doubled_or_moved_changes_the_digest(body: dict[str, An
         assert digested(body | {"conversation_log": other}) != digested(body)
     if json.dumps(log, sort_keys=True) != json.dumps(log[::-1], sort_keys=True):
         assert digested(body | {"conversation_log": log[::-1]}) != digested(body)
+
+
+HASH = hashlib.sha256(b"any").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [
+        (f"1:{HASH}", 33),
+        (f"2:{HASH}", 33),
+        (f"99:{HASH}", 33),
+        # Of no form that is known today: the text itself, behind one byte.
+        (f"100:{HASH}", 69),
+        (f"01:{HASH}", 68),
+        (f"0:{HASH}", 67),
+        (f"2:{HASH.upper()}", 67),
+        ("3:abc", 6),
+        ("", 1),
+    ],
+)
+def test_a_stored_digest_reads_back_as_the_text_it_was(text: str, bytes_: int) -> None:
+    assert expand(compact(text)) == text
+    assert len(compact(text)) == bytes_

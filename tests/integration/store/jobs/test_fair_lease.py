@@ -16,6 +16,7 @@ from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection
 from tests.support.making import Process, ask, open_process, rows, shift_clock
 from tests.support.plans import Planning
+from tests.support.receipts_by_sql import RECEIPTS
 
 MANY = 200_000
 
@@ -97,7 +98,7 @@ async def test_accept_writes_no_row_a_user(process: Process) -> None:
     after = await _rows_by_table(process)
     grown = {table: after[table] - before[table] for table in after if after[table] != before[table]}
     # The books get a row a batch.
-    assert grown == {"conversation": 3, "conversation_log": 3, "job": 3, "ledger": 3}
+    assert grown == {"receipt": 3, "conversation": 3, "conversation_log": 3, "job": 3, "ledger": 3}
 
 
 async def _rows_by_table(process: Process) -> dict[str, int]:
@@ -180,10 +181,11 @@ async def _fill(process: Process, jobs: int, *, users: int) -> None:
     for statement in (
         """
         INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns,
-                                  exchanges, digest)
-        SELECT 'many-' || n, 'user-' || n % $2, 'bot-1', now(), now(), now(), 0, 0, '1:a'
+                                  exchanges)
+        SELECT 'many-' || n, 'user-' || n % $2, 'bot-1', now(), now(), now(), 0, 0
         FROM generate_series(1, $1) AS n
         """,
+        f"{RECEIPTS} LIMIT $1 OFFSET $2 * 0",
         "INSERT INTO job (seq, fair_key) SELECT seq, user_id FROM conversation WHERE seq <= $1 AND $2 > 0",
     ):
 

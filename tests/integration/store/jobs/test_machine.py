@@ -85,10 +85,10 @@ class Machine(RuleBasedStateMachine):
         self.portal.do(self._empty)
 
     async def _empty(self) -> None:
-        tables = "conversation, conversation_log, job, part, memory, relationship, process, ledger, run, suspect_claim"
+        tables = "receipt, conversation, conversation_log, job, part, memory, relationship, process, ledger, run"
 
         async def body(connection: Any) -> None:
-            await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+            await connection.execute(f"TRUNCATE {tables}, suspect_claim RESTART IDENTITY")
 
         await self.process.postgres.run("test.empty", body)
         await shift_clock(self.process.postgres, "0 seconds")

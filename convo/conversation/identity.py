@@ -1,0 +1,23 @@
+"""The hash by which a conversation is known for ever: of its tenant and its id, also when both are gone.
+
+It stands in the table ``receipt``, so it never changes. The migration that made that table has the same in SQL
+(``convo_id_hash``), and the audit compares both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+DEFAULT_TENANT = "default"
+"""The tenant of every conversation today; ids are unique within one."""
+
+_HASH_BYTES = 16
+
+
+def id_hash(conversation_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
+    """Hash an id within its tenant: the first 16 bytes of a SHA-256.
+
+    The tenant stands behind its length in bytes, so no two pairs of a tenant and an id are hashed from the same bytes.
+    """
+    name = tenant.encode()
+    return hashlib.sha256(b"%d:%b%b" % (len(name), name, conversation_id.encode())).digest()[:_HASH_BYTES]

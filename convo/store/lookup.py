@@ -1,0 +1,30 @@
+"""Finds a conversation by its id: the receipt has the hash of the id, and the number (``seq``) that all else hangs on.
+
+Open it to change how an id is looked for. Every statement that is given an id finds its rows by ``SEQ``.
+"""
+
+from __future__ import annotations
+
+from convo.conversation.identity import id_hash
+from convo.errors import Expired, NotFound
+from convo.store.postgres import Connection
+
+SEQ = "(SELECT seq FROM receipt WHERE id_hash = $1)"
+"""The ``seq`` of a conversation; ``$1`` is the ``id_hash`` of its id. One probe of receipt_by_id."""
+
+STATES = {"": "", "x": "expired", "e": "erased"}
+"""What a receipt's ``state`` says in one letter: nothing while the conversation is stored."""
+
+
+async def absent(connection: Connection, conversation_id: str) -> NotFound | Expired:
+    """Return the error for an id of which no conversation is stored: it never was, or its content has been retired."""
+    row = await connection.fetchrow(_RECEIPT, id_hash(conversation_id))
+    if row is None or row["state"] != "x":
+        return NotFound(f"there is no conversation {conversation_id!r}")
+    return Expired(
+        f"conversation {conversation_id!r}, received at {row['received_at']:%Y-%m-%dT%H:%M:%SZ}, has expired: its"
+        " content is no longer stored, its receipt is"
+    )
+
+
+_RECEIPT = "SELECT state::text AS state, received_at FROM receipt WHERE id_hash = $1"
