@@ -44,7 +44,7 @@ class Caller(Struct, frozen=True, kw_only=True):
     address: str | None = None
 
 
-NOBODY = Caller()
+NO_CALLER = Caller()
 
 
 class AuditTarget(Struct, frozen=True, kw_only=True):
@@ -59,7 +59,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     """One row that is to be added; ``detail`` is small and holds no text of a conversation."""
 
     action: AuditAction
-    caller: Caller = NOBODY
+    caller: Caller = NO_CALLER
     target: AuditTarget | None = None
     detail: Mapping[str, Any] | None = None
 
