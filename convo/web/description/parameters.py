@@ -112,7 +112,7 @@ AUDIT_SINCE = Parameter(
     type=datetime,
     sample="2026-03-02T08:00:00Z",
 )
-AUDIT_ACTION = Parameter(name="action", where="query", text="Only this action.", type=AuditAction, sample="retry")
+AUDIT_ACTION = Parameter(name="action", where="query", text="Only this action.", type=AuditAction)
 OF_CONVERSATION = Parameter(
     name="conversation_id",
     where="query",
