@@ -30,6 +30,7 @@ from convo.runtime.bell import Bell
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
 from convo.startup import Keeper
+from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
 from convo.store.going_back import GoingBack
 from convo.store.intake import SESSION_SETTINGS, Committer
@@ -44,6 +45,7 @@ from convo.store.receipts import GivenReceipts
 from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
 from convo.web.app import make_app
+from convo.web.auditing import AuditLogRoute
 from convo.web.authority import Authority
 from convo.web.browsers import Browsers
 from convo.web.clients import Clients
@@ -89,6 +91,7 @@ class Components:
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
         self.settler = Settler(postgres, settings.score)
+        self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
         self.alerts = Alerts(
             settings=settings.alerts,
@@ -179,8 +182,10 @@ class Components:
                 watch=self.watch,
                 reads=self._reads,
                 revived=self._bell.ring,
+                audit_queue=self.audit_queue,
             ),
             explaining=ExplainRoute(postgres=postgres, reads=self._reads, dependencies=self._dependencies),
+            auditing=AuditLogRoute(postgres=postgres, reads=self._reads, rows_max=settings.web.list_rows_max),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -226,6 +231,7 @@ class Components:
         self.held.drop()
         self.jobs.start_over()
         self.authority.forget()
+        self.audit_queue.forget_numbers()
         self.watch.wake_all()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():

@@ -4,8 +4,8 @@ Open it to learn what runs beside what, and what happens at a stop. No other mod
 as the process. What a start does once is in ``startup``, and what is connected to what in ``components``.
 
     asyncio loop > PostgreSQL (embedded or given) > HTTP clients
-      > keepers nursery (preparation, committer, part writer, settler, heartbeat, watch, alerts, gauges, ledger,
-        agreement, pings, canary)
+      > keepers nursery (preparation, committer, part writer, settler, audit queue, heartbeat, watch, alerts,
+        gauges, ledger, agreement, pings, canary)
         > workers nursery
           > feed nursery: publisher; its body is the HTTP server
 
@@ -27,11 +27,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import trio
 
 from convo import __version__, startup
 from convo.alerts.delivery import open_sink_queues
 from convo.alerts.shared import SharedState
+from convo.changed_settings import changed_settings
 from convo.components import Components
 from convo.errors import ConvoError
 from convo.http.listening import listen, url_of
@@ -47,6 +49,7 @@ from convo.runtime.wait_metrics import count_wait
 from convo.settings import Settings
 from convo.startup import Keeper, Started
 from convo.store import process_programs, processes
+from convo.store.audit_log import AuditEntry
 from convo.store.postgres import open_postgres
 from convo.web.dispatch import direct_targets
 
@@ -116,7 +119,7 @@ class Service:
             keepers.start_soon(obey, signals, self._stop)
             for group in (components.committer, components.part_writer, components.settler):
                 await keepers.start(group.run)
-            for keeper in (components.held.beat, components.watch.run):
+            for keeper in (components.audit_queue.run, components.held.beat, components.watch.run):
                 await keepers.start(keeper)
             for deliver in (components.alerts.run, *(queue.run for queue in components.alerts.sink_queues)):
                 await keepers.start(deliver)
@@ -140,6 +143,7 @@ class Service:
         """
         components = self._components
         await self._sign_in(again=False)
+        await self._note_start()
         # Before the first request: the keys must not be unknown then.
         await components.authority.refresh()
         components.prepared.set()
@@ -151,6 +155,14 @@ class Service:
             await self._sign_in(again=True)
             await components.authority.refresh()
             await components.open_to_requests()
+
+    async def _note_start(self) -> None:
+        """Note in the audit log that this process starts, and its settings: once, whatever the database does later."""
+        changed = changed_settings(self._settings)
+        detail = {"process": self._components.me.label, "version": __version__, **msgspec.structs.asdict(changed)}
+        self._components.audit_queue.add(AuditEntry(action="start", detail=detail))
+        # Usually before the first request. Where it fails, the queue tries again.
+        await self._components.audit_queue.flush()
 
     async def _sign_in(self, *, again: bool) -> None:
         components = self._components
@@ -178,6 +190,8 @@ class Service:
             while True:
                 await bell.rung()
                 await self._components.authority.refresh()
+                detail = {"process": self._components.me.label}
+                self._components.audit_queue.add(AuditEntry(action="reload", detail=detail))
 
     async def _work(self, listening: Sequence[socket.socket]) -> None:
         async with trio.open_nursery() as workers:
@@ -208,7 +222,7 @@ class Service:
         await trio.sleep(self._settings.shutdown.notice_seconds)
 
     async def _sign_out(self) -> None:
-        """Release what a cancelled publisher or worker may still have leased, and sign this process out."""
+        """Release what a cancelled publisher or worker may still have leased, sign out, and store the audit log."""
         components = self._components
         with trio.move_on_after(self._settings.shutdown.settle_seconds):
             if not components.prepared.is_set():
@@ -222,3 +236,4 @@ class Service:
                 log_records.ending_failed(conversation_id="*", reason=error.detail)
             else:
                 log_records.own_leases_released(count=released)
+            await components.audit_queue.flush()

@@ -286,6 +286,12 @@ class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     google_chat_url: Secret = Secret()
 
 
+class AuditLogSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the audit log notes besides what it always does."""
+
+    reads: bool = True
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -314,6 +320,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     observe: ObserveSettings = ObserveSettings()
     alerts: AlertsSettings = AlertsSettings()
+    audit_log: AuditLogSettings = AuditLogSettings()
     canary: CanarySettings = CanarySettings()
 
 

@@ -23,6 +23,7 @@ RANKS: dict[str, int] = {
     "convo.host_names": 2,
     "convo.ladder": 3,
     "convo.setting_values": 3,
+    "convo.changed_settings": 3,
     "convo.setting_checks": 4,
     "convo.config": 5,
     "convo.observe": 5,

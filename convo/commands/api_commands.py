@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, get_args
 from convo import config
 from convo.commands import terminal
 from convo.commands.options import add_command, add_settings, arguments_of
-from convo.commands.parsing import row_count
+from convo.commands.parsing import row_count, row_number
 from convo.conversation.times import instant
 from convo.errors import Refused
+from convo.store.audit_log import AUDIT_ACTIONS
 from convo.web.description.parameters import StateFilter
 
 if TYPE_CHECKING:
@@ -40,11 +41,13 @@ def add_api_commands(commands: Commands) -> None:
         parser.add_argument("--limit", type=row_count, default=50)
     acknowledge = add_command(commands, "acknowledge", "mark a dead letter as reviewed; it stays dead", _acknowledge)
     acknowledge.add_argument("conversation_id", metavar="ID")
+    audit_log = add_command(commands, "audit-log", "show who did what, newest first", _audit_log)
+    _add_audit_options(audit_log)
     alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
     alerts.add_argument(
         "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
     )
-    for parser in (show, explain, retry, user, listed, dead, acknowledge, alerts):
+    for parser in (show, explain, retry, user, listed, dead, acknowledge, audit_log, alerts):
         parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
         parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
         add_settings(parser)
@@ -61,6 +64,16 @@ def _add_retry_options(retry: argparse.ArgumentParser) -> None:
     retry.add_argument("--bot", metavar="ID", help="only those of this bot")
     retry.add_argument("--rate", type=float, metavar="N", help="at most so many a second")
     retry.add_argument("--dry-run", action="store_true", help="count them, and change nothing")
+
+
+def _add_audit_options(audit_log: argparse.ArgumentParser) -> None:
+    audit_log.add_argument("--action", choices=tuple(AUDIT_ACTIONS), help="only this action")
+    audit_log.add_argument("--key", metavar="ID", help="only what was done with this key")
+    audit_log.add_argument("--conversation", metavar="ID", help="only what was done to this conversation")
+    audit_log.add_argument("--user", metavar="ID", help="only what was done to conversations of this user")
+    audit_log.add_argument("--since", metavar="TIME", help="only since: 2026-03-02T08:00:00Z, 2026-03-02, 90m, 2h, 3d")
+    audit_log.add_argument("--before", type=row_number, metavar="NUMBER", help="only rows of a smaller number")
+    audit_log.add_argument("--limit", type=row_count, default=50, help="how many rows (default: 50)")
 
 
 def _call(asked: argparse.Namespace) -> terminal.ServerCall:
@@ -124,6 +137,17 @@ def _since(text: str | None, now: datetime) -> str | None:
 
 def _acknowledge(asked: argparse.Namespace) -> int:
     return terminal.acknowledge(_call(asked), asked.conversation_id)
+
+
+def _audit_log(asked: argparse.Namespace) -> int:
+    filters = terminal.AuditFilters(
+        action=asked.action,
+        key_id=asked.key,
+        conversation_id=asked.conversation,
+        user_id=asked.user,
+        since=_since(asked.since, datetime.now(UTC)),
+    )
+    return terminal.audit_log(_call(asked), filters, asked.limit, asked.before)
 
 
 def _alerts(asked: argparse.Namespace) -> int:

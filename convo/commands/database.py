@@ -17,7 +17,7 @@ from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
 from convo.settings import Settings
 from convo.startup import describe_url
-from convo.store import keys, ledger
+from convo.store import audit_log, keys, ledger
 from convo.store.audit import anomalies
 from convo.store.backup import read_made_at, restore_backup, write_backup
 from convo.store.contents import read_contents
@@ -34,6 +34,7 @@ class Replacement(Struct, frozen=True, kw_only=True):
     database: str
     contents: str
     backup: str
+    made_at: str = ""
 
 
 async def backup(settings: Settings, file: Path, *, replace: bool = False) -> int:
@@ -64,14 +65,20 @@ async def restore(
     url = settings.database.url.reveal()
     if url:
         await _refuse_holders(url, settings)
-        confirm(await _replacement(url, settings, file, describe_url(url)))
-        await restore_backup(url, file)
+        replacement = await _replacement(url, settings, file, describe_url(url))
+        confirm(replacement)
+        await restore_backup(url, file, ending=_noted(replacement, file))
         return
     async with _stopped(settings) as running:
         where = f"embedded PostgreSQL {running.version} in {running.data_folder}"
-        confirm(await _replacement(running.dsn, settings, file, where))
+        replacement = await _replacement(running.dsn, settings, file, where)
+        confirm(replacement)
         async with new_database(running.location) as fresh:
-            await restore_backup(fresh, file)
+            await restore_backup(fresh, file, ending=_noted(replacement, file))
+
+
+def _noted(replacement: Replacement, file: Path) -> str:
+    return audit_log.restored(replacement.made_at, file.stat().st_size)
 
 
 async def _refuse_holders(url: str, settings: Settings) -> None:
@@ -93,6 +100,7 @@ async def _replacement(url: str, settings: Settings, file: Path, database: str) 
         database=database,
         contents=contents.description,
         backup=f"{size}, made at {made_at}" if made_at else size,
+        made_at=made_at,
     )
 
 

@@ -45,6 +45,17 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+def row_number(text: str) -> int:
+    """Read the number of a row.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no whole number from 1.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be the number of a row, e.g. 4711")
+    return int(text)
+
+
 def row_count(text: str) -> int:
     """Read the value of a ``--limit`` or ``--count``.
 

@@ -18,6 +18,7 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress
 
 from convo.commands.drawing import (
+    AuditOverview,
     DeadOverview,
     Newest,
     RetriedMany,
@@ -25,6 +26,7 @@ from convo.commands.drawing import (
     draw_acknowledged,
     draw_alerts,
     draw_alerts_test,
+    draw_audit_log,
     draw_conversation,
     draw_dead,
     draw_explained,
@@ -35,9 +37,10 @@ from convo.commands.drawing import (
 )
 from convo.commands.output import plain, print_json, show_result
 from convo.web.description import messages, service_views, views
+from convo.web.queries import cursor_after
 
 T = TypeVar("T")
-Page = TypeVar("Page", views.ListView, views.RelationshipView, views.MemoriesView)
+Page = TypeVar("Page", views.ListView, views.RelationshipView, views.MemoriesView, service_views.AuditLogView)
 
 REFUSED, NO_SERVER, NOT_FOUND = 1, 3, 4
 _PAGE_ROWS = 100
@@ -68,6 +71,16 @@ class DeadLetters(Struct, frozen=True, kw_only=True):
     since: str | None = None
     user_id: str | None = None
     bot_id: str | None = None
+
+
+class AuditFilters(Struct, frozen=True, kw_only=True):
+    """Which rows of the audit log are shown; None is no filter. ``since`` is an RFC 3339 time."""
+
+    action: str | None = None
+    key_id: str | None = None
+    conversation_id: str | None = None
+    user_id: str | None = None
+    since: str | None = None
 
 
 class ServerCall(Struct, frozen=True, kw_only=True):
@@ -145,6 +158,21 @@ def acknowledge(call: ServerCall, conversation_id: str) -> int:
     """Mark a dead letter as reviewed, and print that it is."""
     path = _path(conversation_id) + "/acknowledge"
     return _command(call, lambda client: _request(client, "POST", path, views.AcknowledgedView), draw_acknowledged)
+
+
+def audit_log(call: ServerCall, filters: AuditFilters, limit: int = 50, before: int | None = None) -> int:
+    """Print the newest rows of the audit log, at most ``limit``, of those with a smaller number than ``before``."""
+    parameters = _parameters(filters)
+    if before is not None:
+        parameters["cursor"] = cursor_after(before)
+
+    def request(client: httpx.Client) -> AuditOverview:
+        view = service_views.AuditLogView
+        pages = _pages(client, "/v1/audit-log", view, lambda page: page.entries, limit, parameters)
+        rows = tuple(row for page in pages for row in page.entries)
+        return AuditOverview(rows=rows, more=pages[-1].next_cursor is not None)
+
+    return _command(call, request, draw_audit_log)
 
 
 def alerts(call: ServerCall) -> int:
@@ -229,7 +257,7 @@ def _refusal(response: httpx.Response) -> Failed:
     return Failed(f"{problem.status} {problem.code}: {problem.detail}{hint}", exit_code)
 
 
-def _parameters(filters: Filters | DeadLetters) -> dict[str, str]:
+def _parameters(filters: Filters | DeadLetters | AuditFilters) -> dict[str, str]:
     return {name: value for name, value in msgspec.structs.asdict(filters).items() if value is not None}
 
 

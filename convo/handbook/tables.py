@@ -20,6 +20,7 @@ from convo.ladder import ladder
 from convo.observe import metrics
 from convo.runtime import waits
 from convo.settings import Secret, Settings
+from convo.store.audit_log import AUDIT_ACTIONS
 from convo.web.description import openapi
 
 _SECTION = re.compile(r"\[(?P<name>\w+)\]\s*(?:#\s*(?P<text>.*))?")
@@ -79,6 +80,13 @@ def _cap(level: Any) -> str:
         return "no limit"
     most, seconds = CAPS[level]
     return f"{most} in {seconds / 60:g} min"
+
+
+# --- the audit log
+
+
+def _audit_actions() -> str:
+    return _table(("action", "what a row means"), ((_code(name), text) for name, text in AUDIT_ACTIONS.items()))
 
 
 # --- metrics
@@ -217,6 +225,7 @@ def _meaning(section: str, key: inspect.Field, comments: Mapping[tuple[str, str]
 TABLES: dict[str, Callable[[], str]] = {
     "alerts": _alerts,
     "alert-levels": _alert_levels,
+    "audit-actions": _audit_actions,
     "ladder": _ladder,
     "metrics": _metrics,
     "problems": _problems,

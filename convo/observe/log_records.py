@@ -279,6 +279,16 @@ def log_mismatch(*, conversation_id: str) -> None:
     _record("error", "log_mismatch", conversation_id=conversation_id)
 
 
+def audit_rows_kept(*, rows: int, reason: str) -> None:
+    """Warn that rows of the audit log could not be stored now; they wait for the next try."""
+    _record_seldom("warning", "audit_rows_kept", reason, rows=rows, reason=reason)
+
+
+def audit_rows_lost(*, rows: int) -> None:
+    """Log that a process ended before so many rows of the audit log were known to be stored."""
+    _record("error", "audit_rows_lost", rows=rows)
+
+
 def slow_query(*, name: str, seconds: float) -> None:
     """Warn of a unit of database work over its threshold."""
     _record("warning", "slow_query", name=name, seconds=seconds)

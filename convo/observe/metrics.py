@@ -178,6 +178,11 @@ reads_in_flight_bytes = Gauge(
     registry=registry,
 )
 
+# --- the audit log
+audit_rows_waiting = Gauge(
+    "convo_audit_rows_waiting", "Rows of the audit log that are not stored yet.", registry=registry
+)
+
 # --- the committer
 intake_batch_rows = _folding.distribution(
     "convo_intake_batch_rows", "Conversations in one transaction of the committer.", bounds=ROW_BOUNDS

@@ -41,6 +41,8 @@ NAMES: dict[str, str] = {
     "db.sample": "counting jobs for the metrics",
     "db.books": "comparing the tables with the ledger",
     "db.audit": "comparing days with the ledger, and the tables with each other",
+    "db.audit_log": "reading a page of the audit log",
+    "db.audit_rows": "storing rows of the audit log that have no other transaction",
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",

@@ -160,10 +160,11 @@ async def read_made_at(file: Path) -> str:
     return line[1] if line else ""
 
 
-async def restore_backup(url: str, file: Path) -> None:
+async def restore_backup(url: str, file: Path, *, ending: str = "") -> None:
     """Replace the database at ``url`` by what ``file`` holds, whole or not at all; no process may be using it.
 
-    Everything else that the URL's role owns in schema public is dropped, such as a newer program's tables.
+    Everything else that the URL's role owns in schema public is dropped, such as a newer program's tables. ``ending``
+    is SQL that is run in the same transaction, after all else.
 
     Raises:
         Refused: ``file`` is no backup, or of a newer convo, or the database does not let us; the text holds the
@@ -175,14 +176,19 @@ async def restore_backup(url: str, file: Path) -> None:
     writing = [str(found.folder / "psql"), "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
     with tempfile.TemporaryFile() as output, deadline("backup.restore", _SECONDS):
         async with unpacked(file) as archive:
-            good = await _pipe(reading, [*writing, f"--dbname={bare}"], environment, output, archive)
+            good = await _pipe(reading, [*writing, f"--dbname={bare}"], environment, output, archive, ending)
         if not good:
             output.seek(0)
             raise Refused(f"the restore failed, and nothing was changed: {_last_lines(output.read())}")
 
 
-async def _pipe(
-    reading: list[str], writing: list[str], environment: dict[str, str], output: IO[bytes], archive: int | None = None
+async def _pipe(  # noqa: PLR0913, PLR0917  (two programs, and what each of them gets)
+    reading: list[str],
+    writing: list[str],
+    environment: dict[str, str],
+    output: IO[bytes],
+    archive: int | None = None,
+    ending: str = "",
 ) -> bool:
     """Feed the output of one program to the other inside one transaction; return whether it was committed."""
     start = partial(trio.lowlevel.open_process, stderr=output, env=environment)
@@ -191,14 +197,14 @@ async def _pipe(
     try:
         # Broken: the writer stopped at an error, which is in its output.
         with suppress(trio.BrokenResourceError):
-            await _feed(source, sink)
+            await _feed(source, sink, ending)
         codes = [await process.wait() for process in (source, sink)]
     finally:
         await kill(source, sink)  # noqa: ASYNC102  (shields itself, with a bound)
     return codes == [0, 0]
 
 
-async def _feed(source: trio.Process, sink: trio.Process) -> None:
+async def _feed(source: trio.Process, sink: trio.Process, ending: str) -> None:
     assert source.stdout is not None  # noqa: S101  (both were asked for)
     assert sink.stdin is not None  # noqa: S101
     async with source.stdout as reader, sink.stdin as writer:
@@ -215,7 +221,7 @@ async def _feed(source: trio.Process, sink: trio.Process) -> None:
             await writer.send_all(chunk)
         # Without a COMMIT the server undoes everything, wherever the stream breaks off.
         if await source.wait() == 0:
-            await writer.send_all(f"{_refuse_newer()}{RESTORED}COMMIT;\n".encode())
+            await writer.send_all(f"{_refuse_newer()}{RESTORED}{ending}COMMIT;\n".encode())
 
 
 def _refuse_newer() -> str:

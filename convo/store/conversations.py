@@ -181,7 +181,7 @@ FROM receipt r JOIN conversation c USING (seq) JOIN job USING (seq) WHERE r.id_h
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
 _TIMES = f"""
-SELECT seq, conversation_id, log_hash, started_at, ended_at, {LogStore.SIZES}
+SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.SIZES}
 FROM conversation AS c WHERE seq = {SEQ}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part

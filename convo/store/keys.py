@@ -16,6 +16,8 @@ import trio
 from msgspec import Struct
 
 from convo.errors import NotFound, Refused
+from convo.store import audit_log
+from convo.store.audit_log import AuditAction, AuditEntry
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 Scope = Literal["read", "write", "admin"]
@@ -78,7 +80,9 @@ async def new(
     """
 
     async def body(connection: Connection) -> str:
-        return await _insert(connection, (name, list(scopes), requests_per_second), expires)
+        key = await _insert(connection, (name, list(scopes), requests_per_second), expires)
+        await _note(connection, "key_made", key_id=_id_in(key), name=name, scopes=scopes)
+        return key
 
     return await postgres.run("db.keys", body)
 
@@ -99,7 +103,10 @@ async def rotate(postgres: Postgres, key_id: str, overlap: timedelta, *, expires
             raise Refused(f"the key {key_id} expires: decide with --expires when the new one does, or --expires never")
         await connection.execute(_END, key_id, overlap)
         kept = (old["name"], old["scopes"], old["requests_per_second"])
-        return await _insert(connection, kept, expires or "never", key_id)
+        key = await _insert(connection, kept, expires or "never", key_id)
+        names = {"name": old["name"], "scopes": old["scopes"]}
+        await _note(connection, "key_rotated", key_id=_id_in(key), replaces=key_id, **names)
+        return key
 
     return await postgres.run("db.keys", body)
 
@@ -167,7 +174,10 @@ async def revoke(postgres: Postgres, key_id: str) -> None:
     """
 
     async def body(connection: Connection) -> object:
-        return await connection.fetchval(_REVOKE, key_id)
+        revoked = await connection.fetchval(_REVOKE, key_id)
+        if revoked:
+            await _note(connection, "key_revoked", key_id=key_id)
+        return revoked
 
     if await postgres.run("db.keys", body) is None:
         raise _no_such_key(key_id)
@@ -183,6 +193,14 @@ async def note_used(postgres: Postgres, key_ids: Collection[str]) -> None:
         await connection.execute(_USED, list(key_ids))
 
     await postgres.run("db.keys", body, begin=RELAXED)
+
+
+def _id_in(key: str) -> str:
+    return key.removeprefix(PREFIX).partition("_")[0]
+
+
+async def _note(connection: Connection, action: AuditAction, **detail: object) -> None:
+    await audit_log.append(connection, AuditEntry(action=action, detail=detail))
 
 
 def _no_such_key(key_id: str) -> NotFound:

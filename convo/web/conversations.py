@@ -17,6 +17,8 @@ from convo.conversation.score import level
 from convo.http.turns import end_turn
 from convo.observe import log_records
 from convo.settings import Settings
+from convo.store.audit_log import AuditEntry, AuditTarget, Caller
+from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import ConversationRow, FoundConversation, FoundRelationship, Reader
 from convo.store.jobs import parts
 from convo.store.jobs.table import Jobs
@@ -42,6 +44,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
     watch: Watch
     reads: Reads
     revived: Callable[[], None]
+    audit_queue: AuditQueue
 
     async def one(self, conversation_id: str, query: Mapping[str, str], if_none_match: str) -> Answer:
         """Answer with one conversation; with ``wait``, when it has ended or the wait is over.
@@ -98,18 +101,24 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         # Only settling makes a score final, even if every part is done.
         return msgspec.structs.replace(provisional, final=False)
 
-    async def log(self, conversation_id: str, query: Mapping[str, str], if_none_match: str) -> Answer:
+    async def log(self, conversation_id: str, query: Mapping[str, str], if_none_match: str, caller: Caller) -> Answer:
         """Answer with a page of the turns of one conversation, or with its log as it was sent.
+
+        The audit log notes it, also where the client had the log already.
 
         Raises:
             Invalid: ``as`` is neither ``turns`` nor ``sent``, or the limit or the cursor is not valid.
             NotFound: no conversation has this id.
             Expired: its content is no longer stored.
             WrongLog: the stored log is another's.
+            Overloaded: too many reads are under way, or the read could not be noted.
         """
         most = self.settings.web.log_turns_max
         as_sent = queries.log_form_of(query) == "sent"
         page = TurnsPage(start=queries.cursor_of(query) or 0, limit=queries.limit_of(query, most, most))
+        noted = self.settings.audit_log.reads
+        if noted:
+            self.audit_queue.check_room()
         with self.reads.begin() as read:
             found = await self.reader.log_sizes(conversation_id)
             # Before the log is read: a small packed one can be a large log.
@@ -120,7 +129,13 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
                 body = sent_log(found, packed) if as_sent else turns_of_log(found, packed, page)
                 return _tagged(body, if_none_match)
 
-            return await read.answer(make, max(found.packed_bytes, found.unpacked_bytes))
+            answer = await read.answer(make, max(found.packed_bytes, found.unpacked_bytes))
+        if noted:
+            # Before a byte of it is sent: a client that is gone by then may still have been one that reads.
+            target = AuditTarget(kind="conversation", id=conversation_id, user_id=found.row["user_id"])
+            detail = {"as": "sent"} if as_sent else None
+            self.audit_queue.add(AuditEntry(action="log_read", caller=caller, target=target, detail=detail))
+        return answer
 
     async def many(self, query: Mapping[str, str]) -> Answer:
         """Answer with a page of conversations, newest first.
@@ -144,7 +159,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
             return await _page(read, found.rows, view)
 
-    async def retry(self, conversation_id: str) -> Answer:
+    async def retry(self, conversation_id: str, caller: Caller) -> Answer:
         """Make a dead letter ready again.
 
         Raises:
@@ -152,14 +167,14 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
-        await self.jobs.retry(conversation_id)
+        await self.jobs.retry(conversation_id, caller)
         log_records.job_retried(conversation_id=conversation_id)
         self.revived()
         links = views.links(conversation_id)
         view = views.RetryView(conversation_id=conversation_id, state="ready", attempts=0, links=links)
         return Answer(status=202, body=encode(view), headers=[("Location", links.self)])
 
-    async def acknowledge(self, conversation_id: str) -> Answer:
+    async def acknowledge(self, conversation_id: str, caller: Caller) -> Answer:
         """Mark a dead letter as reviewed, and leave it dead.
 
         Raises:
@@ -167,7 +182,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
-        attempts = await self.jobs.acknowledge(conversation_id)
+        attempts = await self.jobs.acknowledge(conversation_id, caller)
         log_records.job_acknowledged(conversation_id=conversation_id)
         links = views.links(conversation_id)
         view = views.AcknowledgedView(conversation_id=conversation_id, state="dead", attempts=attempts, links=links)

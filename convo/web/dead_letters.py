@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from convo.observe import log_records
+from convo.store.audit_log import Caller
 from convo.store.jobs.dead_letters import DeadFilter
 from convo.store.jobs.table import Jobs
 from convo.web import queries
@@ -31,7 +32,7 @@ class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
         found = await self.jobs.dead_reasons(_filter(query))
         return Answer(status=200, body=encode(msgspec.convert(found, views.DeadReasonsView, from_attributes=True)))
 
-    async def retry(self, query: Mapping[str, str]) -> Answer:
+    async def retry(self, query: Mapping[str, str], caller: Caller) -> Answer:
         """Make a batch of dead letters ready again, or count it.
 
         Raises:
@@ -43,6 +44,7 @@ class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
             after=queries.cursor_of(query) or 0,
             limit=queries.limit_of(query, self.rows_max),
             dry_run=dry_run,
+            caller=caller,
         )
         if batch.count and not dry_run:
             log_records.jobs_retried(jobs=batch.count)

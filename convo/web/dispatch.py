@@ -9,10 +9,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from convo.http.addresses import client_network
 from convo.http.context import DirectTarget
+from convo.observe import log_records
 from convo.settings import Settings
+from convo.store.audit_log import Caller
 from convo.web import documentation
 from convo.web.accept import AcceptRoute
+from convo.web.auditing import AuditLogRoute
 from convo.web.conversations import ReadRoutes
 from convo.web.dead_letters import DeadLetterRoutes
 from convo.web.description.messages import Answer, Bound, Head, Read
@@ -30,6 +34,7 @@ class Api(Struct, frozen=True, kw_only=True):
     intake: AcceptRoute
     reading: ReadRoutes
     explaining: ExplainRoute
+    auditing: AuditLogRoute
     operations: OperationsRoutes
 
 
@@ -44,15 +49,18 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
             request.values["conversation_id"], request.query, request.if_none_match
         ),
         "read_log": lambda request: reading.log(
-            request.values["conversation_id"], request.query, request.if_none_match
+            request.values["conversation_id"], request.query, request.if_none_match, _caller(request)
         ),
         "explain_conversation": lambda request: api.explaining.explain(request.values["conversation_id"]),
-        "retry_conversation": lambda request: reading.retry(request.values["conversation_id"]),
-        "acknowledge_conversation": lambda request: reading.acknowledge(request.values["conversation_id"]),
+        "retry_conversation": lambda request: reading.retry(request.values["conversation_id"], _caller(request)),
+        "acknowledge_conversation": lambda request: reading.acknowledge(
+            request.values["conversation_id"], _caller(request)
+        ),
         "read_dead_reasons": lambda request: dead.by_reason(request.query),
-        "retry_dead_letters": lambda request: dead.retry(request.query),
+        "retry_dead_letters": lambda request: dead.retry(request.query, _caller(request)),
         "read_relationship": lambda request: reading.relationship(request.values["user_id"], request.query),
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query),
+        "list_audit_log": lambda request: api.auditing.page(request.query),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
         "live": lambda _: operations.livez(),
@@ -64,6 +72,11 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "docs": lambda _: documentation.show_docs(),
         "handbook": lambda request: documentation.answer_topic(request.values["topic"], api.settings.web),
     }
+
+
+def _caller(request: RouteRequest) -> Caller:
+    """Return who sent a request that has passed the door."""
+    return Caller(key_id=log_records.request_key.get(), address=client_network(request.head.peer) or None)
 
 
 def _is_trusted(api: Api, request: RouteRequest) -> bool:

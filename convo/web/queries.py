@@ -9,11 +9,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import parse_qsl
 
 from convo.conversation.times import instant
 from convo.errors import Invalid
+from convo.store.audit_log import AUDIT_ACTIONS, AuditAction
 from convo.web.description.parameters import StateFilter
 
 _LIMIT_DEFAULT = 50
@@ -129,6 +130,18 @@ def flag_of(query: Mapping[str, str], name: str) -> bool:
     if text not in ("true", "false"):
         raise Invalid(f"{name}={text!r} is not one of true, false", path=name)
     return text == "true"
+
+
+def action_of(query: Mapping[str, str]) -> AuditAction | None:
+    """Return an action of the audit log to filter by.
+
+    Raises:
+        Invalid: there is no such action.
+    """
+    action = query.get("action")
+    if action is not None and action not in AUDIT_ACTIONS:
+        raise Invalid(f"action={action!r} is not one of {', '.join(AUDIT_ACTIONS)}", path="action")
+    return cast("AuditAction | None", action)
 
 
 def state_of(query: Mapping[str, str]) -> str | None:

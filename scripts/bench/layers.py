@@ -146,6 +146,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         ),
         reading=nothing,
         explaining=nothing,
+        auditing=nothing,
         operations=nothing,
     )
 

@@ -227,7 +227,15 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         clients=Clients(settings.clients),
         raw_bytes_max=settings.web.raw_bytes_max,
     )
-    return Api(settings=settings, door=door, intake=intake, reading=Mock(), explaining=Mock(), operations=Mock())
+    return Api(
+        settings=settings,
+        door=door,
+        intake=intake,
+        reading=Mock(),
+        explaining=Mock(),
+        auditing=Mock(),
+        operations=Mock(),
+    )
 
 
 # --- what is sent to it

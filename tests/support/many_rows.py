@@ -156,6 +156,16 @@ _FILL = (
     INSERT INTO api_key (key_id, digest, name, scopes) SELECT 'key-' || n, 'x', 'k', '{read}'
     FROM generate_series(1, 5) AS n
     """,
+    # Nearly all are reads, of one key and of a hundred users; of each other action there are a few, whatever the size.
+    """
+    INSERT INTO audit_log (action, key_id, address, target_kind, target, of_user)
+    SELECT CASE WHEN seq % (:rows / 20) < 8 THEN
+               (ARRAY['retry', 'acknowledge', 'key_made', 'key_rotated', 'key_revoked', 'restore', 'start', 'reload'])
+               [1 + seq % (:rows / 20)] ELSE 'log_read' END,
+           '5f0c9a7e3b1d', '192.0.2.7', 'conversation', decode(md5(seq::text), 'hex'),
+           decode(md5((seq % 100)::text), 'hex')
+    FROM conversation ORDER BY seq
+    """,
     "INSERT INTO part_ticket (seq, name, ticket) SELECT seq, 'memories', 't' FROM job WHERE state = 'leased'",
 )
 _SAMPLE = """

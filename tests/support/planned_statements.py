@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
+from convo.store.audit_log import AUDIT_ACTIONS
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from tests.support.found_statements import found_statements
@@ -80,6 +82,11 @@ def _caught(asked: Mapping[str, Any], limit: int) -> list[tuple[str, Values]]:
     return caught
 
 
+def hashed(number: int) -> bytes:
+    """Return what stands for an HMAC in the audit log of ``many_rows``."""
+    return hashlib.md5(str(number).encode(), usedforsecurity=False).digest()
+
+
 CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._VITALS": (CANARY_USER, FEW // 10),
     "convo.alerts.shared._DEAD_IDS": (CANARY_USER,),
@@ -90,6 +97,14 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
         [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 9)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
+    "convo.store.audit_pages._ALL": lambda s: (s.done, 11),
+    "convo.store.audit_pages._BY_VALUE": lambda s: (hashed(s.done), 1 << 62, 11),
+    "convo.store.audit_pages._BY_VALUE 2": lambda s: (hashed(s.done % 100), 1 << 62, 11),
+    "convo.store.audit_pages._BY_VALUE 3": ("5f0c9a7e3b1d", 1 << 62, 11),
+    **{
+        f"convo.store.audit_pages._BY_ACTION{number}": (1 << 62, 11)
+        for number in ("", *(f" {number}" for number in range(2, len(AUDIT_ACTIONS))))
+    },
     **dict.fromkeys([f"convo.store.audit._WHOLE{number}" for number in ("", " 2")], ()),
     "convo.erase._ENDED_CANARIES": (CANARY_USER, ["x"], 500),
     "convo.store.conversations._ONE": lambda s: (id_hash(s.conversation_id),),
@@ -168,6 +183,7 @@ NOT_COMPARED: Mapping[str, str] = {
     **dict.fromkeys(
         (
             "convo.alerts.shared.lead",
+            "convo.store.audit_queue._DRAW",
             "convo.commands.database._refuse_unserved",
             "convo.embedded.access._superuser_name",
             "convo.store.contents.read_contents",
@@ -208,6 +224,7 @@ NOT_COMPARED: Mapping[str, str] = {
         (
             "convo.store.history.BEAT",
             "convo.store.history.RESTORED",
+            "convo.store.installation_key._READ",
             "convo.store.history._READ",
             "convo.store.jobs.suspects.RELEASE_CLAIM",
         ),
@@ -259,6 +276,8 @@ NOT_COMPARED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "convo.store.audit_log._APPEND",
+            "convo.store.audit_queue._STORE",
             "convo.store.intake._INSERT",
             "convo.store.jobs.parts._STORE",
             "convo.store.logs.LogStore.PUT",
@@ -267,6 +286,7 @@ NOT_COMPARED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
+            "convo.store.audit_pages._FIELDS",
             "convo.store.job_sql.THEIRS",
             "convo.store.lookup.SEQ",
             "convo.store.jobs.fair_lease.LEASED",

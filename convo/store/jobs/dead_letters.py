@@ -11,14 +11,15 @@ from msgspec import Struct
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.errors import NotDead
-from convo.store import ledger
+from convo.store import audit_log, ledger
+from convo.store.audit_log import AuditAction, AuditEntry, AuditTarget, Caller
 from convo.store.job_sql import NOT_PARKED, THEIRS
 from convo.store.lookup import SEQ, absent
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
 
 
-async def retry_dead_letter(postgres: Postgres, conversation_id: str) -> None:
-    """Make a dead letter ready again, with all its attempts; its stored parts stay.
+async def retry_dead_letter(postgres: Postgres, conversation_id: str, caller: Caller) -> None:
+    """Make a dead letter ready again, with all its attempts; its stored parts stay. Note who did it.
 
     Raises:
         NotFound: there is no such conversation.
@@ -30,6 +31,7 @@ async def retry_dead_letter(postgres: Postgres, conversation_id: str) -> None:
         row = await connection.fetchrow(_RETRY, id_hash(conversation_id))
         if row is not None:
             await ledger.book(connection, "dead", [row["seq"]], -1)
+            await audit_log.append(connection, *_noted("retry", [row], caller))
             return None
         return await _state(connection, conversation_id)
 
@@ -38,10 +40,10 @@ async def retry_dead_letter(postgres: Postgres, conversation_id: str) -> None:
         raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be retried")
 
 
-async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str) -> int:
+async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str, caller: Caller) -> int:
     """Note that somebody has reviewed a dead letter, which stays dead; return the attempts spent on it.
 
-    A second time changes nothing. A retry counts as a review too.
+    A second time changes nothing, but it is noted who did it. A retry counts as a review too.
 
     Raises:
         NotFound: there is no such conversation.
@@ -52,6 +54,7 @@ async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str) -> i
     async def body(connection: Connection) -> tuple[str, int]:
         row = await connection.fetchrow(_ACKNOWLEDGE, id_hash(conversation_id))
         if row is not None:
+            await audit_log.append(connection, *_noted("acknowledge", [row], caller))
             return "dead", row["attempts"]
         return await _state(connection, conversation_id), 0
 
@@ -113,8 +116,8 @@ async def group_dead_letters(postgres: Postgres, wanted: DeadFilter) -> DeadReas
     return DeadReasons(total=sum(row["count"] for row in rows), complete=not beyond, reasons=reasons[:_REASONS_MAX])
 
 
-async def retry_dead_letters(
-    postgres: Postgres, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool
+async def retry_dead_letters(  # noqa: PLR0913  (which ones, how many, and who asks)
+    postgres: Postgres, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller
 ) -> RetriedBatch:
     """Make up to ``limit`` dead letters ready again, in the order of their receipt, those above the ``seq`` ``after``.
 
@@ -130,6 +133,7 @@ async def retry_dead_letters(
         rows = await connection.fetch(_RETRY_MANY, seqs)
         if rows:
             await ledger.book(connection, "dead", [row["seq"] for row in rows], -1)
+            await audit_log.append(connection, *_noted("retry", rows, caller))
         return RetriedBatch(count=len(rows), next_after=next_after)
 
     return await postgres.run("db.retry", body, begin=RELAXED if dry_run else DURABLE)
@@ -137,6 +141,11 @@ async def retry_dead_letters(
 
 def _values(wanted: DeadFilter) -> tuple[object, ...]:
     return wanted.reason, wanted.since, wanted.user_id, wanted.bot_id
+
+
+def _noted(action: AuditAction, rows: Sequence[Mapping[str, Any]], caller: Caller) -> list[AuditEntry]:
+    targets = [AuditTarget(kind="conversation", id=row["conversation_id"], user_id=row["user_id"]) for row in rows]
+    return [AuditEntry(action=action, caller=caller, target=target) for target in targets]
 
 
 async def _state(connection: Connection, conversation_id: str) -> str:
@@ -149,12 +158,15 @@ async def _state(connection: Connection, conversation_id: str) -> str:
 _RETRY = f"""
 UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
                available_at = convo_now()
-WHERE seq = {SEQ} AND state = 'dead'
-RETURNING seq
+FROM conversation c
+WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead'
+RETURNING job.seq, c.conversation_id, c.user_id
 """
 _ACKNOWLEDGE = f"""
-UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now()) WHERE seq = {SEQ} AND state = 'dead'
-RETURNING attempts
+UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now())
+FROM conversation c
+WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead'
+RETURNING job.attempts, c.conversation_id, c.user_id
 """
 _STATE = f"SELECT state FROM job WHERE seq = {SEQ}"
 
@@ -196,6 +208,6 @@ WITH mine AS (
 )
 UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
                available_at = convo_now()
-FROM mine WHERE job.seq = mine.seq
-RETURNING job.seq
+FROM mine JOIN conversation c USING (seq) WHERE job.seq = mine.seq
+RETURNING job.seq, c.conversation_id, c.user_id
 """

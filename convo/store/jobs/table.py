@@ -55,6 +55,7 @@ from convo.errors import LeaseLost
 from convo.observe import log_records
 from convo.settings import JobsSettings
 from convo.store import ledger, processes
+from convo.store.audit_log import NO_CALLER, Caller
 from convo.store.job_sql import DEAD, FREE, NOT_PARKED, later
 from convo.store.jobs import (
     counts,
@@ -317,21 +318,25 @@ class Jobs:
         """Give back attempts, by ``seq``, that a fault of ``dependency`` cost; as ``giving_back.give_back``."""
         return await giving_back.give_back(self._postgres, attempts, dependency, self._settings.attempts_max)
 
-    async def retry(self, conversation_id: str) -> None:
+    async def retry(self, conversation_id: str, caller: Caller = NO_CALLER) -> None:
         """Make a dead letter ready again; as ``retry_dead_letter``."""
-        await dead_letters.retry_dead_letter(self._postgres, conversation_id)
+        await dead_letters.retry_dead_letter(self._postgres, conversation_id, caller)
 
-    async def acknowledge(self, conversation_id: str) -> int:
+    async def acknowledge(self, conversation_id: str, caller: Caller = NO_CALLER) -> int:
         """Note that somebody has reviewed a dead letter; as ``acknowledge_dead_letter``."""
-        return await dead_letters.acknowledge_dead_letter(self._postgres, conversation_id)
+        return await dead_letters.acknowledge_dead_letter(self._postgres, conversation_id, caller)
 
     async def dead_reasons(self, wanted: DeadFilter) -> DeadReasons:
         """Count dead letters by their reason; as ``group_dead_letters``."""
         return await dead_letters.group_dead_letters(self._postgres, wanted)
 
-    async def retry_many(self, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool) -> RetriedBatch:
+    async def retry_many(
+        self, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller = NO_CALLER
+    ) -> RetriedBatch:
         """Make a batch of dead letters ready again; as ``retry_dead_letters``."""
-        return await dead_letters.retry_dead_letters(self._postgres, wanted, after=after, limit=limit, dry_run=dry_run)
+        return await dead_letters.retry_dead_letters(
+            self._postgres, wanted, after=after, limit=limit, dry_run=dry_run, caller=caller
+        )
 
     async def count(self) -> tuple[dict[str, int], float]:
         """Count the jobs that are not done; as ``counts.count``."""

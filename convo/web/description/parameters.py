@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from convo.conversation.model import Identifier
+from convo.store.audit_log import AuditAction
 from convo.web.description import samples
 
 
@@ -103,6 +104,23 @@ SINCE = Parameter(
     text="Only those that became dead letters at this time (RFC 3339) or later.",
     type=datetime,
     sample="2026-03-02T08:00:00Z",
+)
+AUDIT_SINCE = Parameter(
+    name="since",
+    where="query",
+    text="Only what was done at this time (RFC 3339) or later.",
+    type=datetime,
+    sample="2026-03-02T08:00:00Z",
+)
+AUDIT_ACTION = Parameter(name="action", where="query", text="Only this action.", type=AuditAction)
+OF_CONVERSATION = Parameter(
+    name="conversation_id",
+    where="query",
+    text="Only what was done to this conversation, also to one that is erased since.",
+    type=WITHOUT_NUL,
+)
+OF_USER = Parameter(
+    name="user_id", where="query", text="Only what was done to conversations of this user.", type=WITHOUT_NUL
 )
 DRY_RUN = Parameter(
     name="dry_run",

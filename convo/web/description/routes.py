@@ -15,12 +15,16 @@ from convo.conversation.model import Receipt
 from convo.store.keys import Scope
 from convo.web.description import samples, service_views, views
 from convo.web.description.parameters import (
+    AUDIT_ACTION,
+    AUDIT_SINCE,
     CONVERSATION_ID,
     CURSOR,
     DRY_RUN,
     IF_NONE_MATCH,
     LIMIT,
     LOG_FORM,
+    OF_CONVERSATION,
+    OF_USER,
     REASON,
     SINCE,
     STATE,
@@ -285,6 +289,33 @@ _USERS = (
     ),
 )
 
+_AUDIT_LOG = (
+    Route(
+        path="/v1/audit-log",
+        name="list_audit_log",
+        scope="admin",
+        needs_database=True,
+        tag="audit log",
+        summary="Read who did what, newest first",
+        text="Reads of logs, retries, reviews, keys, restores, starts and reloads. A read of a log stands there about "
+        "a second later. Ids of conversations and users stand there as HMACs only; the filters take the ids "
+        "themselves. A page may be short, or hold nothing, and still have a next one.",
+        parameters=(
+            AUDIT_ACTION,
+            filter_by("key_id", WITHOUT_NUL),
+            OF_CONVERSATION,
+            OF_USER,
+            AUDIT_SINCE,
+            LIMIT,
+            CURSOR,
+        ),
+        answers=(
+            RouteResponse(status=200, text="One page.", body=service_views.AuditLogView, sample=samples.AUDIT_LOG),
+        ),
+        problems=(errors.Invalid, errors.Overloaded),
+    ),
+)
+
 _ALERTS = (
     Route(
         path="/v1/alerts",
@@ -411,4 +442,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)

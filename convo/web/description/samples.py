@@ -184,6 +184,23 @@ RETRIED = views.RetriedView(retried=50, dry_run=False, next_cursor="MTIz")
 
 ACKNOWLEDGED = views.AcknowledgedView(conversation_id=_ID, state="dead", attempts=5, links=views.links(_ID))
 
+AUDIT_LOG = service_views.AuditLogView(
+    entries=(
+        service_views.AuditEntryView(
+            number=4711,
+            at=_DONE,
+            action="log_read",
+            key_id="5f0c9a7e3b1d",
+            address="192.0.2.7",
+            target_kind="conversation",
+            target="86a0c7e9f21b3d58647a90cbe1f2348d",
+            of_user="1a2c3d4e5f9a7e3b1d4286a0c7e9f21b",
+            detail={"as": "sent"},
+        ),
+    ),
+    next_cursor="NDcxMQ",
+)
+
 ALERTS = service_views.AlertsView(
     active=(
         AlertView(

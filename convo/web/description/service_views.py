@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from convo.alerts.formats import AlertView
 from convo.runtime.tasks import TaskView
-from convo.web.description.views import WholeNumber
+from convo.store.audit_log import AuditAction
+from convo.store.installation_key import IdKind
+from convo.web.description.views import Cursor, WholeNumber
 
 
 class AlertsView(Struct, frozen=True, kw_only=True):
@@ -34,6 +37,30 @@ class AlertsTestView(Struct, frozen=True, kw_only=True):
     """The result of a test alert, for every sink."""
 
     sinks: tuple[SinkTestView, ...]
+
+
+class AuditEntryView(Struct, frozen=True, kw_only=True):
+    """One row of the audit log: who did what, to what, and when. No id of a conversation or a user stands in it."""
+
+    number: WholeNumber
+    at: datetime
+    action: AuditAction
+    key_id: Annotated[str | None, Meta(description="The key that was shown; null where none was.")]
+    address: Annotated[
+        str | None,
+        Meta(description="As the limits of clients see it; null for a command on the database and the process itself."),
+    ]
+    target_kind: IdKind | None
+    target: Annotated[str | None, Meta(description="The HMAC of the target's id.")]
+    of_user: Annotated[str | None, Meta(description="The HMAC of the id of the user whose it is.")]
+    detail: dict[str, Any]
+
+
+class AuditLogView(Struct, frozen=True, kw_only=True):
+    """One page of the audit log, newest first."""
+
+    entries: tuple[AuditEntryView, ...]
+    next_cursor: Cursor
 
 
 class IndexView(Struct, frozen=True, kw_only=True):

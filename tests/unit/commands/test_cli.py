@@ -70,6 +70,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "list_conversations",
         "dead",
         "acknowledge",
+        "audit_log",
         "alerts",
         "test_alerts",
     ):
@@ -289,6 +290,25 @@ def test_the_terminal_commands_ask_what_they_are_told_where_they_are_told(
         ("list_conversations", ServerCall(url="http://there:1", key="a key"), wanted, 7),
         ("dead", ServerCall(url="http://elsewhere:2", key="a key"), terminal.Filters(user_id="u-1"), 50),
     ]
+
+
+def test_the_audit_log_is_asked_for_with_its_filters(
+    called: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ServerCall(url=URL)
+    every = ["--key", "k", "--conversation", "c-1", "--user", "u-1", "--since", "2026-03-02", "--action", "retry"]
+    assert cli.main(["audit-log"]) == 3
+    assert cli.main(["audit-log", *every, "--before", "12345678901", "--limit", "7"]) == 3
+    wanted = terminal.AuditFilters(
+        action="retry", key_id="k", conversation_id="c-1", user_id="u-1", since="2026-03-02T00:00:00Z"
+    )
+    assert called == [
+        ("audit_log", usual, terminal.AuditFilters(), 50, None),
+        ("audit_log", usual, wanted, 7, 12345678901),
+    ]
+    with pytest.raises(SystemExit):
+        cli.main(["audit-log", "--before", "0"])
+    assert "'0': must be the number of a row, e.g. 4711" in capsys.readouterr().err
 
 
 def test_the_terminal_commands_ask_where_the_same_settings_let_a_server_listen(

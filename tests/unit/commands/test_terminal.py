@@ -11,8 +11,9 @@ import pytest
 from msgspec import structs
 
 from convo.commands import terminal
-from convo.commands.terminal import DeadLetters, Filters, ServerCall
+from convo.commands.terminal import AuditFilters, DeadLetters, Filters, ServerCall
 from convo.web.description import messages, samples, service_views, views
+from convo.web.queries import cursor_after
 from tests.support.answers import a_row, a_view
 
 # --- the commands, on answers without a server
@@ -315,6 +316,38 @@ RELATIONSHIP = views.RelationshipView(
 def memory(number: int) -> views.MemoryView:
     at = datetime(2026, 3, 2, tzinfo=UTC)
     return views.MemoryView(text=f"fact {number} ", kind="pet", conversation_id="c-1", first_seen_at=at)
+
+
+# --- the audit log
+
+
+def test_the_audit_log_is_read_from_behind_a_row_up_to_its_limit(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (one,) = samples.AUDIT_LOG.entries
+
+    def pages(request: httpx.Request) -> httpx.Response:
+        first = request.url.params["cursor"] == cursor_after(9000)
+        rows = tuple(structs.replace(one, number=number) for number in (range(8999, 8899, -1) if first else (7, 5)))
+        page = service_views.AuditLogView(entries=rows, next_cursor="more")
+        return httpx.Response(200, content=msgspec.json.encode(page))
+
+    seen = answering(pages)
+    wanted = AuditFilters(
+        action="log_read", key_id="k", conversation_id="c 1", user_id="u", since="2026-03-02T08:00:00Z"
+    )
+
+    assert terminal.audit_log(ServerCall(url="http://convo"), wanted, limit=102, before=9000) == 0
+
+    filters = {"action": "log_read", "key_id": "k", "conversation_id": "c 1", "user_id": "u", "since": wanted.since}
+    assert [dict(request.url.params) for request in seen] == [
+        {**filters, "limit": "100", "cursor": cursor_after(9000)},
+        {**filters, "limit": "2", "cursor": "more"},
+    ]
+    assert {request.url.path for request in seen} == {"/v1/audit-log"}
+    out = capsys.readouterr().out
+    assert out.count("log_read") == 102
+    assert "There are more: --before 5 shows the next." in out
 
 
 # --- alerts

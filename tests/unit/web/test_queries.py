@@ -101,6 +101,10 @@ def test_filters_are_ids_without_nul_and_states_that_a_job_can_have() -> None:
     assert [queries.state_of({"state": state}) for state in ("dead", "parked")] == ["dead", "parked"]
     with pytest.raises(Invalid, match="not one of ready, leased, done, dead, parked"):
         queries.state_of({"state": "asleep"})
+    assert queries.action_of({}) is None
+    assert queries.action_of({"action": "log_read"}) == "log_read"
+    with pytest.raises(Invalid, match="not one of log_read, retry,"):
+        queries.action_of({"action": "fly"})
 
 
 def test_a_time_to_filter_by_is_rfc_3339_and_utc_without_an_offset() -> None:

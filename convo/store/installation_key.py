@@ -1,0 +1,51 @@
+"""The key of this installation: writes an id as its HMAC, where the id itself must not stand.
+
+Open it to change where the key is kept. It is one row of the database, made by the migration. So every process on the
+database has the same key, a backup holds it, and after a restore the HMACs that stand there can still be asked for. A
+key beside the database would be lost with its machine, and then nothing that was erased could be recognised again.
+
+Whoever has a table of HMACs alone learns nothing from it, even with a list of all ids that there may be. Whoever has
+the whole database or a backup has the key, too, and can compare such a list: backups are to be kept as the
+conversations are that they hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Literal
+
+from convo.store.postgres import Connection
+
+IdKind = Literal["conversation", "user"]
+"""What an id is of: a conversation and a user of the same id have different HMACs."""
+
+HMAC_BYTES = 16
+
+
+class InstallationKey:
+    """The key, which no text of it shows."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def hmac_of(self, kind: IdKind, id_: str) -> bytes:
+        """Return the HMAC of an id: the first ``HMAC_BYTES`` of HMAC-SHA-256."""
+        # No id contains a NUL, so no two pairs are one text.
+        return hmac.digest(self._key, f"{kind}\0{id_}".encode(), hashlib.sha256)[:HMAC_BYTES]
+
+    def __repr__(self) -> str:
+        return "InstallationKey(***)"
+
+
+async def read_installation_key(connection: Connection) -> InstallationKey:
+    """Read the key in a unit of work.
+
+    It is not kept in memory: a database that went back or was restored may have another one.
+    """
+    return InstallationKey(await connection.fetchval(_READ))
+
+
+_READ = "SELECT key FROM installation_key"
