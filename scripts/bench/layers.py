@@ -120,6 +120,7 @@ def _stored(accept: Accept) -> Stored:
         turns=accept.turns,
         received_at=cast("Any", _RECEIVED),
         notes=accept.notes,
+        state="",
         replayed=False,
     )
 

@@ -72,6 +72,7 @@ class AtOnce:
             turns=accept.turns,
             received_at=now,
             notes=accept.notes,
+            state="",
             replayed=replayed,
             seq=len(self.stored),
         )

@@ -88,7 +88,7 @@ async def test_rows_of_a_transaction_that_was_lost_are_stored_exactly_once(
     queue = AuditQueue(postgres)
     queue.add(entry(1))
     run = postgres.run
-    lost = []
+    lost: list[str] = []
 
     async def losing(name: str, body: Any, **options: Any) -> Any:
         async def broken(connection: Any) -> None:

@@ -527,7 +527,7 @@ async def test_what_was_stored_before_receipts_gets_one_that_says_the_same(
     for number, digest in enumerate(OLD_DIGESTS):
         assert await inserted(held_at_13, [f"Bé {number}-{n}" for n in range(3)], digest=digest) == 3
     await ask(held_at_13, r"WITH noted AS (UPDATE conversation SET notes = '{}' WHERE seq % 2 = 1) SELECT 1")
-    assert await migrated(held_at_13) == (RECEIPTS - 1, RECEIPTS)
+    assert (await migrated(held_at_13))[0] == RECEIPTS - 1
     assert await ask(held_at_13, AGREE) == 0
     found = await rows(held_at_13, "SELECT r.id_hash, c.conversation_id, r.digest, c.digest"
                                    " FROM receipt r JOIN conversation c USING (seq) ORDER BY seq")  # fmt: skip
