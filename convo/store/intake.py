@@ -74,8 +74,8 @@ class Stored(Struct, frozen=True, kw_only=True, gc=False):
     turns: int
     received_at: datetime
     notes: bytes | None
-    state: str
     replayed: bool
+    state: str = ""
 
 
 class Committer:

@@ -5,6 +5,7 @@ from typing import Any
 import trio
 from trio.testing import MockClock
 
+from convo.conversation.identity import id_hash
 from convo.store.receipts import GivenReceipts
 
 
@@ -12,15 +13,15 @@ class KnowingPostgres:
     """A database that knows these conversations."""
 
     def __init__(self, *known: str) -> None:
-        self.known = set(known)
+        self.known = {id_hash(one) for one in known}
         self.asked: list[int] = []
 
     async def run(self, name: str, body: Any, *, begin: str) -> Any:
         return await body(self)
 
-    async def fetch(self, _: str, ids: list[str]) -> list[dict[str, str]]:
-        self.asked.append(len(ids))
-        return [{"conversation_id": one} for one in ids if one in self.known]
+    async def fetch(self, _: str, hashes: list[bytes]) -> list[dict[str, bytes]]:
+        self.asked.append(len(hashes))
+        return [{"id_hash": one} for one in hashes if one in self.known]
 
 
 async def missing(given: GivenReceipts, *known: str) -> tuple[int, list[str]]:
