@@ -556,6 +556,7 @@ async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_mi
     for one in zip(before, canaries, strict=True):
         await inserted(held_at_13, one[:1])
         await inserted(held_at_13, one[1:], CANARY_USER)
+    await inserted(held_at_13, ["canary-last"], CANARY_USER)
     in_small_batches(monkeypatch, 5)
     meanwhile: list[str] = []
     async with process_at_work(empty_database, "older2") as old, trio.open_nursery() as nursery:
@@ -574,6 +575,7 @@ async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_mi
             assert await inserted(old, sorted([meanwhile[-1], *again])) == 1
             erases = "WITH gone AS (DELETE FROM conversation WHERE conversation_id = ANY($1)) SELECT 1"
             await ask(old, erases, [canaries[n % 120], canaries[-1 - n % 120]])
+        await ask(old, erases, ["canary-last"])
     assert len(meanwhile) > 10
     assert await ask(held_at_13, AGREE) == 0
     assert await ask(held_at_13, "SELECT count(DISTINCT id_hash) FROM receipt WHERE turns = 7") == (
@@ -582,6 +584,26 @@ async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_mi
 
 
 CANARY = f"user_id = '{CANARY_USER}'"
+
+
+async def test_a_canary_that_is_erased_while_receipts_are_made_leaves_none(
+    held_at_13: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await at_version(held_at_13, monkeypatch, RECEIPTS - 1)
+    await inserted(held_at_13, ["canary-1"], CANARY_USER)
+    made = migrations()[RECEIPTS - 1].steps
+    async with open_dedicated(held_at_13) as dedicated:
+        await dedicated.run("test.make", lambda connection: run_step(connection, made[0]))
+
+        async def erase(connection: Connection) -> None:
+            await connection.execute("DELETE FROM conversation")
+            await connection.execute("SELECT pg_sleep(0.2)")  # its commit is to come
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(held_at_13.run, "test.erase", erase)
+            await eventually_waits(held_at_13)
+            await dedicated.run("test.fill", lambda connection: run_step(connection, made[1]))
+    assert await ask(held_at_13, "SELECT count(*) FROM receipt") == 0
 
 
 async def test_an_id_belongs_to_the_program_that_made_its_receipt_whichever_it_is(
@@ -609,7 +631,10 @@ async def test_an_id_belongs_to_the_program_that_made_its_receipt_whichever_it_i
             stored = await process.committer.accept(sent)
         assert stored.replayed
     assert await ask(held_at_13, AGREE) == 0
-    assert await ask(held_at_13, "SELECT count(*) FROM conversation") == 4
+    # Also where the receipt is all that there is.
+    await ask(held_at_13, "WITH gone AS (DELETE FROM conversation WHERE conversation_id = 'a') SELECT 1")
+    assert await inserted(held_at_13, ["a"]) == 0
+    assert await ask(held_at_13, "SELECT count(*) FROM conversation") == 3
 
 
 NEW_INSERT = r"""
