@@ -274,8 +274,9 @@ async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -
     and that is a replay. The rows come sorted, or two processes with overlapping batches would deadlock: by
     their ids and not by the hashes, because programs that know no receipts take the same hashes in that order.
     """
-    ids = {id_hash(row.ended.conversation_id): row.ended.conversation_id for row in rows}
-    fresh = {ids[row["id_hash"]]: row for row in await connection.fetch(insert, *_columns(rows), list(ids))}
+    columns = _columns(rows)
+    ids = dict(zip(columns[-1], columns[0], strict=True))
+    fresh = {ids[row["id_hash"]]: row for row in await connection.fetch(insert, *columns)}
     missing = [hashed for hashed, one in ids.items() if one not in fresh]
     known = {ids[row["id_hash"]]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):
@@ -306,6 +307,7 @@ def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:
         _sparse([_metadata(e) for e in ended]),
         _sparse([row.notes for row in rows]),
         [row.log_hash for row in rows],
+        [id_hash(e.conversation_id) for e in ended],
     )
 
 

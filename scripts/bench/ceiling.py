@@ -23,6 +23,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from convo.conversation.decode import decode
+from convo.conversation.identity import id_hash
 from convo.conversation.model import Receipt
 from convo.errors import ConvoError
 from convo.runtime.bridge import Bridge, open_bridge
@@ -88,12 +89,12 @@ async def answer(body: bytes, group: Accepts) -> bytes:
         return b"HTTP/1.1 204 No Content\r\n\r\n"
     accept = prepare(body) if len(body) < _OFFLOAD_BYTES else await trio.to_thread.run_sync(prepare, body)
     row = await group.submit(accept)
-    conversation_id = row["conversation_id"]
+    conversation_id = accept.ended.conversation_id
     links = views.links(conversation_id)
     receipt = _ENCODER.encode(
         Receipt(
             conversation_id=conversation_id,
-            digest=row["digest"],
+            digest=accept.digest,
             turns=row["turns"],
             received_at=row["received_at"],
             links=links,
@@ -109,8 +110,8 @@ def committing(bridge: Bridge, connection: Any) -> Accepts:
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:
         rows = await connection.fetch(insert, *intake._columns(batch))
-        found = {row["conversation_id"]: row for row in rows}
-        return [found[accept.ended.conversation_id] for accept in batch]
+        found = {row["id_hash"]: row for row in rows}
+        return [found[id_hash(accept.ended.conversation_id)] for accept in batch]
 
     async def commit(batch: Sequence[Accept]) -> list[Row]:
         return await bridge.cross(unit, batch)
