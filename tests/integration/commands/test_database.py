@@ -40,6 +40,30 @@ async def test_a_backup_of_one_folder_is_restored_into_an_empty_one(tmp_path: Pa
         assert (other / "postgres").is_dir()
 
 
+async def test_a_restore_is_noted_in_what_was_restored_and_a_refused_one_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "convo.backup"
+
+    def refuse(_: database.Replacement) -> None:
+        raise Refused("not now")
+
+    with roomy_folder() as folder:
+        settings = settings_of(folder)
+        await migrate(settings)
+        await database.backup(settings, file)
+        with pytest.raises(Refused, match="not now"):
+            await database.restore(settings, file, refuse)
+        await database.restore(settings, file)
+        actions, detail = await ask_once(
+            settings,
+            "SELECT array_agg(action ORDER BY number) FROM audit_log",
+            "SELECT detail FROM audit_log WHERE action = 'restore'",
+        )
+    assert actions == ["key_made", "restore"]
+    noted = json.loads(detail)
+    assert noted["bytes"] == file.stat().st_size
+    assert re.match("20[0-9]{2}-", noted["made_at"])
+
+
 async def test_a_backup_and_a_restore_print_their_one_line_and_log_to_stderr(tmp_path: Path) -> None:
     with roomy_folder() as folder:
         await migrate(settings_of(folder))

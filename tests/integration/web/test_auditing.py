@@ -12,11 +12,12 @@ import pytest
 import trio
 
 from convo.store import audit_queue, keys
+from convo.store.audit_queue import AuditQueue
 from convo.store.postgres import Postgres
 from tests.support.audit_rows import audit_rows, audit_rows_soon, hashed_id
 from tests.support.fakes import failing, open_model
 from tests.support.making import open_store
-from tests.support.running import ended, query, serving
+from tests.support.running import ended, eventually, query, serving
 
 AUDIT_LOG, END = "/v1/audit-log", "/v1/conversations/end"
 KEYS = {"auth.keys": "true"}
@@ -236,3 +237,26 @@ async def test_reads_leave_no_row_where_they_are_not_to_be_noted(database: str, 
 def test_a_cursor_is_the_number_of_the_last_row(client: httpx.Client) -> None:
     cursor = base64.urlsafe_b64encode(b"1").decode().rstrip("=")
     assert client.get(AUDIT_LOG, params={"cursor": cursor}).json()["entries"] == []
+
+
+async def test_a_database_that_went_back_is_no_new_start_and_its_numbers_are_drawn_anew(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten = []
+    forget = AuditQueue.forget_numbers
+
+    def noted(self: AuditQueue) -> None:
+        forgotten.append(True)
+        forget(self)
+
+    monkeypatch.setattr(AuditQueue, "forget_numbers", noted)
+    quick = {"jobs.heartbeat_seconds": "0.2", "jobs.lease_seconds": "6"}
+    async with serving(tmp_path, database, quick) as url, httpx.AsyncClient(base_url=url) as client:
+        await trio.to_thread.run_sync(query, database, "UPDATE history SET generation = 'another'")
+        await eventually(lambda: forgotten)
+        while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+        assert (await client.post(END, json=ended("talk-1"))).status_code == 202
+        assert (await client.get("/v1/conversations/talk-1/log")).status_code == 200
+        await audit_rows_soon(database, 2)
+    assert [row["action"] for row in await rows(database)] == ["start", "log_read"]
