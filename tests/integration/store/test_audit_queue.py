@@ -104,10 +104,12 @@ async def test_rows_of_a_transaction_that_was_lost_are_stored_exactly_once(
         return await run(name, body, **options)
 
     monkeypatch.setattr(postgres, "run", losing)
-    await queue.flush()
-    assert lost == ["db.audit_rows"]
-    queue.add(entry(2))
-    await queue.flush()
+    with capture_logs() as lines:
+        await queue.flush()
+        assert lost == ["db.audit_rows"]
+        queue.add(entry(2))
+        await queue.flush()
+    assert [line["event"] for line in lines if line["event"].startswith("audit")] == ["audit_rows_kept"]
     assert await stored(database) == ["key-1", "key-2"]
 
 
