@@ -86,7 +86,10 @@ MONOPOLIES: dict[str, set[str]] = {
     "markdown_it": {"convo.web.description.handbook_page"},
     "prometheus_client": {"convo.observe.metrics"},
     "structlog": {"convo.observe.log_records", "convo.observe.log"},
-    "rich": {"convo.commands.terminal", "convo.commands.drawing", "convo.commands.output", "convo.commands.check"},
+    "rich": {
+        *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
+        *("convo.commands.output", "convo.commands.check"),
+    },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
     "unicodedata": {"convo.conversation.composing", "convo.analysis.local.words"},

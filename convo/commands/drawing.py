@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -53,13 +52,6 @@ class RetriedMany(Struct, frozen=True, kw_only=True):
     retried: int
     dry_run: bool
     reasons: views.DeadReasonsView
-
-
-class AuditOverview(Struct, frozen=True, kw_only=True):
-    """The newest rows of the audit log that are meant, and whether there are more."""
-
-    rows: tuple[service_views.AuditEntryView, ...]
-    more: bool
 
 
 class UserOverview(Struct, frozen=True, kw_only=True):
@@ -178,27 +170,6 @@ def _key_row(key: ApiKey) -> tuple[Text, ...]:
         expires = plain(f"expired {utc_text(key.expires_at)}", _STYLES["dead"])
     cells = (key.key_id, key.name, ", ".join(key.scopes), limit, key.created_at, key.last_used_at, expires)
     return tuple(map(make_cell, (*cells, key.replaces)))
-
-
-def draw_audit_log(found: AuditOverview) -> RenderableType:
-    """Draw rows of the audit log, newest first, in two lines each where a line is too short."""
-    if not found.rows:
-        return Text("none")
-    names = ("number", "at", "action", "key", "address", "target", "detail")
-    records = RecordTable(names=names, leading=5, rows=tuple(map(_audit_row, found.rows)))
-    if not found.more:
-        return records
-    return Group(records, Text(f"There are more: --before {found.rows[-1].number} shows the next.", style="dim"))
-
-
-def _audit_row(row: service_views.AuditEntryView) -> tuple[Text, ...]:
-    target = None if row.target is None else f"{row.target_kind} {row.target}"
-    detail = ", ".join(f"{name} {_json(value)}" for name, value in row.detail.items()) or None
-    return tuple(map(make_cell, (row.number, row.at, row.action, row.key_id, row.address, target, detail)))
-
-
-def _json(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def draw_alerts(view: service_views.AlertsView) -> RenderableType:

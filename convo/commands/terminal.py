@@ -17,8 +17,8 @@ from msgspec import Struct
 from rich.console import Console, RenderableType
 from rich.progress import Progress
 
+from convo.commands.audit_drawing import AuditOverview, draw_audit_log
 from convo.commands.drawing import (
-    AuditOverview,
     DeadOverview,
     Newest,
     RetriedMany,
@@ -26,7 +26,6 @@ from convo.commands.drawing import (
     draw_acknowledged,
     draw_alerts,
     draw_alerts_test,
-    draw_audit_log,
     draw_conversation,
     draw_dead,
     draw_explained,

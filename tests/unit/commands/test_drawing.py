@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 from convo.analysis.part import EmotionView, FoundMemoriesView, FoundMemory, PartsView, QuestionsView
 from convo.analysis.scoring import score
 from convo.commands import drawing, output
-from convo.commands.drawing import AuditOverview, DeadOverview, Newest, RetriedMany
+from convo.commands.audit_drawing import AuditOverview, draw_audit_log
+from convo.commands.drawing import DeadOverview, Newest, RetriedMany
 from convo.conversation.score import Weights
 from convo.store.keys import ApiKey
 from convo.web.description import samples, views
@@ -164,7 +165,7 @@ WHY = views.DeadReasonsView(
         ),
         (drawing.draw_retried_many(RetriedMany(retried=1, dry_run=True, reasons=WHY)), 1),
         (
-            drawing.draw_audit_log(
+            draw_audit_log(
                 AuditOverview(
                     rows=(structs.replace(samples.AUDIT_LOG.entries[0], key_id=EVIL, detail={EVIL: EVIL}),), more=False
                 )
@@ -209,45 +210,6 @@ def test_two_uuids_do_not_fit_a_line_and_take_two() -> None:
     assert first.startswith(conversation_id)
     assert user_id in second
     assert max(len(first), len(second)) <= 80
-
-
-def test_a_row_of_the_audit_log_takes_two_lines_of_a_narrow_terminal() -> None:
-    text = drawn(drawing.draw_audit_log(AuditOverview(rows=samples.AUDIT_LOG.entries, more=True)), width=80)
-
-    assert text.splitlines() == [
-        "4711  2026-03-02 08:04:24Z  log_read  5f0c9a7e3b1d  192.0.2.7",
-        "   target conversation 86a0c7e9f21b3d58647a90cbe1f2348d  detail as sent",
-        "There are more: --before 4711 shows the next.",
-    ]
-    assert max(map(len, text.splitlines())) <= 80
-
-
-def test_what_a_row_of_the_audit_log_does_not_have_is_a_dash_and_its_detail_is_read_whole() -> None:
-    (one,) = samples.AUDIT_LOG.entries
-    start = structs.replace(
-        one,
-        action="start",
-        key_id=None,
-        address=None,
-        target_kind=None,
-        target=None,
-        detail={"settings": {"jobs.workers": 3}, "not_shown": ["llm.api_key"]},
-    )
-
-    text = drawn(drawing.draw_audit_log(AuditOverview(rows=(start,), more=False)))
-
-    assert rows_of(text) == [
-        [
-            "4711",
-            "2026-03-02 08:04:24Z",
-            "start",
-            "–",
-            "–",
-            "–",
-            'settings {"jobs.workers":3}, not_shown ["llm.api_key"]',
-        ]
-    ]
-    assert drawn(drawing.draw_audit_log(AuditOverview(rows=(), more=False))) == "none\n"
 
 
 def test_a_list_shows_a_score_only_where_there_is_one_and_says_when_there_are_more() -> None:
