@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any, get_args
 from urllib.parse import parse_qsl
 
+from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Invalid
-from convo.web.description.parameters import StateFilter
 
 _LIMIT_DEFAULT = 50
 _STATES = get_args(StateFilter)
