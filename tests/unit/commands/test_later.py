@@ -22,7 +22,7 @@ sys.exit(code)
 
 
 def loaded(arguments: list[str], folder: Path, code: int) -> set[str]:
-    """Run a command in a process of its own; return the modules that it has run, without those that wait for their first use."""
+    """Run a command in a process of its own; return the modules that it has run, not those that wait for a use."""
     command = [sys.executable, "-c", ASKS, *arguments]
     ran = subprocess.run(
         command, cwd=ROOT, env={"CONVO_SERVER__DATA_DIR": str(folder)}, capture_output=True, text=True, check=False
