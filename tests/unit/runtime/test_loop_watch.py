@@ -83,7 +83,7 @@ def test_a_c_function_that_keeps_the_interpreters_lock_is_named_by_who_called_it
             json.loads(text)
 
     stack: tuple[str, ...] = ()
-    for times in range(1, 21):
+    for times in range(1, 21):  # noqa: B007  (decode reads it)
         (held,) = watched(planted(decode))
         stack = tuple(held.stack)
         assert held.cause == "code"
