@@ -11,9 +11,7 @@ from contextvars import ContextVar
 from weakref import WeakValueDictionary
 
 import trio
-
-# Its public home, trio.testing, imports pytest where that is installed: a tenth of what a start takes.
-from trio._core._generated_run import wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from convo.http.addresses import client_network
 from convo.observe import metrics
