@@ -12,13 +12,16 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 import trio
+from httpx._transports import default
 
 from convo.observe import log_records
 from convo.runtime.bridge import open_bridge
@@ -28,6 +31,17 @@ from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
 
 pytest_plugins = ["pytester"]
+
+# A client for plain HTTP reads all public certificates, too: 30 ms of CPU, thousands of times in a run.
+_context = cache(httpx.create_ssl_context)
+
+
+def _context_once(verify: Any = True, cert: Any = None, trust_env: bool = True) -> Any:  # noqa: FBT001, FBT002
+    return _context() if verify is True and cert is None else httpx.create_ssl_context(verify, cert, trust_env)
+
+
+setattr(default, "create_ssl_context", _context_once)  # noqa: B010  (mypy refuses to assign an import)
+
 GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)

@@ -22,6 +22,7 @@ RANKS: dict[str, int] = {
     "convo.settings": 2,
     "convo.host_names": 2,
     "convo.ladder": 3,
+    "convo.audit_actions": 2,
     "convo.setting_values": 3,
     "convo.changed_settings": 3,
     "convo.setting_checks": 4,

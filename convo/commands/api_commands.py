@@ -9,16 +9,19 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
 from convo import config
-from convo.commands import terminal
+from convo.audit_actions import AUDIT_ACTIONS
+from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, arguments_of
 from convo.commands.parsing import row_count, row_number
+from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Refused
-from convo.store.audit_log import AUDIT_ACTIONS
-from convo.web.description.parameters import StateFilter
 
 if TYPE_CHECKING:
+    from convo.commands import terminal
     from convo.commands.options import Commands
+else:
+    terminal = import_later("convo.commands.terminal")
 
 
 def add_api_commands(commands: Commands) -> None:

@@ -8,26 +8,34 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-import shtab
-import trio
 from msgspec import to_builtins
 
-from convo import __version__, config, handbook, service
-from convo.commands import check, help_topics
+from convo import __version__, config, handbook
+from convo.commands import help_topics
 from convo.commands.api_commands import add_api_commands
+from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, arguments_of, settings_of
-from convo.commands.output import print_json
 from convo.commands.parsing import Parser
 from convo.commands.upkeep import add_keys, add_upkeep
 from convo.errors import ConvoError
 from convo.observe import standard_files
 from convo.observe.log import open_log
-from convo.startup import Started
 
 if TYPE_CHECKING:
+    from convo import service
+    from convo.commands import check, output
     from convo.commands.options import Commands
+    from convo.startup import Started
+else:
+    # What one command needs is imported when that command runs.
+    service = import_later("convo.service")
+    check = import_later("convo.commands.check")
+    output = import_later("convo.commands.output")
 
 _Command = Callable[[argparse.Namespace], int]
+SHELLS = ("bash", "zsh", "tcsh", "fish", "powershell")
+"""Those that ``shtab`` knows."""
+
 _EXAMPLE = """curl -i {url}/v1/conversations/end -H 'Content-Type: application/json' -d '{{
   "conversation_id": "hello-1", "user_id": "user-1", "bot_id": "pika",
   "conversation_log": [
@@ -81,19 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     text = "print a script for a shell that completes what is typed"
     completion = commands.add_parser("completion", help=text, description=text)
     completion.set_defaults(command=_complete)
-    completion.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+    completion.add_argument("shell", choices=SHELLS)
     completion.epilog = "For bash: convo completion bash > ~/.local/share/bash-completion/completions/convo"
     return parser
 
 
 def _complete(asked: argparse.Namespace) -> int:
+    import shtab  # noqa: PLC0415  (no other command needs it)
+
     print(shtab.complete(_parser(), asked.shell))
     return 0
 
 
 def _help(asked: argparse.Namespace) -> int:
     if asked.json and (not asked.topic or asked.topic in handbook.topics()):
-        print_json({topic: handbook.page(topic) for topic in handbook.topics() if asked.topic in (None, topic)})
+        output.print_json({topic: handbook.page(topic) for topic in handbook.topics() if asked.topic in (None, topic)})
         return 0
     return help_topics.show_topic(asked.topic) if asked.topic else help_topics.list_topics()
 
@@ -117,6 +127,8 @@ def _add_service(commands: Commands) -> None:
 def _serve(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
     announce = _announce_as_json if asked.json else _announce
+    import trio  # noqa: PLC0415  (what asks a server, and `help`, need none of it)
+
     with open_log(settings.observe), standard_files.open_output() as write:
         trio.run(service.serve, settings, partial(announce, write), strict_exception_groups=True)
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from rich.console import Group, RenderableType
@@ -14,8 +14,11 @@ from convo.analysis.part import EmotionView, FoundMemoriesView, PartsView, Quest
 from convo.analysis.scoring import Score
 from convo.commands.output import RecordTable, add_row, make_cell, make_table, plain, show_result, utc_text
 from convo.conversation.score import Share
-from convo.store.keys import ApiKey
 from convo.web.description import service_views, views
+
+if TYPE_CHECKING:
+    # With the module come the database's libraries, which the other commands need not load.
+    from convo.store.keys import ApiKey
 
 _STYLES = {
     "done": "green",

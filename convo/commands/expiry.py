@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from convo.errors import Refused
-from convo.store.keys import Expiry
+
+if TYPE_CHECKING:
+    from convo.store.keys import Expiry
 
 _SPAN = re.compile(r"([0-9]{1,12})([smhdw])")
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}

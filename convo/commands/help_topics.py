@@ -16,7 +16,7 @@ def list_topics() -> int:
     """Print every topic with the first line of its page."""
     topics = handbook.topics()
     width = max(map(len, topics), default=0)
-    lines = [f"{topic:{width}}  {_title(handbook.page(topic))}" for topic in topics]
+    lines = [f"{topic:{width}}  {handbook.title(topic)}" for topic in topics]
     _print("\n".join((*lines, "", "convo help TOPIC prints one of them.")))
     return 0
 
@@ -39,8 +39,3 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         # The reader (head, less) has closed the pipe. Python flushes once more at its end, which must not fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _title(page: str) -> str:
-    first, *_ = page.lstrip().splitlines() or [""]
-    return first.lstrip("# ")

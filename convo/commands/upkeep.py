@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import trio
 from msgspec.structs import asdict
 
-from convo.commands import database, drawing
 from convo.commands.expiry import read_expiry, read_span
+from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, settings_of
-from convo.commands.output import print_json
 from convo.errors import Refused
 from convo.observe.log import open_log
-from convo.store.keys import SCOPES
 
 if TYPE_CHECKING:
+    from convo.commands import database, drawing, output
     from convo.commands.options import Commands
     from convo.settings import Settings
+    from convo.store import keys
+else:
+    # Not before a command runs that needs them.
+    database = import_later("convo.commands.database")
+    drawing = import_later("convo.commands.drawing")
+    output = import_later("convo.commands.output")
+    keys = import_later("convo.store.keys")
+
+T = TypeVar("T")
 
 _REQUESTS_PER_SECOND_MAX = 1e9
 
@@ -42,12 +50,18 @@ def add_upkeep(commands: Commands) -> None:
     )
 
 
+def _run(settings: Settings, command: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    import trio  # noqa: PLC0415  (as above)
+
+    with open_log(settings.observe):
+        return trio.run(command, settings, *arguments)
+
+
 def _backup(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        size = trio.run(partial(database.backup, settings, asked.file, replace=asked.force))
+    size = _run(settings, partial(database.backup, replace=asked.force), asked.file)
     if asked.json:
-        print_json({"file": str(asked.file), "bytes": size})
+        output.print_json({"file": str(asked.file), "bytes": size})
     else:
         print(f"{asked.file}: {size:,} bytes")
     return 0
@@ -55,10 +69,9 @@ def _backup(asked: argparse.Namespace) -> int:
 
 def _restore(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        trio.run(database.restore, settings, asked.file, _agree if asked.yes else _ask_before_restore)
+    _run(settings, database.restore, asked.file, _agree if asked.yes else _ask_before_restore)
     if asked.json:
-        print_json({"restored_from": str(asked.file)})
+        output.print_json({"restored_from": str(asked.file)})
     else:
         print(f"restored from {asked.file}; start convo again")
     return 0
@@ -105,17 +118,16 @@ def add_keys(commands: Commands) -> None:
 
 def _new_key(asked: argparse.Namespace) -> int:
     asked_for = [scope.strip() for scope in asked.scopes.split(",")]
-    scopes = [scope for scope in SCOPES if scope in asked_for]
+    scopes = [scope for scope in keys.SCOPES if scope in asked_for]
     if len(scopes) != len(asked_for):
-        raise Refused(f"--scopes {asked.scopes!r}: choose from {', '.join(SCOPES)}, separated by commas")
+        raise Refused(f"--scopes {asked.scopes!r}: choose from {', '.join(keys.SCOPES)}, separated by commas")
     if not 0 <= asked.requests_per_second <= _REQUESTS_PER_SECOND_MAX:
         raise Refused(f"--requests-per-second {asked.requests_per_second:g}: choose a number above 0, or 0")
     expires = read_expiry(asked.expires)
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        key = trio.run(database.new_key, settings, asked.name, scopes, asked.requests_per_second, expires)
+    key = _run(settings, database.new_key, asked.name, scopes, asked.requests_per_second, expires)
     if asked.json:
-        print_json({"key": key})
+        output.print_json({"key": key})
     else:
         print(key)
     _warn_of_no_effect(settings)
@@ -135,10 +147,9 @@ def _warn_of_no_effect(settings: Settings) -> None:
 def _rotate_key(asked: argparse.Namespace) -> int:
     overlap, expires = read_span(asked.overlap, "--overlap"), read_expiry(asked.expires) if asked.expires else None
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        key = trio.run(database.rotate_key, settings, asked.key_id, overlap, expires)
+    key = _run(settings, database.rotate_key, asked.key_id, overlap, expires)
     if asked.json:
-        print_json({"key": key, "replaces": asked.key_id, "overlap_seconds": overlap.total_seconds()})
+        output.print_json({"key": key, "replaces": asked.key_id, "overlap_seconds": overlap.total_seconds()})
     else:
         print(key)
         print(f"{asked.key_id} is valid for {asked.overlap.strip()} more, at most", file=sys.stderr)
@@ -148,10 +159,9 @@ def _rotate_key(asked: argparse.Namespace) -> int:
 
 def _list_keys(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        found = trio.run(database.list_keys, settings)
+    found = _run(settings, database.list_keys)
     if asked.json:
-        print_json([{name: value for name, value in asdict(key).items() if name != "digest"} for key in found])
+        output.print_json([{name: value for name, value in asdict(key).items() if name != "digest"} for key in found])
     else:
         drawing.show_keys(found)
     _warn_of_no_effect(settings)
@@ -160,10 +170,9 @@ def _list_keys(asked: argparse.Namespace) -> int:
 
 def _revoke_key(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        trio.run(database.revoke_key, settings, asked.key_id)
+    _run(settings, database.revoke_key, asked.key_id)
     if asked.json:
-        print_json({"key_id": asked.key_id, "refused_within_seconds": settings.auth.refresh_seconds})
+        output.print_json({"key_id": asked.key_id, "refused_within_seconds": settings.auth.refresh_seconds})
     else:
         print(f"{asked.key_id} is revoked; servers refuse it within {settings.auth.refresh_seconds:g} s")
     _warn_of_no_effect(settings)
@@ -172,10 +181,9 @@ def _revoke_key(asked: argparse.Namespace) -> int:
 
 def _audit(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    with open_log(settings.observe):
-        found = trio.run(database.audit, settings)
+    found = _run(settings, database.audit)
     if asked.json:
-        print_json({"differences": found})
+        output.print_json({"differences": found})
     else:
         print("\n".join(found) or "the tables agree with the ledger")
     return 1 if found else 0

@@ -17,6 +17,8 @@ EmotionName = Literal["interesting", "boring", "neutral", "angry", "happy", "sad
 PartName = Literal["questions", "emotion", "memories"]
 PartState = Literal["waiting", "done", "failed", "refused"]
 JobState = Literal["ready", "leased", "done", "dead"]
+StateFilter = Literal["ready", "leased", "done", "dead", "parked"]
+"""The states of a job, and ``parked``: ready, and waiting for a dependency that is out."""
 Level = Literal["stranger", "acquaintance", "friend"]
 
 # No control characters; "." and ".." would be taken out of a path, also where they are percent-encoded.

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from convo.handbook.pages import page, topics
+from convo.handbook.pages import page, title, topics
 
-__all__ = ["page", "topics"]
+__all__ = ["page", "title", "topics"]

@@ -12,7 +12,6 @@ from functools import cache
 from importlib import resources
 
 from convo.errors import NotFound
-from convo.handbook.tables import TABLES
 
 # In the order in which a newcomer would read them.
 _TOPICS = (
@@ -40,6 +39,22 @@ def page(topic: str) -> str:
     """
     if topic not in _TOPICS:
         raise NotFound(f"the handbook has no page {topic!r}; its pages are {', '.join(_TOPICS)}")
-    text = resources.files("convo.handbook").joinpath(f"{topic}.md").read_text("utf-8")
-    linked = _LINK_TO_PAGE.sub(r"](/docs/\g<topic>\g<anchor>)", text)
-    return _MARKER.sub(lambda found: TABLES[found["name"]](), linked)
+    return _MARKER.sub(_table, _LINK_TO_PAGE.sub(r"](/docs/\g<topic>\g<anchor>)", _text(topic)))
+
+
+def title(topic: str) -> str:
+    """Return the first line of a page."""
+    first, *_ = _text(topic).lstrip().splitlines() or [""]
+    return first.lstrip("# ")
+
+
+@cache
+def _text(topic: str) -> str:
+    return resources.files("convo.handbook").joinpath(f"{topic}.md").read_text("utf-8")
+
+
+def _table(found: re.Match[str]) -> str:
+    # The tables need half of convo: the list of topics, and most of the pages, are printed without it.
+    from convo.handbook.tables import TABLES  # noqa: PLC0415
+
+    return TABLES[found["name"]]()

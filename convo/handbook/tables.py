@@ -14,14 +14,13 @@ from msgspec import NODEFAULT, inspect
 
 from convo import errors
 from convo.alerts.rules import CAPS, KINDS, LEVELS, REPEAT
+from convo.audit_actions import AUDIT_ACTIONS
 from convo.config import DEFAULT_FILE
 from convo.errors import ConvoError
 from convo.ladder import ladder
 from convo.observe import metrics
 from convo.runtime import waits
 from convo.settings import Secret, Settings
-from convo.store.audit_log import AUDIT_ACTIONS
-from convo.web.description import openapi
 
 _SECTION = re.compile(r"\[(?P<name>\w+)\]\s*(?:#\s*(?P<text>.*))?")
 _KEY = re.compile(r"(?P<name>\w+) = .*?(?:\s#\s(?P<text>.*))?")
@@ -141,6 +140,9 @@ def _answered() -> Iterable[type[ConvoError]]:
 
 
 def _documented_codes() -> set[str]:
+    # The other tables are made without it: see `pages`.
+    from convo.web.description import openapi  # noqa: PLC0415
+
     operations = [one for methods in openapi.document()["paths"].values() for one in methods.values()]
     contents = [response.get("content", {}) for one in operations for response in one["responses"].values()]
     return {

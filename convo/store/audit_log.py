@@ -1,6 +1,6 @@
 """The audit log: which actions are noted, and how a row is added, in the transaction of the action where there is one.
 
-Open it to add an action. A row names who (a key, an address), what, of what, and when. It holds no text of a
+A row names who (a key, an address), what, of what, and when. It holds no text of a
 conversation and no id of a conversation or a user: these stand as HMACs under the installation's key from the start, so
 that an erasure has nothing to change here. ``audit_queue`` adds rows of what has no transaction, ``audit_pages`` reads.
 """
@@ -8,30 +8,14 @@ that an erasure has nothing to change here. ``audit_queue`` adds rows of what ha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from convo.audit_actions import AuditAction
 from convo.store.installation_key import IdKind, InstallationKey, read_installation_key
 from convo.store.postgres import Connection
-
-AuditAction = Literal[
-    "log_read", "retry", "acknowledge", "key_made", "key_rotated", "key_revoked", "restore", "start", "reload"
-]
-AUDIT_ACTIONS: Mapping[AuditAction, str] = {
-    "log_read": "The log of a conversation was read, as turns or as it was sent. A row for each request.",
-    "retry": "A dead letter was made ready again, alone or with many others. A row for each dead letter.",
-    "acknowledge": "A dead letter was marked as reviewed.",
-    "key_made": "A key was made. `detail` has its id, name and scopes.",
-    "key_rotated": "A key was made that replaces another. `detail` has the ids of both.",
-    "key_revoked": "A key was revoked. `detail` has its id.",
-    "restore": "The database was put back to a backup. `detail` says when that was made, and its size.",
-    "start": "A process started. `detail` has the settings that differ from their defaults; of those that are or may "
-    "hold secrets only the names.",
-    "reload": "A process read its certificate and the keys of clients again (SIGHUP).",
-}
-"""Each action that is noted, with what a row of it means."""
 
 
 class Caller(Struct, frozen=True, kw_only=True):

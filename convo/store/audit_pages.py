@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from convo.store.audit_log import AUDIT_ACTIONS, AuditAction
+from convo.audit_actions import AUDIT_ACTIONS, AuditAction
 from convo.store.installation_key import read_installation_key
 from convo.store.postgres import RELAXED, Connection, Postgres
 

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import trio
 from msgspec import Struct
 
+from convo.audit_actions import AuditAction
 from convo.errors import NotFound, Refused
 from convo.store import audit_log
-from convo.store.audit_log import AuditAction, AuditEntry
+from convo.store.audit_log import AuditEntry
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 Scope = Literal["read", "write", "admin"]

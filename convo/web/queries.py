@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any, cast, get_args
 from urllib.parse import parse_qsl
 
+from convo.audit_actions import AUDIT_ACTIONS, AuditAction
+from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Invalid
-from convo.store.audit_log import AUDIT_ACTIONS, AuditAction
-from convo.web.description.parameters import StateFilter
 
 _LIMIT_DEFAULT = 50
 _STATES = get_args(StateFilter)

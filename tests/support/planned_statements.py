@@ -9,9 +9,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from convo.audit_actions import AUDIT_ACTIONS
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
-from convo.store.audit_log import AUDIT_ACTIONS
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from tests.support.found_statements import found_statements

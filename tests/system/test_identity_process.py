@@ -29,6 +29,8 @@ def settings(model: str, lease_seconds: float = LEASE_SECONDS) -> dict[str, str]
         "jobs.poll_seconds": "0.2",
         "jobs.workers": "4",
         "alerts.evaluate_seconds": "0.1",
+        # What is stuck is stuck: a stop waits for it in vain.
+        "shutdown.workers_seconds": "1",
     }
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.audit_actions import AuditAction
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.errors import NotDead
 from convo.store import audit_log, ledger
-from convo.store.audit_log import AuditAction, AuditEntry, AuditTarget, Caller
+from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.job_sql import NOT_PARKED, THEIRS
 from convo.store.lookup import SEQ, absent
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from convo.conversation.model import Identifier
-from convo.store.audit_log import AuditAction
+from convo.audit_actions import AuditAction
+from convo.conversation.model import Identifier, StateFilter
 from convo.web.description import samples
 
 
@@ -82,8 +82,6 @@ TURNS_LIMIT = Parameter(
     type=Annotated[int, Meta(ge=1)],
     sample=100,
 )
-StateFilter = Literal["ready", "leased", "done", "dead", "parked"]
-"""The states of a job, and ``parked``: ready, and waiting for a dependency that is out."""
 STATE = Parameter(
     name="state",
     where="query",

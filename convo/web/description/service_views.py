@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from convo.alerts.formats import AlertView
+from convo.audit_actions import AuditAction
 from convo.runtime.tasks import TaskView
-from convo.store.audit_log import AuditAction
 from convo.store.installation_key import IdKind
 from convo.web.description.views import Cursor, WholeNumber
 

@@ -11,10 +11,11 @@ import asyncpg
 import pytest
 import trio
 
+from convo.audit_actions import AUDIT_ACTIONS
 from convo.errors import DatabaseUnavailable, NotDead, NotFound, Refused
 from convo.settings import Settings
 from convo.store import audit_log, keys, ledger
-from convo.store.audit_log import AUDIT_ACTIONS, Caller
+from convo.store.audit_log import Caller
 from convo.store.backup import restore_backup, write_backup
 from convo.store.jobs.dead_letters import DeadFilter
 from convo.store.migrate import migrate

@@ -562,6 +562,8 @@ async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_mi
     async with process_at_work(empty_database, "older2") as old, trio.open_nursery() as nursery:
         done = trio.Event()
 
+        erases = "WITH gone AS (DELETE FROM conversation WHERE conversation_id = ANY($1)) SELECT 1"
+
         async def migrate_all() -> None:
             await migrated(held_at_13)
             done.set()
@@ -573,7 +575,6 @@ async def test_while_receipts_are_made_older_programs_store_on_and_nothing_is_mi
             # New ones, those of the batch before, and what has no receipt yet: of them only the first is new.
             again = [*before[n % 120 :: 40], *meanwhile[-3:-1]]
             assert await inserted(old, sorted([meanwhile[-1], *again])) == 1
-            erases = "WITH gone AS (DELETE FROM conversation WHERE conversation_id = ANY($1)) SELECT 1"
             await ask(old, erases, [canaries[n % 120], canaries[-1 - n % 120]])
         await ask(old, erases, ["canary-last"])
     assert len(meanwhile) > 10

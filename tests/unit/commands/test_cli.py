@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import shtab
 import trio
 
 from convo import __version__, config, service
@@ -423,6 +424,7 @@ def test_every_command_but_the_script_for_a_shell_can_print_json() -> None:
 
 
 def test_a_shell_completes_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(cli.SHELLS) == shtab.SUPPORTED_SHELLS
     assert cli.main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     for name, _ in commands(cli._parser()):

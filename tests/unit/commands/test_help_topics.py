@@ -7,6 +7,7 @@ import pytest
 
 from convo import handbook
 from convo.commands import cli
+from convo.handbook import pages
 from tests.support.running import ROOT
 
 PAGES = {"ladder": "# The ladder of deadlines\n\nText.\n", "operating": "\n# Operating\n\n- a list\n"}
@@ -16,6 +17,7 @@ PAGES = {"ladder": "# The ladder of deadlines\n\nText.\n", "operating": "\n# Ope
 def _two_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handbook, "topics", lambda: tuple(PAGES))
     monkeypatch.setattr(handbook, "page", PAGES.__getitem__)
+    monkeypatch.setattr(pages, "_text", PAGES.__getitem__)
 
 
 def test_help_lists_each_topic_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:

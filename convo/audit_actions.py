@@ -1,0 +1,26 @@
+"""The actions that the audit log notes (``store/audit_log.py``), with what a row of each means.
+
+Open it to add an action. The handbook's table is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+AuditAction = Literal[
+    "log_read", "retry", "acknowledge", "key_made", "key_rotated", "key_revoked", "restore", "start", "reload"
+]
+AUDIT_ACTIONS: Mapping[AuditAction, str] = {
+    "log_read": "The log of a conversation was read, as turns or as it was sent. A row for each request.",
+    "retry": "A dead letter was made ready again, alone or with many others. A row for each dead letter.",
+    "acknowledge": "A dead letter was marked as reviewed.",
+    "key_made": "A key was made. `detail` has its id, name and scopes.",
+    "key_rotated": "A key was made that replaces another. `detail` has the ids of both.",
+    "key_revoked": "A key was revoked. `detail` has its id.",
+    "restore": "The database was put back to a backup. `detail` says when that was made, and its size.",
+    "start": "A process started. `detail` has the settings that differ from their defaults; of those that are or may "
+    "hold secrets only the names.",
+    "reload": "A process read its certificate and the keys of clients again (SIGHUP).",
+}
+"""Each action that is noted, with what a row of it means."""
