@@ -7,6 +7,10 @@ It stands in the table ``receipt``, so it never changes. The migration that made
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
+
+IdKind = Literal["conversation", "user"]
+"""What an id is of: a conversation and a user of the same id have different HMACs."""
 
 DEFAULT_TENANT = "default"
 """The tenant of every conversation today; ids are unique within one."""

@@ -14,7 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from convo.audit_actions import AuditAction
-from convo.store.installation_key import IdKind, InstallationKey, read_installation_key
+from convo.conversation.identity import IdKind
+from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.postgres import Connection
 
 

@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Literal
 
+from convo.conversation.identity import IdKind
 from convo.store.postgres import Connection
-
-IdKind = Literal["conversation", "user"]
-"""What an id is of: a conversation and a user of the same id have different HMACs."""
 
 HMAC_BYTES = 16
 

@@ -9,8 +9,8 @@ from msgspec import Meta, Struct
 
 from convo.alerts.formats import AlertView
 from convo.audit_actions import AuditAction
+from convo.conversation.identity import IdKind
 from convo.runtime.tasks import TaskView
-from convo.store.installation_key import IdKind
 from convo.web.description.views import Cursor, WholeNumber
 
 
