@@ -133,8 +133,12 @@ async def test_a_database_of_an_older_schema_is_not_audited_before_it_is_migrate
     await migrate(settings)
     assert await database.audit(settings) == []
     newest = migrations()[-1].number
-    await ask(empty_database, f"DELETE FROM schema_step WHERE number = {newest}")
-    with refused(f"has schema version {newest - 1}, and this program audits version {newest}"):
+    needed = max(one.number for one in migrations() if one.needed)
+    # A contract step that nobody needs may wait for older processes for days.
+    await ask(empty_database, f"DELETE FROM schema_step WHERE number > {needed}")
+    assert await database.audit(settings) == []
+    await ask(empty_database, f"DELETE FROM schema_step WHERE number = {needed}")
+    with refused(f"has schema version {needed - 1}, and this program audits version {newest}"):
         await database.audit(settings)
 
 
