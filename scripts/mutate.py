@@ -60,7 +60,9 @@ def main(words: Sequence[str]) -> int:
         return 2
     with tempfile.TemporaryDirectory(prefix="convo-mutants-") as folder:
         tree = _copied(Path(folder) / "tree")
-        killed_by = _run(tree, sorted({test for one in chosen for test in one.tests}), _ALL_TESTS_SECONDS)
+        tests = sorted({test for one in chosen for test in one.tests})
+        # On a busy machine one of many may fail once.
+        killed_by = _run(tree, tests, _ALL_TESTS_SECONDS) and _run(tree, tests, _ALL_TESTS_SECONDS)
         if killed_by is not None:
             console.print(f"[red]without any defect this does not pass: {killed_by}")
             return 1
