@@ -47,6 +47,7 @@ RANKS: dict[str, int] = {
     "convo.pipeline": 12,
     "convo.erase": 11,
     "convo.canary": 13,
+    "convo.retention": 13,
     "convo.contracts": 13,
     "convo.major_move": 13,
     "convo.sign_in": 13,
