@@ -26,7 +26,8 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.worker import Worker
-from convo.retention import RetentionKeeper
+from convo.retention import passes
+from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
@@ -43,7 +44,6 @@ from convo.store.jobs.watch import Watch
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
-from convo.store.retention import passes
 from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
 from convo.web.app import make_app

@@ -142,7 +142,8 @@ _WHOLE = {
 }
 _LAST_USER = "SELECT user_id FROM relationship WHERE user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1"
 _UNEQUAL = "relationships that are not the sum of their scores"
-# What was retired stands in the relationship itself. By users, those above $1 up to $2; the last page has no end. conversation_by_user, and the relationships' own key.
+# What was retired stands in the relationship itself. By users, those above $1 up to $2; the last page has no end.
+# conversation_by_user, and the relationships' own key.
 _SUMS = """
     SELECT coalesce(r.user_id, s.user_id) || ' ' || coalesce(r.bot_id, s.bot_id) AS name
     FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r

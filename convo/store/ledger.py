@@ -51,14 +51,14 @@ async def compare_recent(dedicated: DedicatedConnection) -> list[Gap] | None:
     """Sum rows up, and compare today, yesterday and one older day; None while another process does it."""
 
     async def fold(connection: Connection) -> int:
-        if not await connection.fetchval(_TRY_LOCK, _LOCK):
+        if not await connection.fetchval(TRY_LOCK, _LOCK):
             return 0
         await connection.execute(UNBOUND)
         folded: int = await connection.fetchval(_FOLD, FOLD_ROWS)
         return folded
 
     async def body(connection: Connection) -> list[Gap] | None:
-        if not await connection.fetchval(_TRY_LOCK, _LOCK):
+        if not await connection.fetchval(TRY_LOCK, _LOCK):
             return None
         await connection.execute(UNBOUND)
         return await _gaps(connection, f"{_COMPARE} AND booked.day IN ({_COMPARED_NOW})")
@@ -105,7 +105,7 @@ async def _gaps(connection: Connection, query: str, *values: object) -> list[Gap
     return found
 
 
-_TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
+TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 _DAYS = "SELECT DISTINCT day FROM ledger ORDER BY day"
 _BOOK = f"""
 INSERT INTO ledger (day, kind, n)

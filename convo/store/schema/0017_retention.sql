@@ -1,7 +1,7 @@
 -- kind: expand
 -- run: transaction
 -- lock: ACCESS EXCLUSIVE ON ledger, conversation, relationship
--- What retention removes stays accounted for (store/retention.py). No row is read or rewritten, and a NULL column takes
+-- What retention removes stays accounted for (retention.py). No row is read or rewritten, and a NULL column takes
 -- no room. Older programs compare without these columns: so nothing is retired while one of them is at work.
 
 -- retired: it was accepted and has ended, and its rows are gone. It is taken off done or dead at the same time.
