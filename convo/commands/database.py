@@ -1,4 +1,4 @@
-"""``convo backup``, ``restore``, ``audit``, ``retention``, ``key``: they work on the database itself, not on a server."""
+"""``convo backup``, ``restore``, ``audit``, ``retention``, ``key``: they work on a database itself, not on a server."""
 
 from __future__ import annotations
 
