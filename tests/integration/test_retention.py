@@ -262,6 +262,15 @@ async def test_a_log_that_was_lost_is_found_beside_those_that_expired(process: P
     assert (odd.what, odd.examples) == ("conversations without a log", ("talk-2",))
 
 
+async def test_a_log_that_is_stored_although_it_expired_is_found(process: Process) -> None:
+    await process.accepted("talk-1")
+    await settled(process, 1)
+    await ask(process.postgres, "UPDATE conversation SET log_retired = true")
+    async with open_dedicated(process.postgres) as dedicated:
+        (odd,) = await audit.anomalies(dedicated)
+    assert (odd.what, odd.examples) == ("logs that are stored and count as expired", ("talk-1",))
+
+
 async def test_runs_go_by_their_own_time_and_only_of_what_was_analysed(process: Process) -> None:
     await died(process, "dead-1")
     await process.accepted("early", "late")

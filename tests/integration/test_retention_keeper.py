@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 import trio
 import trio_asyncio
@@ -16,6 +18,7 @@ from convo.settings import RetentionSettings
 from convo.store import process_programs
 from convo.store.postgres import Connection
 from tests.support.making import Process, ask, open_process, settled, shift_clock, told
+from tests.support.running import serving
 
 OVER = RetentionSettings(conversations_days=1, look_seconds=0.01)
 
@@ -61,6 +64,17 @@ async def test_a_look_removes_page_after_page_counts_and_logs_it_once(
     assert names.count("retired") == 1
     assert total.value == before + 3
     assert await stored(process) == 0
+
+
+@pytest.mark.parametrize(("days", "runs"), [("0", False), ("1", True)])
+async def test_a_process_that_keeps_everything_has_no_keeper(
+    database: str, tmp_path: Path, days: str, *, runs: bool
+) -> None:
+    async with (
+        serving(tmp_path, database, {"retention.logs_days": days}) as url,
+        httpx.AsyncClient(base_url=url, timeout=15) as client,
+    ):
+        assert ("RetentionKeeper.run" in (await client.get("/debug/tasks")).text) == runs
 
 
 async def test_only_the_process_that_leads_removes(process: Process) -> None:
