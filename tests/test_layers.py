@@ -92,7 +92,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "structlog": {"convo.observe.log_records", "convo.observe.log"},
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
-        *("convo.commands.output", "convo.commands.check"),
+        *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
