@@ -38,7 +38,7 @@ _GIVE_WAY_SECONDS = 1.0
 _PAUSE_SECONDS_MIN = 0.01
 # A page that removes many rows takes longer than one that removes none. The next one has as many rows as fit.
 _PAGE_SECONDS = 0.1
-_PAGE_ROWS_MIN = 20
+_PAGE_ROWS_FIRST, _PAGE_ROWS_MIN = 100, 20
 # What was passed over, because it had not ended or was spoken of since, is looked at again after a day.
 _WHOLE_SECONDS = 86_400.0
 
@@ -57,7 +57,7 @@ class RetentionKeeper:
         self._postgres = postgres
         self._leads = leads
         self._pressed = pressed
-        self._rows = RETIRED_ROWS_MAX
+        self._rows = min(_PAGE_ROWS_FIRST, RETIRED_ROWS_MAX)
         # By pass, where the last page began, and when the first row was last looked at.
         self._positions: dict[PassName, tuple[object, ...] | None] = {}
         self._whole_at: dict[PassName, float] = {}
@@ -76,10 +76,13 @@ class RetentionKeeper:
             for name, find in passes(self._settings).items():
                 await self._pass(name, find, counts)
         except ConvoError as error:
+            # Perhaps the page was too large for its deadline: the next one must not fail for that again.
+            self._rows = max(_PAGE_ROWS_MIN, self._rows // 4)
             log_records.retention_failed(reason=error.detail)
         removed = +counts
         if removed:
-            log_records.retired(seconds=trio.current_time() - started, **removed)
+            by_kind = {str(kind): count for kind, count in removed.items()}
+            log_records.retired(seconds=trio.current_time() - started, **by_kind)
         return removed
 
     async def _pass(self, name: PassName, find: FindOver, counts: Counter[RetiredKind]) -> None:

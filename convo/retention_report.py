@@ -82,8 +82,8 @@ async def count_all_over(postgres: Postgres, settings: RetentionSettings) -> Cou
 
 async def read_oldest(connection: Connection) -> Mapping[RetiredKind, datetime | None]:
     """Read since when the oldest of each kind is stored, ended or not; for a dead letter, since when it is dead."""
-    row = await connection.fetchrow(_OLDEST)
-    return dict(row or {})  # type: ignore[arg-type]
+    row = await connection.fetchrow(_OLDEST) or {}
+    return {kind: row[kind] for kind in _DAYS}
 
 
 # One row of an index each.

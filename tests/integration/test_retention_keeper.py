@@ -164,7 +164,7 @@ async def test_what_was_passed_over_is_looked_at_again_after_a_day(
     assert await keeper.look() == {"conversations": 1}
 
 
-async def test_a_database_that_is_away_is_logged_and_the_keeper_goes_on(
+async def test_a_failure_is_logged_and_the_keeper_goes_on_with_smaller_pages(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await three_over(process)
@@ -176,6 +176,10 @@ async def test_a_database_that_is_away_is_logged_and_the_keeper_goes_on(
 
     with told() as names, monkeypatch.context() as patched:
         patched.setattr(process.postgres, "run", away)
-        assert await keeper.look() == {}
+        sizes = [keeper._rows]
+        for _ in range(3):
+            assert await keeper.look() == {}
+            sizes.append(keeper._rows)
+    assert sizes == [100, 25, 20, 20]
     assert names == ["retention_failed"]
     assert await keeper.look() == {"conversations": 3}
