@@ -26,6 +26,8 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.worker import Worker
+from convo.retention import passes
+from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
@@ -195,6 +197,9 @@ class Components:
             ),
         )
         self.app = cast("App", make_app(self.api))
+        self._retention = RetentionKeeper(
+            settings.retention, postgres, lambda: self.alerts.leads, self._admission.refuses
+        )
         self._canary = Canary(
             settings=settings.canary,
             request_seconds=settings.web.request_seconds,
@@ -219,7 +224,11 @@ class Components:
             partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
         ]
-        return [*keepers, self._canary.run] if self.settings.canary.enabled else keepers
+        if self.settings.canary.enabled:
+            keepers.append(self._canary.run)
+        if passes(self.settings.retention):
+            keepers.append(self._retention.run)
+        return keepers
 
     def forget_database(self) -> None:
         """Forget all that was learned from the database before it went back, and refuse requests until it is ready.

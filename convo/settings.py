@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from convo.conversation.score import Weights
 from convo.dependencies import DEPENDENCIES
@@ -16,6 +16,7 @@ Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=31_536_000)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Meta(ge=1, le=1 << 34)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 FairKey = Literal["user", "bot", "none"]
 ApiPath = Annotated[str, Meta(pattern=r"^(/[!-~]{0,500})?\Z")]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
@@ -292,6 +293,34 @@ class AuditLogSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     reads: bool = True
 
 
+class BotRetention(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """After how many days what belongs to one bot goes; None is as for the other bots, 0 is never."""
+
+    logs_days: Days | None = None
+    conversations_days: Days | None = None
+    runs_days: Days | None = None
+    dead_days: Days | None = None
+
+
+class RetentionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """After how many days what is over goes by itself; 0 is never."""
+
+    logs_days: Days = 0
+    conversations_days: Days = 0
+    runs_days: Days = 0
+    dead_days: Days = 0
+    memories_days: Days = 0
+    audit_log_days: Days = 0
+    bots: dict[str, BotRetention] = {}
+    look_seconds: Seconds = 600.0
+
+    def of_bot(self, bot_id: str) -> RetentionSettings:
+        """Return the days of one bot."""
+        own = self.bots.get(bot_id)
+        given = {} if own is None else {name: days for name, days in structs.asdict(own).items() if days is not None}
+        return structs.replace(self, **given) if given else self
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -321,6 +350,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     observe: ObserveSettings = ObserveSettings()
     alerts: AlertsSettings = AlertsSettings()
     audit_log: AuditLogSettings = AuditLogSettings()
+    retention: RetentionSettings = RetentionSettings()
     canary: CanarySettings = CanarySettings()
 
 

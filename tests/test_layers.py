@@ -47,6 +47,9 @@ RANKS: dict[str, int] = {
     "convo.pipeline": 12,
     "convo.erase": 11,
     "convo.canary": 13,
+    "convo.retention": 11,
+    "convo.retention_keeper": 13,
+    "convo.retention_report": 12,
     "convo.contracts": 13,
     "convo.major_move": 13,
     "convo.sign_in": 13,
@@ -89,7 +92,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "structlog": {"convo.observe.log_records", "convo.observe.log"},
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
-        *("convo.commands.output", "convo.commands.check"),
+        *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.

@@ -1,4 +1,4 @@
-"""``convo backup``, ``restore``, ``audit`` and ``key``: commands that work on the database itself, not on a server."""
+"""``convo backup``, ``restore``, ``audit``, ``retention``, ``key``: they work on a database itself, not on a server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
 from convo.errors import Refused
+from convo.retention_report import DueKind, read_due
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
 from convo.settings import Settings
@@ -112,14 +113,7 @@ async def audit(settings: Settings) -> list[str]:
             audit.
     """
     async with existing_database(settings) as url, _opened(settings, url) as (_, connection):
-        await _refuse_unserved(settings, connection)
-        schema = await read_schema(connection)
-        # A contract step that waits for older processes changes nothing that is read here, unless it is needed.
-        if schema.missing([one for one in migrations() if one.needed]) is not None:
-            raise Refused(
-                f"the database has schema version {schema.version}, and this program audits version"
-                f" {migrations()[-1].number}: `convo serve` brings it there"
-            )
+        await _refuse_other_schema(settings, connection, "audits")
         differences = [
             f"{gap.day}: {gap.booked} {gap.what} are in the books, {gap.found} in the tables"
             for gap in await ledger.gaps(connection)
@@ -127,6 +121,28 @@ async def audit(settings: Settings) -> list[str]:
         return differences + [
             f"{anomaly.count} {anomaly.what}: {', '.join(anomaly.examples)}" for anomaly in await anomalies(connection)
         ]
+
+
+async def retention_due(settings: Settings, *, count: bool) -> list[DueKind]:
+    """Read since when the oldest of each kind is stored, and when it goes; with ``count``, how many are over.
+
+    Raises:
+        Refused: as ``audit``.
+    """
+    async with existing_database(settings) as url, _opened(settings, url) as (postgres, connection):
+        await _refuse_other_schema(settings, connection, "reads")
+        return await read_due(postgres, settings.retention, count=count)
+
+
+async def _refuse_other_schema(settings: Settings, connection: DedicatedConnection, reads: str) -> None:
+    await _refuse_unserved(settings, connection)
+    schema = await read_schema(connection)
+    # A contract step that waits for older processes changes nothing that is read here, unless it is needed.
+    if schema.missing([one for one in migrations() if one.needed]) is not None:
+        raise Refused(
+            f"the database has schema version {schema.version}, and this program {reads} version"
+            f" {migrations()[-1].number}: `convo serve` brings it there"
+        )
 
 
 async def _refuse_unserved(settings: Settings, connection: DedicatedConnection) -> None:

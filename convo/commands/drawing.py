@@ -218,6 +218,8 @@ def _draw_facts(view: views.ConversationView) -> Table:
     add_row(table, "attempts", view.attempts)
     if view.waits_for and view.parked_since:
         add_row(table, "waits for", f"{view.waits_for}, since {utc_text(view.parked_since)}")
+    if view.log_state == "expired":
+        add_row(table, "log", "expired: it is no longer stored")
     if view.last_error:
         add_row(table, "last error", view.last_error)
     return table

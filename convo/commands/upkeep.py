@@ -1,4 +1,4 @@
-"""The commands that work on the database itself: backup, restore, audit, and the keys of clients."""
+"""The commands that work on the database itself: backup, restore, audit, retention, and the keys of clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from convo.errors import Refused
 from convo.observe.log import open_log
 
 if TYPE_CHECKING:
-    from convo.commands import database, drawing, output
+    from convo.commands import database, drawing, output, retention_drawing
     from convo.commands.options import Commands
     from convo.settings import Settings
     from convo.store import keys
@@ -27,6 +27,7 @@ else:
     database = import_later("convo.commands.database")
     drawing = import_later("convo.commands.drawing")
     output = import_later("convo.commands.output")
+    retention_drawing = import_later("convo.commands.retention_drawing")
     keys = import_later("convo.store.keys")
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _REQUESTS_PER_SECOND_MAX = 1e9
 
 
 def add_upkeep(commands: Commands) -> None:
-    """Add backup, restore and audit."""
+    """Add backup, restore, audit and retention."""
     backup = add_command(commands, "backup", "write a copy of the database to a file, while it is in use", _backup)
     backup.add_argument("--force", action="store_true", help="replace a file of this name")
     restore = add_command(
@@ -48,6 +49,9 @@ def add_upkeep(commands: Commands) -> None:
     add_settings(
         add_command(commands, "audit", "compare the database with its ledger; exit 1 where they differ", _audit)
     )
+    due = add_command(commands, "retention", "show what goes by itself, and when; it removes nothing", _retention)
+    due.add_argument("--dry-run", action="store_true", help="count what is over now")
+    add_settings(due)
 
 
 def _run(settings: Settings, command: Callable[..., Awaitable[T]], *arguments: Any) -> T:
@@ -187,3 +191,12 @@ def _audit(asked: argparse.Namespace) -> int:
     else:
         print("\n".join(found) or "the tables agree with the ledger")
     return 1 if found else 0
+
+
+def _retention(asked: argparse.Namespace) -> int:
+    found = _run(settings_of(asked), partial(database.retention_due, count=asked.dry_run))
+    if asked.json:
+        output.print_json(found)
+    else:
+        retention_drawing.show_retention(found)
+    return 0

@@ -210,7 +210,9 @@ def _allowed(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         least = f"above {kind.gt:g}" if kind.gt is not None else f"from {_plain(kind.ge)}"
         return f"{least} to {_plain(kind.le)}"
-    return {inspect.BoolType: "true, false", inspect.StrType: "text"}.get(type(kind), "secret text")
+    return {inspect.BoolType: "true, false", inspect.StrType: "text", inspect.DictType: "a table"}.get(
+        type(kind), "secret text"
+    )
 
 
 def _plain(number: float | None) -> str:

@@ -661,6 +661,21 @@ def canary_not_erased(*, reason: str) -> None:
     _record("warning", "canary_not_erased", reason=reason)
 
 
+def retired(*, seconds: float, **counts: int) -> None:
+    """Log what one pass of retention removed, by kind."""
+    _record("info", "retired", seconds=seconds, **counts)
+
+
+def retention_failed(*, reason: str) -> None:
+    """Log that what is over could not be looked for or removed now."""
+    _record_seldom("warning", "retention_failed", reason, reason=reason)
+
+
+def retention_waits(*, reason: str) -> None:
+    """Log that nothing is removed yet, because an older program is at work on the database."""
+    _record_seldom("warning", "retention_waits", reason, reason=reason)
+
+
 def job_acknowledged(*, conversation_id: str) -> None:
     """Log that a dead letter was reviewed and stays dead."""
     _record("info", "job_acknowledged", conversation_id=conversation_id)

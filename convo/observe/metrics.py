@@ -183,6 +183,12 @@ audit_rows_waiting = Gauge(
     "convo_audit_rows_waiting", "Rows of the audit log that are not stored yet.", registry=registry
 )
 
+# --- retention
+RETIRED = ("conversations", "dead_letters", "logs", "runs", "memories", "audit_rows")
+retired_total = _folding.count("convo_retired_total", "What was over and was removed by retention.", "what")
+for _what in RETIRED:
+    retired_total.labels(_what)
+
 # --- the committer
 intake_batch_rows = _folding.distribution(
     "convo_intake_batch_rows", "Conversations in one transaction of the committer.", bounds=ROW_BOUNDS

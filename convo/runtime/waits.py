@@ -46,6 +46,7 @@ NAMES: dict[str, str] = {
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
+    "db.retire": "looking for what is over, and removing a few rows of it",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",

@@ -97,12 +97,16 @@ _BY_SEQ = {
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = r.seq AND c.seq > $1 AND c.seq <= $2)""",
     "conversations without a log": """
         SELECT conversation_id AS name FROM conversation c
-        WHERE c.seq > $1 AND c.seq <= $2
+        WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired IS NOT TRUE
           AND NOT EXISTS (SELECT FROM conversation_log l WHERE l.seq = c.seq AND l.seq > $1 AND l.seq <= $2)""",
     "conversations without a job": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2
           AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)""",
+    "logs that are stored and count as expired": """
+        SELECT conversation_id AS name FROM conversation c
+        WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired
+          AND EXISTS (SELECT FROM conversation_log l WHERE l.seq = c.seq AND l.seq > $1 AND l.seq <= $2)""",
     "logs without a conversation": """
         SELECT seq::text AS name FROM conversation_log l
         WHERE l.seq > $1 AND l.seq <= $2
@@ -138,7 +142,8 @@ _WHOLE = {
 }
 _LAST_USER = "SELECT user_id FROM relationship WHERE user_id > $1 ORDER BY user_id OFFSET $2 LIMIT 1"
 _UNEQUAL = "relationships that are not the sum of their scores"
-# By users, those above $1 up to $2; the last page has no end. conversation_by_user, and the relationships' own key.
+# What was retired stands in the relationship itself. By users, those above $1 up to $2; the last page has no end.
+# conversation_by_user, and the relationships' own key.
 _SUMS = """
     SELECT coalesce(r.user_id, s.user_id) || ' ' || coalesce(r.bot_id, s.bot_id) AS name
     FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r
@@ -147,4 +152,6 @@ _SUMS = """
         FROM conversation JOIN job USING (seq)
         WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2) GROUP BY user_id, bot_id
     ) AS s USING (user_id, bot_id)
-    WHERE (r.score, r.conversations) IS DISTINCT FROM (s.score, s.conversations)"""
+    WHERE r.conversations = 0 OR (r.score, r.conversations) IS DISTINCT FROM (
+        coalesce(s.score, 0) + coalesce(r.retired_score, 0),
+        coalesce(s.conversations, 0) + coalesce(r.retired_conversations, 0))"""

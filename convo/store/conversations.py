@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from convo.conversation.identity import id_hash
 from convo.conversation.model import PartName
-from convo.errors import NotFound
+from convo.errors import Expired, NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent
@@ -82,7 +82,7 @@ class Reader:
 
         Raises:
             NotFound: there is none of this id.
-            Expired: its content is no longer stored.
+            Expired: its content is no longer stored, or its log alone.
         """
 
         async def body(connection: Connection) -> ConversationRow:
@@ -92,6 +92,8 @@ class Reader:
             return row
 
         row = await self._postgres.run("db.read", body, begin=RELAXED)
+        if row["log_retired"]:
+            raise Expired(f"the log of conversation {conversation_id!r} has expired: it is no longer stored")
         packed_bytes = _there(row["packed_bytes"], conversation_id)
         return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes(row["log_head"]))
 
@@ -176,12 +178,12 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       job.waits_for, job.parked_since, job.breakdown, job.weights_version
+       c.log_retired, job.waits_for, job.parked_since, job.breakdown, job.weights_version
 FROM receipt r JOIN conversation c USING (seq) JOIN job USING (seq) WHERE r.id_hash = $1
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
 _TIMES = f"""
-SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.SIZES}
+SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, log_retired, {LogStore.SIZES}
 FROM conversation AS c WHERE seq = {SEQ}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part
@@ -200,9 +202,13 @@ FROM sums LEFT JOIN page ON true ORDER BY page.last_seq DESC
 """
 _MEMORIES = f"""
 SELECT m.memory_seq, m.text, m.kind, m.first_seen_at, c.conversation_id
-FROM memory m JOIN conversation c USING (seq)
-WHERE m.user_id = $1 AND NOT m.deleted AND {NO_CANARY} AND ($2::bigint IS NULL OR m.memory_seq < $2)
+FROM memory m LEFT JOIN conversation c USING (seq)
+WHERE m.user_id = $1 AND NOT m.deleted AND {NO_CANARY.replace("c.", "m.")} AND ($2::bigint IS NULL OR m.memory_seq < $2)
 ORDER BY m.memory_seq DESC LIMIT $3
 """
-# A relationship and a memory belong to a conversation that is stored, so it alone is looked for.
-_ANY_OF_USER = f"SELECT seq FROM conversation c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1"
+# A relationship and a memory stay when retention has removed the conversations.
+_ANY_OF_USER = f"""
+(SELECT 1 AS stored FROM conversation c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1)
+UNION ALL (SELECT 1 FROM relationship c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1)
+UNION ALL (SELECT 1 FROM memory c WHERE user_id = $1 AND NOT deleted AND {NO_CANARY} LIMIT 1)
+"""

@@ -2,6 +2,7 @@
 
 Each transaction that accepts, settles or buries appends one row for each day of receipt. An update of a shared row
 would cost three times as much (stack notes, fact 27). A row that was booked and is missing from the tables is a gap.
+What retention removes moves from ``done`` or ``dead`` to ``retired``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection, Postgres
 
-EntryKind = Literal["accepted", "done", "dead"]
+EntryKind = Literal["accepted", "done", "dead", "retired"]
 
 DAY = "(received_at AT TIME ZONE 'UTC')::date"
 """The day under which a conversation is booked: the day of its receipt, in UTC."""
@@ -50,14 +51,14 @@ async def compare_recent(dedicated: DedicatedConnection) -> list[Gap] | None:
     """Sum rows up, and compare today, yesterday and one older day; None while another process does it."""
 
     async def fold(connection: Connection) -> int:
-        if not await connection.fetchval(_TRY_LOCK, _LOCK):
+        if not await connection.fetchval(TRY_LOCK, _LOCK):
             return 0
         await connection.execute(UNBOUND)
         folded: int = await connection.fetchval(_FOLD, FOLD_ROWS)
         return folded
 
     async def body(connection: Connection) -> list[Gap] | None:
-        if not await connection.fetchval(_TRY_LOCK, _LOCK):
+        if not await connection.fetchval(TRY_LOCK, _LOCK):
             return None
         await connection.execute(UNBOUND)
         return await _gaps(connection, f"{_COMPARE} AND booked.day IN ({_COMPARED_NOW})")
@@ -104,7 +105,7 @@ async def _gaps(connection: Connection, query: str, *values: object) -> list[Gap
     return found
 
 
-_TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
+TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 _DAYS = "SELECT DISTINCT day FROM ledger ORDER BY day"
 _BOOK = f"""
 INSERT INTO ledger (day, kind, n)
@@ -115,6 +116,13 @@ INSERT INTO ledger (day, kind, n)
 SELECT {DAY}, booked.kind, -count(*)
 FROM conversation JOIN job USING (seq), LATERAL (VALUES ('accepted'), (job.state)) AS booked (kind)
 WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
+"""
+# At a time that has passed: else what is taken off would lower the number of those done in the last minute (explain).
+BOOK_RETIRED = f"""
+INSERT INTO ledger (day, kind, n, at)
+SELECT {DAY}, booked.kind, sum(booked.n), convo_now() - interval '2 minutes'
+FROM conversation JOIN job USING (seq), LATERAL (VALUES ('retired', 1), (job.state, -1)) AS booked (kind, n)
+WHERE seq = ANY($1::bigint[]) GROUP BY 1, 2
 """
 # In the order of their sums: each batch makes one row of all that it takes of a sum, so each batch leaves fewer rows.
 _FOLD = """
@@ -132,17 +140,19 @@ SELECT count(*) FROM old
 """
 BOOKED = """
     SELECT coalesce(sum(n) FILTER (WHERE kind = 'accepted'), 0)::bigint AS accepted,
-           coalesce(sum(n) FILTER (WHERE kind = 'done'), 0)::bigint AS done,
+           coalesce(sum(n) FILTER (WHERE kind IN ('done', 'retired')), 0)::bigint AS done,
            coalesce(sum(n) FILTER (WHERE kind = 'dead'), 0)::bigint AS dead
     FROM ledger
 """
-"""The sums of all days in one row: a few rows a day are read, and those of the last minute."""
+"""The sums of all days in one row: a few rows a day are read, and those of the last minute. What was retired counts as
+done, and no longer as dead."""
 
-# Booked and found in one statement: one view of the database, in which every transaction is whole or absent.
+# Booked and found in one statement: one view of the database, in which every transaction is whole or absent. What was
+# retired is in no table, so it is taken off what was accepted.
 _COMPARE = """
 SELECT booked.*, found.* FROM (
     SELECT day,
-           coalesce(sum(n) FILTER (WHERE kind = 'accepted'), 0)::bigint AS booked_accepted,
+           coalesce(sum(CASE kind WHEN 'accepted' THEN n WHEN 'retired' THEN -n END), 0)::bigint AS booked_accepted,
            coalesce(sum(n) FILTER (WHERE kind = 'done'), 0)::bigint AS booked_done,
            coalesce(sum(n) FILTER (WHERE kind = 'dead'), 0)::bigint AS booked_dead
     FROM ledger GROUP BY day

@@ -86,6 +86,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             digest=digests.expand(row["digest"]),
             metadata=None if row["metadata"] is None else msgspec.Raw(row["metadata"]),
             waits_for=row["waits_for"] or None,
+            log_state="expired" if row["log_retired"] else "stored",
             parts=PartsView(**{part.name: _part(part, found.parts.get(part.name)) for part in PARTS}),
             score=self._score(found),
             links=views.links(row["conversation_id"]),
@@ -109,7 +110,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             Invalid: ``as`` is neither ``turns`` nor ``sent``, or the limit or the cursor is not valid.
             NotFound: no conversation has this id.
-            Expired: its content is no longer stored.
+            Expired: its content is no longer stored, or its log alone.
             WrongLog: the stored log is another's.
             Overloaded: too many reads are under way, or the read could not be noted.
         """

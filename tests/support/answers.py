@@ -62,6 +62,7 @@ def a_view(**changes: Any) -> views.ConversationView:
         score=score(2, FINDINGS_OF_ALL, Weights()),
         waits_for=None,
         parked_since=None,
+        log_state="stored",
         last_error=None,
         links=views.links("c-1"),
     )

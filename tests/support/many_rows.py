@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any, Literal
 
 import asyncpg
@@ -31,6 +32,7 @@ class Sample(Struct, frozen=True, kw_only=True):
     tokens: tuple[int, ...]
     user: str
     conversation_id: str
+    over_at: datetime
     ready_id: str
 
 
@@ -178,6 +180,7 @@ SELECT (SELECT max(seq) FROM conversation) AS newest,
        (SELECT array_agg(lease_token ORDER BY seq) FROM job WHERE state = 'leased') AS tokens,
        (SELECT user_id FROM conversation WHERE user_id <> $2 AND seq < $1 / 2 ORDER BY seq DESC LIMIT 1) AS user,
        (SELECT conversation_id FROM conversation WHERE seq = $1 / 2) AS conversation_id,
+       (SELECT received_at FROM conversation WHERE seq = $1 / 2) AS over_at,
        (SELECT conversation_id FROM conversation WHERE seq = (
            SELECT max(seq) FROM job WHERE state = 'ready' AND NOT delayed AND waits_for = '' AND crashes < 2))
        AS ready_id

@@ -484,6 +484,23 @@ def test_a_table_comes_from_the_environment_as_json() -> None:
     assert llm.query == {"api-version": "2024-10-21"}
 
 
+def test_the_days_of_bots_come_from_the_file_or_from_the_environment_as_json(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, '[retention]\nlogs_days = 30\nbots = { pika = { logs_days = 7 }, "a bot" = { dead_days = 0 } }\n'
+    )
+    retention = load_settings(file, {}).retention
+    assert (retention.of_bot("pika").logs_days, retention.of_bot("other").logs_days) == (7, 30)
+    assert retention.of_bot("a bot").logs_days == 30
+    retention = load_settings(None, {"CONVO_RETENTION__BOTS": '{"pika": {"conversations_days": 3}}'}).retention
+    assert retention.of_bot("pika").conversations_days == 3
+
+
+@pytest.mark.parametrize("bots", ["{ pika = { log_days = 7 } }", "{ pika = { logs_days = -1 } }", "{ pika = 7 }"])
+def test_days_of_a_bot_that_mean_nothing_are_refused(tmp_path: Path, bots: str) -> None:
+    with pytest.raises(ConfigError, match=r"retention\.bots"):
+        load_settings(written(tmp_path, f"[retention]\nbots = {bots}\n"), {})
+
+
 @pytest.mark.parametrize(
     "text", ["sekrit", '{"a": 1, sekrit}', '["sekrit"]', '{"sekrit": 1}', '{"a": {"b": "sekrit"}}']
 )

@@ -105,6 +105,7 @@ CONVERSATION = views.ConversationView(
     score=_SCORE,
     waits_for=None,
     parked_since=None,
+    log_state="stored",
     last_error=None,
     links=views.links(_ID),
 )

@@ -6,7 +6,7 @@ Open this file to add a field to such an answer. Alerts and health are in ``serv
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
@@ -51,6 +51,10 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     attempts: WholeNumber
     waits_for: WaitsFor
     parked_since: datetime | None
+    log_state: Annotated[
+        Literal["stored", "expired"],
+        Meta(description="`expired` where the log is no longer stored (retention): then `GET …/log` is 410."),
+    ]
     parts: PartsView
     score: Score
     last_error: FailureText
@@ -207,7 +211,7 @@ class MemoryView(Struct, frozen=True, kw_only=True):
 
     text: str
     kind: str
-    conversation_id: str
+    conversation_id: Annotated[str | None, Meta(description="Null where that one is no longer stored (retention).")]
     first_seen_at: datetime
 
 

@@ -55,6 +55,16 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     return told
 
 
+async def shown(client: httpx.AsyncClient, link: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Read a conversation again and again until it is as wanted."""
+    with trio.fail_after(15):
+        while True:
+            told: dict[str, Any] = (await client.get(link)).json()
+            if wanted(told):
+                return told
+            await trio.sleep(0.05)
+
+
 # --- one conversation
 
 
@@ -87,6 +97,7 @@ def test_a_finished_conversation_is_shown_whole(client: httpx.Client) -> None:
         "attempts": 1,
         "waits_for": None,
         "parked_since": None,
+        "log_state": "stored",
         "last_error": None,
         "links": {"self": link, "log": f"{link}/log"},
     }
@@ -104,6 +115,42 @@ def test_a_finished_conversation_is_shown_whole(client: httpx.Client) -> None:
     }
     assert score["final"] is True
     assert score["value"] == max(0, sum(share["points"] for share in shares.values()))
+
+
+async def test_a_log_that_has_expired_is_410_and_its_conversation_says_so(database: str, tmp_path: Path) -> None:
+    settings = {"retention.logs_days": "1", "retention.look_seconds": "0.1", "alerts.look_seconds": "0.1"}
+    async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url, timeout=15) as client:
+        link = (await client.post(END, json=ended("old-1"))).headers["location"]
+        await shown(client, link, lambda told: told["state"] == "done")
+        aged = "UPDATE conversation SET received_at = received_at - interval '2 days'"
+        await trio.to_thread.run_sync(query, database, aged)
+        told = await shown(client, link, lambda told: told["log_state"] == "expired")
+        assert told["score"]["final"]
+        for form in ("", "?as=sent"):
+            found = problem(await client.get(f"{link}/log{form}"), 410, "expired")
+            assert (found["conversation_id"], "log" in found["detail"]) == ("old-1", True)
+        assert (await client.get(f"{link}/explain")).status_code == 200
+        assert 'convo_retired_total{what="logs"}' in (await client.get("/metrics")).text
+
+
+async def test_memories_and_scores_outlive_their_conversation(database: str, tmp_path: Path) -> None:
+    settings = {"retention.conversations_days": "1", "retention.look_seconds": "0.1", "alerts.look_seconds": "0.1"}
+    async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url, timeout=15) as client:
+        link = (await client.post(END, json=ended("old-1", user_id="mia"))).headers["location"]
+        await shown(client, link, lambda told: told["state"] == "done")
+        before = (await client.get("/v1/users/mia/relationship")).json()
+        for table in ("conversation", "receipt"):
+            aged = f"UPDATE {table} SET received_at = received_at - interval '2 days'"
+            await trio.to_thread.run_sync(query, database, aged)
+        with trio.fail_after(15):
+            while (await client.get(link)).status_code == 200:  # noqa: ASYNC110  (a delete tells nobody)
+                await trio.sleep(0.05)
+        problem(await client.get(link), 410, "expired")
+        assert (await client.get("/v1/users/mia/relationship")).json() == before
+        (memory,) = (await client.get("/v1/users/mia/memories")).json()["memories"]
+        assert (memory["conversation_id"], bool(memory["text"])) == (None, True)
+        again = await client.post(END, json=ended("old-1", user_id="mia"))
+        assert (again.status_code, again.json()["state"]) == (202, "expired")
 
 
 @pytest.mark.parametrize("below", ["", "/log"])

@@ -19,6 +19,7 @@ from convo import __version__, config, service
 from convo.commands import api_commands, check, cli, database, terminal, upkeep
 from convo.commands.terminal import ServerCall
 from convo.errors import ConfigError, Refused
+from convo.retention_report import DueKind
 from convo.settings import Settings
 from convo.startup import Started
 
@@ -456,6 +457,29 @@ def test_the_audit_writes_its_log_as_the_settings_say(
     monkeypatch.setattr(database, "audit", audit)
     assert cli.main(["audit"]) == 0
     assert capsys.readouterr().out == "the tables agree with the ledger\n"
+
+
+def test_retention_is_shown_as_a_table_or_as_json_and_counted_when_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted: list[bool] = []
+
+    async def retention_due(_settings: Settings, *, count: bool) -> list[DueKind]:
+        await trio.lowlevel.checkpoint()
+        counted.append(count)
+        over = 12 if count else None
+        return [DueKind(kind="logs", days=7, days_of_bots={}, oldest_at=None, goes_at=None, over=over)]
+
+    monkeypatch.setattr(database, "retention_due", retention_due)
+    assert cli.main(["retention"]) == 0
+    assert "12" not in capsys.readouterr().out
+    assert cli.main(["retention", "--dry-run"]) == 0
+    assert "12" in capsys.readouterr().out
+    assert cli.main(["retention", "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"kind": "logs", "days": 7, "days_of_bots": {}, "oldest_at": None, "goes_at": None, "over": 12}
+    ]
+    assert counted == [False, True, True]
 
 
 @pytest.mark.parametrize("on", ["true", "false"])

@@ -116,6 +116,11 @@ def test_a_parked_conversation_shows_what_it_waits_for_and_since_when() -> None:
     assert re.search(r"waits for\s+llm, since ", text)
 
 
+def test_a_conversation_whose_log_has_expired_shows_it() -> None:
+    assert re.search(r"log\s+expired", drawn(drawing.draw_conversation(a_view(log_state="expired"))))
+    assert "expired" not in drawn(drawing.draw_conversation(a_view()))
+
+
 def test_a_part_that_failed_shows_why_and_the_conversation_its_last_error() -> None:
     failed = msgspec.structs.replace(
         NOTHING_YET, emotion=EmotionView(state="failed", by="llama/1", error="llm: no emotion [maybe]")

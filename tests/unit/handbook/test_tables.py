@@ -132,6 +132,7 @@ def test_every_setting_is_listed_under_its_section_with_default_bounds_and_meani
     assert found["web", "request_seconds"][:2] == ("`8.0`", "above 0 to 31536000")
     assert found["fairness", "key"][:2] == ('`"user"`', "`bot`, `none`, `user`")
     assert found["auth", "keys"][:2] == ("`false`", "true, false")
+    assert found["retention", "bots"][:2] == ("`{}`", "a table")
     assert found["llm", "api_key"] == (
         "none",
         "secret text",
