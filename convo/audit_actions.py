@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 AuditAction = Literal[
-    "log_read", "retry", "acknowledge", "key_made", "key_rotated", "key_revoked", "restore", "start", "reload"
+    "log_read", "retry", "acknowledge", "erase", "key_made", "key_rotated", "key_revoked", "restore", "start", "reload"
 ]
 AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "log_read": "The log of a conversation was read, as turns or as it was sent. A row for each request.",
     "retry": "A dead letter was made ready again, alone or with many others. A row for each dead letter.",
     "acknowledge": "A dead letter was marked as reviewed.",
+    "erase": "A conversation or a user was erased. Of a user there is a row for each batch of conversations.",
     "key_made": "A key was made. `detail` has its id, name and scopes.",
     "key_rotated": "A key was made that replaces another. `detail` has the ids of both.",
     "key_revoked": "A key was revoked. `detail` has its id.",

@@ -54,6 +54,7 @@ from convo.web.clients import Clients
 from convo.web.conversations import ReadRoutes
 from convo.web.dispatch import Api
 from convo.web.door import Door
+from convo.web.erasing import EraseRoutes
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
@@ -188,6 +189,11 @@ class Components:
             ),
             explaining=ExplainRoute(postgres=postgres, reads=self._reads, dependencies=self._dependencies),
             auditing=AuditLogRoute(postgres=postgres, reads=self._reads, rows_max=settings.web.list_rows_max),
+            erasing=EraseRoutes(
+                postgres=postgres,
+                erased=self._erased,
+                services=tuple(remote.dependency.name for remote in remotes),
+            ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -253,6 +259,13 @@ class Components:
     def _contracts_changed(self, reason: str) -> None:
         others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
         self.readiness.warnings = [*others, *([reason] if reason else [])]
+
+    def _erased(self, seqs: Sequence[int]) -> None:
+        self._recent_logs.forget(seqs)
+        self.held.stop_erased(seqs)
+        for seq in seqs:
+            # Whoever waits for it learns that it is gone.
+            self.watch.wake(seq)
 
     def _committed(self, rows: list[CommittedLog]) -> None:
         self._recent_logs.put(rows)

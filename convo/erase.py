@@ -1,16 +1,20 @@
-"""Erasing conversations: everything that any table holds of them goes, and what was counted for them is taken back.
+"""Erasing conversations and users: everything that any table holds of them goes, and what was counted is taken back.
 
-Open it when a new table holds something of a conversation: its module says how that is erased, and ``ERASURES`` lists
-it. A test reads the database's catalogue and fails while one is missing. Today only canaries are erased.
+Open it when a new table holds something of a conversation or a user: its module says how that is erased, and
+``ERASURES`` or ``ERASURES_OF_USER`` lists it. A test reads the database's catalogue and fails while one is missing.
+Canaries are erased here; what an operator has erased goes by ``convo/erasure.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
 from convo.store import intake, ledger, logs
+from convo.store.erasures import ErasedCounts
 from convo.store.jobs import memories, parts, runs, settle, table, tickets
+from convo.store.jobs.erased_memories import leave_tombstones
 from convo.store.postgres import Connection, Postgres
 
 # In this order: what reads other tables comes before what empties them.
@@ -28,15 +32,58 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
 }
 """By table, the statements of its owner that erase conversations; ``$1`` are their ``seq``."""
 
+ERASURES_OF_USER: Mapping[str, tuple[str, ...]] = {
+    "memory": (memories.ERASE_USER_MEMORIES,),
+    "relationship": settle.ERASE_USER_RELATIONSHIPS,
+}
+"""The same for what a user has besides the conversations: ``$1`` is the user, ``$2`` when the erasure began."""
+
 # At one canary a minute, a day of failed erasures is mended within three minutes.
 _ROWS_MAX = 500
 
 
-async def erase_conversations(connection: Connection, seqs: Sequence[int]) -> None:
-    """Erase these conversations, whose jobs have ended and are locked, in the caller's transaction."""
-    for statements in ERASURES.values():
+async def erase_conversations(
+    connection: Connection, seqs: Sequence[int], hmacs: Sequence[bytes] | None = None
+) -> ErasedCounts:
+    """Erase these conversations, whose jobs are locked, in the caller's transaction; return how many rows that were.
+
+    Their receipts stay, under these ``hmacs`` of their ids; without them they go, as those of canaries do.
+    """
+    counts = ErasedCounts()
+    user_ids = [row["user_id"] for row in await connection.fetch(_USERS, seqs)]
+    await memories.lock_users(connection, user_ids)
+    # In the order in which settling locks them.
+    await connection.execute(_LOCK_RELATIONSHIPS, user_ids)
+    if hmacs is not None:
+        await leave_tombstones(connection, seqs)
+    for table_name, statements in ERASURES.items():
+        if hmacs is not None and table_name == "receipt":
+            tags = [await connection.execute(intake.ERASE_FROM_RECEIPTS, seqs, hmacs)]
+        else:
+            tags = [await connection.execute(statement, seqs) for statement in statements]
+        counts += _counted(table_name, tags)
+    return counts
+
+
+async def erase_rest_of_user(connection: Connection, user_id: str, until: datetime) -> ErasedCounts:
+    """Erase what is left of a user without the conversations, as far as it is from ``until`` or before."""
+    await memories.lock_users(connection, [user_id])
+    await connection.execute(_LOCK_RELATIONSHIPS, [user_id])
+    counts = ErasedCounts()
+    for table_name, statements in ERASURES_OF_USER.items():
         for statement in statements:
-            await connection.execute(statement, seqs)
+            values = (user_id, until) if "$2" in statement else (user_id,)
+            counts += _counted(table_name, [await connection.execute(statement, *values)])
+    return counts
+
+
+def _counted(table_name: str, tags: Iterable[str]) -> ErasedCounts:
+    """Read what statements did out of their tags, such as ``DELETE 3``; a row that several changed counts once."""
+    removed = sum(int(tag.split()[-1]) for tag in tags if tag.startswith("DELETE"))
+    changed = max((int(tag.split()[-1]) for tag in tags if tag.startswith("UPDATE")), default=0)
+    return ErasedCounts(
+        removed={table_name: removed} if removed else {}, changed={table_name: changed} if changed else {}
+    )
 
 
 async def erase_canaries(postgres: Postgres, conversation_ids: Sequence[str]) -> int:
@@ -64,4 +111,8 @@ SELECT seq FROM conversation JOIN job USING (seq)
 WHERE user_id = $1 AND state IN ('done', 'dead')
   AND (conversation_id = ANY($2::text[]) OR received_at < convo_now() - interval '1 hour')
 ORDER BY seq LIMIT $3 FOR UPDATE OF job
+"""
+_USERS = "SELECT DISTINCT user_id FROM conversation WHERE seq = ANY($1::bigint[])"
+_LOCK_RELATIONSHIPS = """
+SELECT FROM relationship WHERE user_id = ANY($1::text[]) ORDER BY user_id, bot_id FOR UPDATE
 """

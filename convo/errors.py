@@ -136,6 +136,14 @@ class Expired(ConvoError):
     title = "This conversation has expired"
 
 
+class Erased(ConvoError):
+    """The conversation was erased, or its user after it had ended: it is not stored, and not accepted again."""
+
+    status = 410
+    code = "erased"
+    title = "This conversation was erased"
+
+
 class TooLarge(ConvoError):
     """The body is over the limit."""
 

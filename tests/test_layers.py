@@ -45,7 +45,8 @@ RANKS: dict[str, int] = {
     "convo.http": 11,
     "convo.web": 12,
     "convo.pipeline": 12,
-    "convo.erase": 11,
+    "convo.erase": 10,
+    "convo.erasure": 11,
     "convo.canary": 13,
     "convo.retention": 11,
     "convo.retention_keeper": 13,
@@ -93,6 +94,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
+        "convo.commands.erasing",
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
@@ -181,6 +183,7 @@ TESTED_BY: dict[str, str] = {
     "convo.http.context": "integration/http/test_connection.py",
     "convo.web.description.parameters": "unit/web/description/test_openapi.py",
     "convo.web.description.service_views": "unit/web/description/test_views.py",
+    "convo.web.description.erasure_views": "unit/web/description/test_openapi.py",
     # What shows only in what others do with it.
 }
 

@@ -23,10 +23,12 @@ BOUNDS = (
     re.compile(r"WHERE (?:\w+\.)?(?:seq|name|key_id) = (?:\$\d|\(SELECT seq FROM receipt WHERE id_hash = \$1\))"),
 )
 UNBOUND: Mapping[str, str] = {
+    "convo.store.erasures._COUNT": "one row, by its key",
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",
     "convo.store.history.RESTORED": "the one row of the history",
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",
     "convo.store.jobs.crashes._GIVE_BACK": "the crashes of one start, which had at most jobs.workers leases",
+    "convo.store.jobs.settle.ERASE_USER_RELATIONSHIPS": "the relationships of one user, with a bot each",
     "convo.store.jobs.rescue._RELEASE_OWNED": "one process has at most jobs.workers leases, and that is at most 1,000",
 }
 """By name, the statements without a bound of their own, each with what bounds it."""

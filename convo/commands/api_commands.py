@@ -18,9 +18,10 @@ from convo.conversation.times import instant
 from convo.errors import Refused
 
 if TYPE_CHECKING:
-    from convo.commands import terminal
+    from convo.commands import erasing, terminal
     from convo.commands.options import Commands
 else:
+    erasing = import_later("convo.commands.erasing")
     terminal = import_later("convo.commands.terminal")
 
 
@@ -44,13 +45,18 @@ def add_api_commands(commands: Commands) -> None:
         parser.add_argument("--limit", type=row_count, default=50)
     acknowledge = add_command(commands, "acknowledge", "mark a dead letter as reviewed; it stays dead", _acknowledge)
     acknowledge.add_argument("conversation_id", metavar="ID")
+    erase = add_command(commands, "erase", "erase a conversation or a user, and print what that removed", _erase)
+    erase.add_argument("kind", choices=("conversation", "user"), help="what is erased")
+    erase.add_argument("id", metavar="ID")
+    erase.add_argument("--dry-run", action="store_true", help="count the rows, and erase nothing")
+    erase.add_argument("--yes", action="store_true", help="do not ask before it is erased")
     audit_log = add_command(commands, "audit-log", "show who did what, newest first", _audit_log)
     _add_audit_options(audit_log)
     alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
     alerts.add_argument(
         "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
     )
-    for parser in (show, explain, retry, user, listed, dead, acknowledge, audit_log, alerts):
+    for parser in (show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
         parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
         parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
         add_settings(parser)
@@ -140,6 +146,10 @@ def _since(text: str | None, now: datetime) -> str | None:
 
 def _acknowledge(asked: argparse.Namespace) -> int:
     return terminal.acknowledge(_call(asked), asked.conversation_id)
+
+
+def _erase(asked: argparse.Namespace) -> int:
+    return erasing.erase(_call(asked), asked.kind, asked.id, dry_run=asked.dry_run, ask=not asked.yes)
 
 
 def _audit_log(asked: argparse.Namespace) -> int:

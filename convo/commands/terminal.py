@@ -40,6 +40,8 @@ from convo.web.description import messages, service_views, views
 from convo.web.queries import cursor_after
 
 T = TypeVar("T")
+ApiClient = httpx.Client
+"""Sends a command's requests to its server."""
 Page = TypeVar("Page", views.ListView, views.RelationshipView, views.MemoriesView, service_views.AuditLogView)
 
 REFUSED, NO_SERVER, NOT_FOUND = 1, 3, 4
@@ -97,18 +99,20 @@ class ServerCall(Struct, frozen=True, kw_only=True):
 def show(call: ServerCall, conversation_id: str) -> int:
     """Print one conversation: what was sent, the state of its analysis, the results, the score."""
     path = _path(conversation_id)
-    return _command(call, lambda client: _request(client, "GET", path, views.ConversationView), draw_conversation)
+    return run_command(
+        call, lambda client: request_view(client, "GET", path, views.ConversationView), draw_conversation
+    )
 
 
 def show_explanation(call: ServerCall, conversation_id: str) -> int:
     """Print why one conversation has its state, how many jobs are before it, and every run so far."""
     path = _path(conversation_id) + "/explain"
-    return _command(call, lambda client: _request(client, "GET", path, views.ExplainView), draw_explained)
+    return run_command(call, lambda client: request_view(client, "GET", path, views.ExplainView), draw_explained)
 
 
 def show_user(call: ServerCall, user_id: str, limit: int = 50) -> int:
     """Print a user's relationship with the latest bots, and the newest memories, at most ``limit`` of each."""
-    path = f"/v1/users/{_segment(user_id)}"
+    path = f"/v1/users/{segment(user_id)}"
 
     def request(client: httpx.Client) -> UserOverview:
         relationship = _relationship(client, f"{path}/relationship", limit)
@@ -116,12 +120,12 @@ def show_user(call: ServerCall, user_id: str, limit: int = 50) -> int:
         more = more or relationship.next_cursor is not None
         return UserOverview(relationship=relationship, memories=memories, more=more)
 
-    return _command(call, request, draw_user)
+    return run_command(call, request, draw_user)
 
 
 def list_conversations(call: ServerCall, filters: Filters, limit: int = 50) -> int:
     """Print the newest conversations, at most ``limit``."""
-    return _command(call, lambda client: _newest(client, filters, limit), draw_list)
+    return run_command(call, lambda client: _newest(client, filters, limit), draw_list)
 
 
 def dead(call: ServerCall, filters: Filters, limit: int = 50) -> int:
@@ -131,33 +135,35 @@ def dead(call: ServerCall, filters: Filters, limit: int = 50) -> int:
     def request(client: httpx.Client) -> DeadOverview:
         newest = _newest(client, only, limit)
         which = DeadLetters(user_id=filters.user_id, bot_id=filters.bot_id)
-        reasons = _request(client, "GET", _DEAD, views.DeadReasonsView, _parameters(which))
+        reasons = request_view(client, "GET", _DEAD, views.DeadReasonsView, _parameters(which))
         return DeadOverview(reasons=reasons, rows=newest.rows, more=newest.more)
 
-    return _command(call, request, draw_dead)
+    return run_command(call, request, draw_dead)
 
 
 def retry(call: ServerCall, conversation_id: str) -> int:
     """Make a dead letter ready again and print its new state."""
     path = _path(conversation_id) + "/retry"
-    return _command(call, lambda client: _request(client, "POST", path, views.RetryView), draw_retried)
+    return run_command(call, lambda client: request_view(client, "POST", path, views.RetryView), draw_retried)
 
 
 def retry_many(call: ServerCall, which: DeadLetters, *, per_second: float = 0.0, dry_run: bool = False) -> int:
     """Make dead letters ready again, at most ``per_second`` (0: no limit), and print how many they were."""
 
     def request(client: httpx.Client) -> RetriedMany:
-        reasons = _request(client, "GET", _DEAD, views.DeadReasonsView, _parameters(which))
+        reasons = request_view(client, "GET", _DEAD, views.DeadReasonsView, _parameters(which))
         retried = _retry_batches(client, which, reasons, per_second=per_second, dry_run=dry_run)
         return RetriedMany(retried=retried, dry_run=dry_run, reasons=reasons)
 
-    return _command(call, request, draw_retried_many)
+    return run_command(call, request, draw_retried_many)
 
 
 def acknowledge(call: ServerCall, conversation_id: str) -> int:
     """Mark a dead letter as reviewed, and print that it is."""
     path = _path(conversation_id) + "/acknowledge"
-    return _command(call, lambda client: _request(client, "POST", path, views.AcknowledgedView), draw_acknowledged)
+    return run_command(
+        call, lambda client: request_view(client, "POST", path, views.AcknowledgedView), draw_acknowledged
+    )
 
 
 def audit_log(call: ServerCall, filters: AuditFilters, limit: int = 50, before: int | None = None) -> int:
@@ -172,12 +178,14 @@ def audit_log(call: ServerCall, filters: AuditFilters, limit: int = 50, before: 
         rows = tuple(row for page in pages for row in page.entries)
         return AuditOverview(rows=rows, more=pages[-1].next_cursor is not None)
 
-    return _command(call, request, draw_audit_log)
+    return run_command(call, request, draw_audit_log)
 
 
 def alerts(call: ServerCall) -> int:
     """Print the active and the recent alerts."""
-    return _command(call, lambda client: _request(client, "GET", "/v1/alerts", service_views.AlertsView), draw_alerts)
+    return run_command(
+        call, lambda client: request_view(client, "GET", "/v1/alerts", service_views.AlertsView), draw_alerts
+    )
 
 
 def test_alerts(call: ServerCall) -> int:
@@ -185,14 +193,15 @@ def test_alerts(call: ServerCall) -> int:
     failed: list[str] = []
 
     def request(client: httpx.Client) -> service_views.AlertsTestView:
-        view = _request(client, "POST", "/v1/alerts/test", service_views.AlertsTestView)
+        view = request_view(client, "POST", "/v1/alerts/test", service_views.AlertsTestView)
         failed.extend(one.sink for one in view.sinks if not one.ok)
         return view
 
-    return _command(call, request, draw_alerts_test) or (REFUSED if failed else 0)
+    return run_command(call, request, draw_alerts_test) or (REFUSED if failed else 0)
 
 
-def _command(call: ServerCall, request: Callable[[httpx.Client], T], draw: Callable[[T], RenderableType]) -> int:
+def run_command(call: ServerCall, request: Callable[[httpx.Client], T], draw: Callable[[T], RenderableType]) -> int:
+    """Print what a request to the server returned, drawn or as JSON; return the exit code."""
     try:
         with _client(call.url, call.key) as client:
             found = request(client)
@@ -225,16 +234,22 @@ def _trusted(url: str) -> ssl.SSLContext:
 
 
 def _path(conversation_id: str) -> str:
-    return f"/v1/conversations/{_segment(conversation_id)}"
+    return f"/v1/conversations/{segment(conversation_id)}"
 
 
-def _segment(value: str) -> str:
+def segment(value: str) -> str:
+    """Return an id as a part of a path."""
     return quote(value, safe="", errors="surrogatepass")
 
 
-def _request(
+def request_view(
     client: httpx.Client, method: str, path: str, kind: type[T], parameters: dict[str, str] | None = None
 ) -> T:
+    """Send one request, and read its answer.
+
+    Raises:
+        Failed: no server answers, or the answer is a refusal or nothing that convo answers.
+    """
     try:
         response = client.request(method, path, params=parameters)
     except httpx.TransportError as error:
@@ -278,7 +293,7 @@ def _retry_batches(
         while True:
             began = time.monotonic()
             try:
-                batch = _request(client, "POST", f"{_DEAD}/retry", views.RetriedView, parameters)
+                batch = request_view(client, "POST", f"{_DEAD}/retry", views.RetriedView, parameters)
             except Failed as failed:
                 if not retried or dry_run:
                     raise
@@ -324,7 +339,7 @@ def _pages(  # noqa: PLR0913, PLR0917  (what is asked for, and how its pages are
     asked, pages, count = dict(parameters or {}), list[Page](), 0
     while True:
         asked["limit"] = str(min(limit - count, _PAGE_ROWS))
-        page = _request(client, "GET", path, kind, asked)
+        page = request_view(client, "GET", path, kind, asked)
         pages.append(page)
         count += len(rows_of(page))
         if page.next_cursor in (None, asked.get("cursor")) or count >= limit:

@@ -279,6 +279,11 @@ def log_mismatch(*, conversation_id: str) -> None:
     _record("error", "log_mismatch", conversation_id=conversation_id)
 
 
+def erased(*, kind: str, hmac: str, rows: int) -> None:
+    """Log that a conversation or a user was erased, with how many rows went."""
+    _record("info", "erased", kind=kind, hmac=hmac, rows=rows)
+
+
 def audit_rows_kept(*, rows: int, reason: str) -> None:
     """Warn that rows of the audit log could not be stored now; they wait for the next try."""
     _record_seldom("warning", "audit_rows_kept", reason, rows=rows, reason=reason)

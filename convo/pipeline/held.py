@@ -5,7 +5,7 @@ Open it to change when the work on a lost lease stops.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -54,6 +54,13 @@ class HeldLeases:
         for lease, scope in self._scopes.values():
             log_records.lease_lost(conversation_id=lease.conversation_id, reason="the database went back")
             scope.cancel()
+
+    def stop_erased(self, seqs: Collection[int]) -> None:
+        """Stop the work on these jobs at once: they were erased. In other processes the next heartbeat finds it."""
+        for lease, scope in list(self._scopes.values()):
+            if lease.seq in seqs:
+                log_records.lease_lost(conversation_id=lease.conversation_id, reason="the conversation was erased")
+                scope.cancel()
 
     async def beat(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Renew all leases at every heartbeat, and stop the work of those that are lost, until cancelled."""

@@ -47,6 +47,7 @@ NAMES: dict[str, str] = {
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
     "db.retire": "looking for what is over, and removing a few rows of it",
+    "db.erase": "erasing a conversation, or a batch of a user's",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",
@@ -66,6 +67,8 @@ NAMES: dict[str, str] = {
     "db.migrate": "bringing the schema up to date, after any other process that does so",
     # the dependencies: the language model, the memory service
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
+    # an erasure
+    "erase.accepts": "the end of the accepts that were under way when an erasure began",
     # the sinks of alerts
     "alerts.deliver": "one attempt to deliver a message to a sink",
     "alerts.message": "all attempts to deliver one message to a sink",

@@ -33,6 +33,11 @@ class InstallationKey:
         # No id contains a NUL, so no two pairs are one text.
         return hmac.digest(self._key, f"{kind}\0{id_}".encode(), hashlib.sha256)[:HMAC_BYTES]
 
+    def hmac_of_memory(self, user_id: str, key: str) -> bytes:
+        """Return the HMAC of a memory's key, for this user alone."""
+        # The key of a memory is stored as text, so it contains no NUL either.
+        return hmac.digest(self._key, f"memory\0{user_id}\0{key}".encode(), hashlib.sha256)[:HMAC_BYTES]
+
     def __repr__(self) -> str:
         return "InstallationKey(***)"
 

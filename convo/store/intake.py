@@ -16,10 +16,12 @@ from msgspec import UNSET, Struct
 from convo.conversation import digest as digests
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER, ConversationEnded
-from convo.errors import Conflict, DatabaseUnavailable, TransactionLost, Unavailable
+from convo.errors import Conflict, DatabaseUnavailable, Erased, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
 from convo.settings import FairKey, IntakeSettings
+from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
 from convo.store.group import Group
+from convo.store.installation_key import InstallationKey
 from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
 from convo.store.lookup import STATES
@@ -95,7 +97,7 @@ class Committer:
         receipts: GivenReceipts,
     ) -> None:
         self._dedicated = dedicated
-        self._insert = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key])
+        self._insert = insert_statements(fair_key)
         self._committed = committed
         self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
@@ -117,6 +119,7 @@ class Committer:
 
         Raises:
             Conflict: the id is taken by other content.
+            Erased: the conversation was erased, or its user since it ended.
             BadRow: the database refuses this very content.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; send it again.
         """
@@ -140,7 +143,7 @@ class Committer:
         finally:
             await self._dedicated.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
-    async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Unavailable]:
+    async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Erased | Unavailable]:
         # The first item of an id makes the receipt. Its digest tells what the others are: replays or conflicts.
         unique: dict[str, Accept] = {}
         for accept in batch:
@@ -164,9 +167,14 @@ class Committer:
         for accept in batch:
             conversation_id = accept.ended.conversation_id
             mine = unique[conversation_id] is accept and conversation_id in fresh
-            outcomes.append(_outcome(accept, fresh.get(conversation_id) or known[conversation_id], replayed=not mine))
+            row = fresh.get(conversation_id) or known.get(conversation_id)
+            outcomes.append(_refused(accept) if row is None else _outcome(accept, row, replayed=not mine))
         # Canaries are erased when they came through: no sign of anything.
-        given = [one for one, accept in unique.items() if accept.ended.user_id != CANARY_USER]
+        given = [
+            one
+            for one, accept in unique.items()
+            if accept.ended.user_id != CANARY_USER and (one in fresh or one in known)
+        ]
         self._receipts.note(given, [row["seq"] for row in fresh.values()])
         return outcomes
 
@@ -194,6 +202,12 @@ class Committer:
                 if (found := fresh.get(row.ended.conversation_id)) is not None
             ]
         )
+
+
+def _refused(accept: Accept) -> Erased:
+    return Erased(
+        f"conversation {accept.ended.conversation_id!r} was erased, or its user since it ended; it is not stored again"
+    )
 
 
 def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Stored | Conflict | Unavailable:
@@ -227,13 +241,15 @@ WITH sent AS MATERIALIZED (
     SELECT *, nextval('conversation_seq_seq') AS seq
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                 $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
-                $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[])
+                $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[],
+                $20::bytea[])
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
               started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
-              id_hash)
+              id_hash, id_hmac, user_hmac)
 ), fresh AS (
     INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
+    WHERE $refused
     ON CONFLICT (id_hash) DO NOTHING
     RETURNING seq, id_hash, digest, turns, received_at, notes
 ), conversations AS (
@@ -252,6 +268,9 @@ WITH sent AS MATERIALIZED (
 )
 SELECT seq, id_hash, digest, turns, received_at, notes, '' AS state FROM fresh
 """
+# While nothing was ever erased, no HMAC is computed. Where that is not so any more, nothing is inserted, and the other
+# statement is run: this session has met the list.
+_REFUSALS = ("NOT (SELECT EXISTS (SELECT FROM erasure))", NOT_REFUSED)
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
@@ -262,29 +281,72 @@ FROM receipt WHERE id_hash = ANY($1::bytea[])
 ERASE_CONVERSATIONS = "DELETE FROM conversation WHERE seq = ANY($1::bigint[])"
 ERASE_RECEIPTS = "DELETE FROM receipt WHERE seq = ANY($1::bigint[])"
 """For canaries alone: what a client was acknowledged keeps its receipt."""
+ERASE_FROM_RECEIPTS = """
+UPDATE receipt SET state = 'e', id_hash = gone.id_hmac, turns = 0, digest = '', notes = NULL
+FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq = gone.seq
+"""
+"""For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""
 
 Rows = dict[str, Mapping[str, Any]]
+InsertStatements = tuple[str, str]
+"""Accept's statement as long as nothing was ever erased, and the one that looks for each id on the list."""
 
 
-async def _insert(connection: Connection, insert: str, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
+def insert_statements(fair_key: FairKey) -> InsertStatements:
+    """Return accept's statement in both forms."""
+    first, second = (
+        _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key]).replace("$refused", refused) for refused in _REFUSALS
+    )
+    return first, second
+
+
+async def _insert(connection: Connection, insert: InsertStatements, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
     """Insert what is new; return the new rows and those that were there before, by conversation id.
 
-    Two statements, each a transaction of its own: within one, a row that another process commits meanwhile is neither
-    inserted nor visible. What the first one inserted stays stored when the second one fails: the client sends it again,
-    and that is a replay. The rows come sorted, or two processes with overlapping batches would deadlock: by
-    their ids and not by the hashes, because programs that know no receipts take the same hashes in that order.
+    What is in neither was erased. Two statements, each a transaction of its own: within one, a row that another process
+    commits meanwhile is neither inserted nor visible. What the first one inserted stays stored when the second one
+    fails: the client sends it again, and that is a replay. The rows come sorted, or two processes with overlapping
+    batches would deadlock: by their ids and not by the hashes, because programs that know no receipts take the same
+    hashes in that order.
     """
+    key = met_list(connection)
     columns = _columns(rows)
     ids = dict(zip(columns[-1], columns[0], strict=True))
-    fresh = {ids[row["id_hash"]]: row for row in await connection.fetch(insert, *columns)}
+    new = await connection.fetch(insert[key is not None], *columns, *_hmacs(key, rows))
+    fresh = {ids[row["id_hash"]]: row for row in new}
     missing = [hashed for hashed, one in ids.items() if one not in fresh]
     known = {ids[row["id_hash"]]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):
-        raise TransactionLost("a conversation was deleted while it was sent again")
+        if key is None and await meet_list(connection) is not None:
+            return await _insert(connection, insert, rows)
+        await _check_erased(
+            connection, key, [row for row in rows if row.ended.conversation_id not in {**fresh, **known}]
+        )
     if any(row["awaited"] for row in known.values()):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
         await connection.fetch(CONFIRM)
     return fresh, known
+
+
+async def _check_erased(connection: Connection, key: InstallationKey | None, rows: Sequence[Accept]) -> None:
+    """Pass if each of these, which is neither new nor known, is so because it was erased.
+
+    Raises:
+        TransactionLost: one is not: another process removed it at this moment.
+    """
+    hmacs = list(zip(*_hmacs(key, rows), strict=True))
+    erased = await erased_among(connection, {one for pair in hmacs for one in pair}) if hmacs else set()
+    if not hmacs or not all(erased.intersection(pair) for pair in hmacs):
+        raise TransactionLost("a conversation was deleted while it was sent again")
+
+
+def _hmacs(key: InstallationKey | None, rows: Sequence[Accept]) -> tuple[list[bytes], list[bytes]]:
+    if key is None:
+        return [], []
+    return (
+        [key.hmac_of("conversation", row.ended.conversation_id) for row in rows],
+        [key.hmac_of("user", row.ended.user_id) for row in rows],
+    )
 
 
 def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:

@@ -193,6 +193,11 @@ class RecentLogs:
         metrics.handover_total.labels("miss" if body is None else "hit").inc()
         return await self._read(seq) if body is None else body
 
+    def forget(self, seqs: Iterable[int]) -> None:
+        """Forget the logs of these jobs, which were erased."""
+        for seq in seqs:
+            self._pop(seq)
+
     def clear(self) -> None:
         """Forget all: what was committed may not be so any more."""
         self._entries.clear()

@@ -14,6 +14,8 @@ from typing import Final
 import trio
 
 from convo.conversation.identity import id_hash
+from convo.store.erasures import erased_among
+from convo.store.installation_key import read_installation_key
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 _KEPT_SECONDS = 600.0
@@ -81,4 +83,10 @@ async def _unknown(connection: Connection, ids: list[str]) -> list[str]:
     hashes = {one: id_hash(one) for one in ids}
     rows = await connection.fetch("SELECT id_hash FROM receipt WHERE id_hash = ANY($1)", list(hashes.values()))
     known = {row["id_hash"] for row in rows}
-    return [one for one, hashed in hashes.items() if hashed not in known]
+    unknown = [one for one, hashed in hashes.items() if hashed not in known]
+    if not unknown:
+        return []
+    key = await read_installation_key(connection)
+    hmacs = {one: key.hmac_of("conversation", one) for one in unknown}
+    erased = await erased_among(connection, hmacs.values())
+    return [one for one, hmac in hmacs.items() if hmac not in erased]

@@ -22,6 +22,7 @@ from convo.web.dead_letters import DeadLetterRoutes
 from convo.web.description.messages import Answer, Bound, Head, Read
 from convo.web.description.routes import ROUTES, Route
 from convo.web.door import Door, RouteFunction, RouteRequest, answered
+from convo.web.erasing import EraseRoutes
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
 
@@ -35,6 +36,7 @@ class Api(Struct, frozen=True, kw_only=True):
     reading: ReadRoutes
     explaining: ExplainRoute
     auditing: AuditLogRoute
+    erasing: EraseRoutes
     operations: OperationsRoutes
 
 
@@ -56,6 +58,10 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "acknowledge_conversation": lambda request: reading.acknowledge(
             request.values["conversation_id"], _caller(request)
         ),
+        "erase_conversation": lambda request: api.erasing.conversation(
+            request.values["conversation_id"], request.query, _caller(request)
+        ),
+        "erase_user": lambda request: api.erasing.user(request.values["user_id"], request.query, _caller(request)),
         "read_dead_reasons": lambda request: dead.by_reason(request.query),
         "retry_dead_letters": lambda request: dead.retry(request.query, _caller(request)),
         "read_relationship": lambda request: reading.relationship(request.values["user_id"], request.query),

@@ -106,10 +106,10 @@ async def answer(body: bytes, group: Accepts) -> bytes:
 
 def committing(bridge: Bridge, connection: Any) -> Accepts:
     """Return a group commit on one connection, with convo's own bounds."""
-    insert = intake._INSERT.replace("$fair_key", intake._FAIR_KEYS["user"])
+    insert, _ = intake.insert_statements("user")
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:
-        rows = await connection.fetch(insert, *intake._columns(batch))
+        rows = await connection.fetch(insert, *intake._columns(batch), [], [])
         found = {row["id_hash"]: row for row in rows}
         return [found[id_hash(accept.ended.conversation_id)] for accept in batch]
 

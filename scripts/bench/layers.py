@@ -148,6 +148,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         reading=nothing,
         explaining=nothing,
         auditing=nothing,
+        erasing=nothing,
         operations=nothing,
     )
 

@@ -101,6 +101,38 @@ async def test_every_table_that_holds_something_of_a_conversation_says_how_it_is
     assert holding - set(erase.ERASURES) == set()
 
 
+NOTHING_OF_ANYBODY = {
+    **dict.fromkeys(("schema_version", "schema_step", "process_program"), "which program knows what"),
+    **dict.fromkeys(("process", "process_settings", "suspect_claim"), "who is at work"),
+    **dict.fromkeys(("history", "history_beat", "installation_key"), "of the database itself"),
+    "api_key": "of clients, who are no users",
+    "audit_log": "ids as HMACs alone",
+    "erasure": "ids as HMACs alone: the list of what was erased",
+    "erased_memory": "ids and keys as HMACs alone",
+}
+"""The other tables, each with why nothing is erased there."""
+OF_A_USER = ("user_id",)
+
+
+async def test_every_table_is_one_that_is_erased_or_one_that_holds_nothing_of_anybody(process: Process) -> None:
+    tables = {
+        name
+        for (name,) in await rows(process.postgres, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+    }
+    assert tables - set(erase.ERASURES) - set(NOTHING_OF_ANYBODY) == set(), "what does it hold of a conversation?"
+    assert set(NOTHING_OF_ANYBODY) - tables == set()
+
+
+async def test_every_table_that_names_a_user_says_how_that_is_erased(process: Process) -> None:
+    query = """
+    SELECT DISTINCT table_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND column_name = ANY($1::text[])
+    """
+    holding = {table for (table,) in await rows(process.postgres, query, list(OF_A_USER))}
+    # A conversation goes as such.
+    assert holding - set(erase.ERASURES_OF_USER) == {"conversation"}
+
+
 async def test_an_erasure_names_only_tables_that_exist(process: Process) -> None:
     tables = {name for (name,) in await rows(process.postgres, "SELECT tablename::text FROM pg_tables")}
     assert set(erase.ERASURES) <= tables

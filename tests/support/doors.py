@@ -235,6 +235,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         reading=Mock(),
         explaining=Mock(),
         auditing=Mock(),
+        erasing=Mock(),
         operations=Mock(),
     )
 

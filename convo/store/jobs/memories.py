@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from convo.analysis.part import StoredFinding
 from convo.conversation.model import Memories, MemoryFact, bounded_key
+from convo.store.jobs.erased_memories import Tombstones, read_tombstones
 from convo.store.postgres import Connection
 
 
@@ -47,12 +48,21 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
     stored: dict[int, StoredFinding] = {}
     found = sorted(found, key=lambda one: one.user_id)
     if found:
-        await connection.execute(_LOCK_USERS, [one.user_id for one in found])
+        await lock_users(connection, [one.user_id for one in found])
+    tombstones = await read_tombstones(connection, {one.user_id for one in found})
     for batch in _rounds(found):
-        resolved = await _resolve(connection, batch)
-        new = await _merge(connection, [said for one in resolved for said in _said(one)])
+        resolved = await _resolve(connection, batch, tombstones)
+        words = [said for one in resolved for said in _said(one)]
+        new = await _merge(
+            connection, [one for one in words if one.row.seq > tombstones.until_seq(one.row.user_id, one.key)]
+        )
         stored |= {one.seq: StoredFinding(one.memories, new[one.seq]) for one in resolved}
     return stored
+
+
+async def lock_users(connection: Connection, user_ids: Collection[str]) -> None:
+    """Keep all others from the memories of these users until the end of this transaction."""
+    await connection.execute(_LOCK_USERS, list(user_ids))
 
 
 def _rounds(found: Sequence[MemoriesRow]) -> Iterator[list[MemoriesRow]]:
@@ -63,14 +73,19 @@ def _rounds(found: Sequence[MemoriesRow]) -> Iterator[list[MemoriesRow]]:
         found = [one for one in found if one not in first]
 
 
-async def _resolve(connection: Connection, batch: Sequence[MemoriesRow]) -> Sequence[MemoriesRow]:
-    """Read a NONE as the ADD that it was, where the service lists the memory and nothing here counts it."""
+async def _resolve(
+    connection: Connection, batch: Sequence[MemoriesRow], tombstones: Tombstones
+) -> Sequence[MemoriesRow]:
+    """Read a NONE as the ADD that it was, where the service lists the memory and nothing here counts it.
+
+    Not where it was erased here, and the service lists it still.
+    """
     listed = [(one, key) for one in batch for key in one.memories.listed]
     if not listed:
         return batch
     seqs, users, keys = [one.seq for one, _ in listed], [one.user_id for one, _ in listed], [key for _, key in listed]
     known = {(row["seq"], row["key"]) for row in await connection.fetch(_KNOWN, seqs, users, keys)}
-    lost = {(one.seq, key) for one, key in listed} - known
+    lost = {(one.seq, key) for one, key in listed if not tombstones.until_seq(one.user_id, bounded_key(key))} - known
     return [
         replace(one, memories=_restored(one.memories, {key for seq, key in lost if seq == one.seq})) for one in batch
     ]
@@ -134,6 +149,13 @@ ERASE_MEMORIES = (
     WHERE c.seq = ANY($1::bigint[]) AND memory.user_id = c.user_id AND memory.new_seq = c.seq
     """,
 )
+ERASED_AT_ONCE = 1000
+"""So many memories of a user go in one transaction; where there were so many, there may be more."""
+# What has no conversation any more, or none that was erased with it.
+ERASE_USER_MEMORIES = f"""
+DELETE FROM memory WHERE memory_seq = ANY(ARRAY(
+    SELECT memory_seq FROM memory WHERE user_id = $1 AND first_seen_at <= $2 LIMIT {ERASED_AT_ONCE}))
+"""
 _LOCK_USERS = """
 SELECT pg_advisory_xact_lock(key)
 FROM (SELECT DISTINCT hashtextextended(user_id, 0) AS key FROM unnest($1::text[]) AS user_id ORDER BY key) AS sorted

@@ -132,7 +132,8 @@ ON CONFLICT (user_id, bot_id) DO UPDATE SET
     last_seq = greatest(r.last_seq, excluded.last_seq),
     updated_at = convo_now()
 """
-# Their scores are taken off again, and a relationship that then counts no conversation goes.
+# Their scores are taken off again, and a relationship that then counts no conversation goes. Where one of them was its
+# newest, the newest of those that are left takes its place, with the emotion that settling took from its part.
 ERASE_RELATIONSHIPS = (
     """
     UPDATE relationship AS r SET score = r.score - gone.score, conversations = r.conversations - gone.conversations
@@ -146,5 +147,36 @@ ERASE_RELATIONSHIPS = (
     """
     DELETE FROM relationship r USING conversation c
     WHERE c.seq = ANY($1::bigint[]) AND r.user_id = c.user_id AND r.bot_id = c.bot_id AND r.conversations = 0
+    """,
+    f"""
+    UPDATE relationship AS r SET last_seq = newest.seq, last_emotion = newest.emotion
+    FROM (SELECT DISTINCT user_id, bot_id FROM conversation WHERE seq = ANY($1::bigint[])) AS gone
+    CROSS JOIN LATERAL (
+        SELECT seq, coalesce((
+            SELECT result ->> 'emotion' FROM part
+            WHERE part.seq = c.seq AND name = 'emotion' AND state = 'done' AND coalesce(result ->> 'refused', '') = ''
+        ), '{_NO_EMOTION}') AS emotion
+        FROM conversation c JOIN job USING (seq)
+        WHERE c.user_id = gone.user_id AND c.bot_id = gone.bot_id AND job.state = 'done' AND seq <> ALL($1::bigint[])
+        ORDER BY seq DESC LIMIT 1
+    ) AS newest
+    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.last_seq = ANY($1::bigint[])
+    """,
+)
+# What a user has after that is the sum of the conversations that are left: those that ended after the erasure began.
+ERASE_USER_RELATIONSHIPS = (
+    """
+    DELETE FROM relationship r WHERE r.user_id = $1 AND NOT EXISTS (
+        SELECT FROM conversation c JOIN job USING (seq)
+        WHERE c.user_id = r.user_id AND c.bot_id = r.bot_id AND state = 'done')
+    """,
+    """
+    UPDATE relationship r SET score = kept.score, conversations = kept.conversations
+    FROM (
+        SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
+        FROM conversation JOIN job USING (seq) WHERE user_id = $1 AND state = 'done' GROUP BY user_id, bot_id
+    ) AS kept
+    WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id
+      AND (r.score, r.conversations) IS DISTINCT FROM (kept.score, kept.conversations)
     """,
 )

@@ -126,6 +126,12 @@ DRY_RUN = Parameter(
     text="`true`: they are counted, and stay dead.",
     type=Literal["true", "false"],
 )
+COUNT_ONLY = Parameter(
+    name="dry_run",
+    where="query",
+    text="`true`: the rows are counted, and nothing is erased.",
+    type=Literal["true", "false"],
+)
 CURSOR = Parameter(name="cursor", where="query", text="The `next_cursor` of the page before.", type=str)
 
 

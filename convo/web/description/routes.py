@@ -13,11 +13,12 @@ from msgspec import Struct
 from convo import errors
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
-from convo.web.description import samples, service_views, views
+from convo.web.description import erasure_views, samples, service_views, views
 from convo.web.description.parameters import (
     AUDIT_ACTION,
     AUDIT_SINCE,
     CONVERSATION_ID,
+    COUNT_ONLY,
     CURSOR,
     DRY_RUN,
     IF_NONE_MATCH,
@@ -113,6 +114,7 @@ _CONVERSATIONS = (
         problems=(
             errors.BadRequest,
             errors.Conflict,
+            errors.Erased,
             errors.TooLarge,
             errors.UnsupportedMedia,
             errors.Invalid,
@@ -156,7 +158,7 @@ _CONVERSATIONS = (
             ),
             _NOT_MODIFIED,
         ),
-        problems=(errors.NotFound, errors.Expired, errors.Invalid, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.Invalid, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/log",
@@ -176,7 +178,7 @@ _CONVERSATIONS = (
             ),
             _NOT_MODIFIED,
         ),
-        problems=(errors.NotFound, errors.Expired, errors.Invalid, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.Invalid, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/explain",
@@ -189,7 +191,7 @@ _CONVERSATIONS = (
         "and its newest runs (at most 100) with their waits.",
         parameters=(CONVERSATION_ID,),
         answers=(RouteResponse(status=200, text="The explanation.", body=views.ExplainView, sample=samples.EXPLAINED),),
-        problems=(errors.NotFound, errors.Expired, errors.Overloaded),
+        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/retry",
@@ -202,7 +204,7 @@ _CONVERSATIONS = (
         text="The parts that are done are kept; only the missing ones are analysed again.",
         parameters=(CONVERSATION_ID,),
         answers=(RouteResponse(status=202, text="It is ready again.", body=views.RetryView, sample=samples.RETRY),),
-        problems=(errors.NotFound, errors.Expired, errors.NotDead),
+        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.NotDead),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/acknowledge",
@@ -217,7 +219,7 @@ _CONVERSATIONS = (
         answers=(
             RouteResponse(status=200, text="It is marked.", body=views.AcknowledgedView, sample=samples.ACKNOWLEDGED),
         ),
-        problems=(errors.NotFound, errors.Expired, errors.NotDead),
+        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.NotDead),
     ),
 )
 
@@ -289,6 +291,53 @@ _USERS = (
     ),
 )
 
+_ERASING = (
+    Route(
+        path="/v1/conversations/{conversation_id}",
+        method="delete",
+        name="erase_conversation",
+        scope="erase",
+        needs_database=True,
+        tag="erasing",
+        summary="Erase a conversation",
+        text="With its log, its parts, and the memories that it told first or last; its score is taken off the "
+        "relationship. Work under way on it stores nothing any more. The id is 410 `erased` from then on, also when "
+        "the conversation is posted again. A repeated request gets the same receipt.",
+        parameters=(CONVERSATION_ID, COUNT_ONLY),
+        answers=(
+            RouteResponse(
+                status=200, text="It is erased, or counted.", body=erasure_views.ErasureView, sample=samples.ERASURE
+            ),
+        ),
+        problems=(errors.NotFound, errors.Invalid),
+    ),
+    Route(
+        path="/v1/users/{user_id}",
+        method="delete",
+        name="erase_user",
+        scope="erase",
+        needs_database=True,
+        tag="erasing",
+        summary="Erase a user",
+        text="All conversations that were received or have ended until now, the memories and the relationships. "
+        "Conversations of this user that ended before are 410 `erased` when they are posted later; what ends "
+        "afterwards is accepted.",
+        parameters=(USER_ID, COUNT_ONLY),
+        answers=(
+            RouteResponse(
+                status=200, text="All is erased, or counted.", body=erasure_views.ErasureView, sample=samples.ERASURE
+            ),
+            RouteResponse(
+                status=202,
+                text="Not all of it yet, for want of time: send the same request again until it is 200.",
+                body=erasure_views.ErasureView,
+                sample=samples.ERASURE_BEGUN,
+            ),
+        ),
+        problems=(errors.NotFound, errors.Invalid),
+    ),
+)
+
 _AUDIT_LOG = (
     Route(
         path="/v1/audit-log",
@@ -297,9 +346,9 @@ _AUDIT_LOG = (
         needs_database=True,
         tag="audit log",
         summary="Read who did what, newest first",
-        text="Reads of logs, retries, reviews, keys, restores, starts and reloads. A read of a log stands there about "
-        "a second later. Ids of conversations and users stand there as HMACs only; the filters take the ids "
-        "themselves. A page may be short, or hold nothing, and still have a next one.",
+        text="Reads of logs, retries, reviews, erasures, keys, restores, starts and reloads. A read of a log stands "
+        "there about a second later. Ids of conversations and users stand there as HMACs only; the filters take the "
+        "ids themselves. A page may be short, or hold nothing, and still have a next one.",
         parameters=(
             AUDIT_ACTION,
             filter_by("key_id", WITHOUT_NUL),
@@ -442,4 +491,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_AUDIT_LOG, *_ALERTS, *_SERVICE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
 from convo.alerts.formats import AlertView, EvidenceView, do
 from convo.analysis.part import (
     EmotionView,
@@ -19,7 +21,7 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.web.description import service_views, views
+from convo.web.description import erasure_views, service_views, views
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -184,6 +186,25 @@ DEAD_REASONS = views.DeadReasonsView(
 RETRIED = views.RetriedView(retried=50, dry_run=False, next_cursor="MTIz")
 
 ACKNOWLEDGED = views.AcknowledgedView(conversation_id=_ID, state="dead", attempts=5, links=views.links(_ID))
+
+ERASURE = erasure_views.ErasureView(
+    kind="conversation",
+    hmac="86a0c7e9f21b3d58647a90cbe1f2348d",
+    begun_at=_DONE,
+    ended_at=_DONE,
+    dry_run=False,
+    repeated=False,
+    removed={"relationship": 1, "memory": 1, "part": 3, "run": 1, "conversation_log": 1, "job": 1, "conversation": 1},
+    changed={"relationship": 1, "receipt": 1},
+    remains=(
+        erasure_views.RemainsView(
+            where="backups",
+            what="all of it, and a restore brings it back",
+            until="you delete those that were made before",
+        ),
+    ),
+)
+ERASURE_BEGUN = msgspec.structs.replace(ERASURE, kind="user", ended_at=None)
 
 AUDIT_LOG = service_views.AuditLogView(
     entries=(

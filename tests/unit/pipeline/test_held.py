@@ -59,6 +59,15 @@ async def beating(jobs: RenewingJobs) -> AsyncIterator[HeldLeases]:
         nursery.cancel_scope.cancel()
 
 
+async def test_the_work_on_an_erased_job_stops_at_once_and_no_other(
+    autojump_clock: MockClock, jobs: RenewingJobs
+) -> None:
+    async with beating(jobs) as held:
+        with held.hold(lease(1), 0.0) as first, held.hold(lease(2), 0.0) as second:
+            held.stop_erased([1, 3])
+            assert (first.cancel_called, second.cancel_called) == (True, False)
+
+
 async def test_all_leases_are_renewed_in_one_statement_at_every_heartbeat(
     autojump_clock: MockClock, jobs: RenewingJobs
 ) -> None:

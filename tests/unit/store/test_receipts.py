@@ -19,7 +19,12 @@ class KnowingPostgres:
     async def run(self, name: str, body: Any, *, begin: str) -> Any:
         return await body(self)
 
-    async def fetch(self, _: str, hashes: list[bytes]) -> list[dict[str, bytes]]:
+    async def fetchval(self, _: str) -> bytes:
+        return b"the key of this installation"
+
+    async def fetch(self, query: str, hashes: list[bytes]) -> list[dict[str, bytes]]:
+        if "erasure" in query:
+            return []
         self.asked.append(len(hashes))
         return [{"id_hash": one} for one in hashes if one in self.known]
 

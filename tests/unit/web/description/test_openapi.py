@@ -105,7 +105,7 @@ def test_answers_name_their_headers(method: str, path: str, status: str, headers
 
 def test_the_accept_route_names_every_problem() -> None:
     responses = operation("post", "/v1/conversations/end")["responses"]
-    bad = {"400", "401", "403", "405", "408", "409", "413", "414", "415", "422", "429", "431"}
+    bad = {"400", "401", "403", "405", "408", "409", "410", "413", "414", "415", "422", "429", "431"}
     assert responses.keys() == {"202", *bad, "500", "503", "505"}
     codes = responses["503"]["content"]["application/problem+json"]["examples"].keys()
     assert codes == {

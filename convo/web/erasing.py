@@ -1,0 +1,128 @@
+"""The routes that erase a conversation or a user, and the receipt that they answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+from msgspec import Struct
+
+from convo import erasure
+from convo.erasure import Erasure
+from convo.observe import log_records
+from convo.store.audit_log import Caller
+from convo.store.postgres import Postgres
+from convo.web import queries
+from convo.web.description.erasure_views import ErasureView, RemainsView
+from convo.web.description.messages import Answer, encode
+
+# Of a request's time for the batch under way and its answer.
+_MARGIN_SECONDS = 3.0
+
+
+class EraseRoutes(Struct, frozen=True, kw_only=True):
+    """The routes, with what they need; ``erased`` is called with the ``seq`` of what has gone.
+
+    ``services`` are the remote services that got texts of conversations: they are not told of an erasure.
+    """
+
+    postgres: Postgres
+    erased: Callable[[Sequence[int]], None]
+    services: tuple[str, ...]
+
+    async def conversation(self, conversation_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
+        """Erase one conversation, or count its rows.
+
+        Raises:
+            NotFound: no conversation has this id.
+            Invalid: ``dry_run`` is not valid.
+            Unavailable: an older program is at work.
+        """
+        done = await erasure.erase_conversation(
+            self.postgres,
+            conversation_id,
+            caller,
+            erased=self.erased,
+            dry_run=queries.flag_of(query, "dry_run"),
+        )
+        return self._answer(done)
+
+    async def user(self, user_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
+        """Erase all of a user, or count it; 202 where the request's time was not enough for all of it.
+
+        Raises:
+            NotFound: nothing of this user is stored.
+            Invalid: ``dry_run`` is not valid.
+            Unavailable: an older program is at work.
+        """
+        done = await erasure.erase_user(
+            self.postgres,
+            user_id,
+            caller,
+            erased=self.erased,
+            until=trio.current_effective_deadline() - _MARGIN_SECONDS,
+            dry_run=queries.flag_of(query, "dry_run"),
+        )
+        return self._answer(done)
+
+    def _answer(self, done: Erasure) -> Answer:
+        if done.ended_at is not None and not done.repeated:
+            log_records.erased(kind=done.kind, hmac=done.hmac.hex(), rows=sum(done.counts.removed.values()))
+        view = ErasureView(
+            kind=done.kind,
+            hmac=done.hmac.hex(),
+            begun_at=done.begun_at,
+            ended_at=done.ended_at,
+            dry_run=done.dry_run,
+            repeated=done.repeated,
+            removed=done.counts.removed,
+            changed=done.counts.changed,
+            remains=() if done.dry_run else (*REMAINS, *(_of_service(name) for name in self.services)),
+        )
+        return Answer(status=200 if done.ended_at or done.dry_run else 202, body=encode(view))
+
+
+REMAINS = (
+    RemainsView(
+        where="tables and indexes of the database",
+        what="dead rows, and after a VACUUM what they left in the free room of their pages",
+        until="VACUUM, by itself or by hand, makes the room free, and new rows overwrite it; VACUUM FULL rewrites it",
+    ),
+    RemainsView(
+        where="the planner's statistics",
+        what="ids of users and bots out of a sample of rows; no words and no ids of conversations",
+        until="the next ANALYZE of a table that has other rows",
+    ),
+    RemainsView(
+        where="the write-ahead log",
+        what="the rows as they were written",
+        until="its files are recycled; archived ones until you delete them",
+    ),
+    RemainsView(
+        where="standbys",
+        what="the same as here",
+        until="they have replayed the erasure, and then as here",
+    ),
+    RemainsView(
+        where="backups",
+        what="all of it, and a restore brings it back",
+        until="you delete those that were made before",
+    ),
+    RemainsView(
+        where="logs of convo",
+        what="the ids of conversations; no words",
+        until="you delete them",
+    ),
+    RemainsView(
+        where="other processes of convo",
+        what="the log, in memory, where it was accepted there a moment ago; nobody is given it",
+        until="ten minutes after it was accepted, or until room is needed",
+    ),
+)
+"""What an erasure does not reach at once, by place."""
+
+
+def _of_service(name: str) -> RemainsView:
+    return RemainsView(
+        where=name, what="what convo has sent to it, and what it keeps of that", until="you erase it there"
+    )

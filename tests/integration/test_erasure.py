@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import trio
+
+from convo import erasure
+from convo.conversation.identity import id_hash
+from convo.errors import Erased, LeaseLost, NotFound, Unavailable
+from convo.store import audit, ledger
+from convo.store.audit_log import Caller
+from convo.store.conversations import Reader
+from convo.store.installation_key import read_installation_key
+from convo.store.intake import SESSION_SETTINGS
+from convo.store.jobs.lease import Lease
+from convo.store.logs import LogStore
+from convo.store.postgres import Connection
+from tests.support.making import (
+    THREE,
+    Process,
+    accept,
+    ask,
+    open_dedicated,
+    open_process,
+    remembering,
+    rows,
+    store_part,
+)
+
+CALLER = Caller(key_id="5f0c9a7e3b1d", address="192.0.2.7")
+ALL_OF_ONE = {"conversation": 1, "conversation_log": 1, "job": 1, "memory": 1, "part": 3, "relationship": 1, "run": 1}
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    async with open_process(database) as opened:
+        yield opened
+
+
+async def settled(process: Process, conversation_id: str, **fields: Any) -> None:
+    await process.accepted(conversation_id, **fields)
+    await process.settler.settle(await process.analysed(await process.leased()))
+
+
+async def erase(process: Process, conversation_id: str = "talk-1", *, dry_run: bool = False) -> erasure.Erasure:
+    return await erasure.erase_conversation(
+        process.postgres, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
+    )
+
+
+async def erase_user(
+    process: Process, user_id: str = "mia", *, seconds: float = 5.0, dry_run: bool = False
+) -> erasure.Erasure:
+    until = trio.current_time() + seconds
+    return await erasure.erase_user(
+        process.postgres, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
+    )
+
+
+async def differences(process: Process) -> list[object]:
+    async with open_dedicated(process.postgres) as dedicated:
+        return [*await ledger.gaps(dedicated), *await audit.anomalies(dedicated)]
+
+
+async def hmac_of(process: Process, conversation_id: str) -> bytes:
+    async def body(connection: Connection) -> bytes:
+        return (await read_installation_key(connection)).hmac_of("conversation", conversation_id)
+
+    return await process.postgres.run("test.key", body)
+
+
+# --- a conversation
+
+
+async def test_an_erased_conversation_leaves_no_row_but_its_receipt_which_says_nothing_of_it(process: Process) -> None:
+    await settled(process, "talk-1", user_id="mia")
+    await settled(process, "talk-2", user_id="tom")
+    done = await erase(process)
+    assert dict(done.counts.removed) == ALL_OF_ONE
+    assert done.counts.changed["receipt"] == 1
+    for table, count in ALL_OF_ONE.items():
+        assert await ask(process.postgres, f"SELECT count(*) FROM {table}") == count, table
+    found = await rows(process.postgres, "SELECT id_hash, digest, turns, notes FROM receipt WHERE state = 'e'")
+    assert found == [(await hmac_of(process, "talk-1"), b"", 0, None)]
+    assert process.ended == [1]
+
+
+async def test_the_books_balance_before_and_after_an_erasure(process: Process) -> None:
+    await settled(process, "talk-1", user_id="mia")
+    await settled(process, "talk-2", user_id="mia")
+    await erase(process)
+    assert await differences(process) == []
+    assert await ledger.totals(process.postgres) == {"accepted": 1, "done": 1}
+
+
+async def test_a_relationship_says_of_the_erased_neither_its_score_nor_its_emotion(process: Process) -> None:
+    boring: Any = {**THREE, "emotion": type(THREE["emotion"])(emotion="boring")}
+    await settled(process, "talk-1", user_id="mia")
+    await process.accepted("talk-2", user_id="mia")
+    await process.settler.settle(await process.analysed(await process.leased(), boring))
+    query = "SELECT conversations, last_emotion, last_seq FROM relationship"
+    assert await rows(process.postgres, query) == [(2, "boring", 2)]
+    await erase(process, "talk-2")
+    assert await rows(process.postgres, query) == [(1, "happy", 1)]
+    assert await differences(process) == []
+
+
+@pytest.mark.parametrize("state", ["ready", "leased", "dead"])
+async def test_one_in_any_state_is_erased_and_the_books_balance(process: Process, state: str) -> None:
+    await process.accepted("talk-1")
+    if state != "ready":
+        lease = await process.leased()
+    if state == "dead":
+        while not await process.jobs.fail(lease, "why", {}, later=0):
+            lease = await process.leased()
+    await erase(process)
+    assert await differences(process) == []
+    assert await ask(process.postgres, "SELECT count(*) FROM job") == 0
+
+
+async def test_the_same_id_again_is_refused_alone_in_its_batch_and_stays_so(process: Process) -> None:
+    await process.accepted("talk-1")
+    await erase(process)
+    for _ in range(2):
+        with pytest.raises(Erased):
+            await process.accepted("talk-1")
+    with pytest.raises(Erased):
+        await process.accepted("talk-1", said=("Other words.",))
+    stored: list[str] = []
+
+    async def send(conversation_id: str) -> None:
+        try:
+            stored.append((await process.committer.accept(accept(conversation_id))).conversation_id)
+        except Erased:
+            stored.append("refused")
+
+    async with trio.open_nursery() as nursery:
+        for one in ("talk-0", "talk-1", "talk-2"):
+            nursery.start_soon(send, one)
+    assert sorted(stored) == ["refused", "talk-0", "talk-2"]
+    assert await differences(process) == []
+
+
+async def test_an_accept_that_began_before_the_erasure_does_not_store_it_anew(process: Process) -> None:
+    # Its view of the database is older than the list: it waits for the erasure of the row, and would find the id free.
+    await process.accepted("talk-1")
+    done: list[str] = []
+
+    async def erases() -> None:
+        await erase(process)
+        done.append("erased")
+
+    async with trio.open_nursery() as nursery, open_dedicated(process.postgres, **SESSION_SETTINGS) as other:
+
+        async def slow(connection: Connection) -> None:
+            # What an accept holds from its beginning on.
+            await connection.execute("LOCK TABLE receipt IN ROW EXCLUSIVE MODE")
+            nursery.start_soon(erases)
+            await connection.fetchval("SELECT pg_sleep(0.3)")
+            assert await connection.fetchval("SELECT count(*) FROM receipt WHERE id_hash = $1", id_hash("talk-1")) == 1
+            done.append("accept")
+
+        await other.run("test.slow", slow)
+    assert done == ["accept", "erased"]
+
+
+async def test_nothing_is_erased_where_an_accept_does_not_end(process: Process, monkeypatch: Any) -> None:
+    await process.accepted("talk-1")
+    async with open_dedicated(process.postgres) as other:
+        # Its session has the usual limits; the erasure's own are shorter.
+        await other.run("test.open", lambda connection: connection.fetchval("SELECT 1"))
+        monkeypatch.setattr(process.postgres, "unit_seconds", 0.5)
+
+        async def slow(connection: Connection) -> None:
+            await connection.execute("LOCK TABLE receipt IN ROW EXCLUSIVE MODE")
+            await connection.fetchval("SELECT pg_sleep(1.5)")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: other.run("test.slow", slow, seconds=5.0))
+            await trio.sleep(0.2)
+            with pytest.raises(Unavailable, match=r"erase\.accepts"):
+                await erase(process)
+    assert await process.state() == ("ready", 0)
+    stored = await process.committer.accept(accept("talk-1"))
+    assert stored.replayed
+    assert (await erase(process)).counts.removed["conversation"] == 1
+
+
+async def test_a_late_worker_stores_neither_a_part_nor_an_ending(process: Process) -> None:
+    await process.accepted("talk-1")
+    lease = await process.leased()
+    await erase(process)
+    with pytest.raises(LeaseLost):
+        await store_part(process.jobs, lease, "questions", "test/1", THREE["questions"])
+    for ending in (
+        process.settler.settle(lease),
+        process.jobs.fail(lease, "why", {}, later=0),
+        process.jobs.park(lease, "llm", "why"),
+        process.jobs.release(lease),
+        process.jobs.store_ticket(lease, "memories", "42"),
+    ):
+        with pytest.raises(LeaseLost):
+            await ending
+    for table in ("part", "run", "part_ticket", "job", "relationship", "memory"):
+        assert await ask(process.postgres, f"SELECT count(*) FROM {table}") == 0, table
+
+
+async def test_a_read_of_an_erased_id_says_so(process: Process) -> None:
+    await process.accepted("talk-1")
+    await erase(process)
+    reader = Reader(process.postgres, LogStore(process.postgres))
+    for read in (reader.one("talk-1"), reader.log_sizes("talk-1"), process.jobs.retry("talk-1", CALLER)):
+        with pytest.raises(Erased, match="'talk-1' was erased"):
+            await read
+    with pytest.raises(NotFound):
+        await reader.one("talk-2")
+
+
+async def test_an_erasure_that_is_repeated_has_the_same_receipt_and_no_second_row_in_the_audit_log(
+    process: Process,
+) -> None:
+    await settled(process, "talk-1")
+    first = await erase(process)
+    again = await erase(process)
+    assert (again.counts, again.begun_at, again.ended_at) == (first.counts, first.begun_at, first.ended_at)
+    assert (first.repeated, again.repeated) == (False, True)
+    query = "SELECT action, key_id, address, target_kind, target FROM audit_log"
+    assert await rows(process.postgres, query) == [
+        ("erase", CALLER.key_id, CALLER.address, "conversation", await hmac_of(process, "talk-1"))
+    ]
+
+
+async def test_what_was_never_stored_is_not_found_and_not_refused(process: Process) -> None:
+    with pytest.raises(NotFound):
+        await erase(process)
+    await process.accepted("talk-1")
+
+
+async def test_an_expired_one_loses_its_receipt_too(process: Process) -> None:
+    await process.accepted("talk-1")
+    await ask(process.postgres, "WITH gone AS (DELETE FROM conversation RETURNING 1) SELECT count(*) FROM gone")
+    await ask(process.postgres, "WITH gone AS (DELETE FROM job RETURNING 1) SELECT count(*) FROM gone")
+    await ask(process.postgres, "WITH x AS (UPDATE receipt SET state = 'x' RETURNING 1) SELECT count(*) FROM x")
+    assert (await erase(process)).counts.changed == {"receipt": 1}
+    with pytest.raises(Erased):
+        await process.accepted("talk-1")
+
+
+async def test_a_dry_run_counts_the_same_and_erases_nothing(process: Process) -> None:
+    await settled(process, "talk-1")
+    counted = await erase(process, dry_run=True)
+    assert counted.ended_at is None
+    assert (await process.state())[0] == "done"
+    assert process.ended == []
+    assert await ask(process.postgres, "SELECT count(*) FROM erasure") == 0
+    assert await ask(process.postgres, "SELECT count(*) FROM audit_log") == 0
+    assert (await erase(process)).counts == counted.counts
+
+
+async def test_nothing_is_erased_beside_a_program_that_would_store_it_anew(process: Process) -> None:
+    await process.accepted("talk-1")
+    await ask(process.postgres, "SELECT 1 FROM pg_advisory_xact_lock(1)")
+
+    async def older(connection: Connection) -> None:
+        await connection.execute("ALTER TABLE conversation ADD COLUMN digest text")
+
+    await process.postgres.run("test.older", older)
+    with pytest.raises(Unavailable, match="MIGRATION_WAITS"):
+        await erase(process)
+    assert (await process.state())[0] == "ready"
+    assert await ask(process.postgres, "SELECT count(*) FROM erasure") == 0
+
+
+async def test_a_database_that_went_back_is_not_suspected_for_what_was_erased(process: Process) -> None:
+    await process.accepted("talk-1", "talk-2")
+    await erase(process)
+    assert await process.receipts.missing(process.postgres) == (2, [])
+    await ask(
+        process.postgres, "WITH gone AS (DELETE FROM receipt WHERE seq = 2 RETURNING 1) SELECT count(*) FROM gone"
+    )
+    assert await process.receipts.missing(process.postgres) == (2, ["talk-2"])
+
+
+# --- a user
+
+
+BEFORE, AFTER = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
+
+
+async def test_an_erased_user_leaves_nothing_and_the_books_balance(process: Process, monkeypatch: Any) -> None:
+    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
+    for n in range(3):
+        await settled(process, f"mia-{n}", user_id="mia", bot_id=f"bot-{n % 2}")
+    await settled(process, "tom-1", user_id="tom")
+    await process.accepted("mia-3", user_id="mia")
+    done = await erase_user(process)
+    assert done.ended_at is not None
+    assert (done.counts.removed["conversation"], done.counts.removed["relationship"]) == (4, 2)
+    for table in ("conversation", "relationship", "memory"):
+        assert await rows(process.postgres, f"SELECT DISTINCT user_id FROM {table}") == [("tom",)], table
+    assert await rows(process.postgres, "SELECT state::text, count(*) FROM receipt GROUP BY 1 ORDER BY 1") == [
+        ("", 1),
+        ("e", 4),
+    ]
+    assert sorted(process.ended) == [1, 2, 3, 5]
+    assert await differences(process) == []
+
+
+async def test_what_ended_before_the_erasure_of_its_user_is_refused_and_what_ends_later_is_stored(
+    process: Process,
+) -> None:
+    await process.accepted("mia-1", user_id="mia")
+    await erase_user(process)
+    for refused in ("mia-1", "mia-2"):
+        with pytest.raises(Erased):
+            await process.accepted(refused, user_id="mia", end_time=BEFORE.isoformat())
+    await process.accepted("mia-3", user_id="mia", end_time=AFTER.isoformat())
+    await process.accepted("mia-4", user_id="mia")
+    await process.accepted("tom-1", user_id="tom", end_time=BEFORE.isoformat())
+    with pytest.raises(Erased):
+        await process.accepted("mia-1", user_id="mia")
+    stored = await rows(process.postgres, "SELECT conversation_id FROM conversation ORDER BY seq")
+    assert stored == [("mia-3",), ("mia-4",), ("tom-1",)]
+
+
+async def test_a_user_who_came_back_is_erased_again_and_keeps_no_score_of_before(process: Process) -> None:
+    await settled(process, "mia-1", user_id="mia")
+    await erase_user(process)
+    await settled(process, "mia-2", user_id="mia")
+    assert await rows(process.postgres, "SELECT user_id, conversations FROM relationship") == [("mia", 1)]
+    again = await erase_user(process)
+    assert (again.repeated, again.counts.removed["conversation"]) == (False, 1)
+    with pytest.raises(Erased):
+        await process.accepted("mia-2", user_id="mia")
+    assert (await erase_user(process)).repeated
+    assert await differences(process) == []
+
+
+async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Process) -> None:
+    await settled(process, "mia-1", user_id="mia")
+    later = await read_until(process)
+    await process.accepted("mia-2", user_id="mia", end_time=AFTER.isoformat())
+    await process.settler.settle(
+        await process.analysed(await process.leased(), {**THREE, "memories": remembering("tea")})
+    )
+    await ask(process.postgres, "SELECT 1")
+    batch = erasure._UserBatch(user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
+    counts, ended_at = erasure.ErasedCounts(), None
+    while ended_at is None:
+        _, counts, ended_at = await batch.erase(process.postgres, counts)
+    assert await rows(process.postgres, "SELECT conversation_id FROM conversation") == [("mia-2",)]
+    assert await rows(process.postgres, "SELECT key FROM memory") == [("tea",)]
+    assert await differences(process) == []
+
+
+async def read_until(process: Process) -> tuple[bytes, datetime]:
+    """Begin the erasure of a user, and go no further."""
+
+    async def body(connection: Connection) -> tuple[bytes, datetime]:
+        hmac = (await read_installation_key(connection)).hmac_of("user", "mia")
+        noted = await erasure._noted_begin(connection, "user", hmac, dry_run=False)
+        assert noted is not None
+        return hmac, noted.begun_at
+
+    return await process.postgres.run("test.begin", body)
+
+
+async def test_a_user_for_whom_the_time_is_too_short_is_erased_by_the_requests_that_follow(
+    process: Process, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(erasure, "_BATCH_ROWS", 1)
+    for n in range(3):
+        await process.accepted(f"mia-{n}", user_id="mia")
+    first = await erase_user(process, seconds=0.0)
+    assert (first.ended_at, dict(first.counts.removed)) == (None, {})
+    with pytest.raises(Erased):
+        await process.accepted("mia-7", user_id="mia", end_time=BEFORE.isoformat())
+    done = await erase_user(process)
+    assert done.ended_at is not None
+    assert done.counts.removed["conversation"] == 3
+    assert not done.repeated
+
+
+async def test_a_dry_run_of_a_user_counts_all_and_erases_nothing(process: Process, monkeypatch: Any) -> None:
+    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
+    for n in range(3):
+        await settled(process, f"mia-{n}", user_id="mia")
+    counted = await erase_user(process, dry_run=True)
+    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 3
+    assert await ask(process.postgres, "SELECT count(*) FROM erasure") == 0
+    done = await erase_user(process)
+    assert dict(counted.counts.removed) == dict(done.counts.removed)
+
+
+async def test_memories_and_relationships_without_a_conversation_go_with_their_user(process: Process) -> None:
+    await settled(process, "mia-1", user_id="mia")
+    for table in ("conversation", "job"):
+        await ask(process.postgres, f"WITH gone AS (DELETE FROM {table} RETURNING 1) SELECT count(*) FROM gone")
+    done = await erase_user(process)
+    assert dict(done.counts.removed) == {"memory": 1, "relationship": 1}
+    assert done.ended_at is not None
+
+
+async def test_a_user_of_whom_nothing_is_stored_is_not_found(process: Process) -> None:
+    with pytest.raises(NotFound):
+        await erase_user(process)
+    await process.accepted("mia-1", user_id="mia", end_time=BEFORE.isoformat())
+
+
+async def test_each_batch_of_a_user_has_its_row_in_the_audit_log(process: Process, monkeypatch: Any) -> None:
+    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
+    await process.accepted("mia-1", "mia-2", "mia-3", user_id="mia")
+    await erase_user(process)
+    query = "SELECT action, target_kind, target = of_user, detail ->> 'conversations' FROM audit_log ORDER BY number"
+    assert await rows(process.postgres, query) == [("erase", "user", True, n) for n in ("2", "1", "0")]
+
+
+async def test_a_late_worker_of_an_erased_user_stores_nothing(process: Process) -> None:
+    await process.accepted("mia-1", user_id="mia")
+    lease: Lease = await process.leased()
+    await erase_user(process)
+    with pytest.raises(LeaseLost):
+        await store_part(process.jobs, lease, "memories", "test/1", THREE["memories"])
+    assert await ask(process.postgres, "SELECT count(*) FROM memory") == 0
