@@ -8,9 +8,9 @@ import msgspec
 import pytest
 import trio
 
-from convo import retention
+from convo import erasure, retention
 from convo.conversation.model import CANARY_USER
-from convo.errors import Conflict, Expired
+from convo.errors import Conflict, Erased, Expired
 from convo.settings import BotRetention, RetentionSettings
 from convo.store import audit, audit_log, ledger
 from convo.store.audit_log import AuditEntry
@@ -385,3 +385,55 @@ async def test_one_transaction_at_a_time_has_the_turn(process: Process) -> None:
         await holding.wait()
         assert not await process.postgres.run("test.turn", retention.take_turn)
         nursery.cancel_scope.cancel()
+
+
+# --- and erasure
+
+ERASED = {"caller": audit_log.NO_CALLER, "erased": lambda _seqs: None}
+
+
+async def relationships(process: Process) -> list[Any]:
+    columns = "score, conversations, retired_score, retired_conversations, last_emotion"
+    return list(await rows(process.postgres, f"SELECT {columns} FROM relationship"))
+
+
+async def test_what_is_erased_is_taken_off_and_what_was_retired_stays_in_the_sum(process: Process) -> None:
+    await process.accepted("talk-1")
+    await settled(process, 1)
+    await shift_clock(process.postgres, "31 days")
+    await process.accepted("talk-2")
+    await settled(process, 1)
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
+    ((score, number, retired_score, retired, _),) = await relationships(process)
+    assert (number, retired) == (2, 1)
+    await erasure.erase_conversation(process.postgres, "talk-2", **ERASED)
+    assert await relationships(process) == [(retired_score, 1, retired_score, 1, "neutral")]
+    assert score > retired_score
+    assert await balanced(process)
+
+
+async def test_a_retired_conversation_is_erased_from_its_receipt(process: Process) -> None:
+    await process.accepted("talk-1")
+    await settled(process, 1)
+    await shift_clock(process.postgres, "31 days")
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
+    hashed = await ask(process.postgres, "SELECT id_hash FROM receipt")
+    await erasure.erase_conversation(process.postgres, "talk-1", **ERASED)
+    assert await rows(process.postgres, "SELECT state::text FROM receipt") == [("e",)]
+    assert await ask(process.postgres, "SELECT id_hash FROM receipt") != hashed
+    assert await balanced(process)
+    with pytest.raises(Erased):
+        await process.committer.accept(accept("talk-1"))
+
+
+async def test_with_a_user_goes_what_was_retired_of_the_relationship(process: Process) -> None:
+    await process.accepted("talk-1", "talk-2")
+    await settled(process, 2)
+    await shift_clock(process.postgres, "31 days")
+    await process.accepted("talk-3")
+    await settled(process, 1)
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
+    user = await ask(process.postgres, "SELECT user_id FROM relationship")
+    await erasure.erase_user(process.postgres, user, until=trio.current_time() + 60, **ERASED)
+    assert await relationships(process) == []
+    assert await balanced(process)

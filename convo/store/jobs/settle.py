@@ -149,9 +149,10 @@ ERASE_RELATIONSHIPS = (
     WHERE c.seq = ANY($1::bigint[]) AND r.user_id = c.user_id AND r.bot_id = c.bot_id AND r.conversations = 0
     """,
     f"""
-    UPDATE relationship AS r SET last_seq = newest.seq, last_emotion = newest.emotion
+    UPDATE relationship AS r SET last_seq = coalesce(newest.seq, r.last_seq),
+                                 last_emotion = coalesce(newest.emotion, '{_NO_EMOTION}')
     FROM (SELECT DISTINCT user_id, bot_id FROM conversation WHERE seq = ANY($1::bigint[])) AS gone
-    CROSS JOIN LATERAL (
+    LEFT JOIN LATERAL (
         SELECT seq, coalesce((
             SELECT result ->> 'emotion' FROM part
             WHERE part.seq = c.seq AND name = 'emotion' AND state = 'done' AND coalesce(result ->> 'refused', '') = ''
@@ -159,7 +160,7 @@ ERASE_RELATIONSHIPS = (
         FROM conversation c JOIN job USING (seq)
         WHERE c.user_id = gone.user_id AND c.bot_id = gone.bot_id AND job.state = 'done' AND seq <> ALL($1::bigint[])
         ORDER BY seq DESC LIMIT 1
-    ) AS newest
+    ) AS newest ON true -- none where the others have been retired
     WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.last_seq = ANY($1::bigint[])
     """,
 )
@@ -171,12 +172,13 @@ ERASE_USER_RELATIONSHIPS = (
         WHERE c.user_id = r.user_id AND c.bot_id = r.bot_id AND state = 'done')
     """,
     """
-    UPDATE relationship r SET score = kept.score, conversations = kept.conversations
+    UPDATE relationship r SET score = kept.score, conversations = kept.conversations,
+                              retired_score = NULL, retired_conversations = NULL
     FROM (
         SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
         FROM conversation JOIN job USING (seq) WHERE user_id = $1 AND state = 'done' GROUP BY user_id, bot_id
     ) AS kept
     WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id
-      AND (r.score, r.conversations) IS DISTINCT FROM (kept.score, kept.conversations)
+      AND (r.score, r.conversations, r.retired_conversations) IS DISTINCT FROM (kept.score, kept.conversations, NULL)
     """,
 )
