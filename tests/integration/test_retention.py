@@ -389,7 +389,7 @@ async def test_one_transaction_at_a_time_has_the_turn(process: Process) -> None:
 
 # --- and erasure
 
-ERASED = {"caller": audit_log.NO_CALLER, "erased": lambda _seqs: None}
+ERASED: dict[str, Any] = {"caller": audit_log.NO_CALLER, "erased": lambda _seqs: None}
 
 
 async def relationships(process: Process) -> list[Any]:
