@@ -109,7 +109,12 @@ def test_the_receipt_as_json_is_the_servers(serve: Serve, capsys: pytest.Capture
 
 def test_the_command_line_says_what_is_erased_and_whether_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    monkeypatch.setattr(erasing, "erase", lambda _call, *what, **how: called.append((what, how)) or 0)
+
+    def erase(_call: ServerCall, *what: str, **how: bool) -> int:
+        called.append((what, how))
+        return 0
+
+    monkeypatch.setattr(erasing, "erase", erase)
     monkeypatch.setenv("CONVO_URL", "http://there:1")
     assert cli.main(["erase", "conversation", "talk-1", "--dry-run"]) == 0
     assert cli.main(["erase", "user", "mia", "--yes"]) == 0
