@@ -324,6 +324,7 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.job_sql.THEIRS",
             "convo.retention._GONE",
             "convo.store.erasures.NOT_REFUSED",
+            "convo.store.intake._REFUSALS",
             "convo.store.lookup.SEQ",
             "convo.store.jobs.fair_lease.LEASED",
             "convo.store.jobs.fair_lease.TAKEN",
