@@ -13,7 +13,7 @@ finds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 import trio
@@ -85,10 +85,13 @@ async def erase_conversation(
 
     async def rows(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
         seq = await connection.fetchval(_STORED, id_hash(conversation_id))
-        seqs = [] if seq is None else [seq]
         await connection.execute(_LOCK_JOB, seq)
+        # Another request may have erased it meanwhile: then this is its receipt.
+        if await connection.fetchval(_LOCK_RECEIPT, seq) is None:
+            return [], ErasedCounts(), None
+        seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
-        counts = await erase_conversations(connection, seqs, [hmac for _ in seqs])
+        counts = await erase_conversations(connection, seqs, [hmac])
         if dry_run:
             raise _Counted(counts, 0)
         at = await erasures.note_counts(connection, hmac, counts, ended=True)
@@ -99,17 +102,15 @@ async def erase_conversation(
     hmac, noted = await postgres.run("db.erase", begin)
     if noted is not None and noted.ended_at is not None:
         return _answer("conversation", hmac, noted, repeated=True)
-    try:
-        if not dry_run:
-            await _await_accepts(postgres)
-        seqs, counts, ended_at = await postgres.run("db.erase", rows)
-    except _Counted as counted:
-        return Erasure(
-            kind="conversation", hmac=hmac, begun_at=None, ended_at=None, counts=counted.counts, dry_run=True
-        )
+    if noted is None:
+        counts = await _count_conversation(postgres, rows)
+        return Erasure(kind="conversation", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
+    await _await_accepts(postgres)
+    seqs, counts, ended_at = await postgres.run("db.erase", rows)
+    if not seqs:
+        return _answer("conversation", hmac, (await postgres.run("db.erase", begin))[1], repeated=True)
     erased(seqs)
-    begun_at = noted.begun_at if noted else None
-    return Erasure(kind="conversation", hmac=hmac, begun_at=begun_at, ended_at=ended_at, counts=counts)
+    return Erasure(kind="conversation", hmac=hmac, begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
 
 
 async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
@@ -149,10 +150,13 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
         return _answer("user", hmac, noted, repeated=True)
     await _await_accepts(postgres)
     batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=noted.begun_at, caller=caller)
-    counts, ended_at = noted.counts, None
-    while ended_at is None and trio.current_time() < until:
+    counts = noted.counts
+    # One at least: whoever has little time and asks again must come to an end, too.
+    while True:
         seqs, counts, ended_at = await batch.erase(postgres, counts)
         erased(seqs)
+        if ended_at is not None or trio.current_time() >= until:
+            break
     return Erasure(kind="user", hmac=hmac, begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
 
 
@@ -222,6 +226,15 @@ async def _await_accepts(postgres: Postgres) -> None:
             begun &= await postgres.run("db.erase", under_way, begin=RELAXED)
 
 
+async def _count_conversation(postgres: Postgres, erase: Callable[[Connection], Awaitable[object]]) -> ErasedCounts:
+    """Count what this would remove, and keep nothing of it."""
+    try:
+        await postgres.run("db.erase", erase)
+    except _Counted as counted:
+        return counted.counts
+    return ErasedCounts()
+
+
 async def _count_user(postgres: Postgres, user_id: str) -> ErasedCounts:
     """Count what an erasure of this user would remove, batch by batch, and keep nothing of it."""
     after, counts = 0, ErasedCounts()
@@ -258,6 +271,7 @@ def _answer(kind: IdKind, hmac: bytes, noted: erasures.NotedErasure | None, *, r
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
 _LOCK_JOB = "SELECT FROM job WHERE seq = $1 FOR UPDATE"
+_LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
 _ANY_LEFT = """
 SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1) OR EXISTS (SELECT FROM memory WHERE user_id = $1)

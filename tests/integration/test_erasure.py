@@ -236,6 +236,22 @@ async def test_an_erasure_that_is_repeated_has_the_same_receipt_and_no_second_ro
     ]
 
 
+async def test_of_two_erasures_at_once_one_erases_and_both_have_its_receipt(process: Process) -> None:
+    await settled(process, "talk-1")
+    done: list[erasure.Erasure] = []
+
+    async def erases() -> None:
+        done.append(await erase(process))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(erases)
+    assert sorted(one.repeated for one in done) == [False, True]
+    assert done[0].counts == done[1].counts
+    assert await ask(process.postgres, "SELECT count(*) FROM audit_log") == 1
+    assert await differences(process) == []
+
+
 async def test_what_was_never_stored_is_not_found_and_not_refused(process: Process) -> None:
     with pytest.raises(NotFound):
         await erase(process)
@@ -376,7 +392,7 @@ async def test_a_user_for_whom_the_time_is_too_short_is_erased_by_the_requests_t
     for n in range(3):
         await process.accepted(f"mia-{n}", user_id="mia")
     first = await erase_user(process, seconds=0.0)
-    assert (first.ended_at, dict(first.counts.removed)) == (None, {})
+    assert (first.ended_at, first.counts.removed["conversation"]) == (None, 1)
     with pytest.raises(Erased):
         await process.accepted("mia-7", user_id="mia", end_time=BEFORE.isoformat())
     done = await erase_user(process)

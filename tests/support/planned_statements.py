@@ -125,6 +125,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.erase._LOCK_RELATIONSHIPS": lambda s: ([s.user],),
     "convo.erasure._STORED": lambda s: (id_hash(s.conversation_id),),
     "convo.erasure._LOCK_JOB": lambda s: (s.done,),
+    "convo.erasure._LOCK_RECEIPT": lambda s: (s.done,),
     "convo.erasure._USER": lambda s: (s.done,),
     "convo.erasure._ANY_LEFT": (HEAVY,),
     "convo.erasure._BATCH_AFTER": (HEAVY, 0, FEW // 10),
