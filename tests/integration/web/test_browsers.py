@@ -68,7 +68,7 @@ async def test_a_page_of_an_allowed_origin_uses_a_key(database: str, tmp_path: P
         asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
         preflight = await client.options(END, headers={"Origin": PAGE, **asks})
         assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, PAGE)
-        assert preflight.headers["access-control-allow-methods"] == "GET, HEAD, POST"
+        assert preflight.headers["access-control-allow-methods"] == "DELETE, GET, HEAD, POST"
         assert {"Authorization", "Content-Type"} <= set(preflight.headers["access-control-allow-headers"].split(", "))
         page = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site", "Host": "convo.example.com"}
         told = page | {"Authorization": f"Bearer {key}"}

@@ -19,8 +19,12 @@ def bearer(key: str) -> str:
 
 
 async def requested(client: httpx.AsyncClient, route: Route, key: str) -> httpx.Response:
-    """Send a request to a route, about a conversation that exists where it is about one."""
-    path = route.path.format(conversation_id="known-1", user_id="user-1", topic="operating")
+    """Send a request to a route, about a conversation that exists where it is about one.
+
+    What a route erases is a conversation of its own, or a user that nobody else is.
+    """
+    gone = f"gone-{route.name}" if route.method == "delete" else ""
+    path = route.path.format(conversation_id=gone or "known-1", user_id=gone or "user-1", topic="operating")
     body: Any = ended("known-1") if route.takes_conversation else None
     headers = {"Authorization": bearer(key)} if key else {}
     return await client.request(route.method.upper(), path, json=body, headers=headers)
@@ -34,6 +38,10 @@ async def test_every_route_of_the_catalogue_is_served_and_requires_the_scope_tha
     async with serving(tmp_path, database, KEYS) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         described = (await client.get("/openapi.json")).json()["paths"]
         for route in ROUTES:
+            if route.method == "delete":
+                headers = {"Authorization": bearer(good["write"])}
+                own = ended(f"gone-{route.name}", user_id=f"gone-{route.name}")
+                assert (await client.post(END, json=own, headers=headers)).status_code == 202
             security = described[route.path][route.method]["security"]
             required = [scope for one in security for scope in one["key"]]
             found = {scope: (await requested(client, route, key)).status_code for scope, key in good.items()}

@@ -214,7 +214,7 @@ async def test_a_database_that_may_lose_commits_is_a_warning(postgres_url: str, 
 
 @pytest.mark.parametrize(
     "address",
-    ["/v1", "/v1/", "/nothing", "/livez/", "/v1//conversations", "/v1/users/user-1", "/%00"],
+    ["/v1", "/v1/", "/nothing", "/livez/", "/v1//conversations", "/v1/users/user-1/", "/%00"],
 )
 def test_where_nothing_is_it_says_so(client: httpx.Client, address: str) -> None:
     for method in ("GET", "POST", "DELETE"):
@@ -227,9 +227,10 @@ def test_where_nothing_is_it_says_so(client: httpx.Client, address: str) -> None
 @pytest.mark.parametrize(
     ("address", "allowed"),
     [
-        (END, {"GET", "POST"}),  # a conversation may be called "end"
+        (END, {"DELETE", "GET", "POST"}),  # a conversation may be called "end"
         ("/v1/conversations", {"GET"}),
-        ("/v1/conversations/some-1", {"GET"}),
+        ("/v1/conversations/some-1", {"DELETE", "GET"}),
+        ("/v1/users/some-1", {"DELETE"}),
         ("/v1/conversations/some-1/log", {"GET"}),
         ("/v1/conversations/some-1/retry", {"POST"}),
         ("/v1/users/some-1/relationship", {"GET"}),
