@@ -28,6 +28,7 @@ from convo.store import audit_log, erasures
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
+from convo.store.jobs.erased_memories import erase_outliving
 from convo.store.jobs.memories import ERASED_AT_ONCE
 from convo.store.postgres import RELAXED, Connection, Postgres
 
@@ -91,7 +92,7 @@ async def erase_conversation(
             return [], ErasedCounts(), None
         seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
-        counts = await erase_conversations(connection, seqs, [hmac])
+        counts = await _erase_rows(connection, seq, hmac, expired=user_id is None)
         if dry_run:
             raise _Counted(counts, 0)
         at = await erasures.note_counts(connection, hmac, counts, ended=True)
@@ -111,6 +112,13 @@ async def erase_conversation(
         return _answer("conversation", hmac, (await postgres.run("db.erase", begin))[1], repeated=True)
     erased(seqs)
     return Erasure(kind="conversation", hmac=hmac, begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
+
+
+async def _erase_rows(connection: Connection, seq: int, hmac: bytes, *, expired: bool) -> ErasedCounts:
+    """Erase a conversation; of one that has expired, what is remembered from it."""
+    counts = await erase_conversations(connection, [seq], [hmac])
+    outliving = await erase_outliving(connection, [seq]) if expired else 0
+    return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 
 
 async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)

@@ -18,6 +18,7 @@ from convo.store.conversations import Reader
 from convo.store.jobs import counts
 from convo.store.postgres import Connection
 from tests.support.making import (
+    THREE,
     Process,
     accept,
     ask,
@@ -424,6 +425,23 @@ async def test_a_retired_conversation_is_erased_from_its_receipt(process: Proces
     assert await balanced(process)
     with pytest.raises(Erased):
         await process.committer.accept(accept("talk-1"))
+
+
+async def test_with_a_retired_conversation_goes_what_is_remembered_from_it_and_does_not_come_back(
+    process: Process,
+) -> None:
+    for name in ("talk-0", "talk-1", "talk-2"):
+        await process.accepted(name)
+    late, *leases = await process.jobs.lease(3)
+    for lease, key in zip(leases, ("a dog", "a cat"), strict=True):
+        await process.settler.settle(await process.analysed(lease, THREE | {"memories": remembering(key)}))
+    await shift_clock(process.postgres, "31 days")
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
+    erased = await erasure.erase_conversation(process.postgres, leases[0].conversation_id, **ERASED)
+    assert erased.counts.removed["memory"] == 1
+    assert await rows(process.postgres, "SELECT key FROM memory") == [("a cat",)]
+    await store_part(process.jobs, late, "memories", "test/1", remembering("a dog"))
+    assert await rows(process.postgres, "SELECT key FROM memory") == [("a cat",)]
 
 
 async def test_with_a_user_goes_what_was_retired_of_the_relationship(process: Process) -> None:

@@ -372,9 +372,10 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.jobs.memories.ERASE_MEMORIES",
             "convo.store.jobs.memories.ERASE_MEMORIES 2",
             "convo.store.jobs.erased_memories._GOING",
+            "convo.store.jobs.erased_memories._ERASE_OUTLIVING",
             "convo.store.jobs.memories.ERASE_USER_MEMORIES",
         ),
-        "an erasure reads the memories of its users: an index on seq alone would cost each memory that is stored",
+        "an erasure reads the memories of its users, or all: an index on seq alone would cost each that is stored",
     ),
     **dict.fromkeys(
         (

@@ -8,6 +8,7 @@ is new. It bars besides what no conversation adds, but a memory service still li
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.postgres import Connection
@@ -41,7 +42,17 @@ async def read_tombstones(connection: Connection, user_ids: Collection[str]) -> 
 
 async def leave_tombstones(connection: Connection, seqs: Sequence[int]) -> None:
     """Leave one for each memory that goes with these conversations, before it goes."""
-    going = await connection.fetch(_GOING, seqs)
+    await _leave(connection, await connection.fetch(_GOING, seqs))
+
+
+async def erase_outliving(connection: Connection, seqs: Sequence[int]) -> int:
+    """Erase what is remembered from conversations that have expired; return how many memories that were."""
+    gone = await connection.fetch(_ERASE_OUTLIVING, seqs)
+    await _leave(connection, gone)
+    return len(gone)
+
+
+async def _leave(connection: Connection, going: Sequence[Mapping[str, Any]]) -> None:
     if going:
         key = await read_installation_key(connection)
         users = [key.hmac_of("user", row["user_id"]) for row in going]
@@ -55,6 +66,10 @@ _OF_USERS = "SELECT user_hmac, key_hmac, until_seq FROM erased_memory WHERE user
 _GOING = """
 SELECT DISTINCT m.user_id, m.key FROM memory m JOIN conversation c ON c.user_id = m.user_id
 WHERE c.seq = ANY($1::bigint[]) AND (m.seq = c.seq OR m.last_seq = c.seq)
+"""
+# Nothing says any more whose they are, so all memories are looked through: a second for some millions.
+_ERASE_OUTLIVING = """
+DELETE FROM memory WHERE seq = ANY($1::bigint[]) OR last_seq = ANY($1::bigint[]) RETURNING user_id, key
 """
 # The last number that was given: what has a higher one is received after this.
 _LEAVE = """
