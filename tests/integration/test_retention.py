@@ -455,3 +455,18 @@ async def test_with_a_user_goes_what_was_retired_of_the_relationship(process: Pr
     await erasure.erase_user(process.postgres, user, until=trio.current_time() + 60, **ERASED)
     assert await relationships(process) == []
     assert await balanced(process)
+
+
+async def test_what_a_user_keeps_after_the_erasure_is_the_whole_sum(process: Process) -> None:
+    await process.accepted("talk-1")
+    await settled(process, 1)
+    await shift_clock(process.postgres, "31 days")
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
+    await process.accepted("talk-2")
+    await settled(process, 1)
+    score = await ask(process.postgres, "SELECT score FROM job")
+    # As if it had been received while the erasure was under way.
+    await shift_clock(process.postgres, "30 days")
+    await erasure.erase_user(process.postgres, "user-1", until=trio.current_time() + 60, **ERASED)
+    assert await relationships(process) == [(score, 1, None, None, "happy")]
+    assert await balanced(process)
