@@ -60,7 +60,7 @@ class Turns:
         self._last = _Turn()  # the last one that began
         self._last.end()
         self._accepts = 0  # under way
-        self._none_under_way = trio.Event()
+        self._for_none = trio.lowlevel.ParkingLot()  # whoever waits until none is under way
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -97,7 +97,7 @@ class Turns:
         """End what ``accept_begins`` began."""
         self._accepts -= 1
         if not self._accepts:
-            self._none_under_way.set()
+            self._for_none.unpark_all()
 
     async def _quiet(self) -> None:
         await self._last.over()
@@ -107,8 +107,7 @@ class Turns:
                     await wait_all_tasks_blocked()
                 if not self._accepts:
                     return
-                self._none_under_way = trio.Event()
-                await self._none_under_way.wait()
+                await self._for_none.park()
 
     def _lock_of(self, client: str) -> trio.Lock:
         lock = self._of_client.get(client)

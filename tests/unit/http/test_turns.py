@@ -202,17 +202,18 @@ async def test_a_request_begins_when_no_accept_is_under_way(mock_clock: MockCloc
         async with turns.turn("10.0.0.1"):
             seen.append("request")
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(2):
-            turns.accept_begins()
-        nursery.start_soon(request)
-        await wait_all_tasks_blocked()
-        turns.accept_ends()
-        await wait_all_tasks_blocked()
-        assert seen == []
-        turns.accept_ends()
-        nursery.start_soon(busy, 50, seen)
-    assert seen == ["busy", "request"]
+    for number in range(2):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                turns.accept_begins()
+            nursery.start_soon(request)
+            await wait_all_tasks_blocked()
+            turns.accept_ends()
+            await wait_all_tasks_blocked()
+            assert len(seen) == 2 * number
+            turns.accept_ends()
+            nursery.start_soon(busy, 50, seen)
+    assert seen == ["busy", "request"] * 2
     assert mock_clock.current_time() == 0
 
 
