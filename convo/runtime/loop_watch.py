@@ -84,8 +84,8 @@ class _Mark(Struct, frozen=True):
 class LoopWatch(trio.abc.Instrument):
     """Watches the Trio run that it is an instrument of; enter it in the loop's own thread.
 
-    ``report`` is called once for each pass over ``limit_seconds``: in the loop's thread when it is over, or by the
-    watchdog when it seems never to end.
+    ``report`` is called for each pass over ``limit_seconds``, in the loop's thread when it is over. When it seems never
+    to end the watchdog calls it, once, before that.
     """
 
     def __init__(self, limit_seconds: float, report: Callable[[LoopBlock], None]) -> None:
@@ -98,8 +98,7 @@ class LoopWatch(trio.abc.Instrument):
         self._due = self._slept_cpu = self._slept_queued = 0.0
         self._root: trio.lowlevel.Task | None = None
         self._sight: _Sight | None = None
-        self._reported = 0.0
-        self._reporting = threading.Lock()
+        self._stuck = 0.0
         self._ended = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="loop watch", daemon=True)
 
@@ -146,7 +145,7 @@ class LoopWatch(trio.abc.Instrument):
         if now - began > self._limit:
             held = self._judged(began, now)
             metrics.loop_blocked_total.labels(held.cause).inc()
-            self._report_once(began, held)
+            self._report(held)
 
     def _judged(self, began: float, now: float) -> LoopBlock:
         seconds, before, after = now - began, self._mark, self._marked(self._stopped + self._late(now))
@@ -175,12 +174,6 @@ class LoopWatch(trio.abc.Instrument):
         # Whatever was at work when the collector or the machine came in between is not the cause.
         stack = sight.stack if cause == "code" else ()
         return LoopBlock(cause=cause, stack=stack, task=sight.task, conversation_id=sight.conversation_id, **figures)
-
-    def _report_once(self, began: float, held: LoopBlock) -> None:
-        with self._reporting:
-            if self._reported != began:
-                self._reported = began
-                self._report(held)
 
     def _marked(self, stopped: float) -> _Mark:
         return _Mark(time.perf_counter(), time.thread_time(), _queued_seconds(self._ours), stopped)
@@ -233,9 +226,10 @@ class LoopWatch(trio.abc.Instrument):
             return self._limit - age
         if self._sight is None or self._sight.began != began:
             self._see(began)
-        if age > _STUCK_SECONDS and self._began == began:
+        if age > _STUCK_SECONDS and self._began == began != self._stuck:
+            self._stuck = began
             figures = dict.fromkeys(("cpu_seconds", "collector_seconds", "suspended_seconds"), 0.0)
-            self._report_once(began, self._held(began, cause="code", seconds=age, over=False, **figures))
+            self._report(self._held(began, cause="code", seconds=age, over=False, **figures))
         return self._limit
 
     def _see(self, began: float) -> None:

@@ -122,11 +122,15 @@ async def _stuck() -> None:
     block(1 / LIMIT)
 
 
-def test_what_seems_to_hold_the_loop_for_ever_is_reported_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_seems_to_hold_the_loop_for_ever_is_reported_meanwhile_and_at_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("convo.runtime.loop_watch._STUCK_SECONDS", 0.2)
-    (held,) = watched(_stuck)
+    held, ended = watched(_stuck)
     assert (held.over, held.stack[1].endswith(" _stuck")) == (False, True)
     assert 0.2 <= held.seconds < 1
+    assert (ended.over, ended.stack) == (True, held.stack)
+    assert ended.seconds >= 1
 
 
 # --- what is nobody's fault
