@@ -185,7 +185,7 @@ async def run_step(connection: Connection, step: MigrationStep, *, limited: bool
     for lock in step.locks:
         await connection.execute(f"LOCK TABLE {', '.join(lock.tables)} IN {lock.mode} MODE")
     # Nobody waits for a process that is alone.
-    limit = _STEP_MILLISECONDS if limited and step.locks and not await is_alone(connection) else 0
+    limit = _STEP_MILLISECONDS if limited and step.is_waited_for and not await is_alone(connection) else 0
     await connection.execute(f"SET LOCAL statement_timeout = {limit}")
     tag = await connection.execute(step.sql)
     await connection.execute("SET LOCAL statement_timeout = 0")
@@ -231,7 +231,9 @@ async def _under_lock(dedicated: DedicatedConnection, step: MigrationStep, unit:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         return await unit(connection)
 
-    begin, seconds = (SINGLE, _INDEX_SECONDS) if outside else (LOCAL, _SECONDS)
+    # What reads a whole table while all others write to it takes as long as the table is large.
+    seconds = _INDEX_SECONDS if outside or not step.is_waited_for else _SECONDS
+    begin = SINGLE if outside else LOCAL
     while True:
         try:
             return await dedicated.run("db.migrate", body, begin=begin, seconds=seconds)

@@ -48,6 +48,11 @@ class MigrationStep(Struct, frozen=True, kw_only=True):
     sql: str
 
     @property
+    def is_waited_for(self) -> bool:
+        """Whether others may wait for its locks, or for the rows that it changes: it must be short, then."""
+        return any(lock.mode != "SHARE UPDATE EXCLUSIVE" for lock in self.locks)
+
+    @property
     def index_names(self) -> tuple[str, ...]:
         """The indexes that a step of the mode ``concurrently`` makes."""
         return tuple(_INDEX.findall(self.sql))
