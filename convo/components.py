@@ -21,6 +21,7 @@ from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
 from convo.http.asgi import App
+from convo.months_keeper import keep_months
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
@@ -229,6 +230,7 @@ class Components:
             self.going_back.beat,
             partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
+            partial(keep_months, self.postgres, lambda: self.alerts.leads),
         ]
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)

@@ -8,6 +8,8 @@ receipt stays, and says that the content has expired. Scores stay in the relatio
 from rows that are gone. A memory goes when no conversation has spoken of it for so long.
 
 A page is found by an index, in its order, and begins behind the one before it. What stays is passed over.
+
+Logs and runs lie in partitions by month. A month that is over as a whole goes by itself (``retention_months``).
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ PassName = Literal["conversations", "memories", "audit_log"]
 RETIRED_ROWS_MAX = 500
 """So many rows are looked at in one transaction at most."""
 
-MIGRATION = 17
+MIGRATION = 22
 """Programs that do not know it would take what was retired for lost."""
 
 # One process at a time removes what is over.
@@ -223,8 +225,8 @@ _LIVE_WAITS = f"""
 SELECT coalesce(min(available_at) < convo_now() - interval '1 second', false) FROM job WHERE {QUEUED}
 """
 # conversation_by_time; a batch of accepts has one time. OFFSET 0: one look-up for each, whatever the planner thinks.
-_CONVERSATIONS = """
-SELECT c.seq, c.received_at, c.user_id, c.bot_id, c.log_retired, job.state, job.ended_at, convo_now() AS now
+_CONVERSATIONS = f"""
+SELECT c.seq, c.received_at, c.user_id, c.bot_id, {LogStore.RETIRED}, job.state, job.ended_at, convo_now() AS now
 FROM (
     SELECT seq, received_at, user_id, bot_id, log_retired FROM conversation
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)

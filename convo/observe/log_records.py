@@ -671,13 +671,28 @@ def retired(*, seconds: float, **counts: int) -> None:
     _record("info", "retired", seconds=seconds, **counts)
 
 
+def month_dropped(*, month: str, rows: int, seconds: float) -> None:
+    """Log that a month of logs or of runs went as a whole; who read or wrote the table waited for so long at most."""
+    _record("info", "month_dropped", month=month, rows=rows, seconds=seconds)
+
+
+def month_begun(*, number: int) -> None:
+    """Log that the next month's partition is in use from now on."""
+    _record("info", "month_begun", number=number)
+
+
+def months_failed(*, reason: str) -> None:
+    """Log that the next months could not be prepared now: what is received goes on in the partition of the day."""
+    _record_seldom("warning", "months_failed", reason, reason=reason)
+
+
 def retention_failed(*, reason: str) -> None:
     """Log that what is over could not be looked for or removed now."""
     _record_seldom("warning", "retention_failed", reason, reason=reason)
 
 
 def retention_waits(*, reason: str) -> None:
-    """Log that nothing is removed yet, because an older program is at work on the database."""
+    """Log that nothing is removed yet: an older program is at work on the database, or a month cannot be locked."""
     _record_seldom("warning", "retention_waits", reason, reason=reason)
 
 

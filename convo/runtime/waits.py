@@ -47,6 +47,8 @@ NAMES: dict[str, str] = {
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
     "db.retire": "looking for what is over, and removing a few rows of it",
+    "db.retire_month": "reading a whole month before it is dropped",
+    "db.months": "making the partitions of the next months, and beginning a month",
     "db.erase": "erasing a conversation, or a batch of a user's",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",

@@ -6,13 +6,13 @@ deadline of its own, so that an audit ends at every size, and holds no snapshot 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
 
 from convo.conversation.identity import DEFAULT_TENANT
 from convo.store.ledger import COMPARE_SECONDS, UNBOUND
+from convo.store.months import DROPPED_LOG, first_seq_of_next
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection
 
 PAGE_ROWS = 100_000
@@ -33,9 +33,9 @@ class Anomaly(Struct, frozen=True, kw_only=True):
 async def anomalies(dedicated: DedicatedConnection) -> list[Anomaly]:
     """Look for missing logs and receipts, orphans, and relationships that are not the sum of their scores."""
     found: dict[str, Anomaly] = {}
-    newest = await _value(dedicated, _NEWEST_SEQ)
+    pages = await _pages(dedicated)
     for what, query in _BY_SEQ.items():
-        for first, last in _pages(newest):
+        for first, last in pages:
             await _look(dedicated, found, what, query, first, last)
     for what, query in _WHOLE.items():
         await _look(dedicated, found, what, query)
@@ -47,9 +47,15 @@ async def anomalies(dedicated: DedicatedConnection) -> list[Anomaly]:
     return list(found.values())
 
 
-def _pages(newest: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, newest, PAGE_ROWS):
-        yield first, first + PAGE_ROWS
+async def _pages(dedicated: DedicatedConnection) -> list[tuple[int, int]]:
+    """List the pages: each begins behind a number, and ends with one. Between two months lie billions of no numbers."""
+    pages, first = [], 0
+    while (oldest := await _value(dedicated, _OLDEST_SEQ, first)) is not None:
+        border = first_seq_of_next(oldest)
+        newest = await _value(dedicated, _NEWEST_SEQ, border)
+        pages += [(after, min(after + PAGE_ROWS, border - 1)) for after in range(oldest - 1, newest, PAGE_ROWS)]
+        first = border
+    return pages
 
 
 async def _look(
@@ -76,11 +82,9 @@ async def _value(dedicated: DedicatedConnection, query: str, *values: object) ->
 
 
 _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
-_NEWEST_SEQ = """
-SELECT greatest((SELECT max(seq) FROM receipt), (SELECT max(seq) FROM conversation),
-                (SELECT max(seq) FROM conversation_log),
-                (SELECT max(seq) FROM job), (SELECT max(seq) FROM part), (SELECT max(seq) FROM run), 0)
-"""
+_TABLES = ("receipt", "conversation", "conversation_log", "job", "part", "run")
+_OLDEST_SEQ = f"SELECT least({', '.join(f'(SELECT min(seq) FROM {name} WHERE seq >= $1)' for name in _TABLES)})"
+_NEWEST_SEQ = f"SELECT greatest({', '.join(f'(SELECT max(seq) FROM {name} WHERE seq < $1)' for name in _TABLES)})"
 _BY_SEQ = {
     # The hash, too, is made again: a receipt under another hash would let its id be stored a second time.
     "conversations without their receipt": f"""
@@ -95,9 +99,9 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM receipt r
         WHERE r.seq > $1 AND r.seq <= $2 AND r.state = ''
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = r.seq AND c.seq > $1 AND c.seq <= $2)""",
-    "conversations without a log": """
+    "conversations without a log": f"""
         SELECT conversation_id AS name FROM conversation c
-        WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired IS NOT TRUE
+        WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired IS NOT TRUE AND NOT {DROPPED_LOG}
           AND NOT EXISTS (SELECT FROM conversation_log l WHERE l.seq = c.seq AND l.seq > $1 AND l.seq <= $2)""",
     "conversations without a job": """
         SELECT conversation_id AS name FROM conversation c

@@ -178,12 +178,12 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       c.log_retired, job.waits_for, job.parked_since, job.breakdown, job.weights_version
+       {LogStore.RETIRED}, job.waits_for, job.parked_since, job.breakdown, job.weights_version
 FROM receipt r JOIN conversation c USING (seq) JOIN job USING (seq) WHERE r.id_hash = $1
 """
 _PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
 _TIMES = f"""
-SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, log_retired, {LogStore.SIZES}
+SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES}
 FROM conversation AS c WHERE seq = {SEQ}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part

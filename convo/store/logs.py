@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from convo.errors import WrongLog
 from convo.observe import log_records, metrics
+from convo.store.months import DROPPED_LOG
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 # Level 1 costs two thirds of level 3 on real conversations and packs nearly as well (stack notes, fact 8).
@@ -104,7 +105,7 @@ def unpack_checked(body: bytes, log_hash: bytes | None, conversation_id: str) ->
 
 
 class LogStore:
-    """Keeps packed logs, one for each conversation, in the table ``conversation_log``.
+    """Keeps packed logs, one for each conversation, in the table ``conversation_log``, which lies in months.
 
     ``PUT`` and ``ERASE`` are statements and not functions: they belong into the transactions of accept and of erasure,
     and accept stays one statement. A store elsewhere writes its bytes before that transaction, puts where they are as
@@ -123,7 +124,16 @@ class LogStore:
     """
     """For a query of ``conversation AS c``: how long its packed log is, and what ``unpacked_bytes`` reads of it."""
 
-    ERASE: ClassVar[str] = "DELETE FROM conversation_log WHERE seq = ANY($1::bigint[])"
+    RETIRED: ClassVar[str] = f"""
+        (c.log_retired IS TRUE OR ({DROPPED_LOG}
+            AND NOT EXISTS (SELECT FROM conversation_log AS l WHERE l.seq = c.seq))) AS log_retired
+    """
+    """For a query of ``conversation AS c``: whether its log has expired, by itself or with the month of its receipt."""
+
+    # By a join, for which each number opens its own partition; for a list of them the planner opens all.
+    ERASE: ClassVar[str] = """
+        DELETE FROM conversation_log AS l USING unnest($1::bigint[]) AS gone (seq) WHERE l.seq = gone.seq
+    """
 
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres

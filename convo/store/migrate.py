@@ -19,6 +19,7 @@ from convo.errors import ConvoError, DatabaseUnavailable, Refused
 from convo.observe import log_records
 from convo.store.migrations import Migration, MigrationStep, migrations
 from convo.store.postgres import LOCAL, SINGLE, Connection, DedicatedConnection, Unit
+from convo.store.postgres_errors import is_held_up
 from convo.store.process_programs import OlderProcess, announce, is_alone, older_processes
 from convo.store.schema_state import SchemaState, fetch_schema, is_applied, make_tables, note_step
 
@@ -33,8 +34,6 @@ _STEP_MILLISECONDS = 500
 _AGAIN_SECONDS = 1.0
 _BUSY_SECONDS = 0.1
 _BATCH_PAUSE_MAX_SECONDS = 1.0
-# SQLSTATEs of a step that found a lock taken, took too long under its own, or met a deadlock.
-_AGAIN = ("55P03", "57014", "40P01")
 # SQLSTATE class 42: a missing privilege, or a table that belongs to another role. Waiting mends neither.
 _NOT_ALLOWED = "42"
 
@@ -240,7 +239,7 @@ async def _under_lock(dedicated: DedicatedConnection, step: MigrationStep, unit:
         except _Busy:
             await trio.sleep(_BUSY_SECONDS)
         except DatabaseUnavailable as error:
-            if _sqlstate(error) not in _AGAIN:
+            if not is_held_up(error):
                 raise
             await _log_wait(dedicated, step, str(error.__cause__))
             await trio.sleep(_AGAIN_SECONDS)

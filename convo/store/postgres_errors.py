@@ -23,6 +23,8 @@ from convo.observe import log_records, metrics
 _LOST = ("08", "57P01", "57P02", "57P05", "40001", "40P01", "25P03")
 # The content itself cannot be stored.
 _BAD_ROW = ("22", "23", "54")
+# A lock was taken, it took too long under its own, or it met a deadlock.
+_HELD_UP = ("55P03", "57014", "40P01")
 
 
 class mapped_errors:  # noqa: N801  (reads as a statement)
@@ -38,6 +40,11 @@ class mapped_errors:  # noqa: N801  (reads as a statement)
             metrics.database_failures_total.labels(failure.code).inc()
         if mapped is not None:
             raise mapped from error
+
+
+def is_held_up(error: ConvoError) -> bool:
+    """Return whether a unit under bounds of its own met the locks of others: it is tried again later."""
+    return getattr(error.__cause__, "sqlstate", None) in _HELD_UP
 
 
 def _map(error: BaseException) -> ConvoError | None:
