@@ -45,7 +45,7 @@ class WholeMonth(Struct, frozen=True, kw_only=True):
 
 
 class OverMonth(Struct, frozen=True, kw_only=True):
-    """A month that is over but for the conversations ``kept``; ``rows`` are all that it has."""
+    """A month that is over but for the conversations ``kept``; ``rows`` are those of all others."""
 
     month: Month
     rows: int
@@ -91,7 +91,7 @@ async def read_month(connection: Connection, whole: WholeMonth) -> OverMonth | N
         return None
     if whole.month.table == "run" and await connection.fetchval(_ANY_YOUNG_RUN, first, last, hours, kept):
         return None
-    rows = await connection.fetchval(_COUNT[whole.month.table], first, last)
+    rows = await connection.fetchval(_COUNT[whole.month.table], first, last, kept)
     return OverMonth(month=whole.month, rows=rows, kept=kept)
 
 
@@ -104,8 +104,8 @@ async def drop_over(connection: Connection, whole: WholeMonth, over: OverMonth) 
     # A job that was retried and analysed since then is not among these any more, and its last run is new.
     kept = sorted({*over.kept, *await _not_analysed(connection, over.month)})
     moved = await drop_month(connection, over.month, kept, replaced=not whole.empty)
-    await note_dropped(connection, over.month, max(over.rows - moved, 0), moved)
-    return max(over.rows - moved, 0)
+    await note_dropped(connection, over.month, over.rows, moved)
+    return over.rows
 
 
 async def _not_analysed(connection: Connection, month: Month) -> list[int]:
@@ -135,5 +135,6 @@ SELECT EXISTS (
       AND seq <> ALL($4::bigint[]))
 """
 _COUNT: Mapping[MonthTable, str] = {
-    table: f"SELECT count(*) FROM {table} WHERE seq >= $1 AND seq < $2" for table in MONTH_TABLES
+    table: f"SELECT count(*) FROM {table} WHERE seq >= $1 AND seq < $2 AND seq <> ALL($3::bigint[])"
+    for table in MONTH_TABLES
 }
