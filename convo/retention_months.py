@@ -121,7 +121,7 @@ FROM receipt WHERE seq >= $1 AND seq < $2 ORDER BY seq DESC LIMIT 1
 """
 # job_by_state
 _NOT_ANALYSED = """
-SELECT seq FROM job WHERE state IN ('ready', 'leased', 'dead') AND seq >= $1 AND seq < $2 ORDER BY seq LIMIT $3
+SELECT seq FROM job WHERE state IN ('ready', 'leased', 'dead') AND seq >= $1 AND seq < $2 LIMIT $3
 """
 # The clock may have been ahead, so each row is asked, and not the last one.
 _ANY_YOUNG = """

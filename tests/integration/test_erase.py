@@ -9,7 +9,7 @@ from convo import erase
 from convo.conversation.model import CANARY_USER
 from convo.store import audit, ledger
 from convo.store.postgres import Connection
-from tests.support.making import Process, ask, open_dedicated, open_process, rows, shift_clock
+from tests.support.making import Process, ask, open_dedicated, open_process, rows, shift_clock, tables_of
 
 BOOKS = {"accepted": 1, "done": 1}
 OF_A_CONVERSATION = ("seq", "last_seq", "conversation_id", "user_id")
@@ -91,12 +91,14 @@ async def test_no_conversation_of_anybody_else_is_ever_erased(process: Process) 
     assert await erase.erase_canaries(process.postgres, ["talk-1"]) == 0
 
 
+WITH_COLUMNS = """
+SELECT DISTINCT table_name::text FROM information_schema.columns JOIN pg_class ON relname = table_name
+WHERE table_schema = 'public' AND column_name = ANY($1::text[]) AND NOT relispartition
+"""
+
+
 async def test_every_table_that_holds_something_of_a_conversation_says_how_it_is_erased(process: Process) -> None:
-    query = """
-    SELECT DISTINCT table_name FROM information_schema.columns
-    WHERE table_schema = 'public' AND column_name = ANY($1::text[])
-    """
-    holding = {table for (table,) in await rows(process.postgres, query, list(OF_A_CONVERSATION))}
+    holding = {table for (table,) in await rows(process.postgres, WITH_COLUMNS, list(OF_A_CONVERSATION))}
     assert holding >= {"conversation", "job", "run"}
     assert holding - set(erase.ERASURES) == set()
 
@@ -109,33 +111,26 @@ NOTHING_OF_ANYBODY = {
     "audit_log": "ids as HMACs alone",
     "erasure": "ids as HMACs alone: the list of what was erased",
     "erased_memory": "ids and keys as HMACs alone",
+    "dropped_month": "numbers of months",
 }
 """The other tables, each with why nothing is erased there."""
 OF_A_USER = ("user_id",)
 
 
 async def test_every_table_is_one_that_is_erased_or_one_that_holds_nothing_of_anybody(process: Process) -> None:
-    tables = {
-        name
-        for (name,) in await rows(process.postgres, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
-    }
+    tables = await tables_of(process.postgres)
     assert tables - set(erase.ERASURES) - set(NOTHING_OF_ANYBODY) == set(), "what does it hold of a conversation?"
     assert set(NOTHING_OF_ANYBODY) - tables == set()
 
 
 async def test_every_table_that_names_a_user_says_how_that_is_erased(process: Process) -> None:
-    query = """
-    SELECT DISTINCT table_name FROM information_schema.columns
-    WHERE table_schema = 'public' AND column_name = ANY($1::text[])
-    """
-    holding = {table for (table,) in await rows(process.postgres, query, list(OF_A_USER))}
+    holding = {table for (table,) in await rows(process.postgres, WITH_COLUMNS, list(OF_A_USER))}
     # A conversation goes as such.
     assert holding - set(erase.ERASURES_OF_USER) == {"conversation"}
 
 
 async def test_an_erasure_names_only_tables_that_exist(process: Process) -> None:
-    tables = {name for (name,) in await rows(process.postgres, "SELECT tablename::text FROM pg_tables")}
-    assert set(erase.ERASURES) <= tables
+    assert set(erase.ERASURES) <= await tables_of(process.postgres)
 
 
 async def test_the_rows_of_every_table_go_with_their_conversation_and_no_other_row(process: Process) -> None:

@@ -71,7 +71,10 @@ async def found_in(postgres: Any) -> list[str]:
     """Look for the marker in every row of every table, in texts, in bytes and in what bytes are the packed form of."""
 
     async def body(connection: Connection) -> list[str]:
-        tables = await connection.fetch("SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'public'")
+        tables = await connection.fetch(
+            "SELECT relname::text AS name FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+            " AND relkind IN ('r', 'p') AND NOT relispartition"
+        )
         found = []
         for table in tables:
             rows = await connection.fetch(f"SELECT * FROM {table['name']}")

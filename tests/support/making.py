@@ -151,6 +151,15 @@ async def seen_processes(postgres: Postgres) -> list[str]:
     return sorted(name for (name,) in found)
 
 
+async def tables_of(postgres: Postgres) -> set[str]:
+    """Read which tables there are; of one in partitions the table itself alone."""
+    query = """
+    SELECT relname::text FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+    """
+    return {name for (name,) in await rows(postgres, query)}
+
+
 async def shift_clock(postgres: Postgres, by: str) -> None:
     """Set the clock of all rows forward, or back with a minus in front."""
     await ask(

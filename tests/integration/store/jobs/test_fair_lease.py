@@ -14,7 +14,7 @@ from convo.store.jobs.fair_lease import FURTHER_KEYS, LOOKS_MAX
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection
-from tests.support.making import Process, ask, open_process, rows, shift_clock
+from tests.support.making import Process, ask, open_process, rows, shift_clock, tables_of
 from tests.support.plans import Planning
 from tests.support.receipts_by_sql import RECEIPTS
 
@@ -102,9 +102,7 @@ async def test_accept_writes_no_row_a_user(process: Process) -> None:
 
 
 async def _rows_by_table(process: Process) -> dict[str, int]:
-    tables = [
-        name for (name,) in await rows(process.postgres, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    ]
+    tables = await tables_of(process.postgres)
     return {table: await ask(process.postgres, f"SELECT count(*) FROM {table}") for table in tables}
 
 
