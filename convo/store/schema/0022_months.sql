@@ -65,7 +65,7 @@ ALTER TABLE conversation_log_0 DROP CONSTRAINT conversation_log_first;
 
 ALTER TABLE run RENAME TO run_0;
 ALTER INDEX run_by_job RENAME TO run_0_by_job;
-ALTER INDEX run_taken_back RENAME TO run_0_taken_back;
+ALTER INDEX IF EXISTS run_taken_back RENAME TO run_0_taken_back;
 CREATE TABLE run (
     seq      bigint NOT NULL,
     began_at timestamptz NOT NULL,

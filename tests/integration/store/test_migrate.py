@@ -286,6 +286,17 @@ async def test_a_step_that_takes_too_long_under_its_lock_is_undone_until_nobody_
         assert "statement timeout" in waits[0]["reason"]
 
 
+async def test_a_step_that_lets_others_write_has_the_time_that_it_needs(
+    database: str, monkeypatch: pytest.MonkeyPatch, waits: list[Mapping[str, Any]]
+) -> None:
+    head = JOB_LOCK.replace("ACCESS EXCLUSIVE", "SHARE UPDATE EXCLUSIVE")
+    assert head != JOB_LOCK
+    with_one_more(monkeypatch, "SELECT pg_sleep(0.8)", head)
+    async with process_at_work(database, "accepting"), open_store(database) as migrating:
+        assert await migrated(migrating) == (NEWEST, NEWEST + 1)
+    assert waits == []
+
+
 async def test_a_contract_that_nobody_serves_without_has_the_time_that_it_needs(
     database: str, monkeypatch: pytest.MonkeyPatch, waits: list[Mapping[str, Any]]
 ) -> None:
@@ -664,4 +675,70 @@ async def test_the_contract_step_ends_the_time_of_older_programs(
     assert await ask(postgres, "SELECT to_regclass('conversation_by_id') IS NULL")
     assert await rows(postgres, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'conversation'::regclass") == []
     left = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ '^convo_'"
-    assert sorted(await rows(postgres, left)) == [("convo_id_hash",), ("convo_now",)]
+    assert sorted(await rows(postgres, left)) == [("convo_id_hash",), ("convo_make_month",), ("convo_now",)]
+
+
+# --- months
+
+MONTHS = 22
+FILES = """
+SELECT relname::text, pg_relation_filenode(oid) FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relname ~ '^(conversation_log|run)(_0)?$' AND relkind = 'r' ORDER BY 1
+"""
+
+
+async def before_months(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = [one for one in migrations() if one.number < MONTHS]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "migrations", lambda: older)
+        await migrated(postgres)
+
+
+async def test_what_is_stored_becomes_the_first_month_without_being_rewritten(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await before_months(postgres, monkeypatch)
+    for statement in (
+        "INSERT INTO conversation_log (seq, body) SELECT n, 'packed' FROM generate_series(1, 1000) AS n",
+        "INSERT INTO run (seq, began_at, ending, made_by) SELECT n, now(), 'settle', 'a' FROM generate_series(1, 9) n",
+    ):
+        await ask(postgres, f"WITH made AS ({statement} RETURNING 1) SELECT count(*) FROM made")
+    before = await rows(postgres, FILES)
+    await migrated(postgres)
+    assert await rows(postgres, FILES) == [(f"{name}_0", file) for name, file in before]
+    assert await ask(postgres, "SELECT count(*) FROM conversation_log") == 1000
+    assert await ask(postgres, "SELECT count(*) FROM run") == 9
+    checks = (
+        "SELECT conname::text FROM pg_constraint WHERE conname ~ '_first$' OR NOT convalidated AND conname ~ 'log|run'"
+    )
+    assert await rows(postgres, checks) == []
+    invalid = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    assert await rows(postgres, invalid) == []
+
+
+async def test_whoever_may_read_the_logs_by_name_still_may(
+    postgres: Postgres, plain_role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await before_months(postgres, monkeypatch)
+    role = urlsplit(plain_role).username
+    await ask(postgres, f"DO $$ BEGIN GRANT SELECT, INSERT ON conversation_log, run TO {role}; END $$")
+    await migrated(postgres)
+    may = "SELECT has_table_privilege($1, 'run', $2) AND has_table_privilege($1, 'conversation_log', $2)"
+    assert [await ask(postgres, may, role, what) for what in ("SELECT", "INSERT", "DELETE")] == [True, True, False]
+    await ask(postgres, f"DO $$ BEGIN DROP OWNED BY {role}; END $$")
+
+
+async def test_no_month_can_begin_beside_a_program_that_needs_the_first_one_alone(
+    database: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await before_months(postgres, monkeypatch)
+    partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent IN ('conversation_log'::regclass, 'run'::regclass)"
+    async with process_at_work(urlsplit(database)._replace(path=await path_of(postgres)).geturl(), "older"):
+        await migrated(postgres)
+        assert await ask(postgres, partitions) == 2
+    await migrated(postgres)
+    assert await ask(postgres, partitions) == 6
+
+
+async def path_of(postgres: Postgres) -> str:
+    return f"/{await ask(postgres, 'SELECT current_database()::text')}"
