@@ -30,6 +30,7 @@ from convo.store.jobs.runs import ERASE_RUNS
 from convo.store.jobs.table import ERASE_JOBS
 from convo.store.jobs.tickets import ERASE_TICKETS
 from convo.store.logs import LogStore
+from convo.store.months import DROPPED_TABLES, MONTH_TABLES, MonthTable
 from convo.store.postgres import Connection
 from convo.store.process_programs import OlderProcess, older_processes
 
@@ -97,6 +98,7 @@ async def find_conversations(
 ) -> Over:
     """Look at the next conversations by the time of their receipt, as far back as the shortest of the days."""
     after, seq = position or (_FIRST, 0)
+    waiting = _waiting(settings)
     page = await connection.fetch(_CONVERSATIONS, after, 24 * _shortest_days(settings), seq, rows)
     ended, logs, runs = [], [], []
     for row in page:
@@ -107,15 +109,26 @@ async def find_conversations(
             ended.append((row["seq"], "dead", row["ended_at"]))
         if row["state"] != "done":
             continue
+        log_goes, runs_go = (table not in waiting or table in row["dropped"] for table in MONTH_TABLES)
         if _is_over(row["received_at"], days.conversations_days, row["now"]):
-            ended.append((row["seq"], "done", row["ended_at"]))
+            if log_goes and runs_go:
+                ended.append((row["seq"], "done", row["ended_at"]))
             continue
-        if not row["log_retired"] and _is_over(row["received_at"], days.logs_days, row["now"]):
+        if log_goes and not row["log_retired"] and _is_over(row["received_at"], days.logs_days, row["now"]):
             logs.append(row["seq"])
-        if _is_over(row["received_at"], days.runs_days, row["now"]):
+        if runs_go and _is_over(row["received_at"], days.runs_days, row["now"]):
             runs.append((row["seq"], row["now"] - timedelta(days=days.runs_days)))
     last = (page[-1]["received_at"], page[-1]["seq"]) if len(page) == rows else None
     return Over(position=last, ended=ended, logs=logs, runs=runs)
+
+
+def _waiting(settings: RetentionSettings) -> set[MonthTable]:
+    """Return the tables whose rows, with ``whole_months``, wait until their month goes."""
+    days: Mapping[MonthTable, int] = {
+        "conversation_log": settings.days_of_month("logs_days"),
+        "run": settings.days_of_month("runs_days"),
+    }
+    return {table for table in MONTH_TABLES if settings.whole_months and days[table]}
 
 
 async def find_memories(
@@ -226,7 +239,8 @@ SELECT coalesce(min(available_at) < convo_now() - interval '1 second', false) FR
 """
 # conversation_by_time; a batch of accepts has one time. OFFSET 0: one look-up for each, whatever the planner thinks.
 _CONVERSATIONS = f"""
-SELECT c.seq, c.received_at, c.user_id, c.bot_id, {LogStore.RETIRED}, job.state, job.ended_at, convo_now() AS now
+SELECT c.seq, c.received_at, c.user_id, c.bot_id, {LogStore.RETIRED}, {DROPPED_TABLES}, job.state,
+       job.ended_at, convo_now() AS now
 FROM (
     SELECT seq, received_at, user_id, bot_id, log_retired FROM conversation
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)

@@ -32,7 +32,15 @@ from convo.retention import (
     retire,
     take_turn,
 )
-from convo.retention_months import KIND_OF, OverMonth, WholeMonth, drop_over, find_whole_months, read_month
+from convo.retention_months import (
+    KIND_OF,
+    READ_MONTH_SECONDS,
+    OverMonth,
+    WholeMonth,
+    drop_over,
+    find_whole_months,
+    read_month,
+)
 from convo.settings import RetentionSettings
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
 from convo.store.postgres_errors import is_held_up
@@ -46,7 +54,6 @@ _PAGE_SECONDS = 0.1
 _PAGE_ROWS_FIRST, _PAGE_ROWS_MIN = 100, 20
 # What was passed over, because it had not ended or was spoken of since, is looked at again after a day.
 _WHOLE_SECONDS = 86_400.0
-_READ_MONTH_SECONDS = 600.0
 # Each try holds accepts up for less than a second: so few, and with pauses.
 _DROP_TRIES = 5
 
@@ -113,7 +120,7 @@ class RetentionKeeper:
         try:
             await self._until_quiet()
             read = partial(read_month, whole=whole)
-            return await connection.run("db.retire_month", read, begin=RELAXED, seconds=_READ_MONTH_SECONDS)
+            return await connection.run("db.retire_month", read, begin=RELAXED, seconds=READ_MONTH_SECONDS)
         finally:
             await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
 

@@ -11,6 +11,7 @@ was over then still is when it goes: only a job that was kept can still be chang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 
@@ -32,6 +33,10 @@ from convo.store.postgres import Connection
 
 KIND_OF: Mapping[MonthTable, RetiredKind] = {"conversation_log": "logs", "run": "runs"}
 
+DAYS_OF: Mapping[MonthTable, Literal["logs_days", "runs_days"]] = {"conversation_log": "logs_days", "run": "runs_days"}
+
+READ_MONTH_SECONDS = 600.0
+
 KEPT_MAX = 1_000
 """So many conversations of a month may have something that is kept when the rest is dropped."""
 
@@ -52,15 +57,6 @@ class OverMonth(Struct, frozen=True, kw_only=True):
     kept: Sequence[int]
 
 
-def whole_days(settings: RetentionSettings, table: MonthTable) -> int:
-    """Return after how many days a table's rows are over whichever bot they are of; 0 where some stay for ever."""
-    every = [settings, *(settings.of_bot(bot_id) for bot_id in settings.bots)]
-    own = [(one.logs_days if table == "conversation_log" else one.runs_days, one.conversations_days) for one in every]
-    # They go with their conversation, too.
-    first = [min((days for days in pair if days), default=0) for pair in own]
-    return max(first) if all(first) else 0
-
-
 async def find_whole_months(connection: Connection, settings: RetentionSettings) -> Sequence[WholeMonth]:
     """Find the months that have passed whose last row is over, by a look at one row of each."""
     current = await current_month(connection)
@@ -68,7 +64,7 @@ async def find_whole_months(connection: Connection, settings: RetentionSettings)
     found = []
     months = await read_months(connection)
     for table in MONTH_TABLES:
-        days = whole_days(settings, table)
+        days = settings.days_of_month(DAYS_OF[table])
         for number in months[table]:
             month = Month(table=table, number=number)
             if number >= current or not days:

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from convo.retention import RETIRED_ROWS_MAX, FindOver, RetiredKind, count_over, passes
+from convo.retention_months import KIND_OF, READ_MONTH_SECONDS, find_whole_months, read_month
 from convo.settings import RetentionSettings
 from convo.store.postgres import RELAXED, Connection, Postgres
 
@@ -73,10 +74,26 @@ async def count_all_over(postgres: Postgres, settings: RetentionSettings) -> Cou
         counts.update(await count_over(connection, over))
         return over.position
 
+    if settings.whole_months:
+        counts += await _count_months(postgres, settings)
     for find in passes(settings).values():
         position = await postgres.run("db.retire", partial(body, find=find, position=None), begin=RELAXED)
         while position is not None:
             position = await postgres.run("db.retire", partial(body, find=find, position=position), begin=RELAXED)
+    return counts
+
+
+async def _count_months(postgres: Postgres, settings: RetentionSettings) -> Counter[RetiredKind]:
+    """Count what goes with its month. Where rows do not wait for that, they are counted one by one."""
+    counts, dedicated = Counter[RetiredKind](), postgres.dedicated()
+    try:
+        found = partial(find_whole_months, settings=settings)
+        for whole in await dedicated.run("db.retire", found, begin=RELAXED):
+            read = partial(read_month, whole=whole)
+            over = await dedicated.run("db.retire_month", read, begin=RELAXED, seconds=READ_MONTH_SECONDS)
+            counts[KIND_OF[whole.month.table]] += over.rows if over else 0
+    finally:
+        await dedicated.close()  # noqa: ASYNC102  (shields itself, with a bound)
     return counts
 
 

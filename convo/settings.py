@@ -312,7 +312,16 @@ class RetentionSettings(Section, frozen=True, kw_only=True, forbid_unknown_field
     memories_days: Days = 0
     audit_log_days: Days = 0
     bots: dict[str, BotRetention] = {}
+    whole_months: bool = False
     look_seconds: Seconds = 600.0
+
+    def days_of_month(self, name: Literal["logs_days", "runs_days"]) -> int:
+        """Return after how many days such rows are over whichever bot they are of; 0 where some stay for ever."""
+        every = [self, *(self.of_bot(bot_id) for bot_id in self.bots)]
+        # They go with their conversation, too.
+        own = [(getattr(one, name), one.conversations_days) for one in every]
+        first = [min((days for days in pair if days), default=0) for pair in own]
+        return max(first) if all(first) else 0
 
     def of_bot(self, bot_id: str) -> RetentionSettings:
         """Return the days of one bot."""

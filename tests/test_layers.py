@@ -51,7 +51,7 @@ RANKS: dict[str, int] = {
     "convo.retention": 11,
     "convo.retention_keeper": 13,
     "convo.retention_months": 12,
-    "convo.retention_report": 12,
+    "convo.retention_report": 13,
     "convo.months_keeper": 13,
     "convo.contracts": 13,
     "convo.major_move": 13,

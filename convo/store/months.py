@@ -135,6 +135,10 @@ DROPPED_LOG = f"""
     c.seq >> {_BITS} = ANY(ARRAY(SELECT number FROM dropped_month WHERE table_name = 'conversation_log'))
 """
 """Whether the log of ``conversation AS c`` was in a month that is gone; it is stored nevertheless where it was kept."""
+DROPPED_TABLES = f"""
+    ARRAY(SELECT table_name FROM dropped_month AS gone WHERE gone.number = c.seq >> {_BITS}) AS dropped
+"""
+"""For a query of ``conversation AS c``: which tables have dropped its month."""
 READ_DROPPED = "SELECT table_name, number FROM dropped_month"
 
 _MONTHS = """

@@ -11,6 +11,7 @@ from convo import retention, retention_months
 from convo.errors import Expired
 from convo.observe import metrics
 from convo.retention_keeper import RetentionKeeper
+from convo.retention_report import count_all_over
 from convo.settings import BotRetention, RetentionSettings
 from convo.store import audit, ledger, process_programs
 from convo.store.conversations import Reader
@@ -155,7 +156,7 @@ async def test_a_month_stays_for_the_bot_that_keeps_the_longest(process: Process
 def test_the_days_of_a_month_are_those_of_the_bot_that_keeps_the_longest() -> None:
     def days(**given: Any) -> tuple[int, int]:
         settings = RetentionSettings(**given)
-        return retention_months.whole_days(settings, "conversation_log"), retention_months.whole_days(settings, "run")
+        return settings.days_of_month("logs_days"), settings.days_of_month("runs_days")
 
     assert days() == (0, 0)
     assert days(logs_days=30, runs_days=7) == (30, 7)
@@ -291,3 +292,54 @@ async def test_the_month_of_today_is_never_dropped(process: Process) -> None:
     before = await place_of(process, "conversation_log")
     assert await keeper(process, logs_days=30).look() == {"logs": 1}
     assert await place_of(process, "conversation_log") == before
+
+
+# --- whole_months
+
+
+async def test_with_whole_months_rows_wait_for_their_month_and_go_by_drop_alone(process: Process) -> None:
+    await two_months(process)
+    days = {"logs_days": 30, "runs_days": 30}
+    assert await keeper(process, whole_months=True, **days).look() == {"logs": 3, "runs": 3}
+    assert await keeper(process, whole_months=True, **days).look() == {}
+    assert [await deleted_row_by_row(process, table) for table in ("conversation_log", "run")] == [0, 0]
+    assert await balanced(process)
+    await month_begins(process, 2)
+    assert await keeper(process, whole_months=True, **days).look() == {"logs": 1, "runs": 1}
+    assert [await deleted_row_by_row(process, table) for table in ("conversation_log", "run")] == [0, 0]
+    assert await balanced(process)
+
+
+async def test_with_whole_months_a_conversation_goes_after_its_month(process: Process) -> None:
+    await two_months(process)
+    every = keeper(process, whole_months=True, conversations_days=30)
+    assert await every.look() == {"logs": 3, "runs": 3, "conversations": 3}
+    assert await deleted_row_by_row(process, "conversation_log") == 0
+    assert await ask(process.postgres, "SELECT conversation_id FROM conversation") == "new-1"
+    assert await balanced(process)
+
+
+async def test_with_whole_months_what_a_bot_keeps_for_ever_is_waited_for_by_nobody(process: Process) -> None:
+    await two_months(process)
+    bots = {"kept": BotRetention(logs_days=0)}
+    assert await keeper(process, whole_months=True, logs_days=30, bots=bots).look() == {"logs": 4}
+
+
+async def test_with_whole_months_what_a_dropped_month_kept_goes_when_it_is_over(process: Process) -> None:
+    await process.accepted("waits-1", "old-1")
+    (lease,) = await process.jobs.lease(1)
+    await settled(process, 1)
+    await month_begins(process)
+    await shift_clock(process.postgres, "40 days")
+    whole = keeper(process, whole_months=True, logs_days=30)
+    assert await whole.look() == {"logs": 1}
+    await process.settler.settle(await process.analysed(lease))
+    assert await keeper(process, whole_months=True, logs_days=30).look() == {"logs": 1}
+    assert await balanced(process)
+
+
+async def test_the_dry_run_counts_what_goes_with_its_month(process: Process) -> None:
+    await two_months(process)
+    settings = RetentionSettings(whole_months=True, logs_days=30, runs_days=30)
+    counted = await count_all_over(process.postgres, settings)
+    assert +counted == {"logs": 3, "runs": 3}

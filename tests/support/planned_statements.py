@@ -341,6 +341,7 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.logs.LogStore.SIZES",
             "convo.store.logs.LogStore.RETIRED",
             "convo.store.months.DROPPED_LOG",
+            "convo.store.months.DROPPED_TABLES",
             "convo.store.audit._EXAMPLES",
         ),
         "a piece of others",
