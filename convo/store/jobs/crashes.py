@@ -116,10 +116,11 @@ WITH held AS MATERIALIZED (
 )
 UPDATE job SET {FREE}, crashes = job.crashes + 1 FROM held WHERE job.seq = held.seq RETURNING job.seq
 """
-# A process dies once: however often it lost a job since it was last seen, the job counts one crash, in one run.
+# A process dies once: however often it lost a job since it was last seen, the job counts one crash, in one run. Its
+# place is one row's only within a month (store/months.py), and seq says which.
 _BLAME_RESCUED = f"""
 WITH last AS (
-    SELECT DISTINCT ON (run.seq, run.made_by) run.seq, run.tableoid AS partition, run.ctid AS place
+    SELECT DISTINCT ON (run.seq, run.made_by) run.seq, run.ctid AS place
     FROM run JOIN unnest($1::text[], $2::timestamptz[]) AS dead (name, seen_at) ON run.made_by = dead.name
     WHERE run.ending = 'rescue' AND run.ended_at >= dead.seen_at AND NOT EXISTS (
         SELECT FROM run AS known
@@ -127,7 +128,7 @@ WITH last AS (
     ORDER BY run.seq, run.made_by, run.ended_at DESC
 ), late AS (
     UPDATE run SET ending = 'crash', reason = '{CRASHED}' FROM last
-    WHERE run.seq = last.seq AND run.tableoid = last.partition AND run.ctid = last.place RETURNING run.seq
+    WHERE run.seq = last.seq AND run.ctid = last.place RETURNING run.seq
 ), blamed AS MATERIALIZED (
     SELECT seq, n FROM job JOIN (SELECT seq, count(*) AS n FROM late GROUP BY seq) AS counted USING (seq)
     WHERE state IN ('ready', 'leased') ORDER BY seq FOR UPDATE OF job

@@ -6,6 +6,7 @@ import pytest
 
 from convo.store import processes
 from convo.store.jobs.table import Jobs
+from convo.store.months import MONTH_SEQS
 from tests.support.making import (
     Process,
     ask,
@@ -98,6 +99,23 @@ async def test_one_death_counts_one_crash_of_a_job_however_often_its_lease_ended
     await process.jobs.rescue()
     assert await crashes(process) == [1]
     assert await endings(process) == ["rescue", "crash"]
+
+
+async def test_a_run_at_the_same_place_of_another_month_is_no_crash(process: Process) -> None:
+    await process.accepted("talk-1")
+    ghost = await signed_in(process, "ghost.1")
+    await ghost.lease(1)
+    await expire_leases(process)
+    await process.jobs.rescue()
+    await ask(process.postgres, "SELECT setval('conversation_seq_seq', $1, false)", MONTH_SEQS)
+    await process.accepted("talk-2")
+    (lease,) = [one for one in await process.jobs.lease(2) if one.seq == MONTH_SEQS]
+    await process.jobs.park(lease, "llm", "out")
+    places = await rows(process.postgres, "SELECT tableoid::regclass::text, ctid::text FROM run ORDER BY seq")
+    assert places == [("run_0", "(0,1)"), ("run_1", "(0,1)")]
+    await passes(process, 4 * LEASE)
+    await process.jobs.rescue()
+    assert (await crashes(process), await endings(process)) == ([1, 0], ["crash", "park"])
 
 
 async def test_a_rescue_from_before_it_was_last_seen_is_nobody_s_crash(process: Process) -> None:
