@@ -165,5 +165,5 @@ _BEGIN = "SELECT setval('conversation_seq_seq', $1, false) FROM conversation_seq
 _KEEP = "INSERT INTO {table} SELECT * FROM {old} WHERE seq = ANY($1::bigint[])"
 _NOTE_DROPPED = """
 INSERT INTO dropped_month (table_name, number, rows, kept) VALUES ($1, $2, $3, $4)
-ON CONFLICT (table_name, number) DO UPDATE SET rows = $3, kept = $4, dropped_at = convo_now()
+ON CONFLICT (table_name, number) DO UPDATE SET rows = dropped_month.rows + $3, kept = $4
 """
