@@ -68,7 +68,10 @@ BEGIN
                    OR (typtype = 'c' AND (SELECT relkind FROM pg_class c WHERE c.oid = typrelid) = 'c'))
         ) AS ours
         WHERE NOT EXISTS (
-            SELECT FROM pg_depend d WHERE d.classid = ours.class AND d.objid = ours.oid AND d.deptype IN ('e', 'i', 'a')
+            -- A partition belongs to its table as a sequence does to its column, but has an owner of its own.
+            SELECT FROM pg_depend d
+            WHERE d.classid = ours.class AND d.objid = ours.oid AND d.objsubid = 0
+              AND (d.deptype IN ('e', 'i') OR d.deptype = 'a' AND d.refobjsubid > 0)
               AND d.refclassid IN ('pg_class'::regclass, 'pg_extension'::regclass)
         )
         ORDER BY step

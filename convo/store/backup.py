@@ -43,7 +43,8 @@ _MADE_AT = re.compile(r"^;\s+Archive created at ([0-9][0-9A-Za-z :+-]{0,40})$", 
 _DUMPED = ("--format=custom", "--compress=0", "--no-owner", "--no-acl", "--exclude-table-data=public.process")
 # pg_restore drops only what the archive names, so a table that is newer than the backup would stay. Therefore all that
 # our role owns in schema public is dropped first. Without CASCADE: when another role's object depends on ours, the
-# restore is refused. What belongs to an extension or to another object ('e', 'i', 'a') goes or stays with it.
+# restore is refused. What belongs to an extension or to another object ('e', 'i', 'a') goes or stays with it. Not so a
+# table of which a column does (objsubid): the one that it is partitioned by.
 _BEGIN = f"""BEGIN;
 DO $convo$
 DECLARE statement text;
@@ -78,7 +79,8 @@ BEGIN
                    OR (typtype = 'c' AND (SELECT relkind FROM pg_class c WHERE c.oid = typrelid) = 'c'))
         ) AS ours
         WHERE NOT EXISTS (
-            SELECT FROM pg_depend d WHERE d.classid = ours.class AND d.objid = ours.oid AND d.deptype IN ('e', 'i', 'a')
+            SELECT FROM pg_depend d
+            WHERE d.classid = ours.class AND d.objid = ours.oid AND d.objsubid = 0 AND d.deptype IN ('e', 'i', 'a')
               AND d.refclassid IN ('pg_class'::regclass, 'pg_extension'::regclass)
         )
         GROUP BY step, kind ORDER BY step
