@@ -209,11 +209,17 @@ def test_a_copy_put_back_under_living_processes_is_noticed_by_its_counter(databa
         until_it_counts(database)
         for n in range(12):
             assert post(client, f"lost-{n}").status_code == 202
-        unpack = [found / "pg_restore", "--clean", "--if-exists", "--file=-", copy]
+        unpack: list[str | Path] = [found / "pg_restore", "--clean", "--if-exists", "--file=-", copy]
         statements = subprocess.run(unpack, check=True, capture_output=True).stdout
         # pg_restore cannot drop the keys of partitions, which go with their table.
         statements = b"DROP TABLE conversation_log, run;\n" + statements
-        put_back = [found / "psql", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1", f"--dbname={database}"]
+        put_back: list[str | Path] = [
+            found / "psql",
+            "--quiet",
+            "--single-transaction",
+            "--set=ON_ERROR_STOP=1",
+            f"--dbname={database}",
+        ]
         # Its locks and those of a living process can be a deadlock, which either may lose.
         until(
             lambda: subprocess.run(put_back, check=False, input=statements, stdout=subprocess.DEVNULL).returncode == 0
