@@ -23,6 +23,7 @@ from convo.settings import RetentionSettings
 from convo.store import ledger
 from convo.store.intake import ERASE_CONVERSATIONS
 from convo.store.job_sql import QUEUED
+from convo.store.jobs.outcomes import ERASE_OUTCOMES, hold_ended
 from convo.store.jobs.parts import ERASE_PARTS
 from convo.store.jobs.runs import ERASE_RUNS
 from convo.store.jobs.table import ERASE_JOBS
@@ -176,7 +177,7 @@ async def retire(connection: Connection, over: Over) -> dict[RetiredKind, int]:
     """
     judged = {seq: (state, at) for seq, state, at in over.ended}
     wanted = {*judged, *over.logs, *(seq for seq, _ in over.runs)}
-    held = {row["seq"]: row for row in await connection.fetch(_HOLD, sorted(wanted))} if wanted else {}
+    held = {row["seq"]: row for row in await hold_ended(connection, sorted(wanted))} if wanted else {}
     ended = [seq for seq, as_judged in judged.items() if seq in held and _state(held[seq]) == as_judged]
     if ended:
         await _retire_conversations(connection, ended)
@@ -201,7 +202,7 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
-    for statement in (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, LogStore.ERASE, ERASE_JOBS, ERASE_CONVERSATIONS):
+    for statement in _ERASE:
         await connection.execute(statement, seqs)
 
 
@@ -217,6 +218,10 @@ def _rows(tag: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
+_ERASE = (
+    *(ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, LogStore.ERASE),
+    *(ERASE_JOBS, ERASE_OUTCOMES, ERASE_CONVERSATIONS),
+)
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 # job_queued: its first row.
 _LIVE_WAITS = f"""
@@ -230,7 +235,7 @@ FROM (
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)
       AND (received_at, seq) > ($1, $3::bigint)
     ORDER BY received_at, seq LIMIT $4
-) AS c LEFT JOIN LATERAL (SELECT state, ended_at FROM job WHERE seq = c.seq OFFSET 0) AS job ON true
+) AS c LEFT JOIN LATERAL (SELECT state, ended_at FROM every_job WHERE seq = c.seq OFFSET 0) AS job ON true
 ORDER BY c.received_at, c.seq
 """
 # The receipt of the conversation that spoke of it last says when that was, also where that one is gone.
@@ -247,14 +252,11 @@ _AUDIT_ROWS = """
 SELECT number, at < convo_now() - make_interval(hours => $2) AS over
 FROM audit_log WHERE number > $1 ORDER BY number LIMIT $3
 """
-_HOLD = """
-SELECT seq, state, ended_at FROM job
-WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead') ORDER BY seq FOR UPDATE SKIP LOCKED
-"""
 _EXPIRE_RECEIPTS = "UPDATE receipt SET state = 'x' WHERE seq = ANY($1::bigint[])"
 _GONE = """
     SELECT user_id, bot_id, sum(job.score)::bigint AS score, count(*)::integer AS conversations
-    FROM conversation JOIN job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id
+    FROM conversation JOIN every_job AS job USING (seq)
+    WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id
 """
 # In the order in which settlers lock them.
 _HOLD_RELATIONSHIPS = f"""

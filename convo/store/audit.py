@@ -79,7 +79,8 @@ _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS exam
 _NEWEST_SEQ = """
 SELECT greatest((SELECT max(seq) FROM receipt), (SELECT max(seq) FROM conversation),
                 (SELECT max(seq) FROM conversation_log),
-                (SELECT max(seq) FROM job), (SELECT max(seq) FROM part), (SELECT max(seq) FROM run), 0)
+                (SELECT max(seq) FROM job), (SELECT max(seq) FROM outcome), (SELECT max(seq) FROM part),
+                (SELECT max(seq) FROM run), 0)
 """
 _BY_SEQ = {
     # The hash, too, is made again: a receipt under another hash would let its id be stored a second time.
@@ -102,7 +103,12 @@ _BY_SEQ = {
     "conversations without a job": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2
-          AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)""",
+          AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)
+          AND NOT EXISTS (SELECT FROM outcome o WHERE o.seq = c.seq AND o.seq > $1 AND o.seq <= $2)""",
+    "jobs that are open and have an outcome": """
+        SELECT seq::text AS name FROM job
+        WHERE job.seq > $1 AND job.seq <= $2
+          AND EXISTS (SELECT FROM outcome o WHERE o.seq = job.seq AND o.seq > $1 AND o.seq <= $2)""",
     "logs that are stored and count as expired": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired
@@ -115,6 +121,10 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM job
         WHERE job.seq > $1 AND job.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = job.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "outcomes without a conversation": """
+        SELECT seq::text AS name FROM outcome o
+        WHERE o.seq > $1 AND o.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = o.seq AND c.seq > $1 AND c.seq <= $2)""",
     "parts without a conversation": """
         SELECT seq::text || ' ' || name AS name FROM part
         WHERE part.seq > $1 AND part.seq <= $2
@@ -124,7 +134,7 @@ _BY_SEQ = {
         WHERE run.seq > $1 AND run.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = run.seq AND c.seq > $1 AND c.seq <= $2)""",
 }
-# The days are found by one probe of conversation_by_time each; of job_by_state the few leased rows are read.
+# The days are found by one probe of conversation_by_time each; of job_not_ready the few leased rows are read.
 _WHOLE = {
     "days with conversations that were never booked": """
         WITH RECURSIVE days (day) AS (
@@ -149,7 +159,7 @@ _SUMS = """
     FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r
     FULL JOIN (
         SELECT user_id, bot_id, sum(score) AS score, count(*) AS conversations
-        FROM conversation JOIN job USING (seq)
+        FROM conversation JOIN every_job USING (seq)
         WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2) GROUP BY user_id, bot_id
     ) AS s USING (user_id, bot_id)
     WHERE r.conversations = 0 OR (r.score, r.conversations) IS DISTINCT FROM (

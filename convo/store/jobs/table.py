@@ -204,7 +204,7 @@ class Jobs:
     async def store_parts(self, found: Sequence[FoundPart]) -> list[LeaseLost | None]:
         """Store parts of several jobs in one transaction; return, in their order, which leases were lost."""
 
-        async def body(connection: Connection) -> set[int]:
+        async def body(connection: Connection) -> Collection[int]:
             held = await hold(connection, [lease for lease, _, _, _ in found])
             mine = [
                 PartRow(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)
