@@ -202,7 +202,8 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
-    for statement in _ERASE:
+    of_job = (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES)
+    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
         await connection.execute(statement, seqs)
 
 
@@ -218,10 +219,6 @@ def _rows(tag: str) -> int:
     return int(tag.rpartition(" ")[2])
 
 
-_ERASE = (
-    *(ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, LogStore.ERASE),
-    *(ERASE_JOBS, ERASE_OUTCOMES, ERASE_CONVERSATIONS),
-)
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 # job_queued: its first row.
 _LIVE_WAITS = f"""

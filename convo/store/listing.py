@@ -60,7 +60,7 @@ def list_statements(wanted: ListFilter, limit: int) -> ListStatements:
     elif wanted.state == "done":
         first, looked, used = "done", _done(wanted.before, looked_at), []
     elif wanted.state is not None:
-        open_jobs = "SELECT seq, state, attempts, last_error, NULL::integer AS score FROM job"
+        open_jobs = "SELECT seq, state, waits_for, attempts, last_error, NULL::integer AS score FROM job"
         first, looked, used = "job", f"{open_jobs} {_by_state(wanted)}", []
     else:
         found, used = f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC", []

@@ -44,18 +44,19 @@ LANGUAGE sql STABLE AS $$
     )::text, 'UTF8')
 $$;
 
--- The job of each conversation, whether it is open or done: what readers of both look at.
+-- The job of each conversation, whether it is open or done: what readers of both look at. Each column has the same type
+-- and collation in both halves, also of its constants: else the planner would read both tables whole to join them.
 CREATE VIEW every_job AS
 SELECT seq, state, attempts, crashes, delayed, available_at, waits_for, parked_since, leased_at, leased_until, leased_by,
        last_error, ended_at, score,
        CASE WHEN state = 'done' THEN convo_began_at(seq) END AS began_at,
-       CASE WHEN state = 'done' THEN convo_emotion(seq) END AS emotion,
+       (CASE WHEN state = 'done' THEN convo_emotion(seq) END) COLLATE "C" AS emotion,
        CASE WHEN state = 'done' THEN convo_details(seq, breakdown, weights_version) END AS details
 FROM job
 UNION ALL
-SELECT seq, 'done' COLLATE "C", attempts, crashes, false, NULL::timestamptz, '' COLLATE "C", NULL::timestamptz,
-       NULL::timestamptz, NULL::timestamptz, NULL::text COLLATE "C", NULL::text, ended_at, score, began_at, emotion,
-       details
+SELECT seq, 'done'::text COLLATE "C", attempts, crashes, false, NULL::timestamptz, ''::text COLLATE "C",
+       NULL::timestamptz, NULL::timestamptz, NULL::timestamptz, NULL::text COLLATE "C", NULL::text, ended_at, score,
+       began_at, emotion, details
 FROM outcome;
 
 -- run: concurrently

@@ -46,7 +46,7 @@ SELECT seq, state, attempts, crashes, delayed, available_at, waits_for, parked_s
        NULL::bytea AS details
 FROM job
 UNION ALL
-SELECT seq, 'done' COLLATE "C", attempts, crashes, false, NULL::timestamptz, '' COLLATE "C", NULL::timestamptz,
-       NULL::timestamptz, NULL::timestamptz, NULL::text COLLATE "C", NULL::text, ended_at, score, began_at, emotion,
-       details
+SELECT seq, 'done'::text COLLATE "C", attempts, crashes, false, NULL::timestamptz, ''::text COLLATE "C",
+       NULL::timestamptz, NULL::timestamptz, NULL::timestamptz, NULL::text COLLATE "C", NULL::text, ended_at, score,
+       began_at, emotion, details
 FROM outcome;
