@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
-from convo.store import intake, ledger, logs
+from convo.store import intake, ledger, logs, outcomes
 from convo.store.erasures import ErasedCounts
-from convo.store.jobs import memories, outcomes, parts, runs, settle, table, tickets
+from convo.store.jobs import memories, parts, runs, settle, table, tickets
 from convo.store.jobs.erased_memories import leave_tombstones
 from convo.store.postgres import Connection, Postgres
 

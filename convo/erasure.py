@@ -24,11 +24,10 @@ from convo.conversation.model import CANARY_USER
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
-from convo.store import audit_log, erasures
+from convo.store import audit_log, erasures, outcomes
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
-from convo.store.jobs import outcomes
 from convo.store.jobs.erased_memories import erase_outliving
 from convo.store.jobs.memories import ERASED_AT_ONCE
 from convo.store.postgres import RELAXED, Connection, Postgres

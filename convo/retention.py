@@ -23,12 +23,12 @@ from convo.settings import RetentionSettings
 from convo.store import ledger
 from convo.store.intake import ERASE_CONVERSATIONS
 from convo.store.job_sql import QUEUED
-from convo.store.jobs.outcomes import ERASE_OUTCOMES, hold_ended
 from convo.store.jobs.parts import ERASE_PARTS
 from convo.store.jobs.runs import ERASE_RUNS
 from convo.store.jobs.table import ERASE_JOBS
 from convo.store.jobs.tickets import ERASE_TICKETS
 from convo.store.logs import LogStore
+from convo.store.outcomes import ERASE_OUTCOMES, hold_ended
 from convo.store.postgres import Connection
 from convo.store.process_programs import OlderProcess, older_processes
 

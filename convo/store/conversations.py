@@ -14,10 +14,10 @@ from msgspec import Struct
 from convo.conversation.identity import id_hash
 from convo.conversation.model import PartName
 from convo.errors import Expired, NotFound
-from convo.store.jobs.outcomes import PARTS, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent
+from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 ConversationRow = Mapping[str, Any]
@@ -181,7 +181,7 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       c.log_retired, job.waits_for, job.parked_since, job.details, {PARTS} AS parts
+       c.log_retired, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
 FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq) WHERE r.id_hash = $1
 """
 _TIMES = f"""

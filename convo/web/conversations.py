@@ -21,10 +21,10 @@ from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import ConversationRow, FoundConversation, FoundRelationship, Reader
 from convo.store.jobs import parts
-from convo.store.jobs.outcomes import PartRecord
 from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
+from convo.store.outcomes import PartRecord
 from convo.web import queries
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode

@@ -19,7 +19,7 @@ from convo.conversation.decode import decode
 from convo.conversation.model import Conversation
 from convo.conversation.score import Weights
 from convo.store import logs
-from convo.store.jobs.outcomes import OutcomeDetails, PartRecord, pack_details
+from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.web.accept import make_accept
 from scripts.seed_bodies import SAMPLES, read_bodies
 from tests.support.receipts_by_sql import RECEIPTS

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from convo.store.jobs.outcomes import PARTS, PartRecord, read_parts, unpack_details
+from convo.store.outcomes import PARTS_OF_JOB, PartRecord, read_parts, unpack_details
 from convo.store.postgres import Connection, Postgres
 
 JOBS = f"""
-SELECT conversation_id, details, {PARTS} AS parts FROM every_job AS job JOIN conversation USING (seq) ORDER BY seq
+SELECT conversation_id, details, {PARTS_OF_JOB} AS parts
+FROM every_job AS job JOIN conversation USING (seq) ORDER BY seq
 """
 
 

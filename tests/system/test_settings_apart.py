@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from convo.store.jobs.outcomes import unpack_details
+from convo.store.outcomes import unpack_details
 from tests.support.faking import fake, script, seen, until_called
 from tests.support.running import Running, ended, query, running, until_ended
 from tests.support.stored_parts import JOBS, parts_of

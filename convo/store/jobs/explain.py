@@ -14,9 +14,9 @@ from msgspec import Struct
 from convo.conversation.identity import id_hash
 from convo.store import process_settings
 from convo.store.job_sql import COUNTED_MAX, QUEUED
-from convo.store.jobs.outcomes import unpack_details
 from convo.store.ledger import BOOKED
 from convo.store.lookup import SEQ, absent
+from convo.store.outcomes import unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 RUNS_MAX = 100

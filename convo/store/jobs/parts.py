@@ -15,7 +15,7 @@ from convo.analysis.part import FINDINGS, StoredFinding
 from convo.conversation.model import Finding, Memories, PartName
 from convo.store.jobs import memories
 from convo.store.jobs.memories import MemoriesRow
-from convo.store.jobs.outcomes import PartRecord
+from convo.store.outcomes import PartRecord
 from convo.store.postgres import Connection
 
 

@@ -1,7 +1,7 @@
 """The history of a job: one row for each lease that ended, with who had it, how it ended and what it waited for.
 
 Open it when an ending needs other facts in ``explain``. It changes no job. The lease under which a job is done has
-none: it stands in the job's outcome (``store/jobs/outcomes.py``), so most jobs leave no run at all.
+none: it stands in the job's outcome (``store/outcomes.py``), so most jobs leave no run at all.
 """
 
 from __future__ import annotations

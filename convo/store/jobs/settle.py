@@ -23,9 +23,9 @@ from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
 from convo.store.jobs import parts, runs
 from convo.store.jobs.lease import Lease, hold, lost
-from convo.store.jobs.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
+from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
 _ROWS_MAX = 64

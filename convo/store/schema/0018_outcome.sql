@@ -5,7 +5,7 @@
 -- run: transaction
 -- lock: none
 -- Of a fixed length first, so that nothing is lost to alignment. What is only shown stands in details, packed
--- (store/jobs/outcomes.py).
+-- (store/outcomes.py).
 CREATE TABLE outcome (
     seq      bigint PRIMARY KEY,
     -- when the lease began under which it was done; null where that was retired before the row was made

@@ -11,7 +11,7 @@ from convo.conversation.model import EmotionName
 from convo.conversation.score import Weights, weights_version
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
 from convo.store.jobs.lease import Lease
-from convo.store.jobs.outcomes import unpack_details
+from convo.store.outcomes import unpack_details
 from convo.store.postgres import Connection
 from tests.support.making import THREE, Process, ask, mood, open_process, remembering, rows, shift_clock
 

@@ -82,11 +82,11 @@ def unpack_details(packed: bytes) -> OutcomeDetails:
 
 
 def read_parts(text: str | None) -> tuple[PartRecord, ...]:
-    """Read the parts of an open job, as ``PARTS`` selects them."""
+    """Read the parts of an open job, as ``PARTS_OF_JOB`` selects them."""
     return msgspec.json.decode(text, type=tuple[PartRecord, ...]) if text else ()
 
 
-PARTS = "(SELECT json_agg(part) FROM part WHERE part.seq = job.seq)"
+PARTS_OF_JOB = "(SELECT json_agg(part) FROM part WHERE part.seq = job.seq)"
 """The rows of ``part`` of a ``job`` as one value, so that a statement sees them at the moment at which it sees the job.
 
 Of a done job there are none: they stand in its details.

@@ -17,9 +17,9 @@ from convo.errors import ConvoError
 from convo.store import audit, ledger, migrate
 from convo.store.conversations import FoundConversation, Reader
 from convo.store.jobs.explain import Explained, read_explanation
-from convo.store.jobs.outcomes import OutcomeDetails, PartRecord, lock_jobs, pack_details, unpack_details
 from convo.store.listing import ListFilter
 from convo.store.migrations import migrations
+from convo.store.outcomes import OutcomeDetails, PartRecord, lock_jobs, pack_details, unpack_details
 from convo.store.postgres import Connection, Postgres
 from tests.support.making import (
     THREE,
