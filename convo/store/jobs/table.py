@@ -3,8 +3,8 @@
 Open it to change what an ending does to a job. A job is one row: one conversation to analyse.
 
 **States.** ``ready`` (due now, or from ``available_at`` on while ``delayed``), ``leased`` (one process holds it until
-``leased_until``), ``done``, ``dead``. A done job has left this table: its row is in ``outcome``, and ``every_job`` shows
-both (``store/outcomes.py``). Beside a program before migration 18, done jobs stay here.
+``leased_until``), ``done``, ``dead``. A done job has left this table: its row is in ``outcome``, and ``every_job``
+shows both (``store/outcomes.py``). Beside a program before migration 18, done jobs stay here.
 
     ready --lease--> leased --settle--> done
       ^                |------bury----> dead --retry--> ready
