@@ -16,23 +16,33 @@ INSERT INTO job_move VALUES (-1);
 -- job_not_ready, in the order in which all others lock. Whoever erases one of them at this moment is waited for.
 WITH page AS MATERIALIZED (
     SELECT seq, ended_at, score, attempts, crashes, breakdown, weights_version FROM job
-    WHERE state = 'done' AND (state, seq) > ('done', (SELECT after_seq FROM job_move)) ORDER BY state, seq LIMIT 500
+    WHERE state = 'done' AND (state, seq) > ('done', (SELECT after_seq FROM job_move)) ORDER BY state, seq LIMIT 200
     FOR UPDATE
 ), moved AS (
     UPDATE job_move SET after_seq = (SELECT max(seq) FROM page) WHERE EXISTS (SELECT FROM page)
 ), jobs AS (
     DELETE FROM job WHERE seq = ANY(ARRAY(SELECT seq FROM page))
-), parts AS (
-    DELETE FROM part WHERE seq = ANY(ARRAY(SELECT seq FROM page))
 ), tickets AS (
     DELETE FROM part_ticket WHERE seq = ANY(ARRAY(SELECT seq FROM page))
+), parts AS (
+    DELETE FROM part WHERE seq = ANY(ARRAY(SELECT seq FROM page)) RETURNING *
 ), runs AS (
-    DELETE FROM run WHERE seq = ANY(ARRAY(SELECT seq FROM page)) AND ending = 'settle'
+    DELETE FROM run WHERE seq = ANY(ARRAY(SELECT seq FROM page)) AND ending = 'settle' RETURNING *
+), found AS MATERIALIZED (
+    SELECT seq,
+           max(result ->> 'emotion') FILTER (WHERE name = 'emotion' AND coalesce(result ->> 'refused', '') = '') AS emotion,
+           json_agg(json_build_object('name', name, 'made_by', made_by, 'updated_at', updated_at,
+                                      'new_memories', new_memories, 'result', result) ORDER BY name) AS parts
+    FROM parts WHERE state = 'done' GROUP BY seq
+), last_run AS MATERIALIZED (
+    SELECT DISTINCT ON (seq) seq, began_at, made_by, waits FROM runs ORDER BY seq, ended_at DESC
 )
+-- As convo_began_at, convo_emotion and convo_details make them, but of all rows of a page at once.
 INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
-SELECT seq, convo_began_at(seq), ended_at, score, attempts, crashes, convo_emotion(seq),
-       convo_details(seq, breakdown, weights_version)
-FROM page;
+SELECT seq, began_at, ended_at, score, attempts, crashes, emotion,
+       convert_to(json_build_object('by', coalesce(made_by, ''), 'waits', coalesce(waits, '{}'), 'breakdown', breakdown,
+                                    'weights_version', weights_version, 'parts', coalesce(parts, '[]'))::text, 'UTF8')
+FROM page LEFT JOIN found USING (seq) LEFT JOIN last_run USING (seq);
 
 -- run: transaction
 -- lock: ACCESS EXCLUSIVE ON job

@@ -221,7 +221,7 @@ async def test_done_jobs_move_a_page_at_a_time_and_none_is_left(empty_database: 
         await process.accepted(*(f"talk-{n}" for n in range(7)))
         await settled(process, 7)
         step = KNOWN[MOVE - 1].steps[1]
-        paged = step.sql.replace("LIMIT 500", "LIMIT 3")
+        paged = step.sql.replace("LIMIT 200", "LIMIT 3")
         await run_step(process.postgres, 0)
 
         async def body(connection: Connection) -> str:
