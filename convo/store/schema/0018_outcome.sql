@@ -67,4 +67,4 @@ CREATE INDEX CONCURRENTLY IF NOT EXISTS job_not_ready ON job (state, seq) WHERE 
 
 -- run: transaction
 -- lock: ACCESS EXCLUSIVE ON job
-DROP INDEX job_by_state;
+DROP INDEX IF EXISTS job_by_state;

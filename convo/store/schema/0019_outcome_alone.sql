@@ -12,7 +12,7 @@ CREATE TABLE job_move (after_seq bigint NOT NULL);
 INSERT INTO job_move VALUES (-1);
 
 -- run: batches
--- lock: ROW EXCLUSIVE ON job, part, part_ticket, run
+-- lock: ROW EXCLUSIVE ON job, part, part_ticket, run, outcome
 -- job_not_ready, in the order in which all others lock. Whoever erases one of them at this moment is waited for.
 WITH page AS MATERIALIZED (
     SELECT seq, ended_at, score, attempts, crashes, breakdown, weights_version FROM job
