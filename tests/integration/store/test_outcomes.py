@@ -286,12 +286,12 @@ async def test_a_job_that_is_settled_meanwhile_is_waited_for_and_locked_where_it
     async with open_process(database) as process, open_store(database) as other:
         await process.accepted("talk-1")
         lease = await process.analysed(await process.leased())
-        locked = trio.Event()
+        # Its connection is open by then.
+        assert await ask(other, "SELECT count(*) FROM outcome") == 0
 
         async def slow(connection: Connection) -> None:
             await connection.fetch("SELECT FROM job WHERE seq = 1 FOR UPDATE")
-            locked.set()
-            await connection.execute("SELECT pg_sleep(0.3)")
+            await connection.execute("SELECT pg_sleep(1)")
 
         async def lock(connection: Connection) -> list[tuple[Any, ...]]:
             await lock_jobs(connection, [1])
