@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
-from convo.store import intake, ledger, logs
+from convo.store import intake, ledger, logs, outcomes
 from convo.store.erasures import ErasedCounts
 from convo.store.jobs import memories, parts, runs, settle, table, tickets
 from convo.store.jobs.erased_memories import leave_tombstones
@@ -27,6 +27,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "run": (runs.ERASE_RUNS,),
     "conversation_log": (logs.LogStore.ERASE,),
     "job": (table.ERASE_JOBS,),
+    "outcome": (outcomes.ERASE_OUTCOMES,),
     "conversation": (intake.ERASE_CONVERSATIONS,),
     "receipt": (intake.ERASE_RECEIPTS,),
 }
@@ -98,6 +99,7 @@ async def erase_canaries(postgres: Postgres, conversation_ids: Sequence[str]) ->
             for row in await connection.fetch(_ENDED_CANARIES, CANARY_USER, list(conversation_ids), _ROWS_MAX)
         ]
         if seqs:
+            await outcomes.lock_jobs(connection, seqs)
             await erase_conversations(connection, seqs)
         return len(seqs)
 
@@ -107,10 +109,10 @@ async def erase_canaries(postgres: Postgres, conversation_ids: Sequence[str]) ->
 # conversation_by_user: a handful of rows, as each is erased when it has come through. After days of failing erasures
 # there are thousands: the oldest go first, and the next canary takes the next ones.
 _ENDED_CANARIES = """
-SELECT seq FROM conversation JOIN job USING (seq)
+SELECT seq FROM conversation JOIN every_job USING (seq)
 WHERE user_id = $1 AND state IN ('done', 'dead')
   AND (conversation_id = ANY($2::text[]) OR received_at < convo_now() - interval '1 hour')
-ORDER BY seq LIMIT $3 FOR UPDATE OF job
+ORDER BY seq LIMIT $3
 """
 _USERS = "SELECT DISTINCT user_id FROM conversation WHERE seq = ANY($1::bigint[])"
 _LOCK_RELATIONSHIPS = """

@@ -24,7 +24,7 @@ from convo.conversation.model import CANARY_USER
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
-from convo.store import audit_log, erasures
+from convo.store import audit_log, erasures, outcomes
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -86,7 +86,7 @@ async def erase_conversation(
 
     async def rows(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
         seq = await connection.fetchval(_STORED, id_hash(conversation_id))
-        await connection.execute(_LOCK_JOB, seq)
+        await outcomes.lock_jobs(connection, [seq])
         # Another request may have erased it meanwhile: then this is its receipt.
         if await connection.fetchval(_LOCK_RECEIPT, seq) is None:
             return [], ErasedCounts(), None
@@ -179,9 +179,12 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     async def erase(self, postgres: Postgres, before: ErasedCounts) -> tuple[list[int], ErasedCounts, datetime | None]:
         async def body(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
             key = await read_installation_key(connection)
-            found = await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS)
+            batch = [row["seq"] for row in await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS)]
+            await outcomes.lock_jobs(connection, batch)
+            # Another request, or retention, may have removed some of them while this one waited.
+            found = await connection.fetch(_LEFT, batch)
             seqs, ended = [row["seq"] for row in found], False
-            if found:
+            if batch:
                 gone = [key.hmac_of("conversation", row["conversation_id"]) for row in found]
                 counts = before + await erase_conversations(connection, seqs, gone)
                 await erasures.note_conversations(connection, gone)
@@ -251,6 +254,7 @@ async def _count_user(postgres: Postgres, user_id: str) -> ErasedCounts:
         found = await connection.fetch(_BATCH_AFTER, user_id, after, _BATCH_ROWS)
         if found:
             seqs = [row["seq"] for row in found]
+            await outcomes.lock_jobs(connection, seqs)
             batch = await erase_conversations(connection, seqs, [b"%d" % seq for seq in seqs])
             raise _Counted(batch, found[-1]["seq"])
 
@@ -278,7 +282,6 @@ def _answer(kind: IdKind, hmac: bytes, noted: erasures.NotedErasure | None, *, r
 
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
-_LOCK_JOB = "SELECT FROM job WHERE seq = $1 FOR UPDATE"
 _LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
 _ANY_LEFT = """
@@ -287,13 +290,11 @@ SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1) OR EXISTS (SELECT FR
 """
 # conversation_by_user
 _BATCH = """
-SELECT c.seq, c.conversation_id FROM conversation c JOIN job USING (seq)
-WHERE c.user_id = $1 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3 FOR UPDATE OF job
+SELECT c.seq FROM conversation c
+WHERE c.user_id = $1 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
 """
-_BATCH_AFTER = """
-SELECT c.seq FROM conversation c JOIN job USING (seq)
-WHERE c.user_id = $1 AND c.seq > $2 ORDER BY c.seq LIMIT $3 FOR UPDATE OF job
-"""
+_LEFT = "SELECT seq, conversation_id FROM conversation WHERE seq = ANY($1::bigint[]) ORDER BY seq"
+_BATCH_AFTER = "SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.seq > $2 ORDER BY c.seq LIMIT $3"
 _COUNT_OF_USER = """
 SELECT (SELECT count(*) FROM memory WHERE user_id = $1) AS memory,
        (SELECT count(*) FROM relationship WHERE user_id = $1) AS relationship

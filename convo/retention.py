@@ -31,6 +31,7 @@ from convo.store.jobs.table import ERASE_JOBS
 from convo.store.jobs.tickets import ERASE_TICKETS
 from convo.store.logs import LogStore
 from convo.store.months import DROPPED_TABLES, MONTH_TABLES, MonthTable
+from convo.store.outcomes import ERASE_OUTCOMES, hold_ended
 from convo.store.postgres import Connection
 from convo.store.process_programs import OlderProcess, older_processes
 
@@ -191,7 +192,7 @@ async def retire(connection: Connection, over: Over) -> dict[RetiredKind, int]:
     """
     judged = {seq: (state, at) for seq, state, at in over.ended}
     wanted = {*judged, *over.logs, *(seq for seq, _ in over.runs)}
-    held = {row["seq"]: row for row in await connection.fetch(_HOLD, sorted(wanted))} if wanted else {}
+    held = {row["seq"]: row for row in await hold_ended(connection, sorted(wanted))} if wanted else {}
     ended = [seq for seq, as_judged in judged.items() if seq in held and _state(held[seq]) == as_judged]
     if ended:
         await _retire_conversations(connection, ended)
@@ -216,7 +217,8 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
-    for statement in (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, LogStore.ERASE, ERASE_JOBS, ERASE_CONVERSATIONS):
+    of_job = (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES)
+    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
         await connection.execute(statement, seqs)
 
 
@@ -246,7 +248,7 @@ FROM (
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)
       AND (received_at, seq) > ($1, $3::bigint)
     ORDER BY received_at, seq LIMIT $4
-) AS c LEFT JOIN LATERAL (SELECT state, ended_at FROM job WHERE seq = c.seq OFFSET 0) AS job ON true
+) AS c LEFT JOIN LATERAL (SELECT state, ended_at FROM every_job WHERE seq = c.seq OFFSET 0) AS job ON true
 ORDER BY c.received_at, c.seq
 """
 # The receipt of the conversation that spoke of it last says when that was, also where that one is gone.
@@ -263,14 +265,11 @@ _AUDIT_ROWS = """
 SELECT number, at < convo_now() - make_interval(hours => $2) AS over
 FROM audit_log WHERE number > $1 ORDER BY number LIMIT $3
 """
-_HOLD = """
-SELECT seq, state, ended_at FROM job
-WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead') ORDER BY seq FOR UPDATE SKIP LOCKED
-"""
 _EXPIRE_RECEIPTS = "UPDATE receipt SET state = 'x' WHERE seq = ANY($1::bigint[])"
 _GONE = """
     SELECT user_id, bot_id, sum(job.score)::bigint AS score, count(*)::integer AS conversations
-    FROM conversation JOIN job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id
+    FROM conversation JOIN every_job AS job USING (seq)
+    WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id
 """
 # In the order in which settlers lock them.
 _HOLD_RELATIONSHIPS = f"""

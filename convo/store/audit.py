@@ -82,7 +82,7 @@ async def _value(dedicated: DedicatedConnection, query: str, *values: object) ->
 
 
 _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
-_TABLES = ("receipt", "conversation", "conversation_log", "job", "part", "run")
+_TABLES = ("receipt", "conversation", "conversation_log", "job", "outcome", "part", "run")
 _OLDEST_SEQ = f"SELECT least({', '.join(f'(SELECT min(seq) FROM {name} WHERE seq >= $1)' for name in _TABLES)})"
 _NEWEST_SEQ = f"SELECT greatest({', '.join(f'(SELECT max(seq) FROM {name} WHERE seq < $1)' for name in _TABLES)})"
 _BY_SEQ = {
@@ -106,7 +106,12 @@ _BY_SEQ = {
     "conversations without a job": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2
-          AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)""",
+          AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)
+          AND NOT EXISTS (SELECT FROM outcome o WHERE o.seq = c.seq AND o.seq > $1 AND o.seq <= $2)""",
+    "jobs that are open and have an outcome": """
+        SELECT seq::text AS name FROM job
+        WHERE job.seq > $1 AND job.seq <= $2
+          AND EXISTS (SELECT FROM outcome o WHERE o.seq = job.seq AND o.seq > $1 AND o.seq <= $2)""",
     "logs that are stored and count as expired": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired
@@ -119,6 +124,10 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM job
         WHERE job.seq > $1 AND job.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = job.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "outcomes without a conversation": """
+        SELECT seq::text AS name FROM outcome o
+        WHERE o.seq > $1 AND o.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = o.seq AND c.seq > $1 AND c.seq <= $2)""",
     "parts without a conversation": """
         SELECT seq::text || ' ' || name AS name FROM part
         WHERE part.seq > $1 AND part.seq <= $2
@@ -128,7 +137,7 @@ _BY_SEQ = {
         WHERE run.seq > $1 AND run.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = run.seq AND c.seq > $1 AND c.seq <= $2)""",
 }
-# The days are found by one probe of conversation_by_time each; of job_by_state the few leased rows are read.
+# The days are found by one probe of conversation_by_time each; of job_not_ready the few leased rows are read.
 _WHOLE = {
     "days with conversations that were never booked": """
         WITH RECURSIVE days (day) AS (
@@ -153,7 +162,7 @@ _SUMS = """
     FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r
     FULL JOIN (
         SELECT user_id, bot_id, sum(score) AS score, count(*) AS conversations
-        FROM conversation JOIN job USING (seq)
+        FROM conversation JOIN every_job USING (seq)
         WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2) GROUP BY user_id, bot_id
     ) AS s USING (user_id, bot_id)
     WHERE r.conversations = 0 OR (r.score, r.conversations) IS DISTINCT FROM (

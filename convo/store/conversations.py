@@ -17,6 +17,7 @@ from convo.errors import Expired, NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent
+from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 ConversationRow = Mapping[str, Any]
@@ -24,10 +25,11 @@ T = TypeVar("T")
 
 
 class FoundConversation(Struct, frozen=True, kw_only=True):
-    """One conversation with its job (``row``) and its stored parts by name."""
+    """One conversation with its job (``row``) and its stored parts by name; ``details`` of a done one."""
 
     row: ConversationRow
-    parts: dict[PartName, ConversationRow]
+    parts: dict[PartName, PartRecord]
+    details: OutcomeDetails | None
 
 
 class FoundPage(Struct, frozen=True, kw_only=True):
@@ -67,15 +69,16 @@ class Reader:
             Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> FoundConversation:
+        async def body(connection: Connection) -> ConversationRow:
             row = await connection.fetchrow(_ONE, id_hash(conversation_id))
             if row is None:
                 raise await absent(connection, conversation_id)
-            return FoundConversation(
-                row=row, parts={part["name"]: part for part in await connection.fetch(_PARTS, row["seq"])}
-            )
+            return row
 
-        return await self._postgres.run("db.read", body, begin=RELAXED)
+        row = await self._postgres.run("db.read", body, begin=RELAXED)
+        details = None if row["details"] is None else unpack_details(row["details"])
+        records = read_parts(row["parts"]) if details is None else details.parts
+        return FoundConversation(row=row, parts={part.name: part for part in records}, details=details)
 
     async def log_sizes(self, conversation_id: str) -> FoundLog:
         """Read how long one conversation's log is, and what belongs to it.
@@ -178,10 +181,9 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       {LogStore.RETIRED}, job.waits_for, job.parked_since, job.breakdown, job.weights_version
-FROM receipt r JOIN conversation c USING (seq) JOIN job USING (seq) WHERE r.id_hash = $1
+       {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
+FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq) WHERE r.id_hash = $1
 """
-_PARTS = "SELECT name, state, made_by, result, new_memories, error, updated_at FROM part WHERE seq = $1"
 _TIMES = f"""
 SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES}
 FROM conversation AS c WHERE seq = {SEQ}

@@ -111,17 +111,23 @@ _BOOK = f"""
 INSERT INTO ledger (day, kind, n)
 SELECT {DAY}, $1, count(*) * $3 FROM conversation WHERE seq = ANY($2::bigint[]) GROUP BY 1
 """
+BOOK_DONE = f"""
+INSERT INTO ledger (day, kind, n)
+SELECT {DAY}, 'done', count(*) FROM conversation WHERE seq = ANY($1::bigint[]) GROUP BY 1
+"""
+"""For the statement that makes them done, as a part of it."""
 ERASE_BOOKED = f"""
 INSERT INTO ledger (day, kind, n)
 SELECT {DAY}, booked.kind, -count(*)
-FROM conversation JOIN job USING (seq), LATERAL (VALUES ('accepted'), (job.state)) AS booked (kind)
+FROM conversation JOIN every_job AS job USING (seq), LATERAL (VALUES ('accepted'), (job.state)) AS booked (kind)
 WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
 """
 # At a time that has passed: else what is taken off would lower the number of those done in the last minute (explain).
 BOOK_RETIRED = f"""
 INSERT INTO ledger (day, kind, n, at)
 SELECT {DAY}, booked.kind, sum(booked.n), convo_now() - interval '2 minutes'
-FROM conversation JOIN job USING (seq), LATERAL (VALUES ('retired', 1), (job.state, -1)) AS booked (kind, n)
+FROM conversation JOIN every_job AS job USING (seq),
+     LATERAL (VALUES ('retired', 1), (job.state, -1)) AS booked (kind, n)
 WHERE seq = ANY($1::bigint[]) GROUP BY 1, 2
 """
 # In the order of their sums: each batch makes one row of all that it takes of a sum, so each batch leaves fewer rows.
@@ -157,9 +163,10 @@ SELECT booked.*, found.* FROM (
            coalesce(sum(n) FILTER (WHERE kind = 'dead'), 0)::bigint AS booked_dead
     FROM ledger GROUP BY day
 ) AS booked, LATERAL (
-    SELECT count(*) AS conversations, count(job.seq) AS jobs,
-           count(*) FILTER (WHERE job.state = 'done') AS done, count(*) FILTER (WHERE job.state = 'dead') AS dead
-    FROM conversation LEFT JOIN job USING (seq)
+    SELECT count(*) AS conversations, count(coalesce(outcome.seq, job.seq)) AS jobs,
+           count(*) FILTER (WHERE outcome.seq IS NOT NULL OR job.state = 'done') AS done,
+           count(*) FILTER (WHERE job.state = 'dead') AS dead
+    FROM conversation LEFT JOIN job USING (seq) LEFT JOIN outcome USING (seq)
     WHERE received_at >= booked.day::timestamp AT TIME ZONE 'UTC'
       AND received_at < (booked.day + 1)::timestamp AT TIME ZONE 'UTC'
 ) AS found

@@ -51,24 +51,31 @@ def list_statements(wanted: ListFilter, limit: int) -> ListStatements:
     filters = [] if wanted.user_id is None else ["c.user_id = $1"]
     filters += [] if wanted.bot_id is None else [f"c.bot_id = ${len(values)}"]
     filters += [] if wanted.state is None else [_STATES[wanted.state]]
-    # By the user where there is one, else by the state, else by the bot. Nearly all are done, so that state comes last.
-    if wanted.user_id is not None:
-        table, found, used = "conversation c", _range("user_id", "$1", wanted.before), values[:1]
-    elif wanted.state is not None and not (wanted.bot_id is not None and wanted.state == "done"):
-        table, found, used = "job", _by_state(wanted), []
-    elif wanted.bot_id is not None:
-        table, found, used = "conversation c", _range("bot_id", "$1", wanted.before), values[:1]
-    else:
-        table, found, used = "conversation c", f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC", []
-    first, other, second = ("job", "conversation", "c") if table == "job" else ("c", "job", "job")
     looked_at = max(LOOKED_AT_MAX, limit)
+    # By the user where there is one, else by the state, else by the bot. Nearly all are done, so that state comes last.
+    by_user, by_bot = wanted.user_id is not None, wanted.bot_id is not None
+    if by_user or (by_bot and wanted.state in (None, "done")):
+        found, used = _range("user_id" if by_user else "bot_id", "$1", wanted.before), values[:1]
+        first, looked = "c", f"SELECT * FROM conversation AS c {found}"
+    elif wanted.state == "done":
+        first, looked, used = "done", _done(wanted.before, looked_at), []
+    elif wanted.state is not None:
+        open_jobs = "SELECT seq, state, waits_for, attempts, last_error, NULL::integer AS score FROM job"
+        first, looked, used = "job", f"{open_jobs} {_by_state(wanted)}", []
+    else:
+        found, used = f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC", []
+        first, looked = "c", f"SELECT * FROM conversation AS c {found}"
     # OFFSET 0: each is looked up when its turn comes, and no more of them than the page needs.
+    others = "".join(
+        f"CROSS JOIN LATERAL (SELECT * FROM {table} AS {name} WHERE {name}.seq = {first}.seq OFFSET 0) AS {name}\n"
+        for name, table in (("c", "conversation"), ("job", "every_job"))
+        if name != first
+    )
     page = f"""
-SELECT {SUMMARY} FROM (SELECT * FROM {table} {found} LIMIT {looked_at}) AS {first}
-CROSS JOIN LATERAL (SELECT * FROM {other} AS {second} WHERE {second}.seq = {first}.seq OFFSET 0) AS {second}
-WHERE {" AND ".join([NO_CANARY, *filters])} ORDER BY {first}.seq DESC LIMIT {limit}
+SELECT {SUMMARY} FROM ({looked} LIMIT {looked_at}) AS {first}
+{others}WHERE {" AND ".join([NO_CANARY, *filters])} ORDER BY {first}.seq DESC LIMIT {limit}
 """
-    last = f"SELECT seq FROM {table} {found} OFFSET {looked_at - 1} LIMIT 1"
+    last = f"SELECT seq FROM ({looked} OFFSET {looked_at - 1} LIMIT 1) AS last"
     return ListStatements(page=page, page_values=values, last=last, last_values=used)
 
 
@@ -87,7 +94,20 @@ def _range(column: str, value: str, before: int | None, also: str = "true") -> s
 def _by_state(wanted: ListFilter) -> str:
     if wanted.state == "parked":
         return _range("state", "'ready'", wanted.before, also="waits_for <> ''")
-    return _range("state", f"'{wanted.state}'", wanted.before)
+    if wanted.state == "ready":
+        # No index has these alone: accept would write it. Most of the table is ready, or leased and few.
+        return f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC"
+    return _range("state", f"'{wanted.state}'", wanted.before, also="state <> 'ready'")
+
+
+def _done(before: int | None, rows: int) -> str:
+    """Return the search for done jobs: the outcomes, and what stays in ``job`` beside an older program."""
+    left = _range("state", "'done'", before, also="state <> 'ready'")
+    outcomes = f"WHERE seq <= {_last(before)} ORDER BY seq DESC"
+    return f"""
+    SELECT seq FROM ((SELECT seq FROM job {left} LIMIT {rows}) UNION ALL
+                     (SELECT seq FROM outcome {outcomes} LIMIT {rows})) AS every_done
+    ORDER BY seq DESC"""
 
 
 def _last(before: int | None) -> int:

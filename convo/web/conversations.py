@@ -10,8 +10,8 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.part import PARTS, Part, PartsView, StoredFinding
-from convo.analysis.scoring import Breakdown, Score, score
+from convo.analysis.part import PARTS, Part, PartsView
+from convo.analysis.scoring import Score, score
 from convo.conversation import digest as digests
 from convo.conversation.score import level
 from convo.http.turns import end_turn
@@ -24,6 +24,7 @@ from convo.store.jobs import parts
 from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
+from convo.store.outcomes import PartRecord
 from convo.web import queries
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode
@@ -65,7 +66,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             return await self._shown(read, await self.reader.one(conversation_id), if_none_match)
 
     async def _shown(self, read: ReadUnderWay, found: FoundConversation, if_none_match: str) -> Answer:
-        bytes_ = sum(len(part["result"] or "") for part in found.parts.values()) + len(found.row["metadata"] or "")
+        bytes_ = sum(len(part.result) for part in found.parts.values()) + len(found.row["metadata"] or "")
         read.hold(2 * bytes_)
         return await read.answer(lambda: _tagged(encode(self._view(found)), if_none_match), bytes_)
 
@@ -94,10 +95,12 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
     def _score(self, found: FoundConversation) -> Score:
         row = found.row
-        if row["state"] == "done":
-            breakdown = msgspec.json.decode(row["breakdown"], type=Breakdown)
-            return Score(value=row["score"], final=True, breakdown=breakdown, weights_version=row["weights_version"])
-        stored = {name: _stored(part) for name, part in found.parts.items() if part["state"] == "done"}
+        if found.details is not None:
+            details = found.details
+            return Score(
+                value=row["score"], final=True, breakdown=details.breakdown, weights_version=details.weights_version
+            )
+        stored = {name: parts.stored_finding(part) for name, part in found.parts.items() if part.state == "done"}
         provisional = score(row["exchanges"], stored, self.settings.score)
         # Only settling makes a score final, even if every part is done.
         return msgspec.structs.replace(provisional, final=False)
@@ -278,14 +281,10 @@ def _summary(row: ConversationRow) -> views.ConversationSummary:
     return views.ConversationSummary(**summed, links=views.links(row["conversation_id"]))
 
 
-def _stored(row: ConversationRow) -> StoredFinding:
-    return StoredFinding(parts.finding(row["name"], row["result"]), row["new_memories"])
-
-
-def _part(part: Part, row: ConversationRow | None) -> Struct:
+def _part(part: Part, found: PartRecord | None) -> Struct:
     """Return the view of one part; a failed part stays failed here while its job is tried again."""
-    if row is None:
+    if found is None:
         return part.view(state="waiting")
-    own = part.shown(_stored(row)) if row["state"] == "done" else {}
-    fields = {"state": row["state"], "by": row["made_by"], "error": row["error"], "updated_at": row["updated_at"]}
+    own = part.shown(parts.stored_finding(found)) if found.state == "done" else {}
+    fields = {"state": found.state, "by": found.made_by, "error": found.error, "updated_at": found.updated_at}
     return part.view(**{**fields, **own})

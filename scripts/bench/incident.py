@@ -286,7 +286,7 @@ SELECT count(*) FILTER (WHERE state IN ('ready', 'leased')) AS open,
        sum(attempts) - count(*) FILTER (WHERE state = 'done') AS spent,
        abs(sum(score) - (SELECT sum(score) FROM relationship))
            + abs(count(*) FILTER (WHERE state = 'done') - (SELECT sum(conversations) FROM relationship)) AS off
-FROM job
+FROM every_job
 """
 
 

@@ -64,8 +64,8 @@ _FILL = (
     FROM conversation, noise ORDER BY 1
     """,
     """
-    INSERT INTO job (seq, fair_key, state, attempts, available_at, ended_at, score, breakdown, weights_version)
-    SELECT seq, user_id, 'done', 1, received_at, received_at, 9, '{"turns": 6}', '1' FROM conversation ORDER BY seq
+    INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
+    SELECT seq, received_at, received_at, 9, 1, 0, 'happy', '{}' FROM conversation ORDER BY seq
     """,
     """
     INSERT INTO run (seq, began_at, ended_at, ending, made_by, waits)

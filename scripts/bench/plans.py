@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Measures what each statement that reads costs in a large database: buffers and milliseconds, beside a small one.
 
+Of the first large database it also prints how many bytes a conversation takes in each table, with the indexes.
+
 The databases are made by SQL on the embedded PostgreSQL, in a folder that is removed afterwards: in each of three
 shapes a small and a large one (``tests/support/many_rows.py``). A statement is run three times; the least time counts.
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ from tests.support.planned_statements import asked  # noqa: E402
 
 _RUNS = 3
 _SECONDS = 30
+# The logs are left out: in these databases they are short.
+_BYTES = """
+SELECT relname AS name, pg_total_relation_size(oid) / $1 AS bytes, pg_indexes_size(oid) / $1 AS indexes
+FROM pg_class
+WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace AND relname <> 'conversation_log'
+  AND pg_total_relation_size(oid) / $1 > 0
+ORDER BY 2 DESC
+"""
 Cost = tuple[int, float]
 """Buffers, and milliseconds; -1 buffers: it did not end in time."""
 
@@ -45,10 +55,19 @@ async def _measure(url: str, rows: int, shape: Shape) -> Mapping[str, Cost]:
     connection = await connect(url)
     try:
         sample = await fill(connection, rows, shape)
+        if shape == "calm":
+            _print_bytes(await connection.fetch(_BYTES, rows), rows)
         await connection.execute(f"SET statement_timeout = '{_SECONDS}s'")
         return {name: await _cost(connection, query, values) for name, (query, values) in asked(sample).items()}
     finally:
         connection.terminate()
+
+
+def _print_bytes(tables: Sequence[Mapping[str, Any]], rows: int) -> None:
+    table = Table("table", f"bytes of {rows:,} conversations each", "of these its indexes")
+    for one in tables:
+        table.add_row(one["name"], f"{one['bytes']:,}", f"{one['indexes']:,}")
+    Console(width=150).print(table)
 
 
 async def _cost(connection: Any, query: str, values: tuple[object, ...]) -> Cost:

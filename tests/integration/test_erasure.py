@@ -33,7 +33,7 @@ from tests.support.making import (
 )
 
 CALLER = Caller(key_id="5f0c9a7e3b1d", address="192.0.2.7")
-ALL_OF_ONE = {"conversation": 1, "conversation_log": 1, "job": 1, "memory": 1, "part": 3, "relationship": 1, "run": 1}
+ALL_OF_ONE = {"conversation": 1, "conversation_log": 1, "outcome": 1, "memory": 1, "relationship": 1}
 
 
 @pytest.fixture

@@ -275,8 +275,10 @@ async def test_a_log_that_is_stored_although_it_expired_is_found(process: Proces
 async def test_runs_go_by_their_own_time_and_only_of_what_was_analysed(process: Process) -> None:
     await died(process, "dead-1")
     await process.accepted("early", "late")
+    await process.jobs.release(await process.leased())
     await settled(process, 1)
     await shift_clock(process.postgres, "5 days")
+    await process.jobs.release(await process.leased())
     await settled(process, 1)
     assert await removed(process, after(runs_days=1)) == {"runs": 1}
     assert await ask(process.postgres, "SELECT count(*) FROM run") == 2
@@ -464,7 +466,7 @@ async def test_what_a_user_keeps_after_the_erasure_is_the_whole_sum(process: Pro
     assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
     await process.accepted("talk-2")
     await settled(process, 1)
-    score = await ask(process.postgres, "SELECT score FROM job")
+    score = await ask(process.postgres, "SELECT score FROM every_job")
     # As if it had been received while the erasure was under way.
     await shift_clock(process.postgres, "30 days")
     await erasure.erase_user(process.postgres, "user-1", until=trio.current_time() + 60, **ERASED)

@@ -27,6 +27,8 @@ async def some(process: Process) -> None:
     (lease,) = await process.jobs.lease(1)
     assert await process.jobs.fail(msgspec.structs.replace(lease, attempts=4), "why", {}, later=0)
     await process.accepted("talk-1", "talk-2", "talk-3", bot_id="pika")
+    for lease in await process.jobs.lease(3):
+        await process.jobs.release(lease)
     await settled(process, 3)
 
 

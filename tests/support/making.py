@@ -246,7 +246,7 @@ class Process:
 
     async def state(self, conversation_id: str = "talk-1") -> tuple[str, int]:
         """Read a job's state and the attempts spent on it."""
-        query = "SELECT state, attempts FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
+        query = "SELECT state, attempts FROM every_job JOIN conversation USING (seq) WHERE conversation_id = $1"
         ((state, attempts),) = await rows(self.postgres, query, conversation_id)
         return state, attempts
 

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import uuid
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import asyncpg
+import msgspec
 from msgspec import Struct
 
+from convo.analysis.local import BY
+from convo.analysis.part import PARTS, StoredFinding
+from convo.analysis.scoring import score
+from convo.conversation import transcript
+from convo.conversation.decode import decode
+from convo.conversation.model import Conversation
+from convo.conversation.score import Weights
+from convo.store import logs
+from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
+from convo.web.accept import make_accept
+from scripts.seed_bodies import SAMPLES, read_bodies
 from tests.support.receipts_by_sql import RECEIPTS
 
 Shape = Literal["calm", "many", "one"]
@@ -18,6 +31,7 @@ SHAPES: tuple[Shape, ...] = ("calm", "many", "one")
 HEAVY = "user-heavy"
 """The user that has a quarter of all conversations."""
 _DAYS = 30
+_AT = datetime(2026, 11, 22, 7, 0, 0, 123456, tzinfo=UTC)
 
 
 class Sample(Struct, frozen=True, kw_only=True):
@@ -41,15 +55,38 @@ async def fill(connection: Any, rows: int, shape: Shape) -> Sample:
     open_from = rows - (20 if shape == "calm" else rows // 5)
     await connection.execute("SET synchronous_commit = off")
     for statement in _FILL:
-        await connection.execute(
+        text = (
             statement.replace(":rows", str(rows))
             .replace(":open", str(open_from))
             .replace(":users", str(max(rows // 20, 20)))
             .replace(":one", str(shape == "one"))
             .replace(":rare", str(rows // 20 if shape == "calm" else 50))
         )
+        await connection.execute(text, *([packed_details()] if "$1" in text else []))
     await connection.execute("VACUUM (ANALYZE)")
     return await _sample(connection, rows, open_from)
+
+
+def packed_details() -> list[bytes]:
+    """Make the details of outcomes: what the embedded analyst finds in the samples."""
+    packed = []
+    for body in read_bodies(SAMPLES):
+        ended = make_accept(decode(msgspec.json.encode({**body, "expected": None})))
+        turns = transcript.turns(logs.unpack(ended.body), ended.started_at or _AT, ended.ended_at or _AT)
+        conversation = Conversation(
+            conversation_id=body["conversation_id"], user_id="u", bot_id="b", digest="", turns=turns
+        )
+        found = {part.name: StoredFinding(part.analyst(conversation)) for part in PARTS}
+        scored = score(ended.exchanges, found, Weights())
+        records = tuple(
+            PartRecord(name=name, made_by=BY, updated_at=_AT, result=msgspec.Raw(msgspec.json.encode(one.finding)))
+            for name, one in found.items()
+        )
+        by = f"{uuid.uuid4().hex}.{uuid.uuid4().hex[:16]}"
+        waits = {"db.log": 0.002, "db.part": 0.011}
+        versions = {"weights_version": scored.weights_version, "breakdown": scored.breakdown}
+        packed.append(pack_details(OutcomeDetails(by=by, waits=waits, parts=records, **versions)))
+    return packed
 
 
 async def _sample(connection: Any, rows: int, open_from: int) -> Sample:
@@ -87,26 +124,29 @@ async def connect(url: str) -> Any:
 
 _FILL = (
     """
-    INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges,
-                              log_hash)
-    SELECT md5('talk-' || n),
+    INSERT INTO conversation (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
+                              started_at, ended_at, received_at, turns, exchanges, log_hash)
+    SELECT md5('talk-' || n)::uuid::text,
            CASE WHEN n % 4 = 0 OR (:one AND n > :open) THEN 'user-heavy' ELSE 'user-' || n % :users END,
            CASE WHEN n % (:rows / 20) = 0 THEN 'bot-rare' ELSE 'bot-' || n % 7 END,
-           at, at, at, 12, 6, decode(md5(n::text), 'hex')
+           'Pika', 'TALK', 'companion', at, at, at, 12, 6, decode(md5(n::text), 'hex')
     FROM (SELECT n, now() - interval '30 days' * (1 - n::float8 / :rows) AS at FROM generate_series(1, :rows) AS n) AS g
     ORDER BY n
     """,
     RECEIPTS,
     "INSERT INTO conversation_log (seq, body) SELECT seq, decode(repeat(md5(seq::text), 4), 'hex') FROM conversation",
+    """
+    INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
+    SELECT seq, received_at, received_at, 9, 1, 0, CASE WHEN seq % 3 = 0 THEN 'happy' END,
+           ($1::bytea[])[1 + seq % array_length($1::bytea[], 1)]
+    FROM conversation WHERE seq <= :open AND seq % :rare <> 7 ORDER BY seq
+    """,
     # One in a hundred of the ready jobs each is parked and delayed. Eight are leased, whatever the size.
     """
-    INSERT INTO job (seq, fair_key, state, ended_at, score, breakdown, weights_version, attempts, available_at,
+    INSERT INTO job (seq, fair_key, state, ended_at, attempts, available_at,
                      waits_for, parked_since, delayed, delayed_at, crashes,
                      lease_token, leased_at, leased_until, leased_by, lease_seconds, last_error)
-    SELECT seq, user_id, state, CASE WHEN state IN ('done', 'dead') THEN received_at END,
-           CASE WHEN state = 'done' THEN 9 END,
-           CASE WHEN state = 'done' THEN '{"turns": 6, "questions": 1, "memories": 0, "emotion": 0}'::jsonb END,
-           CASE WHEN state = 'done' THEN '1' END, CASE WHEN state = 'done' THEN 1 ELSE 0 END, received_at,
+    SELECT seq, user_id, state, CASE WHEN state = 'dead' THEN received_at END, 0, received_at,
            CASE WHEN state = 'ready' AND seq % 10 = 1 THEN 'llm' ELSE '' END,
            CASE WHEN state = 'ready' AND seq % 10 = 1 THEN received_at END,
            state = 'ready' AND seq % 10 = 3, CASE WHEN state = 'ready' AND seq % 10 = 3 THEN received_at END,
@@ -115,21 +155,23 @@ _FILL = (
            CASE WHEN state = 'leased' THEN now() + interval '1 day' END, CASE WHEN state = 'leased' THEN 'p1.x' END,
            CASE WHEN state = 'leased' THEN 86400 END, CASE WHEN state = 'dead' THEN 'llm: 400 of ' || seq END
     FROM (SELECT *, CASE WHEN seq > :open + 8 THEN 'ready' WHEN seq > :open THEN 'leased'
-                         WHEN seq % :rare = 7 THEN 'dead' ELSE 'done' END AS state FROM conversation) AS c
+                         ELSE 'dead' END AS state
+          FROM conversation WHERE seq > :open OR seq % :rare = 7) AS c
     ORDER BY seq
     """,
     """
     INSERT INTO part (seq, name, state, made_by, result)
     SELECT seq, name, 'done', 'local/1', '{"questions": []}'
     FROM job, unnest(ARRAY['questions', 'emotion', 'memories']) AS name
-    WHERE state = 'done' OR waits_for <> '' ORDER BY seq
+    WHERE waits_for <> '' ORDER BY seq
     """,
     """
     INSERT INTO run (seq, began_at, ended_at, ending, made_by)
-    SELECT seq, available_at, available_at,
-           CASE WHEN state = 'done' AND seq > :open - 8 THEN 'rescue' WHEN state = 'done' THEN 'settle' ELSE 'fail' END,
+    SELECT seq, coalesce(ended_at, available_at), coalesce(ended_at, available_at),
+           CASE WHEN state = 'done' AND seq > :open - 8 THEN 'rescue' ELSE 'fail' END,
            CASE WHEN seq > :open - 8 THEN 'p0.w' ELSE 'p1.x' END
-    FROM job WHERE state IN ('done', 'dead') OR waits_for <> '' ORDER BY seq
+    FROM every_job
+    WHERE state = 'dead' OR waits_for <> '' OR (state = 'done' AND (seq > :open - 8 OR seq % 20 = 0)) ORDER BY seq
     """,
     """
     INSERT INTO memory (user_id, key, kind, text, seq, last_seq, new_seq)
@@ -138,12 +180,12 @@ _FILL = (
     """
     INSERT INTO relationship (user_id, bot_id, score, conversations, last_emotion, last_seq)
     SELECT user_id, bot_id, sum(score), count(*), 'happy', max(seq)
-    FROM conversation JOIN job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id
+    FROM conversation JOIN every_job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id
     """,
     """
     INSERT INTO ledger (day, kind, n, at)
     SELECT (received_at AT TIME ZONE 'UTC')::date, kind, count(*), max(received_at)
-    FROM conversation JOIN job USING (seq), LATERAL (VALUES ('accepted'), (state)) AS booked (kind)
+    FROM conversation JOIN every_job USING (seq), LATERAL (VALUES ('accepted'), (state)) AS booked (kind)
     WHERE kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
     """,
     """
@@ -172,7 +214,7 @@ _FILL = (
 )
 _SAMPLE = """
 SELECT (SELECT max(seq) FROM conversation) AS newest,
-       (SELECT max(seq) FROM job WHERE state = 'done' AND seq < $1 * 2 / 3) AS done,
+       (SELECT max(seq) FROM outcome WHERE seq < $1 * 2 / 3) AS done,
        (SELECT min(seq) FROM job WHERE state = 'ready' AND NOT delayed AND waits_for = '' AND crashes < 2
         AND seq > $1 + 15) AS ready,
        (SELECT max(seq) FROM job WHERE state = 'dead' AND seq < $1 * 2 / 3) AS dead,

@@ -63,6 +63,6 @@ UNSTORED = ("accept.before_insert",)
 def counted(database: str) -> list[tuple[Any, ...]]:
     statement = """
     SELECT (SELECT count(*) FROM conversation), (SELECT count(*) FROM conversation_log),
-           (SELECT count(*) FROM job WHERE state = 'done'), (SELECT sum(n) FROM ledger WHERE kind = 'done')
+           (SELECT count(*) FROM outcome), (SELECT sum(n) FROM ledger WHERE kind = 'done')
     """
     return [tuple(row) for row in query(database, statement)]

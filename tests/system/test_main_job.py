@@ -72,7 +72,7 @@ def test_120_real_conversations_are_accepted_analysed_and_never_counted_twice(da
         assert [answer.content for answer in again] == [answer.content for answer in first]
         assert [client.get(answer.headers["location"]).json() for answer in first] == told
         assert relationships(client, bodies) == before
-        assert query(database, "SELECT state, attempts, count(*) FROM job GROUP BY 1, 2") == [("done", 1, 120)]
+        assert query(database, "SELECT state, attempts, count(*) FROM every_job GROUP BY 1, 2") == [("done", 1, 120)]
         assert convo.stop() == 0
 
 
@@ -196,7 +196,7 @@ def test_sigterm_lets_requests_be_answered_and_started_analyses_finish(database:
                 assert waiting.result().status_code == 200
             assert convo.ended() == 0
             assert time.monotonic() - started < 30
-        states = Counter((row[0], row[1]) for row in query(database, "SELECT state, attempts FROM job"))
+        states = Counter((row[0], row[1]) for row in query(database, "SELECT state, attempts FROM every_job"))
         # Four were being analysed. A job that was not begun, or was begun during the stop, spent no attempt.
         assert states[("done", 1)] >= 4
         assert states.keys() <= {("done", 1), ("ready", 0)}

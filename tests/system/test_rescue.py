@@ -52,7 +52,7 @@ def test_what_a_killed_process_held_runs_elsewhere_within_its_lease_and_5_s(data
                     told = until_ended(client, link)
                     assert (told["state"], told["attempts"]) == ("done", 1)
     assert query(database, "SELECT count(*) FROM run WHERE ending IN ('rescue', 'crash')")[0][0] == 4
-    assert query(database, "SELECT count(*) FROM run WHERE ending = 'settle'")[0][0] == 4
+    assert query(database, "SELECT count(*) FROM outcome")[0][0] == 4
 
 
 def test_a_restarted_process_takes_its_own_back_at_once_whatever_the_lease(database: str, tmp_path: Path) -> None:

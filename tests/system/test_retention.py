@@ -46,15 +46,15 @@ RECEIPTS = "UPDATE receipt SET received_at = c.received_at FROM conversation AS 
 BOOKS = """
 INSERT INTO ledger (day, kind, n, at)
 SELECT (received_at AT TIME ZONE 'UTC')::date, kind, count(*), now() - interval '1 hour'
-FROM conversation JOIN job USING (seq), LATERAL (VALUES ('accepted'), (state)) AS booked (kind)
+FROM conversation JOIN every_job USING (seq), LATERAL (VALUES ('accepted'), (state)) AS booked (kind)
 WHERE kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
 """
 OVER = """
-SELECT count(*) FROM conversation JOIN job USING (seq)
+SELECT count(*) FROM conversation JOIN every_job USING (seq)
 WHERE state IN ('done', 'dead') AND received_at < now() - interval '5 days'
 """
 LOGS_OVER = """
-SELECT count(*) FROM conversation JOIN job USING (seq) JOIN conversation_log USING (seq)
+SELECT count(*) FROM conversation JOIN every_job USING (seq) JOIN conversation_log USING (seq)
 WHERE state = 'done' AND received_at < now() - interval '2 days'
 """
 MEMORIES_OVER = """
@@ -191,7 +191,7 @@ def test_nothing_goes_while_the_last_release_is_at_work(empty_database: str, tmp
         with running(tmp_path / "new", empty_database, DAYS) as new:
             for number in range(3):
                 httpx.post(new.url + END, json=ended(f"talk-{number}"), timeout=15).raise_for_status()
-            until(lambda: count(empty_database, "SELECT count(*) FROM job WHERE state = 'done'") == 3)
+            until(lambda: count(empty_database, "SELECT count(*) FROM outcome") == 3)
             for statement in (aged.format("conversation"), aged.format("receipt"), "UPDATE ledger SET day = day - 10"):
                 query(empty_database, statement)
             # The old one leads. It looks every 5 s, so without its session the new one leads.

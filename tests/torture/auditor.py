@@ -20,6 +20,7 @@ import trio
 from msgspec import Struct
 
 from convo.conversation.digest import expand
+from tests.support.stored_parts import JOBS, parts_of
 from tests.torture.world import GATEWAY_SECONDS, World, convo_command
 
 REQUEST_SECONDS = 8.0
@@ -105,7 +106,9 @@ async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> l
     rows = [{**row, "digest": expand(row["digest"] or b"\0")} for row in await world.ask(_ROWS)]
     known = {row["conversation_id"] for row in rows}
     reports = _reports(world)
-    stored = [(row["conversation_id"], row["text"]) for row in await world.ask(_WORDS)]
+    stored = [(row["conversation_id"], row["text"]) for row in await world.ask(_MEMORIES)]
+    for row in await world.ask(JOBS):
+        stored += [(row["conversation_id"], bytes(part.result).decode()) for part in parts_of(row)]
     shown = [(name, json.dumps(one)) for name, one in views.items()]
     return [
         finding("accepted, and lost (GET)", _lost(accepted, views, world.gone, reports)),
@@ -284,29 +287,26 @@ def _fetch(url: str) -> Any:
 
 
 _ROWS = "SELECT conversation_id, digest FROM conversation LEFT JOIN receipt USING (seq)"
-_WORDS = """
-SELECT conversation_id, result::text AS text FROM part JOIN conversation USING (seq) WHERE result IS NOT NULL
-UNION ALL SELECT conversation_id, text FROM memory JOIN conversation USING (seq)
-"""
+_MEMORIES = "SELECT conversation_id, text FROM memory JOIN conversation USING (seq)"
 _SUMS = """
 SELECT user_id, bot_id, r.score, s.score AS sum FROM relationship r
 FULL JOIN (SELECT user_id, bot_id, sum(score) AS score, count(*) AS n
-           FROM conversation JOIN job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id) AS s
+           FROM conversation JOIN every_job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id) AS s
 USING (user_id, bot_id) WHERE (r.score, r.conversations) IS DISTINCT FROM (s.score, s.n)
 """
 _SETTLED = """
-SELECT seq, state, count(run.seq) FILTER (WHERE ending = 'settle') AS settles FROM job LEFT JOIN run USING (seq)
-GROUP BY seq, state HAVING count(run.seq) FILTER (WHERE ending = 'settle') <> (state = 'done')::integer
+SELECT 'done, and open', seq FROM outcome JOIN job USING (seq)
+UNION ALL SELECT 'not done', seq FROM run WHERE ending = 'settle'
 """
 _ONE_RUN = """
-SELECT conversation_id FROM conversation JOIN run USING (seq) JOIN job USING (seq) WHERE crashes = 0
-GROUP BY conversation_id HAVING count(*) = 1 AND min(ending) = 'settle'
+SELECT conversation_id FROM conversation JOIN outcome USING (seq)
+WHERE crashes = 0 AND NOT EXISTS (SELECT FROM run WHERE run.seq = outcome.seq)
 """
 _LEFT = """
 SELECT 'lease', seq FROM job WHERE state = 'leased'
 UNION ALL SELECT 'log', seq FROM conversation_log WHERE seq NOT IN (SELECT seq FROM conversation)
 UNION ALL SELECT 'no log', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM conversation_log)
-UNION ALL SELECT 'no job', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM job)
+UNION ALL SELECT 'no job', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM every_job)
 UNION ALL SELECT 'part', seq FROM part WHERE seq NOT IN (SELECT seq FROM conversation)
 UNION ALL SELECT 'no receipt', seq FROM conversation WHERE seq NOT IN (SELECT seq FROM receipt)
 UNION ALL SELECT 'receipt', seq FROM receipt WHERE state = '' AND seq NOT IN (SELECT seq FROM conversation)

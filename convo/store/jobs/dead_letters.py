@@ -169,7 +169,7 @@ FROM conversation c
 WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead'
 RETURNING job.attempts, c.conversation_id, c.user_id
 """
-_STATE = f"SELECT state FROM job WHERE seq = {SEQ}"
+_STATE = f"SELECT state FROM every_job WHERE seq = {SEQ}"
 
 # A page of a list is read in milliseconds; so many rows are, too, and no filter makes a statement read more.
 _LOOKED_AT_MAX = 2_000

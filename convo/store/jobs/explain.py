@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from convo.conversation.identity import id_hash
@@ -15,6 +16,7 @@ from convo.store import process_settings
 from convo.store.job_sql import COUNTED_MAX, QUEUED
 from convo.store.ledger import BOOKED
 from convo.store.lookup import SEQ, absent
+from convo.store.outcomes import unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 RUNS_MAX = 100
@@ -54,7 +56,7 @@ async def read_explanation(postgres: Postgres, conversation_id: str) -> Explaine
         return Explained(
             row=row,
             served=not await process_settings.unserved(connection, [row["waits_for"]]),
-            runs=await connection.fetch(_RUNS, row["seq"], RUNS_MAX),
+            runs=[*await connection.fetch(_RUNS, row["seq"], RUNS_MAX), *_last_run(row)][-RUNS_MAX:],
             ahead=await connection.fetchval(_AHEAD, row["seq"], COUNTED_MAX) if row["queued"] else None,
             rate=float(await connection.fetchval(_RATE, _RATE_SECONDS)),
         )
@@ -62,14 +64,25 @@ async def read_explanation(postgres: Postgres, conversation_id: str) -> Explaine
     return await postgres.run("db.explain", body, begin=RELAXED)
 
 
+def _last_run(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Return the run that ended with the settle, as far as it is known; it stands in the outcome."""
+    if row["began_at"] is None:
+        return []
+    details = unpack_details(row["details"])
+    waits = msgspec.json.encode(details.waits).decode()
+    ended = {"ended_at": row["ended_at"], "ending": "settle", "made_by": details.by, "reason": None, "waits": waits}
+    return [{"began_at": row["began_at"], **ended}]
+
+
 _ROW = f"""
 SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
        coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
-FROM job WHERE seq = {SEQ}
+FROM every_job AS job WHERE seq = {SEQ}
 """
 _RUNS = """
 SELECT * FROM (
-    SELECT began_at, ended_at, ending, made_by, reason, waits FROM run WHERE seq = $1 ORDER BY ended_at DESC LIMIT $2
+    SELECT began_at, ended_at, ending, made_by, reason, waits FROM run
+    WHERE seq = $1 AND ending <> 'settle' ORDER BY ended_at DESC LIMIT $2
 ) AS newest ORDER BY ended_at
 """
 # Jobs are leased in rounds: before the third job of one key, every other key has up to three leased. So many due jobs

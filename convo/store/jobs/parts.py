@@ -15,6 +15,7 @@ from convo.analysis.part import FINDINGS, StoredFinding
 from convo.conversation.model import Finding, Memories, PartName
 from convo.store.jobs import memories
 from convo.store.jobs.memories import MemoriesRow
+from convo.store.outcomes import PartRecord
 from convo.store.postgres import Connection
 
 
@@ -28,18 +29,30 @@ class PartRow(Struct, frozen=True, kw_only=True):
     finding: Finding
 
 
-def finding(name: PartName, result: str) -> Finding:
+def finding(name: PartName, result: str | bytes) -> Finding:
     """Read a stored result back."""
     return msgspec.json.decode(result, type=FINDINGS[name])
 
 
 async def found(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, StoredFinding]]:
     """Read what these jobs have found already, by ``seq`` and part."""
-    stored: dict[int, dict[PartName, StoredFinding]] = {}
+    records = await found_records(connection, seqs)
+    return {seq: {name: stored_finding(one) for name, one in of_job.items()} for seq, of_job in records.items()}
+
+
+async def found_records(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, PartRecord]]:
+    """Read what these jobs have found already, and who found it when, by ``seq`` and part."""
+    records: dict[int, dict[PartName, PartRecord]] = {}
     for row in await connection.fetch(_FOUND, seqs):
-        one = StoredFinding(finding(row["name"], row["result"]), row["new_memories"])
-        stored.setdefault(row["seq"], {})[row["name"]] = one
-    return stored
+        result = msgspec.Raw(row["result"].encode())
+        one = PartRecord(**{name: row[name] for name in _RECORD}, result=result)
+        records.setdefault(row["seq"], {})[one.name] = one
+    return records
+
+
+def stored_finding(part: PartRecord) -> StoredFinding:
+    """Return what a part found that is done."""
+    return StoredFinding(finding(part.name, part.result), part.new_memories)
 
 
 async def store(connection: Connection, found: Sequence[PartRow]) -> None:
@@ -72,7 +85,10 @@ async def store_failures(connection: Connection, seq: int, failed: Mapping[PartN
         await connection.execute(_STORE_FAILURE, seq, name, by, reason)
 
 
-_FOUND = "SELECT seq, name, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'"
+_RECORD = ("name", "made_by", "updated_at", "new_memories")
+_FOUND = """
+SELECT seq, name, made_by, updated_at, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'
+"""
 _STORE = """
 INSERT INTO part (seq, name, state, made_by, result, new_memories)
 SELECT seq, name, 'done', made_by, result, new_memories

@@ -1,6 +1,7 @@
 """The history of a job: one row for each lease that ended, with who had it, how it ended and what it waited for.
 
-Open it when an ending needs other facts in ``explain``. It changes no job.
+Open it when an ending needs other facts in ``explain``. It changes no job. The lease under which a job is done has
+none: it stands in the job's outcome (``store/outcomes.py``), so most jobs leave no run at all.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ ERASE_RUNS = "DELETE FROM run USING unnest($1::bigint[]) AS gone (seq) WHERE run
 
 async def note(connection: Connection, ending: Ending, seq: int, reason: str | None, waits: Waits) -> None:
     """Note how a lease ends, while the job's row still holds who had it and since when."""
-    await connection.execute(_NOTE, [seq], ending, reason, [_rounded(waits)])
+    await connection.execute(_NOTE, [seq], ending, reason, [_text(waits)])
 
 
 async def note_settled(connection: Connection, runs: Sequence[tuple[int, Waits]]) -> None:
-    """Note that these leases end with a settle, each with what it waited for."""
-    await connection.execute(_NOTE, [seq for seq, _ in runs], "settle", None, [_rounded(waits) for _, waits in runs])
+    """Note that these leases end with a settle; for as long as done jobs stay in ``job`` (migration 19)."""
+    await connection.execute(_NOTE, [seq for seq, _ in runs], "settle", None, [_text(waits) for _, waits in runs])
 
 
-def _rounded(waits: Waits) -> str:
-    return msgspec.json.encode({name: round(seconds, 3) for name, seconds in waits.items()}).decode()
+def rounded(waits: Waits) -> dict[str, float]:
+    """Return the waits to the millisecond, as they are stored."""
+    return {name: round(seconds, 3) for name, seconds in waits.items()}
+
+
+def _text(waits: Waits) -> str:
+    return msgspec.json.encode(rounded(waits)).decode()
 
 
 _NOTE = """

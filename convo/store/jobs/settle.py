@@ -1,6 +1,7 @@
-"""Settling: store the score of a finished job and add it to the user's relationship, once.
+"""Settling: move a finished job to its outcome, with its score, and add that to the user's relationship, once.
 
-Open it to change what happens when every part is found. Jobs of several workers are settled in one transaction.
+Open it to change what happens when every part is found. Jobs of several workers are settled in one transaction, which
+deletes the rows of the job and of its parts. So ``job`` and ``part`` hold what is open, and stay small.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any
 
 import msgspec
 import trio
+from msgspec import Struct
 
-from convo.analysis.part import StoredFinding, emotion_of
+from convo.analysis.part import emotion_of
 from convo.analysis.scoring import Score, score
 from convo.conversation.model import PartName
 from convo.conversation.score import Weights
@@ -22,6 +24,8 @@ from convo.store.job_sql import NOT_PARKED, UNLEASED
 from convo.store.jobs import parts, runs
 from convo.store.jobs.lease import Lease, hold, lost
 from convo.store.jobs.runs import NO_WAITS, Waits
+from convo.store.jobs.tickets import ERASE_TICKETS
+from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
 _ROWS_MAX = 64
@@ -42,6 +46,7 @@ class Settler:
             unit_seconds=postgres.unit_seconds,
             item_bytes=lambda _: 1,
         )
+        self._moves = False
 
     async def settle(self, lease: Lease, waits: Waits = NO_WAITS) -> Score:
         """End a job whose parts are all stored: store its score, and add it to the user's relationship, exactly once.
@@ -64,22 +69,57 @@ class Settler:
         waited = {lease.token: waits for lease, waits in items}
 
         async def body(connection: Connection) -> dict[int, Score]:
-            tokens = await hold(connection, batch)
-            held = {lease.seq: lease for lease in batch if lease.token in tokens}
-            stored = await parts.found(connection, sorted(held))
-            scores = {seq: score(held[seq].exchanges, stored.get(seq, {}), self._weights) for seq in sorted(held)}
-            final = {seq: found for seq, found in scores.items() if found.final}
-            await runs.note_settled(connection, [(seq, waited[held[seq].token]) for seq in final])
-            await _store(connection, final)
-            await _relate(connection, held, final, stored)
-            await ledger.book(connection, "done", list(final))
-            return {held[seq].token: found for seq, found in scores.items()}
+            holders = await hold(connection, batch)
+            held = {lease.seq: lease for lease in batch if lease.token in holders}
+            records = await parts.found_records(connection, sorted(held))
+            done = [
+                self._done(lease, holders[lease.token], waited[lease.token], records.get(seq, {}))
+                for seq, lease in sorted(held.items())
+            ]
+            final = [one for one in done if one.score.final]
+            if await self._leaves_jobs(connection):
+                await _keep(connection, final)
+            else:
+                await _move(connection, final)
+            await _relate(connection, final)
+            return {one.lease.token: one.score for one in done}
 
         scores = await self._postgres.run("db.settle", body)
-        return [_outcome(lease, scores.get(lease.token)) for lease in batch]
+        return [_answer(lease, scores.get(lease.token)) for lease in batch]
+
+    def _done(self, lease: Lease, by: str, waits: Waits, records: Mapping[PartName, PartRecord]) -> _Done:
+        stored = {name: parts.stored_finding(one) for name, one in records.items()}
+        found = score(lease.exchanges, stored, self._weights)
+        emotion = next(filter(None, map(emotion_of, stored.values())), None)
+        details = OutcomeDetails(
+            by=by,
+            waits=runs.rounded(waits),
+            breakdown=found.breakdown,
+            weights_version=found.weights_version,
+            parts=tuple(records.values()),
+        )
+        return _Done(lease=lease, score=found, emotion=emotion, details=details)
+
+    async def _leaves_jobs(self, connection: Connection) -> bool:
+        """Return whether done jobs stay in ``job``: a program may be at work that looks for them there.
+
+        It is asked while rows of ``job`` are locked, so until the end of this transaction the answer stays what it is.
+        Once they move, they do for ever.
+        """
+        self._moves = self._moves or bool(await connection.fetchval(_MOVES))
+        return not self._moves
 
 
-def _outcome(lease: Lease, found: Score | None) -> Score | ConvoError:
+class _Done(Struct, frozen=True, kw_only=True):
+    """A job of which all is known that its outcome says; not done yet where its score is not final."""
+
+    lease: Lease
+    score: Score
+    emotion: str | None
+    details: OutcomeDetails
+
+
+def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
     if found is None:
         return lost(lease)
     if not found.final:
@@ -88,34 +128,50 @@ def _outcome(lease: Lease, found: Score | None) -> Score | ConvoError:
     return found
 
 
-async def _store(connection: Connection, scores: Mapping[int, Score]) -> None:
-    breakdowns = [msgspec.json.encode(found.breakdown).decode() for found in scores.values()]
-    values = [found.value for found in scores.values()]
-    versions = [found.weights_version for found in scores.values()]
-    await connection.execute(_SETTLE, list(scores), values, breakdowns, versions)
+async def _move(connection: Connection, done: Sequence[_Done]) -> None:
+    """Delete the jobs with their parts, append their outcomes, and book them."""
+    seqs, values = [one.lease.seq for one in done], [one.score.value for one in done]
+    packed = [pack_details(one.details) for one in done]
+    await connection.execute(_MOVE, seqs, values, [one.emotion for one in done], packed)
 
 
-async def _relate(
-    connection: Connection,
-    held: Mapping[int, Lease],
-    scores: Mapping[int, Score],
-    stored: Mapping[int, Mapping[PartName, StoredFinding]],
-) -> None:
+async def _keep(connection: Connection, done: Sequence[_Done]) -> None:
+    """Mark the jobs as done, note their runs, and book them: for as long as done jobs stay in ``job``."""
+    seqs = [one.lease.seq for one in done]
+    await runs.note_settled(connection, [(one.lease.seq, one.details.waits) for one in done])
+    breakdowns = [msgspec.json.encode(one.score.breakdown).decode() for one in done]
+    versions = [one.score.weights_version for one in done]
+    await connection.execute(_KEEP, seqs, [one.score.value for one in done], breakdowns, versions)
+    await ledger.book(connection, "done", seqs)
+
+
+async def _relate(connection: Connection, done: Sequence[_Done]) -> None:
     """Add the scores to the relationships: one row for each user and bot, sorted, or two settlers would deadlock."""
     sums: dict[tuple[str, str], dict[str, Any]] = {}
-    for seq in sorted(scores):
-        lease = held[seq]
-        row = sums.setdefault((lease.user_id, lease.bot_id), {"score": 0, "conversations": 0})
-        row["score"] += scores[seq].value
+    for one in done:
+        row = sums.setdefault((one.lease.user_id, one.lease.bot_id), {"score": 0, "conversations": 0})
+        row["score"] += one.score.value
         row["conversations"] += 1
-        row["last_seq"] = seq
-        row["last_emotion"] = next(filter(None, map(emotion_of, stored[seq].values())), _NO_EMOTION)
+        row["last_seq"] = one.lease.seq
+        row["last_emotion"] = one.emotion or _NO_EMOTION
     keys = sorted(sums)
     columns = [[sums[key][name] for key in keys] for name in ("score", "conversations", "last_emotion", "last_seq")]
     await connection.execute(_RELATE, [user for user, _ in keys], [bot for _, bot in keys], *columns)
 
 
-_SETTLE = f"""
+# Since migration 19 a job that is done cannot stay in its table.
+_MOVES = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'job'::regclass AND conname = 'job_open')"
+_MOVE = f"""
+WITH done AS (
+    SELECT * FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::bytea[]) AS t (seq, score, emotion, details)
+), jobs AS (
+    DELETE FROM job WHERE seq = ANY($1::bigint[]) RETURNING seq, leased_at, attempts, crashes
+), parts AS ({parts.ERASE_PARTS}), tickets AS ({ERASE_TICKETS}), books AS ({ledger.BOOK_DONE})
+INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
+SELECT seq, leased_at, convo_now(), score, attempts + 1, crashes, emotion, details FROM jobs JOIN done USING (seq)
+ORDER BY seq
+"""
+_KEEP = f"""
 UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,
                last_error = NULL, {NOT_PARKED}, ended_at = convo_now(), score = done.score,
                breakdown = done.breakdown, weights_version = done.version
@@ -139,7 +195,7 @@ ERASE_RELATIONSHIPS = (
     UPDATE relationship AS r SET score = r.score - gone.score, conversations = r.conversations - gone.conversations
     FROM (
         SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
-        FROM conversation JOIN job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done'
+        FROM conversation JOIN every_job AS job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done'
         GROUP BY user_id, bot_id
     ) AS gone
     WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id
@@ -153,11 +209,9 @@ ERASE_RELATIONSHIPS = (
                                  last_emotion = coalesce(newest.emotion, '{_NO_EMOTION}')
     FROM (SELECT DISTINCT user_id, bot_id FROM conversation WHERE seq = ANY($1::bigint[])) AS gone
     LEFT JOIN LATERAL (
-        SELECT seq, coalesce((
-            SELECT result ->> 'emotion' FROM part
-            WHERE part.seq = c.seq AND name = 'emotion' AND state = 'done' AND coalesce(result ->> 'refused', '') = ''
-        ), '{_NO_EMOTION}') AS emotion
-        FROM conversation c JOIN job USING (seq)
+        SELECT seq, job.emotion
+        FROM conversation c CROSS JOIN LATERAL (
+            SELECT state, emotion FROM every_job AS job WHERE job.seq = c.seq OFFSET 0) AS job
         WHERE c.user_id = gone.user_id AND c.bot_id = gone.bot_id AND job.state = 'done' AND seq <> ALL($1::bigint[])
         ORDER BY seq DESC LIMIT 1
     ) AS newest ON true -- none where the others have been retired
@@ -168,7 +222,7 @@ ERASE_RELATIONSHIPS = (
 ERASE_USER_RELATIONSHIPS = (
     """
     DELETE FROM relationship r WHERE r.user_id = $1 AND NOT EXISTS (
-        SELECT FROM conversation c JOIN job USING (seq)
+        SELECT FROM conversation c JOIN every_job USING (seq)
         WHERE c.user_id = r.user_id AND c.bot_id = r.bot_id AND state = 'done')
     """,
     """
@@ -176,7 +230,8 @@ ERASE_USER_RELATIONSHIPS = (
                               retired_score = NULL, retired_conversations = NULL
     FROM (
         SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
-        FROM conversation JOIN job USING (seq) WHERE user_id = $1 AND state = 'done' GROUP BY user_id, bot_id
+        FROM conversation JOIN every_job AS job USING (seq)
+        WHERE user_id = $1 AND state = 'done' GROUP BY user_id, bot_id
     ) AS kept
     WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id
       AND (r.score, r.conversations, r.retired_conversations) IS DISTINCT FROM (kept.score, kept.conversations, NULL)

@@ -3,7 +3,8 @@
 Open it to change what an ending does to a job. A job is one row: one conversation to analyse.
 
 **States.** ``ready`` (due now, or from ``available_at`` on while ``delayed``), ``leased`` (one process holds it until
-``leased_until``), ``done``, ``dead``.
+``leased_until``), ``done``, ``dead``. A done job has left this table: its row is in ``outcome``, and ``every_job``
+shows both (``store/outcomes.py``). Beside a program before migration 18, done jobs stay here.
 
     ready --lease--> leased --settle--> done
       ^                |------bury----> dead --retry--> ready
@@ -204,7 +205,7 @@ class Jobs:
     async def store_parts(self, found: Sequence[FoundPart]) -> list[LeaseLost | None]:
         """Store parts of several jobs in one transaction; return, in their order, which leases were lost."""
 
-        async def body(connection: Connection) -> set[int]:
+        async def body(connection: Connection) -> Collection[int]:
             held = await hold(connection, [lease for lease, _, _, _ in found])
             mine = [
                 PartRow(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)

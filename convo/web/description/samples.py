@@ -194,7 +194,7 @@ ERASURE = erasure_views.ErasureView(
     ended_at=_DONE,
     dry_run=False,
     repeated=False,
-    removed={"relationship": 1, "memory": 1, "part": 3, "run": 1, "conversation_log": 1, "job": 1, "conversation": 1},
+    removed={"relationship": 1, "memory": 1, "conversation_log": 1, "outcome": 1, "conversation": 1},
     changed={"relationship": 1, "receipt": 1},
     remains=(
         erasure_views.RemainsView(

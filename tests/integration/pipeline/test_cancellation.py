@@ -44,7 +44,7 @@ async def test_an_accept_that_is_cancelled_anywhere_is_whole_or_not_there(proces
         # The client never saw an answer, and sends the same again.
         stored = await process.committer.accept(accept(f"talk-{step}"))
         query = """
-        SELECT count(*) FROM conversation JOIN job USING (seq) JOIN conversation_log USING (seq)
+        SELECT count(*) FROM conversation JOIN every_job USING (seq) JOIN conversation_log USING (seq)
         WHERE conversation_id = $1
         """
         assert await ask(process.postgres, query, stored.conversation_id) == 1
@@ -84,7 +84,7 @@ async def test_a_worker_that_is_cancelled_anywhere_loses_nothing_and_counts_once
     assert steps > 10
     ((score, conversations),) = await rows(process.postgres, "SELECT score, conversations FROM relationship")
     assert conversations == steps
-    assert score == await ask(process.postgres, "SELECT sum(score)::bigint FROM job")
+    assert score == await ask(process.postgres, "SELECT sum(score)::bigint FROM every_job")
     await books_balance(process)
 
 

@@ -136,7 +136,8 @@ async def test_nobody_is_blamed_for_what_killed_the_process_of_a_suspect(databas
 
 async def counted(database: str) -> dict[str, Any]:
     query = """
-    SELECT split_part(conversation_id, '-', 1), sum(crashes)::integer FROM job JOIN conversation USING (seq) GROUP BY 1
+    SELECT split_part(conversation_id, '-', 1), sum(crashes)::integer
+    FROM every_job JOIN conversation USING (seq) GROUP BY 1
     """
     async with open_process(database, SETTINGS) as process:
         return dict(await rows(process.postgres, query))

@@ -30,9 +30,9 @@ from tests.support.making import (
     rows,
     told,
 )
+from tests.support.stored_parts import stored_parts
 
 QUICK = Settings(jobs=JobsSettings(poll_seconds=0.05, backoff_seconds=0.01, backoff_max_seconds=0.01))
-PARTS = "SELECT name, state, made_by FROM part ORDER BY name"
 RELATIONSHIP = "SELECT score, conversations FROM relationship"
 
 
@@ -40,6 +40,12 @@ RELATIONSHIP = "SELECT score, conversations FROM relationship"
 async def process(database: str) -> AsyncIterator[Process]:
     async with open_process(database, QUICK) as opened:
         yield opened
+
+
+async def parts(process: Process) -> list[tuple[str, str, str]]:
+    """Read the parts of the one conversation, by their names."""
+    found = await stored_parts(process.postgres)
+    return [(part.name, part.state, part.made_by) for of_one in found.values() for part in of_one]
 
 
 def with_jobs(**jobs: Any) -> Settings:
@@ -98,7 +104,7 @@ async def test_a_job_whose_parts_are_all_found_is_settled(process: Process) -> N
     async with at_work(process, instant()):
         await process.accepted("talk-1")
         await until(process, "done", 1)
-    assert await rows(process.postgres, PARTS) == [
+    assert await parts(process) == [
         ("emotion", "done", "instant-emotion/1"),
         ("memories", "done", "instant-memories/1"),
         ("questions", "done", "instant-questions/1"),
@@ -167,7 +173,7 @@ async def test_a_part_that_fails_spends_an_attempt_and_only_it_is_done_again(pat
             await until(process, "ready", 1)
     assert {"part_failed", "job_failed"} <= set(events)
     assert await ask(process.postgres, "SELECT last_error FROM job") == "emotion: llm: 401"
-    assert await rows(process.postgres, PARTS) == [
+    assert await parts(process) == [
         ("emotion", "failed", "failing/1"),
         ("memories", "done", "instant-memories/1"),
         ("questions", "done", "instant-questions/1"),
@@ -268,7 +274,7 @@ async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(p
             await process.accepted("talk-1")
             await until_parked(process)
     assert await rows(process.postgres, PARKED) == [("ready", 0, "llm", True, "emotion: llm: answered 503")]
-    assert [part[:2] for part in await rows(process.postgres, PARTS)] == [("memories", "done"), ("questions", "done")]
+    assert [part[:2] for part in await parts(process)] == [("memories", "done"), ("questions", "done")]
     assert "job_parked" in events
     assert "job_failed" not in events
     await due(process)
@@ -276,7 +282,7 @@ async def test_an_outage_parks_the_job_spends_nothing_and_keeps_what_was_found(p
         await until(process, "done", 1)
     # What did not need the model was done once, at once.
     assert asked == Asked(questions=1, emotion=1, memories=1)
-    assert await rows(process.postgres, "SELECT waits_for, parked_since FROM job") == [("", None)]
+    assert await rows(process.postgres, "SELECT waits_for, parked_since FROM every_job") == [("", None)]
 
 
 async def test_a_failure_of_its_own_beside_an_outage_spends_an_attempt(patient: Process) -> None:
@@ -343,7 +349,7 @@ async def test_a_stop_gives_the_job_and_its_attempt_back_and_keeps_what_was_foun
             scope.cancel()
     assert stuck.cancelled
     assert await process.state() == ("ready", 0)
-    assert [part[:2] for part in await rows(process.postgres, PARTS)] == [("memories", "done"), ("questions", "done")]
+    assert [part[:2] for part in await parts(process)] == [("memories", "done"), ("questions", "done")]
     assert "job_released" in events
 
 
@@ -486,7 +492,7 @@ async def test_a_lease_that_is_lost_cancels_the_work_and_nothing_is_stored(proce
             while not stuck.cancelled:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert await rows(process.postgres, "SELECT leased_by, lease_token FROM job") == [("there/two", theirs.token)]
-        assert await rows(process.postgres, PARTS) == []
+        assert await parts(process) == []
         await other.settler.settle(await other.analysed(theirs))
         nursery.cancel_scope.cancel()
     assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]
@@ -505,7 +511,7 @@ async def test_a_late_worker_that_notices_nothing_stores_nothing(process: Proces
             with trio.fail_after(5):
                 while len(process.held):  # noqa: ASYNC110
                     await trio.sleep(0.01)
-            assert await rows(process.postgres, PARTS) == []
+            assert await parts(process) == []
             await other.settler.settle(await other.analysed(theirs))
     assert "lease_lost" in events
     assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]

@@ -28,18 +28,36 @@ async def test_missing_logs_orphans_and_wrong_sums_are_found(
     monkeypatch.setattr(audit, "PAGE_ROWS", page_rows)
     await process.accepted("talk-1", "talk-2", "talk-3")
     await settled(process, 3)
+    await process.accepted("talk-4")
+    await process.jobs.release(await process.analysed(await process.leased()))
     await deleted(process, "conversation_log", "talk-1")
-    await deleted(process, "conversation", "talk-2")
+    await deleted(process, "conversation", "talk-2", "talk-4")
     await ask(process.postgres, "UPDATE relationship SET score = score + 1")
     found = {odd.what: (odd.count, odd.examples) for odd in await audit.anomalies(dedicated)}
     assert found == {
         "conversations without a log": (1, ("talk-1",)),
-        "receipts without a conversation": (1, ("2",)),
-        "logs without a conversation": (1, ("2",)),
-        "jobs without a conversation": (1, ("2",)),
-        "parts without a conversation": (3, ("2 questions", "2 emotion", "2 memories")),
-        "runs without a conversation": (1, ("2",)),
+        "receipts without a conversation": (2, ("2", "4")),
+        "logs without a conversation": (2, ("2", "4")),
+        "jobs without a conversation": (1, ("4",)),
+        "outcomes without a conversation": (1, ("2",)),
+        "parts without a conversation": (3, ("4 questions", "4 emotion", "4 memories")),
+        "runs without a conversation": (1, ("4",)),
         "relationships that are not the sum of their scores": (1, ("user-1 bot-1",)),
+    }
+
+
+async def test_a_job_that_is_missing_and_one_that_is_open_and_done_are_found(
+    process: Process, dedicated: DedicatedConnection
+) -> None:
+    await process.accepted("talk-1", "talk-2", "talk-3")
+    await settled(process, 2)
+    await deleted(process, "outcome", "talk-1")
+    await ask(process.postgres, "INSERT INTO job (seq, fair_key) SELECT seq, 'user-1' FROM outcome")
+    await ask(process.postgres, "UPDATE relationship SET score = 4, conversations = 1")
+    found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
+    assert found == {
+        "conversations without a job": ("talk-1",),
+        "jobs that are open and have an outcome": ("2",),
     }
 
 

@@ -74,10 +74,10 @@ async def test_its_parts_are_read_with_who_made_them_and_what_was_new(process: P
     await store_part(process.jobs, lease, "memories", "test/1", THREE["memories"])
     await process.jobs.fail(lease, "llm: 429", {"emotion": ("model/1", "llm: 429")}, later=0)
     found = await reader.one("talk-1")
-    assert {
-        name: (part["state"], part["made_by"], part["new_memories"], part["error"])
-        for name, part in found.parts.items()
-    } == {"memories": ("done", "test/1", 1, None), "emotion": ("failed", "model/1", 0, "llm: 429")}
+    assert {name: (part.state, part.made_by, part.new_memories, part.error) for name, part in found.parts.items()} == {
+        "memories": ("done", "test/1", 1, None),
+        "emotion": ("failed", "model/1", 0, "llm: 429"),
+    }
     assert (found.row["last_error"], found.row["attempts"]) == ("llm: 429", 1)
 
 
@@ -199,9 +199,8 @@ INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at
 SELECT 'many-' || n, 'user-' || n % 1000, 'bot-1', now(), now(), now(), 0, 0 FROM generate_series(1, $1) AS n
 """
 _JOBS = """
-INSERT INTO job (seq, fair_key, state, ended_at, score, waits_for, parked_since)
-SELECT seq, user_id, CASE WHEN parks THEN 'ready' ELSE 'done' END, CASE WHEN parks THEN NULL ELSE now() END,
-       CASE WHEN parks THEN NULL ELSE 1 END, CASE WHEN parks THEN 'llm' ELSE '' END, CASE WHEN parks THEN now() END
+INSERT INTO job (seq, fair_key, waits_for, parked_since)
+SELECT seq, user_id, CASE WHEN parks THEN 'llm' ELSE '' END, CASE WHEN parks THEN now() END
 FROM (SELECT seq, user_id, seq % $1 = 0 AS parks FROM conversation) AS c
 """
 
@@ -302,6 +301,7 @@ async def planned(process: Process, asked: dict[str, object]) -> str:
     """Return the plan of a list as the reader asks for it, in a database with 5,000 conversations."""
     await ask(process.postgres, MANY)
     await ask(process.postgres, MANY_JOBS)
+    await ask(process.postgres, MANY_OUTCOMES)
     plan: list[str] = []
 
     class Explaining:
@@ -309,7 +309,7 @@ async def planned(process: Process, asked: dict[str, object]) -> str:
             self._connection = connection
 
         async def fetch(self, query: str, *values: object) -> list[Any]:
-            await self._connection.execute("ANALYZE conversation, job")
+            await self._connection.execute("ANALYZE conversation, job, outcome")
             plan.extend(row["QUERY PLAN"] for row in await self._connection.fetch(f"EXPLAIN {query}", *values))
             return []
 
@@ -329,7 +329,11 @@ INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at
 SELECT 'talk-' || n, 'user-' || n % 500, 'bot-' || n % 500, now(), now(), now(), 0, 0
 FROM generate_series(1, 5000) n
 """
-MANY_JOBS = "INSERT INTO job (seq, fair_key) SELECT seq, user_id FROM conversation"
+MANY_JOBS = "INSERT INTO job (seq, fair_key) SELECT seq, user_id FROM conversation WHERE seq % 10 = 1"
+MANY_OUTCOMES = """
+INSERT INTO outcome (seq, ended_at, score, attempts, crashes, details)
+SELECT seq, now(), 1, 1, 0, '{}' FROM conversation WHERE seq % 10 <> 1
+"""
 
 
 @pytest.mark.parametrize(
@@ -338,7 +342,9 @@ MANY_JOBS = "INSERT INTO job (seq, fair_key) SELECT seq, user_id FROM conversati
         ({}, "conversation_pkey"),
         ({"user_id": "user-7"}, "conversation_by_user"),
         ({"bot_id": "bot-7"}, "conversation_by_bot"),
-        ({"state": "dead"}, "job_by_state"),
+        ({"state": "dead"}, "job_not_ready"),
+        ({"state": "done"}, "outcome_pkey"),
+        ({"state": "ready"}, "job_pkey"),
         ({"state": "parked"}, "job_parked_by_seq"),
         ({"user_id": "user-7", "bot_id": "bot-8"}, "conversation_by_user"),
     ],

@@ -134,7 +134,7 @@ async def test_books_that_balance_have_no_gap(process: Process, dedicated: Dedic
 @pytest.mark.parametrize(
     ("table", "gaps"),
     [
-        ("job", [("jobs", 3, 2), ("done", 3, 2)]),
+        ("outcome", [("jobs", 3, 2), ("done", 3, 2)]),
         ("conversation", [("conversations", 3, 2), ("jobs", 3, 2), ("done", 3, 2)]),
     ],
 )

@@ -54,7 +54,7 @@ class RealHouse:
         await shift_clock(self._process.postgres, f"{self._passed} seconds")
 
     async def row(self, conversation_id: str) -> dict[str, Any]:
-        query = f"SELECT {', '.join(COLUMNS)} FROM job JOIN conversation USING (seq) WHERE conversation_id = $1"
+        query = f"SELECT {', '.join(COLUMNS)} FROM every_job JOIN conversation USING (seq) WHERE conversation_id = $1"
         (found,) = await rows(self._process.postgres, query, conversation_id)
         return dict(zip(COLUMNS, found, strict=True))
 

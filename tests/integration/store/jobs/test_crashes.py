@@ -49,7 +49,7 @@ async def passes(process: Process, seconds: float) -> None:
 
 
 async def crashes(process: Process) -> list[int]:
-    return [count for (count,) in await rows(process.postgres, "SELECT crashes FROM job ORDER BY seq")]
+    return [count for (count,) in await rows(process.postgres, "SELECT crashes FROM every_job ORDER BY seq")]
 
 
 async def endings(process: Process) -> list[str]:

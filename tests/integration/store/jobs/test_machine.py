@@ -268,7 +268,10 @@ class Machine(RuleBasedStateMachine):
     def the_table_is_as_the_model_says(self) -> None:
         if not hasattr(self, "model"):
             return
-        query = "SELECT conversation_id, state, attempts, crashes, lease_token FROM job JOIN conversation USING (seq)"
+        query = """
+        SELECT conversation_id, every_job.state, every_job.attempts, every_job.crashes, job.lease_token
+        FROM every_job JOIN conversation USING (seq) LEFT JOIN job USING (seq)
+        """
         found = {row[0]: list(row[1:]) for row in self.portal.do(rows, self.process.postgres, query)}
         assert found == self.model
 
@@ -290,15 +293,15 @@ class Machine(RuleBasedStateMachine):
 
 
 _OFF = """
-SELECT 'score' FROM job WHERE (state = 'done') <> (score IS NOT NULL)
+SELECT 'score' FROM every_job WHERE (state = 'done') <> (score IS NOT NULL)
 UNION ALL SELECT 'relationship' FROM (
-    SELECT user_id, sum(score) AS score, count(*) AS n FROM conversation JOIN job USING (seq)
+    SELECT user_id, sum(score) AS score, count(*) AS n FROM conversation JOIN every_job USING (seq)
     WHERE state = 'done' GROUP BY user_id) AS s
 FULL JOIN (SELECT user_id, sum(score) AS score, sum(conversations) AS n FROM relationship GROUP BY user_id) AS r
 USING (user_id) WHERE (s.score, s.n) IS DISTINCT FROM (r.score, r.n)
 UNION ALL SELECT 'memory' FROM memory GROUP BY user_id, key HAVING count(*) > 1
 UNION ALL SELECT 'lease' FROM job WHERE (state = 'leased') <> (lease_token IS NOT NULL)
-UNION ALL SELECT 'attempts' FROM job WHERE attempts > 4
+UNION ALL SELECT 'attempts' FROM every_job WHERE attempts > 4
 """
 
 
@@ -323,7 +326,9 @@ def test_whatever_several_processes_do_every_invariant_holds(database: str) -> N
 
 
 def test_the_machine_notices_a_fence_that_is_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    unfenced = "SELECT mine.token AS lease_token FROM job JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) "
+    unfenced = """
+    SELECT mine.token AS lease_token, '' AS leased_by
+    FROM job JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token)"""
     monkeypatch.setattr("convo.store.jobs.lease._HOLD", f"{unfenced} ON job.seq = mine.seq")
     with pytest.raises(BaseException, match=r"a late worker could write|found == self\.model|the database refuses"):
         drive(database, settings(FIXED, phases=(Phase.generate,)))

@@ -11,6 +11,7 @@ from convo.conversation.model import EmotionName
 from convo.conversation.score import Weights, weights_version
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
 from convo.store.jobs.lease import Lease
+from convo.store.outcomes import unpack_details
 from convo.store.postgres import Connection
 from tests.support.making import THREE, Process, ask, mood, open_process, remembering, rows, shift_clock
 
@@ -52,8 +53,15 @@ async def test_a_job_is_settled_with_its_score_and_all_that_made_it(process: Pro
     (lease,) = await ready_to_settle(process, 1, "interesting")
     found = await process.settler.settle(lease)
     assert (found.value, found.final) == (1 + 3 + 5 + 15, True)
-    query = "SELECT state, attempts, score, breakdown->'memories'->>'points', weights_version, lease_token FROM job"
-    assert await rows(process.postgres, query) == [("done", 1, 24, "5", weights_version(Weights()), None)]
+    query = "SELECT began_at <= ended_at, score, attempts, crashes, emotion, details FROM outcome"
+    ((*plain, packed),) = await rows(process.postgres, query)
+    assert plain == [True, 24, 1, 0, "interesting"]
+    details = unpack_details(packed)
+    assert (details.by, details.waits) == ("here/one", {})
+    assert (details.breakdown.memories.points, details.weights_version) == (5, weights_version(Weights()))
+    assert [part.name for part in details.parts] == ["questions", "emotion", "memories"]
+    for table in ("job", "part", "part_ticket", "run"):
+        assert await ask(process.postgres, f"SELECT count(*) FROM {table}") == 0, table
     assert await relationship(process) == [("bot-1", 24, 1, "interesting")]
 
 
@@ -78,7 +86,7 @@ async def test_several_jobs_settle_in_one_transaction(process: Process) -> None:
     leases = await ready_to_settle(process, 10)
     outcomes = await settle_all(process, leases)
     assert all(isinstance(outcome, Score) for outcome in outcomes.values())
-    assert await ask(process.postgres, "SELECT count(DISTINCT ended_at) FROM job") == 1
+    assert await ask(process.postgres, "SELECT count(DISTINCT ended_at) FROM every_job") == 1
     assert await relationship(process) == [("bot-1", 10 * 4 + 5, 10, "happy")]  # what it says was new once
 
 
