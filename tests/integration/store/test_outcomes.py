@@ -286,12 +286,18 @@ async def test_a_job_that_is_settled_meanwhile_is_waited_for_and_locked_where_it
     async with open_process(database) as process, open_store(database) as other:
         await process.accepted("talk-1")
         lease = await process.analysed(await process.leased())
-        # Its connection is open by then.
-        assert await ask(other, "SELECT count(*) FROM outcome") == 0
+        waiting = """
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        """
+
+        async def until_waiting(connection: Connection, count: int) -> None:
+            while await connection.fetchval(waiting) < count:
+                await connection.execute("SELECT pg_sleep(0.02)")
+                await connection.execute("SELECT pg_stat_clear_snapshot()")
 
         async def slow(connection: Connection) -> None:
             await connection.fetch("SELECT FROM job WHERE seq = 1 FOR UPDATE")
-            await connection.execute("SELECT pg_sleep(1)")
+            await until_waiting(connection, 2)
 
         async def lock(connection: Connection) -> list[tuple[Any, ...]]:
             await lock_jobs(connection, [1])
@@ -301,7 +307,7 @@ async def test_a_job_that_is_settled_meanwhile_is_waited_for_and_locked_where_it
             nursery.start_soon(process.postgres.run, "test.slow", slow)
             await trio.sleep(0.1)
             nursery.start_soon(process.settler.settle, lease)
-            await trio.sleep(0.1)
+            await other.run("test.waiting", lambda connection: until_waiting(connection, 1))
             assert await other.run("test.lock", lock) == [("done",)]
 
 
