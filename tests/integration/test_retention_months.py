@@ -18,7 +18,17 @@ from convo.store.conversations import Reader
 from convo.store.months import MONTH_SEQS
 from convo.store.postgres import Connection
 from tests.integration.test_retention import died
-from tests.support.making import Process, ask, open_dedicated, open_process, rows, settled, shift_clock, told
+from tests.support.making import (
+    Process,
+    ask,
+    open_dedicated,
+    open_process,
+    rows,
+    settled,
+    settled_later,
+    shift_clock,
+    told,
+)
 from tests.support.many_rows import connect
 
 
@@ -49,10 +59,10 @@ async def month_begins(process: Process, number: int = 1) -> None:
 async def two_months(process: Process) -> None:
     """Three conversations of last month, all analysed, and one of this month; all are 40 days old."""
     await process.accepted("old-1", "old-2", "old-3")
-    await settled(process, 3)
+    await settled_later(process, 3)
     await month_begins(process)
     await process.accepted("new-1")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await shift_clock(process.postgres, "40 days")
 
 
@@ -169,7 +179,7 @@ def test_the_days_of_a_month_are_those_of_the_bot_that_keeps_the_longest() -> No
 
 async def test_a_row_whose_clock_was_ahead_keeps_its_month(process: Process) -> None:
     await process.accepted("old-1", "old-2", "old-3")
-    await settled(process, 3)
+    await settled_later(process, 3)
     await ask(
         process.postgres,
         "WITH ahead AS (UPDATE conversation SET received_at = now() + interval '20 days' WHERE seq = 1 RETURNING 1)"
@@ -183,10 +193,10 @@ async def test_a_row_whose_clock_was_ahead_keeps_its_month(process: Process) -> 
 
 async def test_a_run_that_ended_late_keeps_the_runs_of_its_month(process: Process) -> None:
     await process.accepted("old-1", "old-2")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await month_begins(process)
     await shift_clock(process.postgres, "35 days")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await shift_clock(process.postgres, "40 days")
     assert await keeper(process, runs_days=30).look() == {"runs": 1}
     assert await ask(process.postgres, "SELECT count(*) FROM dropped_month") == 0
@@ -195,7 +205,7 @@ async def test_a_run_that_ended_late_keeps_the_runs_of_its_month(process: Proces
 async def test_what_was_not_analysed_keeps_its_log_and_its_runs_and_can_be_retried(process: Process) -> None:
     await died(process, "dead-1")
     await process.accepted("old-1", "old-2")
-    await settled(process, 2)
+    await settled_later(process, 2)
     await process.accepted("waits-1")
     await month_begins(process)
     await shift_clock(process.postgres, "40 days")
@@ -205,9 +215,10 @@ async def test_what_was_not_analysed_keeps_its_log_and_its_runs_and_can_be_retri
     reader = Reader(process.postgres, process.log_store)
     assert (await reader.log_sizes("dead-1")).packed_bytes
     assert not (await reader.one("waits-1")).row["log_retired"]
-    # Its last run is written into a month that is gone.
-    await process.settler.settle(await process.analysed(lease))
-    assert await ask(process.postgres, "SELECT count(*) FROM run_0 WHERE ending = 'settle'") == 1
+    # Its run is written into a month that is gone.
+    await process.jobs.release(lease)
+    assert await ask(process.postgres, "SELECT count(*) FROM run_0 WHERE ending = 'release'") == 1
+    await settled(process, 1)
     assert await balanced(process)
     # And then it is over, too.
     assert await keeper(process, logs_days=30).look() == {"logs": 1}
@@ -220,7 +231,7 @@ async def test_a_month_of_many_dead_letters_goes_row_by_row(process: Process, mo
     monkeypatch.setattr(retention_months, "KEPT_MAX", 1)
     await died(process, "dead-1", "dead-2")
     await process.accepted("old-1")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await month_begins(process)
     await shift_clock(process.postgres, "40 days")
     before = await place_of(process, "conversation_log")
@@ -231,7 +242,7 @@ async def test_a_month_of_many_dead_letters_goes_row_by_row(process: Process, mo
 async def test_a_job_retried_between_the_reading_and_the_drop_keeps_its_last_run(process: Process) -> None:
     await died(process, "dead-1")
     await process.accepted("old-1")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await month_begins(process)
     await shift_clock(process.postgres, "40 days")
     settings = RetentionSettings(runs_days=30)
@@ -243,13 +254,16 @@ async def test_a_job_retried_between_the_reading_and_the_drop_keeps_its_last_run
     whole, over = await process.postgres.run("test.read", read)
     await ask(process.postgres, "WITH again AS (UPDATE job SET state = 'ready', ended_at = NULL, attempts = 0"
               " WHERE state = 'dead' RETURNING 1) SELECT count(*) FROM again")  # fmt: skip
-    await settled(process, 1)
+    await settled_later(process, 1)
 
     async def drop(connection: Connection) -> int:
         return await retention_months.drop_over(connection, whole, over)
 
     assert await process.postgres.run("test.drop", drop) == 1
-    assert await rows(process.postgres, "SELECT seq, ending FROM run ORDER BY ended_at") == [(1, "bury"), (1, "settle")]
+    assert await rows(process.postgres, "SELECT seq, ending FROM run ORDER BY ended_at") == [
+        (1, "bury"),
+        (1, "release"),
+    ]
 
 
 async def test_no_accept_waits_a_second_for_a_month_that_somebody_reads(
@@ -287,7 +301,7 @@ async def test_no_accept_waits_a_second_for_a_month_that_somebody_reads(
 
 async def test_the_month_of_today_is_never_dropped(process: Process) -> None:
     await process.accepted("talk-1")
-    await settled(process, 1)
+    await settled_later(process, 1)
     await shift_clock(process.postgres, "400 days")
     before = await place_of(process, "conversation_log")
     assert await keeper(process, logs_days=30).look() == {"logs": 1}
@@ -328,7 +342,7 @@ async def test_with_whole_months_what_a_bot_keeps_for_ever_is_waited_for_by_nobo
 async def test_with_whole_months_what_a_dropped_month_kept_goes_when_it_is_over(process: Process) -> None:
     await process.accepted("waits-1", "old-1")
     (lease,) = await process.jobs.lease(1)
-    await settled(process, 1)
+    await settled_later(process, 1)
     await month_begins(process)
     await shift_clock(process.postgres, "40 days")
     whole = keeper(process, whole_months=True, logs_days=30)

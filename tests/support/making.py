@@ -405,6 +405,13 @@ async def settled(process: Process, count: int) -> None:
         await process.settler.settle(await process.analysed(lease))
 
 
+async def settled_later(process: Process, count: int) -> None:
+    """As ``settled``, after one lease of each that was given back: so each job has a run."""
+    for lease in await process.jobs.lease(count):
+        await process.jobs.release(lease)
+    await settled(process, count)
+
+
 async def deleted(process: Process, table: str, *conversation_ids: str) -> None:
     """Delete the rows of these conversations from one table, as only a person by hand does."""
     query = f"DELETE FROM {table} WHERE seq IN (SELECT seq FROM conversation WHERE conversation_id = ANY($1))"

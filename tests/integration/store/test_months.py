@@ -8,7 +8,7 @@ import trio
 
 from convo.store import audit, months
 from convo.store.months import MONTH_SEQS, MONTH_TABLES
-from tests.support.making import Process, ask, open_dedicated, open_process, rows, settled, shift_clock
+from tests.support.making import Process, ask, open_dedicated, open_process, rows, settled, settled_later, shift_clock
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ async def test_a_month_begins_with_the_first_look_in_it_and_old_rows_stay_where_
     assert await prepared(process) == 1
     assert await prepared(process) is None
     await process.accepted("new")
-    await settled(process, 2)
+    await settled_later(process, 2)
     assert await seq_of(process, "old") == 1
     assert await seq_of(process, "new") == MONTH_SEQS
     for table in MONTH_TABLES:

@@ -34,8 +34,8 @@ from tests.support.making import (
 )
 from tests.support.many_rows import packed_details
 
-MOVE = 19
 KNOWN = migrations()
+MOVE = next(one for one in KNOWN if one.number == 19)
 DETAILS = OutcomeDetails(
     by="folder.start",
     waits={"llm.questions": 1.5},
@@ -83,7 +83,7 @@ async def kept_in_job(database: str) -> AsyncIterator[Process]:
     """Open a process on the schema that stands beside an older program: done jobs stay in their table."""
     async with open_store(database) as postgres:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(migrate, "migrations", lambda: KNOWN[: MOVE - 1])
+            patch.setattr(migrate, "migrations", lambda: [one for one in KNOWN if one is not MOVE])
             async with open_dedicated(postgres) as dedicated:
                 await migrate.migrate(dedicated)
     async with open_process(database) as process:
@@ -92,7 +92,7 @@ async def kept_in_job(database: str) -> AsyncIterator[Process]:
 
 async def run_step(postgres: Postgres, number: int) -> str:
     """Run one step of the migration that moves them."""
-    step = KNOWN[MOVE - 1].steps[number]
+    step = MOVE.steps[number]
 
     async def body(connection: Connection) -> str:
         return await connection.execute(step.sql)
@@ -220,7 +220,7 @@ async def test_done_jobs_move_a_page_at_a_time_and_none_is_left(empty_database: 
     async with kept_in_job(empty_database) as process:
         await process.accepted(*(f"talk-{n}" for n in range(7)))
         await settled(process, 7)
-        step = KNOWN[MOVE - 1].steps[1]
+        step = MOVE.steps[1]
         paged = step.sql.replace("LIMIT 200", "LIMIT 3")
         await run_step(process.postgres, 0)
 
