@@ -48,6 +48,8 @@ NAMES: dict[str, str] = {
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.erase": "erasing a conversation, or a batch of a user's",
+    "db.erasures": "following the list of erasures, or looking for what is to be erased again",
+    "db.untold": "noting what a memory service was told of an erasure",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",
@@ -69,6 +71,7 @@ NAMES: dict[str, str] = {
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
     # an erasure
     "erase.accepts": "the end of the accepts that were under way when an erasure began",
+    "erasures.file": "reading or writing the list of erasures in the data folder",
     # the sinks of alerts
     "alerts.deliver": "one attempt to deliver a message to a sink",
     "alerts.message": "all attempts to deliver one message to a sink",

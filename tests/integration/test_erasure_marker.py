@@ -13,7 +13,7 @@ import trio
 import zstandard
 from structlog.testing import capture_logs
 
-from convo import erasure
+from convo import erasure, user_erasure
 from convo.conversation.model import Memories, MemoryFact, Questions
 from convo.store.audit_log import NO_CALLER
 from convo.store.backup import restore_backup, write_backup
@@ -149,4 +149,4 @@ async def erased(process: Process, what: str, user_id: str) -> None:
         await erasure.erase_conversation(process.postgres, TALK, NO_CALLER, erased=lambda _: None)
         return
     until = trio.current_time() + 10
-    await erasure.erase_user(process.postgres, user_id, NO_CALLER, erased=lambda _: None, until=until)
+    await user_erasure.erase_user(process.postgres, user_id, NO_CALLER, erased=lambda _: None, until=until)
