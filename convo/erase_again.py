@@ -76,8 +76,8 @@ async def erase_again(
     for conversation_id in found.conversations:
         done = await erase_conversation(postgres, conversation_id, NO_CALLER, erased=erased, telling=telling)
         conversations += not done.repeated
-    await postgres.run("db.erasures", partial(_end, wanted=wanted, found=found))
-    return ErasedAgain(conversations=conversations, users=len(found.users), memories=len(found.memories))
+    memories = await postgres.run("db.erasures", partial(_end, wanted=wanted, found=found))
+    return ErasedAgain(conversations=conversations, users=len(found.users), memories=memories)
 
 
 async def _any_listed(connection: Connection) -> bool:
@@ -189,14 +189,15 @@ async def _look_through(
         after = rows[-1]["at"]
 
 
-async def _end(connection: Connection, wanted: _Wanted, found: _Found) -> None:
-    """Erase what goes with nothing else, end the erasures, and take it all from the table."""
-    await connection.execute(_ERASE_MEMORIES, found.memories)
+async def _end(connection: Connection, wanted: _Wanted, found: _Found) -> int:
+    """Erase what goes with nothing else, end the erasures, and clear the table; return how many memories went."""
+    memories = await connection.execute(_ERASE_MEMORIES, found.memories)
     await connection.execute(ERASE_FROM_RECEIPTS, list(found.receipts), list(found.receipts.values()))
     hmacs = [*wanted.conversations, *wanted.users]
     await connection.execute(_END, hmacs, msgspec.json.encode(ErasedCounts()).decode(), wanted.at)
     # Also what had ended before it was listed.
     await connection.execute(_DONE, [*hmacs, *(user for user, _ in wanted.memories)])
+    return int(memories.split()[-1])
 
 
 _ANY = "SELECT EXISTS (SELECT FROM erase_again)"
