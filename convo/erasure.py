@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 
 import trio
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from convo.conversation.identity import IdKind, id_hash
 from convo.erase import erase_conversations
@@ -91,35 +90,32 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
             raise NotFound(f"there is no conversation {conversation_id!r}")
         return hmac, noted
 
-    async def rows(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
+    async def rows(connection: Connection) -> list[int]:
         seq = await connection.fetchval(_STORED, hashed)
         await connection.execute(_LOCK_JOB, seq)
         # Another request may have erased it meanwhile: then this is its receipt.
         if await connection.fetchval(_LOCK_RECEIPT, seq) is None:
-            return [], ErasedCounts(), None
+            return []
         seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
         counts = await _erase_rows(connection, seq, hmac, telling, expired=user_id is None)
         if dry_run:
             raise Counted(counts, 0)
-        noted = await erasures.note_counts(connection, hmac, counts, ended=True)
+        await erasures.note_counts(connection, hmac, counts, ended=True)
         target = AuditTarget(kind="conversation", id=conversation_id, user_id=user_id or "")
         await audit_log.append(connection, AuditEntry(action="erase", caller=caller, target=target))
-        return seqs, noted.counts, noted.ended_at
+        return seqs
 
     hmac, noted = await postgres.run("db.erase", begin)
     if noted is not None and noted.ended_at is not None:
-        return await answered(postgres, "conversation", hmac, noted)
+        return await read_receipt(postgres, "conversation", hmac, repeated=True)
     if noted is None:
         counts = await _count_conversation(postgres, rows)
         return Erasure(kind="conversation", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
     await await_accepts(postgres)
-    seqs, counts, ended_at = await postgres.run("db.erase", rows)
-    if not seqs:
-        return await answered(postgres, "conversation", hmac, await _read_noted(postgres, hmac))
+    seqs = await postgres.run("db.erase", rows)
     erased(seqs)
-    done = Erasure(kind="conversation", hmac=hmac, begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
-    return structs.replace(done, waiting=await read_waiting(postgres, hmac))
+    return await read_receipt(postgres, "conversation", hmac, repeated=not seqs)
 
 
 async def _erase_rows(
@@ -183,23 +179,25 @@ async def _count_conversation(postgres: Postgres, erase: Callable[[Connection], 
     return ErasedCounts()
 
 
-async def _read_noted(postgres: Postgres, hmac: bytes) -> erasures.NotedErasure | None:
-    return await postgres.run("db.erase", partial(erasures.noted_erasure, hmac=hmac), begin=RELAXED)
+async def read_receipt(postgres: Postgres, kind: IdKind, hmac: bytes, *, repeated: bool = False) -> Erasure:
+    """Read the receipt of an erasure that is on the list, with what waits now."""
 
+    async def body(connection: Connection) -> Erasure:
+        # In this order: what is told in between is not missing in both.
+        waiting = await untold.waiting_for(connection, hmac)
+        noted = await erasures.noted_erasure(connection, hmac)
+        assert noted is not None  # noqa: S101  (nothing goes from the list)
+        return Erasure(
+            kind=kind,
+            hmac=hmac,
+            begun_at=noted.begun_at,
+            ended_at=noted.ended_at,
+            counts=noted.counts,
+            waiting=waiting,
+            repeated=repeated,
+        )
 
-async def read_waiting(postgres: Postgres, hmac: bytes) -> Mapping[str, int]:
-    """Read how many deletions of an erasure wait, by service."""
-    return await postgres.run("db.erase", partial(untold.waiting_for, hmac=hmac), begin=RELAXED)
-
-
-async def answered(postgres: Postgres, kind: IdKind, hmac: bytes, noted: erasures.NotedErasure | None) -> Erasure:
-    """Return the receipt of an earlier request, with what waits now."""
-    counts = noted.counts if noted else ErasedCounts()
-    begun_at, ended_at = (noted.begun_at, noted.ended_at) if noted else (None, None)
-    waiting = await read_waiting(postgres, hmac)
-    return Erasure(
-        kind=kind, hmac=hmac, begun_at=begun_at, ended_at=ended_at, counts=counts, waiting=waiting, repeated=True
-    )
+    return await postgres.run("db.erase", body, begin=RELAXED)
 
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.erase import erase_conversations, erase_rest_of_user
-from convo.erasure import Counted, Erasure, answered, await_accepts, note_begin, read_waiting
+from convo.erasure import Counted, Erasure, await_accepts, note_begin, read_receipt
 from convo.errors import NotFound
 from convo.store import audit_log, erasures, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
@@ -66,7 +66,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
         counts = await _count_user(postgres, user_id, hmac)
         return Erasure(kind="user", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
     if noted is None or noted.ended_at is not None:
-        return await answered(postgres, "user", hmac, noted)
+        return await read_receipt(postgres, "user", hmac, repeated=True)
     await await_accepts(postgres)
     return await go_on_with_user(
         postgres, user_id, hmac, noted.begun_at, caller, erased=erased, until=until, telling=telling
@@ -88,12 +88,11 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling)
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
-        seqs, noted, nothing_left = await batch.erase(postgres)
+        seqs, nothing_left = await batch.erase(postgres)
         erased(seqs)
         if nothing_left or trio.current_time() >= until:
             break
-    done = Erasure(kind="user", hmac=hmac, begun_at=begun_at, ended_at=noted.ended_at, counts=noted.counts)
-    return structs.replace(done, waiting=await read_waiting(postgres, hmac))
+    return await read_receipt(postgres, "user", hmac)
 
 
 class _UserBatch(Struct, frozen=True, kw_only=True):
@@ -105,10 +104,10 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     caller: Caller
     telling: Telling | None = None
 
-    async def erase(self, postgres: Postgres) -> tuple[list[int], erasures.NotedErasure, bool]:
-        """Erase it; return which conversations went, what was erased so far, and whether nothing is left."""
+    async def erase(self, postgres: Postgres) -> tuple[list[int], bool]:
+        """Erase it; return which conversations went, and whether nothing is left."""
 
-        async def body(connection: Connection) -> tuple[list[int], erasures.NotedErasure, bool]:
+        async def body(connection: Connection) -> tuple[list[int], bool]:
             found = await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS)
             seqs = [row["seq"] for row in found]
             if self.telling is not None:
@@ -117,13 +116,13 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
                 counts, ended = await self._erase_conversations(connection, found), False
             else:
                 counts, ended = await self._erase_rest(connection)
-            noted = await erasures.note_counts(connection, self.hmac, counts, ended=ended, begun_at=self.begun_at)
+            await erasures.note_counts(connection, self.hmac, counts, ended=ended, begun_at=self.begun_at)
             target = AuditTarget(kind="user", id=self.user_id, user_id=self.user_id)
             detail = {"conversations": len(seqs), "ended": ended}
             await audit_log.append(
                 connection, AuditEntry(action="erase", caller=self.caller, target=target, detail=detail)
             )
-            return seqs, noted, ended
+            return seqs, ended
 
         return await postgres.run("db.erase", body)
 

@@ -89,17 +89,15 @@ async def note_begin(connection: Connection, kind: IdKind, hmac: bytes, hash_hma
 
 async def note_counts(
     connection: Connection, hmac: bytes, more: ErasedCounts, *, ended: bool, begun_at: datetime | None = None
-) -> NotedErasure:
+) -> None:
     """Add to the counts what was erased, in the transaction that erases it, and whether that was all.
 
     Two requests may erase one user at the same time: each adds its own, and only the one that began last, at
     ``begun_at``, ends it.
     """
     noted = await _locked(connection, hmac)
-    counts = noted.counts + more
-    text = msgspec.json.encode(counts).decode()
-    ended_at = await connection.fetchval(_COUNT, hmac, text, ended, begun_at)
-    return NotedErasure(begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
+    text = msgspec.json.encode(noted.counts + more).decode()
+    await connection.execute(_COUNT, hmac, text, ended, begun_at)
 
 
 async def note_told(connection: Connection, hmac: bytes, service: str) -> None:
@@ -143,7 +141,7 @@ _LOCKED = f"{_NOTED} FOR UPDATE"
 _COUNT = """
 UPDATE erasure SET counts = $2::jsonb,
     ended_at = CASE WHEN $3 AND begun_at = coalesce($4, begun_at) THEN convo_now() ELSE ended_at END
-WHERE id_hmac = $1 RETURNING ended_at
+WHERE id_hmac = $1
 """
 _TOLD = "UPDATE erasure SET counts = $2::jsonb WHERE id_hmac = $1"
 _WITH_USER = """

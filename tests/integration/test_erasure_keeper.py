@@ -169,7 +169,7 @@ async def test_a_list_that_cannot_be_written_is_warned_of_until_it_can(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(erasure_keeper.erasure_file, "append", full)
+        patched.setattr("convo.store.erasure_file.append", full)
         await keeper.look()
     assert "No space left on device" in keeper.warning
     assert kept(tmp_path) == {}

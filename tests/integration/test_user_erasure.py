@@ -116,7 +116,7 @@ async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Proc
     batch = user_erasure._UserBatch(user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
     nothing_left = False
     while not nothing_left:
-        _, _, nothing_left = await batch.erase(process.postgres)
+        _, nothing_left = await batch.erase(process.postgres)
     assert await rows(process.postgres, "SELECT conversation_id FROM conversation") == [("mia-2",)]
     assert await rows(process.postgres, "SELECT key FROM memory") == [("tea",)]
     assert await differences(process) == []

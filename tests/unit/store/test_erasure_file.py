@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,12 @@ def test_a_write_that_fails_leaves_the_old_file(file: Path, monkeypatch: pytest.
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(erasure_file.os, "fsync", full)
-    for write in (lambda: erasure_file.write(file, INSTALLATION, ALL), lambda: erasure_file.append(file, [USER])):
+    monkeypatch.setattr("convo.store.erasure_file.os.fsync", full)
+    writes: tuple[Callable[[], None], ...] = (
+        lambda: erasure_file.write(file, INSTALLATION, ALL),
+        lambda: erasure_file.append(file, [USER]),
+    )
+    for write in writes:
         with pytest.raises(OSError, match="No space"):
             write()
         assert listed(file) == {TALK}
