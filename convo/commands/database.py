@@ -12,7 +12,9 @@ from pathlib import Path
 import trio
 from msgspec import Struct
 
+from convo import scrub
 from convo.analysis.memory import MemoryService
+from convo.embedded import access, location
 from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
 from convo.erase_again import ErasedAgain, erase_again
@@ -21,6 +23,7 @@ from convo.retention_report import DueKind, read_due
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
 from convo.runtime.deadline import deadline
+from convo.scrub import Scrubbed, ScrubbedTable, Size
 from convo.settings import Settings
 from convo.startup import describe_url
 from convo.store import audit_log, erasure_file, erasure_list, keys, ledger
@@ -98,6 +101,28 @@ async def restore(
             await restore_backup(fresh, file, ending=ending)
             # Before it takes the place of the other one.
             return await _erase_again(settings, fresh)
+
+
+async def scrub_erased(
+    settings: Settings, confirm: Callable[[Sequence[Size]], None], report: Callable[[ScrubbedTable, float], None]
+) -> Scrubbed:
+    """Write every table anew that an erasure touches, after ``confirm`` has returned; as ``scrub.scrub``.
+
+    Raises:
+        Refused: there is no such database, no convo has served it, or an older transaction is open.
+    """
+    async with existing_database(settings) as url:
+        here = None if settings.database.url else await location.prepare_location(Path(settings.server.data_dir))
+        as_superuser = None if here is None else partial(access.run_as_superuser, here)
+        async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+            connection = postgres.dedicated(**scrub.SESSION_SETTINGS)
+            try:
+                await _refuse_unserved(settings, connection)
+                sizes = await scrub.read_sizes(connection)
+                confirm(sizes)
+                return await scrub.scrub(connection, sizes, report, as_superuser)
+            finally:
+                await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
 
 async def _read_files(settings: Settings) -> list[ErasureList]:

@@ -198,7 +198,7 @@ async def test_the_leading_process_finishes_what_was_broken_off(
         leads = True
         keeper.ring()
         with trio.fail_after(5):
-            while await ask(process.postgres, "SELECT count(*) FROM conversation"):
+            while await ask(process.postgres, "SELECT count(*) FROM conversation"):  # noqa: ASYNC110  (no event)
                 await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
     assert await rows(process.postgres, "SELECT kind FROM erasure WHERE ended_at IS NOT NULL") == [("conversation",)]

@@ -25,6 +25,7 @@ from tests.support.making import (
     open_process,
     open_store,
     store_part,
+    vacuum,
 )
 from tests.support.running import serving
 
@@ -94,18 +95,6 @@ def unpacked(values: Any) -> Sequence[bytes]:
         elif value is not None:
             found.append(str(value).encode())
     return found
-
-
-async def vacuum(url: str, words: str = "VACUUM") -> None:
-    async with open_store(url) as postgres:
-
-        async def body(connection: Any) -> None:
-            await connection.execute(words)
-
-        async with trio.open_nursery():
-            dedicated = postgres.dedicated()
-            await dedicated.run("test.vacuum", body, begin="")
-            await dedicated.close()
 
 
 @pytest.mark.parametrize("what", ["conversation", "user"])

@@ -59,7 +59,7 @@ async def receipt(client: httpx.AsyncClient, path: str) -> Any:
 async def told(client: httpx.AsyncClient, path: str) -> Any:
     """Ask for the receipt again until nothing waits."""
     with trio.fail_after(15):
-        while (found := await receipt(client, path))["waiting"]:
+        while (found := await receipt(client, path))["waiting"]:  # noqa: ASYNC110  (it changes in another process)
             await trio.sleep(0.05)
     return found
 
@@ -67,11 +67,14 @@ async def told(client: httpx.AsyncClient, path: str) -> Any:
 async def test_mem0_deletes_what_it_has_of_an_erased_conversation_and_nothing_else(
     database: str, tmp_path: Path
 ) -> None:
-    async with open_mem0() as (server, remembering):
-        async with serving(tmp_path, database, mem0(server)) as url, httpx.AsyncClient(base_url=url) as client:
-            await talked(client, "talk-1", "I like tea.", user_id="mia")
-            await talked(client, "talk-2", "I like jam.", user_id="mia")
-            found = await told(client, "/v1/conversations/talk-1")
+    async with (
+        open_mem0() as (server, remembering),
+        serving(tmp_path, database, mem0(server)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        await talked(client, "talk-1", "I like tea.", user_id="mia")
+        await talked(client, "talk-2", "I like jam.", user_id="mia")
+        found = await told(client, "/v1/conversations/talk-1")
     assert remembering.known() == ["Likes jam"]
     assert (found["told"], found["waiting"]) == ({"memory": 2}, {})
     (place,) = [one for one in found["remains"] if one["where"] == "memory"]
@@ -98,10 +101,13 @@ async def test_mem0_deletes_all_of_an_erased_user_and_keeps_what_comes_later(dat
 
 
 async def test_mem0_deletes_all_of_a_user_who_is_gone_in_one_call(database: str, tmp_path: Path) -> None:
-    async with open_mem0() as (server, remembering):
-        async with serving(tmp_path, database, mem0(server)) as url, httpx.AsyncClient(base_url=url) as client:
-            await talked(client, "mia-1", "I like tea. I like jam.", user_id="mia")
-            found = await told(client, "/v1/users/mia")
+    async with (
+        open_mem0() as (server, remembering),
+        serving(tmp_path, database, mem0(server)) as url,
+        httpx.AsyncClient(base_url=url) as client,
+    ):
+        await talked(client, "mia-1", "I like tea. I like jam.", user_id="mia")
+        found = await told(client, "/v1/users/mia")
     assert found["told"] == {"memory": 1}
     assert remembering.known() == []
     assert [call.path for call in server.calls if call.method == "DELETE"] == ["/memories?user_id=mia"]
@@ -201,7 +207,7 @@ async def test_what_waits_for_long_is_a_warning_and_after_a_day_an_alert(databas
                 await shift_clock(postgres, "11 minutes")
                 teller.ring()
                 with trio.fail_after(5):
-                    while not teller.warning:
+                    while not teller.warning:  # noqa: ASYNC110  (it sets no event)
                         await trio.sleep(0.05)
                 nursery.cancel_scope.cancel()
             assert teller.warning.startswith("ERASURES_NOT_TOLD: 1 deletions wait for memory, the oldest for 11 min")

@@ -69,7 +69,7 @@ async def test_a_damaged_list_of_erasures_is_refused_before_anything_is_changed(
     file = erasure_file.path_of(tmp_path, installation)
     erasure_file.write(file, installation, [])
     file.write_text(f"{file.read_text()}nonsense\n")
-    with pytest.raises(Refused, match="line 2 of the list of erasures .* is damaged"):
+    with pytest.raises(Refused, match=r"line 2 of the list of erasures .* is damaged"):
         await database.restore(settings_of(tmp_path), tmp_path / "convo.backup")
     assert list(tmp_path.iterdir()) == [file]
 
