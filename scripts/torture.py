@@ -41,10 +41,11 @@ from tests.torture.world import World, open_world, wall  # noqa: E402
 
 # Faults of one process may come at the same time; of each other kind one at a time.
 _LANES = {
-    **dict.fromkeys(("kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
+    **dict.fromkeys(("erasures", "kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
     "model": "model",
     "memory": "memory",
     "network": "network",
+    "retention": "retention",
     "database taken back": "database model network",
 }
 _DATABASE = "database"
@@ -59,6 +60,7 @@ _LOGGED = {
     "copied folders": "folder_copied",
     "times that a process noticed a database that went back": "database_went_back",
     "logs of another conversation": "log_mismatch",
+    "times that what was erased was erased again": "erased_again",
 }
 console = Console(width=120)
 
@@ -81,6 +83,8 @@ class Form(Struct, frozen=True, kw_only=True):
 
 LONG = Form(
     faults={
+        "erasures, and kill -9 in between": (6, 0.0, 3.0),
+        "retention of what is old": (4, 3.0, 6.0),
         "kill -9 of a process": (20, 0.2, 8.0),
         "SIGTERM storm": (5, 0.2, 1.0),
         "SIGSTOP of a process past its lease": (3, 2.0, 4.0),
@@ -112,6 +116,8 @@ LONG = Form(
 )
 SHORT = Form(
     faults={
+        "erasures, and kill -9 in between": (3, 0.0, 1.0),
+        "retention of what is old": (2, 2.0, 3.0),
         "kill -9 of a process": (4, 0.1, 3.0),
         "SIGTERM storm": (1, 0.2, 0.2),
         "SIGSTOP of a process past its lease": (1, 1.0, 1.0),
