@@ -46,7 +46,7 @@ async def erasures(world: World, seconds: float) -> None:
                 await convo.killed()
             await convo.start()
         for path in paths:
-            while await _delete(world.some_convo(), path) not in _DELETED:
+            while await _delete(world.some_convo(), path) not in _DELETED:  # noqa: ASYNC110  (a process is no event)
                 await trio.sleep(0.2)
         world.erased |= set(ids)
         if trio.current_time() >= until:
