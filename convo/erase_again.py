@@ -176,7 +176,6 @@ async def _look_through(
 ) -> None:
     """Look at each row, in pages behind ``after``; a statement names its order ``at``."""
 
-    # no deadline: ``Postgres.run`` sets one
     async def page(connection: Connection, after: str | int) -> Sequence[Mapping[str, Any]]:
         return await connection.fetch(statement, after, _PAGE_ROWS)
 

@@ -84,7 +84,7 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
         hmac = key.hmac_of("conversation", conversation_id)
         if await connection.fetchval(_STORED, hashed):
             hash_hmac = key.hmac_of_hash(hashed)
-            return hmac, await note_begin(connection, "conversation", hmac, hash_hmac, dry_run=dry_run)
+            return hmac, await put_on_list(connection, "conversation", hmac, hash_hmac, dry_run=dry_run)
         noted = await erasures.noted_erasure(connection, hmac)
         if noted is None:
             raise NotFound(f"there is no conversation {conversation_id!r}")
@@ -123,14 +123,14 @@ async def _erase_rows(
 ) -> ErasedCounts:
     """Erase a conversation; of one that has expired, what is remembered from it."""
     if telling is not None:
-        note = untold.note_outliving if expired else untold.note_conversations
+        note = untold.note_outliving if expired else untold.note_deletions
         await note(connection, telling, hmac, [seq])
     counts = await erase_conversations(connection, [seq], [hmac])
     outliving = await erase_outliving(connection, [seq]) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 
 
-async def note_begin(
+async def put_on_list(
     connection: Connection, kind: IdKind, hmac: bytes, hash_hmac: bytes | None = None, *, dry_run: bool
 ) -> erasures.NotedErasure | None:
     """Put an id on the list, in the caller's transaction; None where nothing is to be changed.

@@ -87,6 +87,7 @@ class ErasureKeeper:
         position = await self._postgres.run("db.erasures", erasure_list.read_position, begin=RELAXED)
         kept, anew = await self._read(file)
         only_here, missing = dict(kept), list[Listed]()
+        # no deadline: each page is a unit of work, which has one
         async for page in erasure_list.read_pages(self._postgres):
             for one in page:
                 here = kept.get(one.key)
@@ -106,7 +107,7 @@ class ErasureKeeper:
             return {}, True
         try:
             with deadline("erasures.file", _FILE_SECONDS):
-                found = await trio.to_thread.run_sync(erasure_file.read, file)
+                found = await trio.to_thread.run_sync(erasure_file.read_file, file)
         except ErasureFileDamaged as error:
             # What is lost of it is in the database, unless that went back.
             log_records.erasures_not_kept(path=str(file), reason=error.detail)
@@ -174,9 +175,9 @@ class ErasureKeeper:
 
         def write() -> None:
             if anew is not None:
-                erasure_file.write(file, installation, anew)
+                erasure_file.write_file(file, installation, anew)
             elif added:
-                erasure_file.append(file, added)
+                erasure_file.append_listed(file, added)
 
         try:
             if anew is not None or added:

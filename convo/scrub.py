@@ -17,8 +17,8 @@ from convo.erase import ERASURES
 from convo.errors import Refused
 from convo.store.postgres import Connection, DedicatedConnection
 
-TABLES = (*ERASURES, "untold")
-SESSION_SETTINGS = {"statement_timeout": "0", "lock_timeout": "10000"}
+SCRUBBED_TABLES = (*ERASURES, "untold")
+SCRUB_SETTINGS = {"statement_timeout": "0", "lock_timeout": "10000"}
 """What the session needs that scrubs: a large table takes long, and a lock is not waited for while all others wait."""
 
 _SECONDS = 24 * 3600.0
@@ -62,7 +62,7 @@ async def read_sizes(connection: DedicatedConnection) -> list[Size]:
     """Read which tables are to be written anew, the smallest first."""
 
     async def body(session: Connection) -> list[Size]:
-        return [Size(**dict(row)) for row in await session.fetch(_SIZES, list(TABLES))]
+        return [Size(**dict(row)) for row in await session.fetch(_SIZES, list(SCRUBBED_TABLES))]
 
     return await connection.run("db.scrub", body)
 

@@ -60,17 +60,17 @@ class Teller:
             with trio.move_on_after(_LOOK_SECONDS):
                 await self._bell.rung()
             try:
-                await self.tell_due()
+                await self.send_due()
                 self.waiting = await self._postgres.run("db.untold", untold.read_waiting, begin=RELAXED)
             except ConvoError as error:
                 log_records.untold_failed(service=self._service.name, reason=error.detail)
                 await trio.sleep(_RETRY_SECONDS)
 
-    async def tell_due(self) -> int:
+    async def send_due(self) -> int:
         """Tell all that is due now; return how much was confirmed."""
         confirmed = 0
         while self._service.dependency.flows() or self._service.dependency.wants_probe():
-            one = await untold.take(self._postgres, self._service.name)
+            one = await untold.take_due(self._postgres, self._service.name)
             if one is None:
                 break
             confirmed += await self._tell(one)

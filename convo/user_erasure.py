@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
 from convo.erase import erase_conversations, erase_rest_of_user
-from convo.erasure import Counted, Erasure, await_accepts, note_begin, read_receipt
+from convo.erasure import Counted, Erasure, await_accepts, put_on_list, read_receipt
 from convo.errors import NotFound
 from convo.store import audit_log, erasures, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
@@ -53,12 +53,12 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     async def begin(connection: Connection) -> tuple[bytes, erasures.NotedErasure | None]:
         hmac = (await read_installation_key(connection)).hmac_of("user", user_id)
         if await connection.fetchval(_ANY_LEFT, user_id, hmac) and user_id != CANARY_USER:
-            return hmac, await note_begin(connection, "user", hmac, dry_run=dry_run)
+            return hmac, await put_on_list(connection, "user", hmac, dry_run=dry_run)
         noted = await erasures.noted_erasure(connection, hmac)
         if noted is None:
             raise NotFound(f"nothing is stored of a user {user_id!r}")
         if noted.ended_at is None:
-            noted = await note_begin(connection, "user", hmac, dry_run=dry_run)
+            noted = await put_on_list(connection, "user", hmac, dry_run=dry_run)
         return hmac, noted
 
     hmac, noted = await postgres.run("db.erase", begin)

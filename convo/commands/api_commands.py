@@ -160,7 +160,7 @@ def _erase(asked: argparse.Namespace) -> int:
             raise Refused(
                 "--scrub stands alone: `convo erase --scrub` works on the database, and erases nothing itself"
             )
-        return scrubbing.scrub(settings_of(asked), ask=not asked.yes, as_json=asked.json)
+        return scrubbing.run_scrub(settings_of(asked), ask=not asked.yes, as_json=asked.json)
     if asked.id is None:
         raise Refused("name what is erased: `convo erase conversation ID`, `convo erase user ID`; or give --scrub")
     return erasing.erase(_call(asked), asked.kind, asked.id, dry_run=asked.dry_run, ask=not asked.yes)

@@ -115,7 +115,7 @@ async def scrub_erased(
         here = None if settings.database.url else await location.prepare_location(Path(settings.server.data_dir))
         as_superuser = None if here is None else partial(access.run_as_superuser, here)
         async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
-            connection = postgres.dedicated(**scrub.SESSION_SETTINGS)
+            connection = postgres.dedicated(**scrub.SCRUB_SETTINGS)
             try:
                 await _refuse_unserved(settings, connection)
                 sizes = await scrub.read_sizes(connection)

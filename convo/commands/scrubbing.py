@@ -18,7 +18,7 @@ from convo.settings import Settings
 _MEBIBYTE = 1 << 20
 
 
-def scrub(settings: Settings, *, ask: bool, as_json: bool) -> int:
+def run_scrub(settings: Settings, *, ask: bool, as_json: bool) -> int:
     """Write the tables anew, and print what may remain."""
 
     def confirm(sizes: Sequence[Size]) -> None:

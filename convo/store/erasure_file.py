@@ -77,10 +77,10 @@ def read_all(folder: Path) -> list[ErasureList]:
     Raises:
         Refused: one of them is damaged, of a newer form, or cannot be read.
     """
-    return [read(file) for file in sorted(folder.glob(f"{_PREFIX}*")) if _NAME.match(file.name)]
+    return [read_file(file) for file in sorted(folder.glob(f"{_PREFIX}*")) if _NAME.match(file.name)]
 
 
-def read(file: Path) -> ErasureList:
+def read_file(file: Path) -> ErasureList:
     """Read one file; it blocks.
 
     Raises:
@@ -120,8 +120,8 @@ def _damaged(file: Path, line: int) -> str:
     )
 
 
-def append(file: Path, listed: Iterable[Listed]) -> None:
-    """Add lines to a file that ``write`` made, durably; it blocks. A torn last line is cut off.
+def append_listed(file: Path, listed: Iterable[Listed]) -> None:
+    """Add lines to a file that ``write_file`` made, durably; it blocks. A torn last line is cut off.
 
     Raises:
         OSError: it cannot be written; what was there stays whole.
@@ -141,7 +141,7 @@ def append(file: Path, listed: Iterable[Listed]) -> None:
         os.close(descriptor)
 
 
-def write(file: Path, installation: str, listed: Iterable[Listed]) -> None:
+def write_file(file: Path, installation: str, listed: Iterable[Listed]) -> None:
     """Write a file anew, so that a crash leaves the old one or the new one; it blocks.
 
     Raises:

@@ -100,7 +100,7 @@ async def note_counts(
     await connection.execute(_COUNT, hmac, text, ended, begun_at)
 
 
-async def note_told(connection: Connection, hmac: bytes, service: str) -> None:
+async def note_confirmed(connection: Connection, hmac: bytes, service: str) -> None:
     """Count one deletion that a service has confirmed."""
     noted = await _locked(connection, hmac)
     text = msgspec.json.encode(noted.counts + ErasedCounts(told={service: 1})).decode()

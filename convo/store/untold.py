@@ -42,17 +42,17 @@ class Untold(Struct, frozen=True, kw_only=True):
 
 
 class Waiting(Struct, frozen=True, kw_only=True):
-    """What waits to be told, at most ``COUNTED_MAX`` of it, since when, and what the oldest was last answered."""
+    """What waits to be told, at most ``_COUNTED_MAX`` of it, since when, and what the oldest was last answered."""
 
     count: int = 0
     seconds: float = 0.0
     reason: str = ""
 
 
-COUNTED_MAX = 10_000
+_COUNTED_MAX = 10_000
 
 
-async def note_conversations(connection: Connection, telling: Telling, hmac: bytes, seqs: Sequence[int]) -> None:
+async def note_deletions(connection: Connection, telling: Telling, hmac: bytes, seqs: Sequence[int]) -> None:
     """Note what goes with these conversations, before it goes, in the transaction that erases them.
 
     It is due when no worker can be at work on them any more, which might have the service remember them anew.
@@ -81,11 +81,11 @@ async def waiting_for(connection: Connection, hmac: bytes) -> dict[str, int]:
 
 async def read_waiting(connection: Connection) -> Waiting:
     """Read how much waits to be told, and since when."""
-    row = await connection.fetchrow(_WAITING, COUNTED_MAX)
+    row = await connection.fetchrow(_WAITING, _COUNTED_MAX)
     return Waiting(**dict(row or {}))
 
 
-async def take(postgres: Postgres, service: str) -> Untold | None:
+async def take_due(postgres: Postgres, service: str) -> Untold | None:
     """Take the next that is due; nobody else has it for a while."""
 
     async def body(connection: Connection) -> Untold | None:
@@ -100,7 +100,7 @@ async def confirmed(postgres: Postgres, one: Untold) -> None:
 
     async def body(connection: Connection) -> None:
         if await connection.fetchval(_DELETE, one.number):
-            await erasures.note_told(connection, one.erasure, one.service)
+            await erasures.note_confirmed(connection, one.erasure, one.service)
 
     await postgres.run("db.untold", body)
 

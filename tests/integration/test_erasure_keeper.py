@@ -110,7 +110,7 @@ async def test_a_database_that_went_back_loses_again_what_its_processes_know_to_
     # As if a backup of before the erasure of talk-1 had been put back by other means.
     (file,) = tmp_path.iterdir()
     at = await ask(process.postgres, "SELECT (extract(epoch FROM convo_now()) * 1000000)::bigint")
-    erasure_file.append(file, [Listed(kind="conversation", hmac=await hmac_of(process, "talk-1"), number=at)])
+    erasure_file.append_listed(file, [Listed(kind="conversation", hmac=await hmac_of(process, "talk-1"), number=at)])
     with told() as names:
         await settled_keeper(process, tmp_path)
     assert "erased_again" in names
@@ -169,7 +169,7 @@ async def test_a_list_that_cannot_be_written_is_warned_of_until_it_can(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("convo.store.erasure_file.append", full)
+        patched.setattr("convo.store.erasure_file.append_listed", full)
         await keeper.look()
     assert "No space left on device" in keeper.warning
     assert kept(tmp_path) == {}

@@ -62,7 +62,7 @@ async def test_after_a_scrub_what_was_erased_stands_in_no_file_but_the_write_ahe
         seen: list[ScrubbedTable] = []
         done = await database.scrub_erased(settings, lambda _: None, lambda one, _: seen.append(one))
         assert found_in(folder) == []
-        assert {one.name for one in done.tables} == set(scrub.TABLES)
+        assert {one.name for one in done.tables} == set(scrub.SCRUBBED_TABLES)
         assert [one.name for one in seen] == [one.name for one in done.tables]
         assert done.remains == (scrub.WAL_REMAINS,)
         async with database.stopped_database(settings) as url, open_store(url) as postgres:
@@ -160,7 +160,7 @@ async def test_a_transaction_that_may_still_see_what_was_erased_is_named_and_not
         open_store(database) as other,
         open_store(database) as postgres,
         open_dedicated(other) as reader,
-        open_dedicated(postgres, **scrub.SESSION_SETTINGS) as session,
+        open_dedicated(postgres, **scrub.SCRUB_SETTINGS) as session,
         trio.open_nursery() as nursery,
     ):
 
@@ -193,7 +193,7 @@ async def test_the_command_asks_shows_its_progress_and_says_what_remains(tmp_pat
     assert b"A table is locked while it is written" in done.stderr
     assert b"conversation_log: " in done.stderr
     shown = json.loads(done.stdout)
-    assert {one["name"] for one in shown["tables"]} == set(scrub.TABLES)
+    assert {one["name"] for one in shown["tables"]} == set(scrub.SCRUBBED_TABLES)
     assert any("write-ahead log" in one for one in shown["remains"])
 
 

@@ -151,14 +151,14 @@ async def test_what_a_service_has_not_confirmed_waits_and_is_told_again(database
         await noted(postgres, "m-1")
         server.then(fault)
         async with teller_of(postgres, server) as teller:
-            assert await teller.tell_due() == 0
+            assert await teller.send_due() == 0
         ((attempts, reason),) = await rows(postgres, "SELECT attempts, last_error FROM untold")
         assert (attempts, reason.startswith("memory")) == (1, True), reason
         # It is not due at once.
         async with teller_of(postgres, server) as teller:
-            assert await teller.tell_due() == 0
+            assert await teller.send_due() == 0
             await due_now(postgres)
-            assert await teller.tell_due() == 1
+            assert await teller.send_due() == 1
         assert [call.method for call in server.calls] == ["DELETE", "DELETE"]
         assert await ask(postgres, "SELECT counts -> 'told' ->> 'memory' FROM erasure") == "1"
 
@@ -168,7 +168,7 @@ async def test_what_the_service_does_not_have_is_deleted(database: str) -> None:
         await noted(postgres, "m-1")
         server.then(failing("404"))
         async with teller_of(postgres, server) as teller:
-            assert await teller.tell_due() == 1
+            assert await teller.send_due() == 1
 
 
 async def test_while_the_breaker_is_open_nothing_is_told(database: str) -> None:
@@ -176,21 +176,21 @@ async def test_while_the_breaker_is_open_nothing_is_told(database: str) -> None:
         await noted(postgres, "m-1", "m-2", "m-3")
         server.always = reset
         async with teller_of(postgres, server, breaker_failures=2) as teller:
-            await teller.tell_due()
+            await teller.send_due()
             assert len(server.calls) == 2
             await due_now(postgres)
-            await teller.tell_due()
+            await teller.send_due()
             assert len(server.calls) == 2
 
 
 async def test_a_process_that_died_while_it_told_leaves_it_to_another_one(database: str) -> None:
     async with open_mem0() as (server, _), open_store(database) as postgres:
         await noted(postgres, "m-1")
-        assert await untold.take(postgres, "memory") is not None
-        assert await untold.take(postgres, "memory") is None
+        assert await untold.take_due(postgres, "memory") is not None
+        assert await untold.take_due(postgres, "memory") is None
         await shift_clock(postgres, "61 seconds")
         async with teller_of(postgres, server) as teller:
-            assert await teller.tell_due() == 1
+            assert await teller.send_due() == 1
 
 
 async def test_what_waits_for_long_is_a_warning_and_after_a_day_an_alert(database: str) -> None:
@@ -256,7 +256,7 @@ async def test_a_conversation_at_work_is_told_of_when_its_lease_is_over(database
         await process.leased()
 
         async def body(connection: Connection) -> None:
-            await untold.note_conversations(connection, Telling(service="memory", lists=True), b"e", [1])
+            await untold.note_deletions(connection, Telling(service="memory", lists=True), b"e", [1])
 
         await process.postgres.run("test.note", body)
         query = "SELECT untold.due_at = job.leased_until FROM untold, job"

@@ -127,7 +127,7 @@ async def read_until(process: Process) -> tuple[bytes, datetime]:
 
     async def body(connection: Connection) -> tuple[bytes, datetime]:
         hmac = (await read_installation_key(connection)).hmac_of("user", "mia")
-        noted = await erasure.note_begin(connection, "user", hmac, dry_run=False)
+        noted = await erasure.put_on_list(connection, "user", hmac, dry_run=False)
         assert noted is not None
         return hmac, noted.begun_at
 

@@ -81,7 +81,7 @@ async def _some_stored(world: World, condition: str, count: int) -> list[Any]:
     """Choose conversations that are stored; those of probes are waited for, so they stay."""
     while True:
         with suppress(*_AWAY):
-            return await world.ask(_STORED.format(condition), world.chance.random(), count)
+            return await world.ask(_STORED.format(condition), str(world.chance.random()), count)
         await trio.sleep(0.1)
 
 

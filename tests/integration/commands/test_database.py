@@ -43,7 +43,7 @@ async def test_a_backup_of_one_folder_is_restored_into_an_empty_one_with_the_lis
             Refused, match=f"no list of erasures of .* is here: .*Copy the file erasures-{installation}"
         ):
             await database.restore(settings_of(other), file)
-        erasure_file.write(erasure_file.path_of(other, installation), installation, [])
+        erasure_file.write_file(erasure_file.path_of(other, installation), installation, [])
         await database.restore(settings_of(other), file)
         assert (other / "postgres").is_dir()
 
@@ -67,7 +67,7 @@ async def test_a_restore_without_erasures_is_said_loudly_and_noted(tmp_path: Pat
 async def test_a_damaged_list_of_erasures_is_refused_before_anything_is_changed(tmp_path: Path) -> None:
     installation = "0123456789abcdef"
     file = erasure_file.path_of(tmp_path, installation)
-    erasure_file.write(file, installation, [])
+    erasure_file.write_file(file, installation, [])
     file.write_text(f"{file.read_text()}nonsense\n")
     with pytest.raises(Refused, match=r"line 2 of the list of erasures .* is damaged"):
         await database.restore(settings_of(tmp_path), tmp_path / "convo.backup")
