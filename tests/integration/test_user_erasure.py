@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import trio
 
-from convo import erasure, user_erasure
+from convo import erasure, retention, user_erasure
+from convo.conversation.identity import id_hash
 from convo.errors import Erased, LeaseLost, NotFound
+from convo.settings import RetentionSettings
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
 from convo.store.installation_key import read_installation_key
@@ -22,6 +24,7 @@ from tests.support.making import (
     open_process,
     remembering,
     rows,
+    shift_clock,
     store_part,
 )
 
@@ -191,3 +194,55 @@ async def test_a_late_worker_of_an_erased_user_stores_nothing(process: Process) 
     with pytest.raises(LeaseLost):
         await store_part(process.jobs, lease, "memories", "test/1", THREE["memories"])
     assert await ask(process.postgres, "SELECT count(*) FROM memory") == 0
+
+
+async def test_two_requests_at_once_count_what_both_erased(process: Process, monkeypatch: Any) -> None:
+    monkeypatch.setattr(user_erasure, "_BATCH_ROWS", 1)
+    for n in range(6):
+        await process.accepted(f"mia-{n}", user_id="mia")
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(erase_user, process)
+    done = await erase_user(process)
+    assert done.ended_at is not None
+    assert (done.counts.removed["conversation"], done.counts.changed["receipt"]) == (6, 6)
+    assert await differences(process) == []
+
+
+async def test_the_one_that_began_later_ends_it(process: Process) -> None:
+    # Else what was accepted between the two would stay, on a list that says that all is erased.
+    await process.accepted("mia-1", user_id="mia")
+    hmac, first_at = await read_until(process)
+    await process.accepted("mia-2", user_id="mia")
+    _, second_at = await read_until(process)
+    ended = "SELECT ended_at IS NOT NULL FROM erasure WHERE kind = 'user'"
+    for begun_at, expected in ((first_at, False), (second_at, True)):
+        batch = user_erasure._UserBatch(user_id="mia", hmac=hmac, begun_at=begun_at, caller=CALLER)
+        while not (await batch.erase(process.postgres))[1]:
+            pass
+        assert await ask(process.postgres, ended) is expected
+    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 0
+
+
+async def test_the_receipts_of_expired_conversations_of_a_user_lose_the_hashes_of_their_ids(process: Process) -> None:
+    for name, user in (("mia-1", "mia"), ("tom-1", "tom")):
+        await settled(process, name, user_id=user)
+    settings = RetentionSettings(conversations_days=1)
+    await shift_clock(process.postgres, "2 days")
+
+    async def retired(connection: Connection) -> None:
+        over = await retention.find_conversations(connection, settings, None, 10)
+        await retention.retire(connection, over)
+
+    await process.postgres.run("test.retire", retired)
+    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 0
+    counted = await erase_user(process, dry_run=True)
+    done = await erase_user(process)
+    assert counted.counts.changed["receipt"] == done.counts.changed["receipt"] == 1
+    found = await rows(
+        process.postgres, "SELECT state::text, id_hash = $1, user_hmac FROM receipt ORDER BY seq", id_hash("tom-1")
+    )
+    assert (found[0], found[1][:2]) == (("e", False, None), ("x", True))
+    assert await ask(process.postgres, "SELECT count(*) FROM receipt WHERE id_hash = $1", id_hash("mia-1")) == 0
+    assert (await erase_user(process)).repeated
+    assert await differences(process) == []

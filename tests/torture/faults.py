@@ -33,34 +33,38 @@ _BACKLOG_SECONDS = 2.0
 async def erasures(world: World, seconds: float) -> None:
     """Erase conversations and users at random, and kill -9 the process that does it; ask again until it is done."""
     until = trio.current_time() + seconds
-    while True:
-        rows = await _some_stored(world, "true", 4)
-        ids, users = [row["conversation_id"] for row in rows[:3]], [row["user_id"] for row in rows[3:]]
-        paths = [*(f"/v1/conversations/{one}" for one in ids), *(f"/v1/users/{one}" for one in users)]
-        convo = world.some_convo()
-        async with convo.busy:
-            async with trio.open_nursery() as nursery:
-                for path in paths:
-                    nursery.start_soon(_delete, convo, path)
-                await trio.sleep(world.chance.uniform(0, 0.1))
-                await convo.killed()
-            await convo.start()
-        for path in paths:
-            while await _delete(world.some_convo(), path) not in _DELETED:  # noqa: ASYNC110  (a process is no event)
-                await trio.sleep(0.2)
-        world.erased |= set(ids)
-        if trio.current_time() >= until:
-            return
+    async with httpx.AsyncClient(timeout=GATEWAY_SECONDS) as client:
+        while True:
+            await _erase_some(world, client)
+            if trio.current_time() >= until:
+                return
+
+
+async def _erase_some(world: World, client: httpx.AsyncClient) -> None:
+    rows = await _some_stored(world, "true", 4)
+    ids, users = [row["conversation_id"] for row in rows[:3]], [row["user_id"] for row in rows[3:]]
+    paths = [*(f"/v1/conversations/{one}" for one in ids), *(f"/v1/users/{one}" for one in users)]
+    convo = world.some_convo()
+    async with convo.busy:
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(_delete, client, convo, path)
+            await trio.sleep(world.chance.uniform(0, 0.1))
+            await convo.killed()
+        await convo.start()
+    for path in paths:
+        while await _delete(client, world.some_convo(), path) not in _DELETED:  # noqa: ASYNC110  (no event)
+            await trio.sleep(0.5)
+    world.erased |= set(ids)
 
 
 # 404: the database was taken back meanwhile, and does not know it.
 _DELETED = (200, 404)
 
 
-async def _delete(convo: Convo, path: str) -> int | None:
+async def _delete(client: httpx.AsyncClient, convo: Convo, path: str) -> int | None:
     with suppress(OSError, httpx.HTTPError):
-        async with httpx.AsyncClient(base_url=convo.url, timeout=GATEWAY_SECONDS) as client:
-            return (await client.delete(path)).status_code
+        return (await client.delete(convo.url + path)).status_code
     return None
 
 
