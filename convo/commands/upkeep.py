@@ -85,9 +85,10 @@ def _restore(asked: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     confirm = _agree if asked.yes else _ask_before_restore
-    again = _run(settings, partial(database.restore, without_erasures=asked.without_erasures), asked.file, confirm)
+    restore = partial(database.restore, without_erasures=True) if asked.without_erasures else database.restore
+    again = _run(settings, restore, asked.file, confirm)
     if asked.json:
-        output.print_json({"restored_from": str(asked.file), "erased_again": asdict(again)})
+        output.print_json({"restored_from": str(asked.file), **({"erased_again": asdict(again)} if again else {})})
     else:
         print(f"restored from {asked.file}; start convo again")
         if again:

@@ -57,7 +57,6 @@ async def read_pages(postgres: Postgres) -> AsyncIterator[list[Listed]]:
                 after = (page[-1].hmac, page[-1].other)[:columns]
 
 
-# no deadline: ``Postgres.run`` sets one
 async def _read_page(statement: str, after: tuple[bytes, ...], connection: Connection) -> list[Listed]:
     return [listed_of(row) for row in await connection.fetch(statement, *after, _PAGE_ROWS)]
 

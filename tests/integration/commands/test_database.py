@@ -56,7 +56,7 @@ async def test_a_restore_without_erasures_is_said_loudly_and_noted(tmp_path: Pat
         asked = [sys.executable, "-m", "convo", "restore", "--yes", "--without-erasures", "--json", str(file)]
         asked += ["--data-dir", str(other)]
         done = await trio.run_process(asked, capture_stdout=True, capture_stderr=True, cwd=ROOT, env=environment())
-        assert json.loads(done.stdout)["erased_again"] == {"conversations": 0, "users": 0, "memories": 0}
+        assert json.loads(done.stdout) == {"restored_from": str(file)}
         assert b"warning: what was erased since this backup was made comes back" in done.stderr
         (detail, _) = await ask_once(
             settings_of(other), "SELECT detail FROM audit_log WHERE action = 'restore'", "SELECT 1"
