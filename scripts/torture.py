@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.disk import fill_the_disk  # noqa: E402
-from tests.torture.auditor import Calm, Finding, Record, audit  # noqa: E402
+from tests.torture.auditor import Calm, Finding, Record, audit, read_outcome  # noqa: E402
 from tests.torture.faults import FAULTS  # noqa: E402
 from tests.torture.load import Load, probe, revive_the_dead, until_done  # noqa: E402
 from tests.torture.world import World, open_world, wall  # noqa: E402
@@ -314,6 +314,9 @@ class Torture:
         gone = {one.id for one in self._record.read() if one.status == 202} & world.gone
         self._facts.append(("conversations that the database lost", f"{len(gone)}, reported {len(gone & reported)}"))
         self._facts.append(("reported, though the database never lost them", str(len(reported - world.gone))))
+        outcome = await read_outcome(world, {one.id for one in self._record.read() if one.status == 202})
+        self._facts.append(("conversations that were erased", str(len(outcome.erased))))
+        self._facts.append(("conversations that expired", str(len(outcome.expired))))
         if not any(one.count for one in found):
             found = await audit(world, self._record, Calm(self._spans), garbage=False)
         return found
