@@ -146,10 +146,16 @@ async def read_outcome(world: World, names: Collection[str]) -> Outcome:
     """Read the list of erasures and the receipts, and compare each id with them."""
     key = (await world.ask("SELECT key FROM installation_key"))[0]["key"]
     listed = {row["id_hmac"] for row in await world.ask("SELECT id_hmac FROM erasure")}
+    # What had expired when its user was erased has the HMAC of its hash.
+    listed |= {row["id_hash"] for row in await world.ask("SELECT id_hash FROM receipt WHERE state = 'e'")}
     expired = {row["id_hash"] for row in await world.ask("SELECT id_hash FROM receipt WHERE state = 'x'")}
-    hmac_of = InstallationKey(key).hmac_of
+    made = InstallationKey(key)
     return Outcome(
-        frozenset(name for name in names if hmac_of("conversation", name) in listed),
+        frozenset(
+            name
+            for name in names
+            if not listed.isdisjoint((made.hmac_of("conversation", name), made.hmac_of_hash(id_hash(name))))
+        ),
         frozenset(name for name in names if id_hash(name) in expired),
         key,
     )
@@ -165,8 +171,7 @@ async def _erased_findings(world: World, outcome: Outcome, statuses: Mapping[str
         for row in stored
         if (begun_at := users.get(key.hmac_of("user", row["user_id"]))) is not None and row["received_at"] <= begun_at
     ]
-    texts = " ".join(row["text"] for row in await world.ask(_ALL_TEXTS))
-    told = {word.lower() for word in _WORD.findall(texts)}
+    told = {word.lower(): row["place"] for row in await world.ask(_ALL_TEXTS) for word in _WORD.findall(row["text"])}
     return [
         finding("erased, and not on the list", sorted((world.erased & set(statuses)) - outcome.erased - world.gone)),
         finding(
@@ -177,7 +182,10 @@ async def _erased_findings(world: World, outcome: Outcome, statuses: Mapping[str
         finding(
             "erased, and not 410 (GET)", [f"{one}: {statuses[one]}" for one in outcome.erased if statuses[one] != 410]
         ),
-        finding("erased, and its words are still there (SQL)", sorted(told & outcome.erased)),
+        finding(
+            "erased, and its words are still there (SQL)",
+            [f"{one}: {told[one]}" for one in sorted(told.keys() & outcome.erased)],
+        ),
         finding("erasures that have not ended (SQL)", [tuple(row) for row in await world.ask(_NOT_ENDED)]),
         finding("expired, and was not old", sorted(outcome.expired - world.aged)),
         finding(
@@ -189,8 +197,9 @@ async def _erased_findings(world: World, outcome: Outcome, statuses: Mapping[str
 _ERASED_USERS = "SELECT id_hmac, begun_at FROM erasure WHERE kind = 'user' AND ended_at IS NOT NULL"
 _NOT_ENDED = "SELECT kind, begun_at FROM erasure WHERE ended_at IS NULL UNION ALL SELECT kind, NULL FROM erase_again"
 _ALL_TEXTS = """
-SELECT result::text AS text FROM part WHERE result IS NOT NULL UNION ALL SELECT text FROM memory
-UNION ALL SELECT what FROM untold
+SELECT result::text AS text, format('part of %s', seq) AS place FROM part WHERE result IS NOT NULL
+UNION ALL SELECT text, format('memory of %s, %s, at %s', seq, last_seq, first_seen_at) FROM memory
+UNION ALL SELECT what, 'untold' FROM untold
 """
 
 
