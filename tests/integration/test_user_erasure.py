@@ -108,21 +108,6 @@ async def test_a_user_who_came_back_is_erased_again_and_keeps_no_score_of_before
         await process.accepted("mia-2", user_id="mia")
     assert (await erase_user(process)).repeated
     assert await differences(process) == []
-    with pytest.raises(Erased):
-        await Reader(process.postgres, process.log_store).one("mia-1")
-    # The database has not lost it.
-    assert await process.receipts.missing(process.postgres) == (2, [])
-
-
-async def test_a_memory_that_was_stored_late_goes_with_its_user_where_its_conversation_was_before(
-    process: Process,
-) -> None:
-    await settled(process, "mia-1", user_id="mia")
-    for table in ("conversation", "job"):
-        await ask(process.postgres, f"WITH gone AS (DELETE FROM {table} RETURNING 1) SELECT count(*) FROM gone")
-    late = "UPDATE memory SET first_seen_at = convo_now() + interval '5 hours' RETURNING 1"
-    await ask(process.postgres, f"WITH late AS ({late}) SELECT count(*) FROM late")
-    assert (await erase_user(process)).counts.removed["memory"] == 1
 
 
 async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Process) -> None:
