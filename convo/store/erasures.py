@@ -63,7 +63,10 @@ async def meet_list(connection: Connection) -> InstallationKey | None:
 
 
 async def erased_among(connection: Connection, hmacs: Iterable[bytes]) -> set[bytes]:
-    """Return those of these HMACs that are on the list."""
+    """Return those of these HMACs that are on the list, or those of hashes under which receipts are.
+
+    Of what had expired when its user was erased, nothing is known but the hash of its id.
+    """
     return {row["id_hmac"] for row in await connection.fetch(_AMONG, list(hmacs))}
 
 
@@ -128,7 +131,10 @@ NOT_REFUSED = f"""
 Sub-selects and no EXISTS: each is a probe of the primary key; an EXISTS may be hashed, with all that was ever erased.
 """
 _ANY_ERASED = "SELECT EXISTS (SELECT FROM erasure)"
-_AMONG = "SELECT id_hmac FROM erasure WHERE id_hmac = ANY($1::bytea[])"
+_AMONG = """
+SELECT id_hmac FROM erasure WHERE id_hmac = ANY($1::bytea[])
+UNION ALL SELECT id_hash FROM receipt WHERE id_hash = ANY($1::bytea[])
+"""
 _NOTED = "SELECT begun_at, ended_at, counts FROM erasure WHERE id_hmac = $1"
 # One that had ended begins anew: a user may have come back since.
 _BEGIN = """

@@ -24,10 +24,8 @@ async def absent(connection: Connection, conversation_id: str) -> NotFound | Exp
     row = await connection.fetchrow(_RECEIPT, hashed)
     if row is None:
         key = await read_installation_key(connection)
-        # The other: it had expired, and then its user was erased.
-        if await erased_among(connection, [key.hmac_of("conversation", conversation_id)]) or await connection.fetchrow(
-            _RECEIPT, key.hmac_of_hash(hashed)
-        ):
+        hmacs = key.hmac_of("conversation", conversation_id), key.hmac_of_hash(hashed)
+        if await erased_among(connection, hmacs):
             return Erased(f"conversation {conversation_id!r} was erased; it is not accepted again")
     if row is None or row["state"] != "x":
         return NotFound(f"there is no conversation {conversation_id!r}")

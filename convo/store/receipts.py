@@ -87,10 +87,6 @@ async def _unknown(connection: Connection, ids: list[str]) -> list[str]:
     if not unknown:
         return []
     key = await read_installation_key(connection)
-    hmacs = {one: key.hmac_of("conversation", one) for one in unknown}
-    erased = await erased_among(connection, hmacs.values())
-    # Of what had expired when its user was erased, the receipt is found by the HMAC of the hash.
-    of_hashes = {one: key.hmac_of_hash(hashes[one]) for one in unknown}
-    rows = await connection.fetch("SELECT id_hash FROM receipt WHERE id_hash = ANY($1)", list(of_hashes.values()))
-    erased |= {row["id_hash"] for row in rows}
-    return [one for one in unknown if erased.isdisjoint((hmacs[one], of_hashes[one]))]
+    hmacs = {one: (key.hmac_of("conversation", one), key.hmac_of_hash(hashes[one])) for one in unknown}
+    erased = await erased_among(connection, [hmac for pair in hmacs.values() for hmac in pair])
+    return [one for one, pair in hmacs.items() if erased.isdisjoint(pair)]
