@@ -19,7 +19,8 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "key_made": "A key was made. `detail` has its id, name and scopes.",
     "key_rotated": "A key was made that replaces another. `detail` has the ids of both.",
     "key_revoked": "A key was revoked. `detail` has its id.",
-    "restore": "The database was put back to a backup. `detail` says when that was made, and its size.",
+    "restore": "The database was put back to a backup. `detail` says when that was made, and its size, and whether "
+    "it was done without erasing again what was erased since.",
     "start": "A process started. `detail` has the settings that differ from their defaults; of those that are or may "
     "hold secrets only the names.",
     "reload": "A process read its certificate and the keys of clients again (SIGHUP).",

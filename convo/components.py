@@ -17,9 +17,11 @@ from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
 from convo.analysis.analyze import Analysts
+from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
+from convo.erasure_keeper import ErasureKeeper
 from convo.http.asgi import App
 from convo.months_keeper import keep_months
 from convo.pipeline.agreement import Agreement
@@ -45,6 +47,7 @@ from convo.store.jobs.watch import Watch
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
+from convo.telling import Teller, telling_of
 from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
 from convo.web.app import make_app
@@ -104,6 +107,17 @@ class Components:
             prepared=self.prepared,
             sink_queues=sink_queues,
         )
+        service = next((remote for remote in remotes if isinstance(remote, MemoryService)), None)
+        self._telling = telling_of(service)
+        self._teller = Teller(postgres, service) if service is not None and self._telling is not None else None
+        self.erasures = ErasureKeeper(
+            postgres,
+            Path(settings.server.data_dir),
+            erased=self._erased,
+            telling=self._telling,
+            leads=lambda: self.alerts.leads,
+        )
+        self.readiness.watch(self._erasure_warnings)
         self._open_store()
         self._open_pipeline(analysts)
         self._open_routes(remotes)
@@ -194,6 +208,7 @@ class Components:
                 postgres=postgres,
                 erased=self._erased,
                 services=tuple(remote.dependency.name for remote in remotes),
+                telling=self._telling,
             ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
@@ -228,10 +243,13 @@ class Components:
             self.contracts.run,
             self.authority.run,
             self.going_back.beat,
+            self.erasures.run,
             partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
             partial(keep_months, self.postgres, lambda: self.alerts.leads),
         ]
+        if self._teller is not None:
+            keepers.append(self._teller.run)
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):
@@ -262,7 +280,14 @@ class Components:
         others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
         self.readiness.warnings = [*others, *([reason] if reason else [])]
 
+    def _erasure_warnings(self) -> list[str]:
+        found = [self.erasures.warning, self._teller.warning if self._teller else ""]
+        return [one for one in found if one]
+
     def _erased(self, seqs: Sequence[int]) -> None:
+        self.erasures.ring()
+        if self._teller is not None:
+            self._teller.ring()
         self._recent_logs.forget(seqs)
         self.held.stop_erased(seqs)
         for seq in seqs:

@@ -66,6 +66,7 @@ _ROWS = (
             "extract": "one attempt to find a conversation's memories",
             "list": "one attempt to list what the service remembers of a user",
             "event": "one attempt to ask what became of a conversation that the service took",
+            "forget": "one attempt to delete at the service what was erased here",
         },
         alert_prefix="MEMORY",
         slow_level="MEDIUM",

@@ -122,6 +122,14 @@ class OutboundClient:
         """
         return await self._send("GET", url, None, headers, answer_bytes_max)
 
+    async def delete(self, url: str, headers: Mapping[str, str]) -> RemoteAnswer:
+        """Delete what ``url`` names, whatever is answered.
+
+        Raises:
+            RemoteUnavailable, RemoteDenied, RemoteRefused, RemoteGarbage: as ``post``.
+        """
+        return await self._send("DELETE", url, None, headers, ANSWER_BYTES_MAX)
+
     async def _send(
         self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], bytes_max: int
     ) -> RemoteAnswer:

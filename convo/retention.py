@@ -23,6 +23,7 @@ from msgspec import Struct
 from convo.conversation.model import CANARY_USER
 from convo.settings import RetentionSettings
 from convo.store import ledger
+from convo.store.installation_key import read_installation_key
 from convo.store.intake import ERASE_CONVERSATIONS
 from convo.store.job_sql import QUEUED
 from convo.store.jobs.parts import ERASE_PARTS
@@ -213,7 +214,10 @@ async def retire(connection: Connection, over: Over) -> dict[RetiredKind, int]:
 
 
 async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> None:
-    await connection.execute(_EXPIRE_RECEIPTS, seqs)
+    # Whose they were is kept as an HMAC: an erasure of the user finds their receipts.
+    key = await read_installation_key(connection)
+    users = {row["seq"]: key.hmac_of("user", row["user_id"]) for row in await connection.fetch(_USERS, seqs)}
+    await connection.execute(_EXPIRE_RECEIPTS, list(users), list(users.values()))
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
@@ -265,7 +269,11 @@ _AUDIT_ROWS = """
 SELECT number, at < convo_now() - make_interval(hours => $2) AS over
 FROM audit_log WHERE number > $1 ORDER BY number LIMIT $3
 """
-_EXPIRE_RECEIPTS = "UPDATE receipt SET state = 'x' WHERE seq = ANY($1::bigint[])"
+_USERS = "SELECT seq, user_id FROM conversation WHERE seq = ANY($1::bigint[])"
+_EXPIRE_RECEIPTS = """
+UPDATE receipt SET state = 'x', user_hmac = gone.user_hmac
+FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, user_hmac) WHERE receipt.seq = gone.seq
+"""
 _GONE = """
     SELECT user_id, bot_id, sum(job.score)::bigint AS score, count(*)::integer AS conversations
     FROM conversation JOIN every_job AS job USING (seq)

@@ -174,6 +174,7 @@ class Service:
             self._settings,
             components.going_back,
             contracts=components.contracts,
+            erasures=components.erasures,
             again=again,
         )
         # Not at once: a contract step that waits was added meanwhile.

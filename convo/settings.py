@@ -231,12 +231,18 @@ class MemorySettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_f
     add_path: ApiPath = ""
     list_path: ApiPath = ""
     event_path: ApiPath = ""
+    delete_path: ApiPath = ""
+    delete_user_path: ApiPath = ""
 
     def __post_init__(self) -> None:
         if self.api_version and self.dialect != "mem0":
             raise ValueError(f"api_version = {self.api_version} is for dialect = mem0")
         if self.event_path and "{event_id}" not in self.event_path:
             raise ValueError("event_path must hold {event_id}, as in /v1/event/{event_id}/")
+        if self.delete_path and "{memory_id}" not in self.delete_path:
+            raise ValueError("delete_path must hold {memory_id}, as in /v1/memories/{memory_id}/")
+        if self.delete_user_path and "{user_id}" not in self.delete_user_path:
+            raise ValueError("delete_user_path must hold {user_id}, as in /v1/memories/?user_id={user_id}")
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ from convo.config import ADDRESS_FILE
 from convo.contracts import Contracts
 from convo.conversation.model import PartName
 from convo.embedded.server import keep_log_short, keep_running
+from convo.erasure_keeper import ErasureKeeper
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.major_move import keep_programs, open_moved
 from convo.observe import log_records
@@ -138,6 +139,7 @@ async def prepare_database(  # noqa: PLR0913  (what signs in, to what, and as wh
     history: GoingBack,
     *,
     contracts: Contracts,
+    erasures: ErasureKeeper,
     again: bool = False,
 ) -> list[str]:
     """Migrate the schema and sign in, trying until the database answers; return warnings for a person.
@@ -163,6 +165,8 @@ async def prepare_database(  # noqa: PLR0913  (what signs in, to what, and as wh
                         await jobs.release_all()
                     else:
                         await take_back_leases(jobs, me)
+                    # Before requests are served: a database that went back has what was erased.
+                    await erasures.settle()
                     await history.settle()
                     return warnings
             except DatabaseUnavailable as error:

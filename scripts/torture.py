@@ -34,17 +34,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.disk import fill_the_disk  # noqa: E402
-from tests.torture.auditor import Calm, Finding, Record, audit  # noqa: E402
+from tests.torture.auditor import Calm, Finding, Record, audit, read_outcome  # noqa: E402
 from tests.torture.faults import FAULTS  # noqa: E402
 from tests.torture.load import Load, probe, revive_the_dead, until_done  # noqa: E402
 from tests.torture.world import World, open_world, wall  # noqa: E402
 
 # Faults of one process may come at the same time; of each other kind one at a time.
 _LANES = {
-    **dict.fromkeys(("kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
+    **dict.fromkeys(("erasures", "kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
     "model": "model",
     "memory": "memory",
     "network": "network",
+    "retention": "retention",
     "database taken back": "database model network",
 }
 _DATABASE = "database"
@@ -59,6 +60,7 @@ _LOGGED = {
     "copied folders": "folder_copied",
     "times that a process noticed a database that went back": "database_went_back",
     "logs of another conversation": "log_mismatch",
+    "times that what was erased was erased again": "erased_again",
 }
 console = Console(width=120)
 
@@ -81,6 +83,8 @@ class Form(Struct, frozen=True, kw_only=True):
 
 LONG = Form(
     faults={
+        "erasures, and kill -9 in between": (6, 0.0, 3.0),
+        "retention of what is old": (4, 3.0, 6.0),
         "kill -9 of a process": (20, 0.2, 8.0),
         "SIGTERM storm": (5, 0.2, 1.0),
         "SIGSTOP of a process past its lease": (3, 2.0, 4.0),
@@ -112,6 +116,8 @@ LONG = Form(
 )
 SHORT = Form(
     faults={
+        "erasures, and kill -9 in between": (3, 0.0, 1.0),
+        "retention of what is old": (2, 2.0, 3.0),
         "kill -9 of a process": (4, 0.1, 3.0),
         "SIGTERM storm": (1, 0.2, 0.2),
         "SIGSTOP of a process past its lease": (1, 1.0, 1.0),
@@ -308,6 +314,9 @@ class Torture:
         gone = {one.id for one in self._record.read() if one.status == 202} & world.gone
         self._facts.append(("conversations that the database lost", f"{len(gone)}, reported {len(gone & reported)}"))
         self._facts.append(("reported, though the database never lost them", str(len(reported - world.gone))))
+        outcome = await read_outcome(world, {one.id for one in self._record.read() if one.status == 202})
+        self._facts.append(("conversations that were erased", str(len(outcome.erased))))
+        self._facts.append(("conversations that expired", str(len(outcome.expired))))
         if not any(one.count for one in found):
             found = await audit(world, self._record, Calm(self._spans), garbage=False)
         return found

@@ -45,8 +45,13 @@ RANKS: dict[str, int] = {
     "convo.http": 11,
     "convo.web": 12,
     "convo.pipeline": 12,
-    "convo.erase": 10,
-    "convo.erasure": 11,
+    "convo.erase": 9,
+    "convo.erasure": 10,
+    "convo.user_erasure": 11,
+    "convo.erase_again": 12,
+    "convo.erasure_keeper": 13,
+    "convo.telling": 9,
+    "convo.scrub": 10,
     "convo.canary": 13,
     "convo.retention": 11,
     "convo.retention_keeper": 13,
@@ -186,6 +191,9 @@ TESTED_BY: dict[str, str] = {
     "convo.web.description.parameters": "unit/web/description/test_openapi.py",
     "convo.web.description.service_views": "unit/web/description/test_views.py",
     "convo.web.description.erasure_views": "unit/web/description/test_openapi.py",
+    "convo.store.erasure_list": "integration/test_erase_again.py",
+    "convo.store.untold": "integration/test_telling.py",
+    "convo.commands.scrubbing": "integration/test_scrub.py",
     # What shows only in what others do with it.
 }
 

@@ -23,7 +23,13 @@ BOUNDS = (
     re.compile(r"WHERE (?:\w+\.)?(?:seq|name|key_id) = (?:\$\d|\(SELECT seq FROM receipt WHERE id_hash = \$1\))"),
 )
 UNBOUND: Mapping[str, str] = {
-    "convo.store.erasures._COUNT": "one row, by its key",
+    **dict.fromkeys(
+        (
+            *("convo.store.erasures._COUNT", "convo.store.erasures._TOLD"),
+            *("convo.store.untold._DELETE", "convo.store.untold._FAILED"),
+        ),
+        "one row, by its key",
+    ),
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",
     "convo.store.history.RESTORED": "the one row of the history",
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",

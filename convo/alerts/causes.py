@@ -20,6 +20,7 @@ from convo.store.ledger import Gap
 
 POOL_BUSY_RATIO = 0.8
 BURN_RATIO = 0.01
+UNTOLD_SECONDS = 86_400.0
 _RATE_SECONDS = 60.0
 _AWAY_AFTER = 2
 
@@ -265,6 +266,7 @@ class Causes:
         yield from _dead_letters(look.vitals)
         yield from self._unserved(now, look.vitals)
         yield from _gaps(look.gaps)
+        yield from _untold(look.vitals)
         yield from self._silence(look.vitals)
 
     def _backlog(self, vitals: Vitals) -> Iterator[Condition]:
@@ -298,6 +300,13 @@ def _dead_letters(vitals: Vitals) -> Iterator[Condition]:
     if vitals.dead:
         evidence = Evidence(figures={"unreviewed": vitals.dead}, ids=vitals.dead_ids)
         yield condition("DEAD_LETTER", "jobs", "there are dead letters that were not reviewed", evidence=evidence)
+
+
+def _untold(vitals: Vitals) -> Iterator[Condition]:
+    if vitals.untold_seconds > UNTOLD_SECONDS:
+        evidence = Evidence(figures={"deletions": vitals.untold, "seconds": round(vitals.untold_seconds)})
+        trigger = "the memory service has not confirmed for over a day that it deleted what was erased here"
+        yield condition("ERASURE_NOT_TOLD", "memory", trigger, evidence=evidence)
 
 
 def _gaps(gaps: tuple[Gap, ...]) -> Iterator[Condition]:

@@ -25,7 +25,7 @@ class Vitals(Struct, frozen=True, kw_only=True):
     """The database's figures of all processes together.
 
     ``at`` is its clock in seconds; ``ended`` and ``accepted`` are the ledger's sums. ``unserved`` are the dependencies
-    that jobs wait for and that no process has.
+    that jobs wait for and that no process has. ``untold`` are deletions that a memory service has not confirmed.
     """
 
     at: float
@@ -39,6 +39,8 @@ class Vitals(Struct, frozen=True, kw_only=True):
     ended: int = 0
     accepted: int = 0
     silent_seconds: float = 0.0
+    untold: int = 0
+    untold_seconds: float = 0.0
 
 
 class Look(Struct, frozen=True, kw_only=True):

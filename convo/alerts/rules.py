@@ -102,6 +102,11 @@ KINDS: dict[str, AlertKind] = {
         shared=True,
     ),
     "LEDGER_GAP": AlertKind("CRITICAL", "Stop deleting by hand; convo audit lists what differs.", shared=True),
+    "ERASURE_NOT_TOLD": AlertKind(
+        "HIGH",
+        "Bring the memory service back, or see in /readyz why it refuses: it still has what was erased here a day ago.",
+        shared=True,
+    ),
     "SILENCE": AlertKind("MEDIUM", "See whether the clients still post, and whether they reach us.", shared=True),
     "CANARY_MISSING": AlertKind(
         "HIGH", "No conversation comes from its accept to its score: see the other alerts and /readyz."

@@ -82,7 +82,7 @@ async def _read_unserved(connection: Connection) -> tuple[tuple[str, ...], tuple
 
 
 # job_queued; job_unreviewed, at most $2 of it; job_not_ready, for the few that are leased; the few rows of the ledger;
-# the newest conversation by the primary key, past canaries.
+# the newest conversation by the primary key, past canaries; what is untold, mostly nothing, and the first of it.
 _VITALS = f"""
 SELECT extract(epoch FROM convo_now())::float8 AS at,
        (SELECT coalesce(extract(epoch FROM convo_now() - min(available_at)), 0)::float8
@@ -94,7 +94,10 @@ SELECT extract(epoch FROM convo_now())::float8 AS at,
        greatest(accepted - done - books.dead - (SELECT count(*) FROM job WHERE state = 'leased'), 0) AS ready,
        extract(epoch FROM convo_now() - coalesce(
            (SELECT received_at FROM conversation WHERE user_id <> $1 ORDER BY seq DESC LIMIT 1),
-           (SELECT max(applied_at) FROM schema_version)))::float8 AS silent_seconds
+           (SELECT max(applied_at) FROM schema_version)))::float8 AS silent_seconds,
+       (SELECT count(*) FROM (SELECT FROM untold LIMIT $2) AS counted) AS untold,
+       coalesce(extract(epoch FROM convo_now() - (SELECT made_at FROM untold ORDER BY number LIMIT 1)), 0)::float8
+           AS untold_seconds
 FROM ({BOOKED}) AS books
 """
 _DEAD_IDS = f"""

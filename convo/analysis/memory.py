@@ -39,7 +39,15 @@ from convo.analysis.memory_dialects import MEMORY_DIALECTS, api_paths
 from convo.analysis.prompt import excerpt, user_spoke
 from convo.analysis.remote import PartFinder, RemoteAnalyst, idempotency_key, key_text
 from convo.conversation.model import Conversation, Memories, PartName
-from convo.errors import RemoteBusy, RemoteError, RemoteFailedLater, RemoteGarbage, RemotePending, RemoteUnavailable
+from convo.errors import (
+    RemoteBusy,
+    RemoteError,
+    RemoteFailedLater,
+    RemoteGarbage,
+    RemotePending,
+    RemoteRefused,
+    RemoteUnavailable,
+)
 from convo.observe import log_records
 from convo.outbound import RemoteAnswer, failure
 from convo.runtime.deadline import ends_at
@@ -59,6 +67,8 @@ _LATER_SECONDS, _LATER_SECONDS_MAX = 2.0, 60.0
 _LISTS_MAX = 14
 _PAGES_MAX = 5
 _PAGE_ROWS = 100
+# What is not there is deleted.
+_GONE = (404, 410)
 
 
 class Ticket(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -299,6 +309,59 @@ class MemoryService(RemoteAnalyst):
             # It has no list, or not for this key: that is no outage, for it answered the same key before.
             return None
         return self._read(answer, read_mem0_list)
+
+    # --- what was erased
+
+    @property
+    def deletes(self) -> bool:
+        """Whether it can be told of an erasure."""
+        return bool(self._paths.delete and self._paths.delete_user)
+
+    @property
+    def lists(self) -> bool:
+        """Whether it shows what it has of a user."""
+        return bool(self._paths.list)
+
+    async def forget(self, memory_id: str) -> None:
+        """Have it delete one memory; well, too, where it has none of this id.
+
+        Raises:
+            RemoteError: it did not confirm it.
+        """
+        await self._forget(self._paths.delete.replace("{memory_id}", quote(memory_id, safe="")))
+
+    async def forget_user(self, user_id: str) -> None:
+        """Have it delete all that it has of a user.
+
+        Raises:
+            RemoteError: it did not confirm it.
+        """
+        await self._forget(self._paths.delete_user.replace("{user_id}", quote(user_id, safe="")))
+
+    async def _forget(self, path: str) -> None:
+        # no deadline: the dependency sets one around each attempt
+        async def attempt() -> None:
+            answer = await self.delete(self._url(path))
+            if not answer.good and answer.status not in _GONE:
+                raise failure(self.name, answer)
+
+        await self.dependency.call("memory.forget", attempt)
+
+    async def held_of(self, user_id: str) -> list[tuple[str, str]]:
+        """List the first ids of memories that it has of a user, each with the id of its conversation, '' for none.
+
+        Raises:
+            RemoteError: it did not show them.
+        """
+        held: list[tuple[str, str]] = []
+        for page in range(1, _PAGES_MAX + 1):
+            read = await self.dependency.call("memory.list", partial(self._listed, user_id, page))
+            if read is None:
+                raise RemoteRefused(self.name, "it shows no list of a user's memories")
+            held += [(str(fact.id), fact.conversation_id or "") for fact in read[0] if fact.id is not None]
+            if not (read[1] and self._paths.filters):
+                break
+        return held
 
     # ---
 

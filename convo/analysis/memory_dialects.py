@@ -6,6 +6,7 @@ The paths of mem0 are those of its hosted service (https://api.mem0.ai) in each 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -14,14 +15,17 @@ from convo.settings import MemorySettings
 
 
 class ApiPaths(Struct, frozen=True, kw_only=True):
-    """Where a service takes a conversation, lists what it knows of a user, and tells what became of an event.
+    """Where a service takes a conversation, lists what it knows of a user, tells what became of an event, and deletes.
 
-    Empty where it does not. With ``filters`` the list is asked for by POST.
+    Empty where it does not. With ``filters`` the list is asked for by POST. ``delete`` is one memory, ``delete_user``
+    all of a user.
     """
 
     add: str
     list: str = ""
     event: str = ""
+    delete: str = ""
+    delete_user: str = ""
     filters: bool = False
 
 
@@ -49,14 +53,25 @@ MEMORY_DIALECTS = {
         key_headers={"authorization": "Token {}", "x-api-key": "{}"},
     ),
 }
-_EVENT = "/v1/event/{event_id}/"
+_HOSTED_PATHS: dict[str, Any] = {
+    "event": "/v1/event/{event_id}/",
+    "delete": "/v1/memories/{memory_id}/",
+    "delete_user": "/v1/memories/?user_id={user_id}",
+}
 _BY_VERSION = {
+    # It takes no deletion.
     ("extract_facts", ""): ApiPaths(add="/extract_facts"),
     # As mem0's own server has them, and any that the address points into (http://host/v1).
-    ("mem0", ""): ApiPaths(add="/memories", list="/memories", event="/event/{event_id}/"),
-    ("mem0", "v1"): ApiPaths(add="/v1/memories/", list="/v1/memories/", event=_EVENT),
-    ("mem0", "v2"): ApiPaths(add="/v1/memories/", list="/v2/memories/", event=_EVENT, filters=True),
-    ("mem0", "v3"): ApiPaths(add="/v3/memories/add/", list="/v3/memories/", event=_EVENT, filters=True),
+    ("mem0", ""): ApiPaths(
+        add="/memories",
+        list="/memories",
+        event="/event/{event_id}/",
+        delete="/memories/{memory_id}",
+        delete_user="/memories?user_id={user_id}",
+    ),
+    ("mem0", "v1"): ApiPaths(add="/v1/memories/", list="/v1/memories/", **_HOSTED_PATHS),
+    ("mem0", "v2"): ApiPaths(add="/v1/memories/", list="/v2/memories/", filters=True, **_HOSTED_PATHS),
+    ("mem0", "v3"): ApiPaths(add="/v3/memories/add/", list="/v3/memories/", filters=True, **_HOSTED_PATHS),
 }
 
 
@@ -68,5 +83,7 @@ def api_paths(settings: MemorySettings) -> ApiPaths:
         # mem0's own server has one path for both.
         list=settings.list_path or (settings.add_path if own.list == own.add else "") or own.list,
         event=settings.event_path or own.event,
+        delete=settings.delete_path or own.delete,
+        delete_user=settings.delete_user_path or own.delete_user,
         filters=own.filters,
     )

@@ -176,6 +176,11 @@ class RemoteAnalyst(ABC):
         self._answer_seen.set(None)
         return self._noted(await self._client.get(url, self._headers))
 
+    async def delete(self, url: str) -> RemoteAnswer:
+        """Delete what ``url`` names; see ``OutboundClient.delete``."""
+        self._answer_seen.set(None)
+        return self._noted(await self._client.delete(url, self._headers))
+
     def _seen(self) -> AnswerSeen | None:
         return self._answer_seen.get()
 

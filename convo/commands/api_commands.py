@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, get_args
 from convo import config
 from convo.audit_actions import AUDIT_ACTIONS
 from convo.commands.later import import_later
-from convo.commands.options import add_command, add_settings, arguments_of
+from convo.commands.options import add_command, add_settings, arguments_of, settings_of
 from convo.commands.parsing import row_count, row_number
 from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Refused
 
 if TYPE_CHECKING:
-    from convo.commands import erasing, terminal
+    from convo.commands import erasing, scrubbing, terminal
     from convo.commands.options import Commands
 else:
     erasing = import_later("convo.commands.erasing")
+    scrubbing = import_later("convo.commands.scrubbing")
     terminal = import_later("convo.commands.terminal")
 
 
@@ -46,10 +47,15 @@ def add_api_commands(commands: Commands) -> None:
     acknowledge = add_command(commands, "acknowledge", "mark a dead letter as reviewed; it stays dead", _acknowledge)
     acknowledge.add_argument("conversation_id", metavar="ID")
     erase = add_command(commands, "erase", "erase a conversation or a user, and print what that removed", _erase)
-    erase.add_argument("kind", choices=("conversation", "user"), help="what is erased")
-    erase.add_argument("id", metavar="ID")
+    erase.add_argument("kind", choices=("conversation", "user"), nargs="?", help="what is erased")
+    erase.add_argument("id", metavar="ID", nargs="?")
     erase.add_argument("--dry-run", action="store_true", help="count the rows, and erase nothing")
-    erase.add_argument("--yes", action="store_true", help="do not ask before it is erased")
+    erase.add_argument("--yes", action="store_true", help="do not ask before it is erased, or the tables are written")
+    erase.add_argument(
+        "--scrub",
+        action="store_true",
+        help="write the tables of the database anew, so that no file holds what was erased; it locks them meanwhile",
+    )
     audit_log = add_command(commands, "audit-log", "show who did what, newest first", _audit_log)
     _add_audit_options(audit_log)
     alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
@@ -149,6 +155,14 @@ def _acknowledge(asked: argparse.Namespace) -> int:
 
 
 def _erase(asked: argparse.Namespace) -> int:
+    if asked.scrub:
+        if asked.kind or asked.dry_run:
+            raise Refused(
+                "--scrub stands alone: `convo erase --scrub` works on the database, and erases nothing itself"
+            )
+        return scrubbing.run_scrub(settings_of(asked), ask=not asked.yes, as_json=asked.json)
+    if asked.id is None:
+        raise Refused("name what is erased: `convo erase conversation ID`, `convo erase user ID`; or give --scrub")
     return erasing.erase(_call(asked), asked.kind, asked.id, dry_run=asked.dry_run, ask=not asked.yes)
 
 

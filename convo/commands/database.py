@@ -6,27 +6,42 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
+import trio
 from msgspec import Struct
 
+from convo import scrub
+from convo.analysis.memory import MemoryService
+from convo.embedded import access, location
 from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
+from convo.erase_again import ErasedAgain, erase_again
 from convo.errors import Refused
 from convo.retention_report import DueKind, read_due
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
+from convo.runtime.deadline import deadline
+from convo.scrub import Scrubbed, ScrubbedTable, Size
 from convo.settings import Settings
 from convo.startup import describe_url
-from convo.store import audit_log, keys, ledger
+from convo.store import audit_log, erasure_file, erasure_list, keys, ledger
 from convo.store.audit import anomalies
 from convo.store.backup import read_made_at, restore_backup, write_backup
 from convo.store.contents import read_contents
+from convo.store.erasure_file import ErasureList
 from convo.store.keys import ApiKey, Expiry, Scope
 from convo.store.migrate import contract_wait, migrate, read_schema
 from convo.store.migrations import migrations
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import holders
+from convo.store.untold import Telling
+from convo.telling import telling_of
+
+_FILE_SECONDS = 60.0
+# A list of a million.
+_LIST_SECONDS = 120.0
 
 
 class Replacement(Struct, frozen=True, kw_only=True):
@@ -54,32 +69,90 @@ async def backup(settings: Settings, file: Path, *, replace: bool = False) -> in
 
 
 async def restore(
-    settings: Settings, file: Path, confirm: Callable[[Replacement], None] = lambda _replacement: None
-) -> None:
+    settings: Settings,
+    file: Path,
+    confirm: Callable[[Replacement], None] = lambda _replacement: None,
+    *,
+    without_erasures: bool = False,
+) -> ErasedAgain:
     """Replace the database by what ``file`` holds, completely or not at all, after ``confirm`` has returned.
 
+    What was erased since the backup was made is erased again, by the lists in the data folder and in the database that
+    is replaced; return how much that was. ``without_erasures``: it comes back, where no process of such a list starts.
     ``confirm`` may raise, and nothing is changed then.
 
     Raises:
-        Refused: a convo serves the database, ``file`` is no backup, or the database refuses it.
+        Refused: a convo serves the database, ``file`` is no backup, no list of erasures of its installation is here,
+            or the database refuses it.
     """
+    lists = None if without_erasures else await _read_files(settings)
     url = settings.database.url.reveal()
     if url:
         await _refuse_holders(url, settings)
-        replacement = await _replacement(url, settings, file, describe_url(url))
+        replacement, ending = await _replacement(url, settings, file, describe_url(url), lists)
         confirm(replacement)
-        await restore_backup(url, file, ending=_noted(replacement, file))
-        return
+        await restore_backup(url, file, ending=ending)
+        return await _erase_again(settings, url)
     async with _stopped(settings) as running:
         where = f"embedded PostgreSQL {running.version} in {running.data_folder}"
-        replacement = await _replacement(running.dsn, settings, file, where)
+        replacement, ending = await _replacement(running.dsn, settings, file, where, lists)
         confirm(replacement)
         async with new_database(running.location) as fresh:
-            await restore_backup(fresh, file, ending=_noted(replacement, file))
+            await restore_backup(fresh, file, ending=ending)
+            # Before it takes the place of the other one.
+            return await _erase_again(settings, fresh)
 
 
-def _noted(replacement: Replacement, file: Path) -> str:
-    return audit_log.restored(replacement.made_at, file.stat().st_size)
+async def scrub_erased(
+    settings: Settings, confirm: Callable[[Sequence[Size]], None], report: Callable[[ScrubbedTable, float], None]
+) -> Scrubbed:
+    """Write every table anew that an erasure touches, after ``confirm`` has returned; as ``scrub.scrub``.
+
+    Raises:
+        Refused: there is no such database, no convo has served it, or an older transaction is open.
+    """
+    async with existing_database(settings) as url:
+        here = None if settings.database.url else await location.prepare_location(Path(settings.server.data_dir))
+        as_superuser = None if here is None else partial(access.run_as_superuser, here)
+        async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+            connection = postgres.dedicated(**scrub.SCRUB_SETTINGS)
+            try:
+                await _refuse_unserved(settings, connection)
+                sizes = await scrub.read_sizes(connection)
+                confirm(sizes)
+                return await scrub.scrub(connection, sizes, report, as_superuser)
+            finally:
+                await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+
+async def _read_files(settings: Settings) -> list[ErasureList]:
+    with deadline("erasures.file", _FILE_SECONDS):
+        return await trio.to_thread.run_sync(erasure_file.read_all, Path(settings.server.data_dir))
+
+
+async def _erase_again(settings: Settings, url: str) -> ErasedAgain:
+    """Erase what the restore has left to be erased, with this program's schema where there is any."""
+    async with _opened(settings, url) as (postgres, connection):
+        if not await connection.run("db.erasures", _any_left):
+            return ErasedAgain()
+        await migrate(connection)
+        done = await erase_again(postgres, erased=lambda _seqs: None, telling=_telling(settings))
+    if done is None:
+        raise Refused(
+            "the backup is restored, and what was erased since it was made is not erased again yet: the next start of"
+            " `convo serve` does it before it takes requests"
+        )
+    return done
+
+
+async def _any_left(connection: Connection) -> bool:
+    if not await connection.fetchval("SELECT to_regclass('public.erase_again') IS NOT NULL"):
+        return False
+    return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM public.erase_again)"))
+
+
+def _telling(settings: Settings) -> Telling | None:
+    return telling_of(MemoryService(settings.memory)) if settings.memory.url else None
 
 
 async def _refuse_holders(url: str, settings: Settings) -> None:
@@ -92,17 +165,24 @@ async def _refuse_holders(url: str, settings: Settings) -> None:
         )
 
 
-async def _replacement(url: str, settings: Settings, file: Path, database: str) -> Replacement:
-    made_at = await read_made_at(file)
-    async with open_bridge() as bridge, open_postgres(bridge, url, settings.database) as postgres:
+async def _replacement(
+    url: str, settings: Settings, file: Path, database: str, lists: Sequence[ErasureList] | None
+) -> tuple[Replacement, str]:
+    """Return what is replaced by what, and the SQL that ends the restore; ``lists`` are those of the data folder."""
+    made_at, size_bytes = await read_made_at(file), file.stat().st_size
+    async with _opened(settings, url) as (postgres, connection):
         contents = await read_contents(postgres)
-    size = f"{file}: {file.stat().st_size:,} bytes"
-    return Replacement(
+        read = partial(erasure_list.read_list, place="the database itself")
+        own = None if lists is None else await connection.run("db.erasures", read, seconds=_LIST_SECONDS)
+    size = f"{file}: {size_bytes:,} bytes"
+    replacement = Replacement(
         database=database,
         contents=contents.description,
         backup=f"{size}, made at {made_at}" if made_at else size,
         made_at=made_at,
     )
+    noted = audit_log.restored(made_at, size_bytes, without_erasures=lists is None)
+    return replacement, noted + ("" if lists is None else erasure_list.restoring([*lists, *([own] if own else [])]))
 
 
 async def audit(settings: Settings) -> list[str]:

@@ -43,6 +43,11 @@ def add_upkeep(commands: Commands) -> None:
         commands, "restore", "put the database back to what a backup holds; no convo may be serving it", _restore
     )
     restore.add_argument("--yes", action="store_true", help="do not ask before the database is replaced")
+    restore.add_argument(
+        "--without-erasures",
+        action="store_true",
+        help="restore although no list of erasures is here: what was erased since the backup comes back",
+    )
     for parser in (backup, restore):
         parser.add_argument("file", type=Path, metavar="FILE")
         add_settings(parser)
@@ -73,11 +78,22 @@ def _backup(asked: argparse.Namespace) -> int:
 
 def _restore(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
-    _run(settings, database.restore, asked.file, _agree if asked.yes else _ask_before_restore)
+    if asked.without_erasures:
+        print(
+            "warning: what was erased since this backup was made comes back (--without-erasures). A server that has the"
+            " list of erasures in its data folder erases it again when it starts",
+            file=sys.stderr,
+        )
+    confirm = _agree if asked.yes else _ask_before_restore
+    restore = partial(database.restore, without_erasures=True) if asked.without_erasures else database.restore
+    again = _run(settings, restore, asked.file, confirm)
     if asked.json:
-        output.print_json({"restored_from": str(asked.file)})
+        output.print_json({"restored_from": str(asked.file), **({"erased_again": asdict(again)} if again else {})})
     else:
         print(f"restored from {asked.file}; start convo again")
+        if again:
+            counts = ", ".join(f"{name} {count:,}" for name, count in asdict(again).items() if count)
+            print(f"erased again, as since the backup: {counts}")
     return 0
 
 

@@ -201,6 +201,16 @@ def _reload(folder: Path) -> None:
         os.kill(pid, signal.SIGHUP)
 
 
+async def run_as_superuser(location: Location, sql: str) -> None:
+    """Run statements, each in a transaction of its own, in convo's database of a running server.
+
+    Raises:
+        Refused: the server does not let us; the text holds its message.
+    """
+    async with superuser(location):
+        await _run(location, ADMIN, DATABASE_NAME, sql)
+
+
 # --- a database beside convo's own
 
 

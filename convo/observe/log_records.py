@@ -284,6 +284,26 @@ def erased(*, kind: str, hmac: str, rows: int) -> None:
     _record("info", "erased", kind=kind, hmac=hmac, rows=rows)
 
 
+def erased_again(*, conversations: int, users: int, memories: int) -> None:
+    """Log what was stored again although it was erased, as after a restore, and is erased again."""
+    _record("warning", "erased_again", conversations=conversations, users=users, memories=memories)
+
+
+def erasures_not_kept(*, path: str, reason: str) -> None:
+    """Log that the list of erasures in the data folder is not whole: a restore on this host would need another one."""
+    _record_seldom("error", "erasures_not_kept", reason, path=path, reason=reason)
+
+
+def erasures_not_finished(*, reason: str) -> None:
+    """Warn that the list of erasures could not be followed, or what it names not erased, now; it is tried again."""
+    _record_seldom("warning", "erasures_not_finished", reason, reason=reason)
+
+
+def untold_failed(*, service: str, reason: str) -> None:
+    """Warn that a service has not confirmed a deletion; it is told again."""
+    _record_seldom("warning", "untold_failed", service, service=service, reason=reason)
+
+
 def audit_rows_kept(*, rows: int, reason: str) -> None:
     """Warn that rows of the audit log could not be stored now; they wait for the next try."""
     _record_seldom("warning", "audit_rows_kept", reason, rows=rows, reason=reason)

@@ -50,6 +50,9 @@ NAMES: dict[str, str] = {
     "db.retire_month": "reading a whole month before it is dropped",
     "db.months": "making the partitions of the next months, and beginning a month",
     "db.erase": "erasing a conversation, or a batch of a user's",
+    "db.erasures": "following the list of erasures, or looking for what is to be erased again",
+    "db.untold": "noting what a memory service was told of an erasure",
+    "db.scrub": "writing tables anew, so that nothing of what was erased is left in a file",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",
@@ -71,6 +74,7 @@ NAMES: dict[str, str] = {
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
     # an erasure
     "erase.accepts": "the end of the accepts that were under way when an erasure began",
+    "erasures.file": "reading or writing the list of erasures in the data folder",
     # the sinks of alerts
     "alerts.deliver": "one attempt to deliver a message to a sink",
     "alerts.message": "all attempts to deliver one message to a sink",

@@ -72,13 +72,14 @@ def _row(entry: AuditEntry, key: InstallationKey | None) -> tuple[Any, ...]:
     return entry.action, entry.caller.key_id, entry.caller.address, kind, target, of_user, detail
 
 
-def restored(made_at: str, size_bytes: int) -> str:
+def restored(made_at: str, size_bytes: int, *, without_erasures: bool = False) -> str:
     """Return the SQL that notes a restore at its end, in its own transaction: in the database that was restored.
 
     A backup from before there was an audit log has no place for it.
     """
     # The time is of a form that cannot end the text; nothing else of the backup's own words stands in it.
-    detail = msgspec.json.encode({"made_at": made_at, "bytes": size_bytes}).decode().replace("'", "''")
+    facts = {"made_at": made_at, "bytes": size_bytes} | ({"without_erasures": True} if without_erasures else {})
+    detail = msgspec.json.encode(facts).decode().replace("'", "''")
     return f"""
 DO $convo$
 BEGIN

@@ -33,10 +33,19 @@ class InstallationKey:
         # No id contains a NUL, so no two pairs are one text.
         return hmac.digest(self._key, f"{kind}\0{id_}".encode(), hashlib.sha256)[:HMAC_BYTES]
 
+    def hmac_of_hash(self, hashed: bytes) -> bytes:
+        """Return the HMAC of the hash of a conversation's id, which is all that is left of an expired one."""
+        return hmac.digest(self._key, b"hash\0" + hashed, hashlib.sha256)[:HMAC_BYTES]
+
     def hmac_of_memory(self, user_id: str, key: str) -> bytes:
         """Return the HMAC of a memory's key, for this user alone."""
         # The key of a memory is stored as text, so it contains no NUL either.
         return hmac.digest(self._key, f"memory\0{user_id}\0{key}".encode(), hashlib.sha256)[:HMAC_BYTES]
+
+    @property
+    def fingerprint(self) -> str:
+        """What this installation is recognised by: of it nobody finds the key."""
+        return hashlib.sha256(_FINGERPRINT + self._key).hexdigest()[:16]
 
     def __repr__(self) -> str:
         return "InstallationKey(***)"
@@ -50,4 +59,10 @@ async def read_installation_key(connection: Connection) -> InstallationKey:
     return InstallationKey(await connection.fetchval(_READ))
 
 
+_FINGERPRINT = b"convo installation"
+FINGERPRINT = f"""
+SELECT left(encode(sha256(convert_to('{_FINGERPRINT.decode()}', 'UTF8') || key), 'hex'), 16)
+FROM public.installation_key
+"""
+"""The same as ``InstallationKey.fingerprint``, in SQL."""
 _READ = "SELECT key FROM installation_key"

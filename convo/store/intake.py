@@ -282,7 +282,7 @@ ERASE_CONVERSATIONS = "DELETE FROM conversation WHERE seq = ANY($1::bigint[])"
 ERASE_RECEIPTS = "DELETE FROM receipt WHERE seq = ANY($1::bigint[])"
 """For canaries alone: what a client was acknowledged keeps its receipt."""
 ERASE_FROM_RECEIPTS = """
-UPDATE receipt SET state = 'e', id_hash = gone.id_hmac, turns = 0, digest = '', notes = NULL
+UPDATE receipt SET state = 'e', id_hash = gone.id_hmac, turns = 0, digest = '', notes = NULL, user_hmac = NULL
 FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq = gone.seq
 """
 """For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""

@@ -20,10 +20,12 @@ STATES = {"": "", "x": "expired", "e": "erased"}
 
 async def absent(connection: Connection, conversation_id: str) -> NotFound | Expired | Erased:
     """Return the error for an id of which no conversation is stored: it never was, was erased, or has been retired."""
-    row = await connection.fetchrow(_RECEIPT, id_hash(conversation_id))
+    hashed = id_hash(conversation_id)
+    row = await connection.fetchrow(_RECEIPT, hashed)
     if row is None:
-        hmac = (await read_installation_key(connection)).hmac_of("conversation", conversation_id)
-        if await erased_among(connection, [hmac]):
+        key = await read_installation_key(connection)
+        hmacs = key.hmac_of("conversation", conversation_id), key.hmac_of_hash(hashed)
+        if await erased_among(connection, hmacs):
             return Erased(f"conversation {conversation_id!r} was erased; it is not accepted again")
     if row is None or row["state"] != "x":
         return NotFound(f"there is no conversation {conversation_id!r}")

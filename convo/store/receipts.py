@@ -87,6 +87,6 @@ async def _unknown(connection: Connection, ids: list[str]) -> list[str]:
     if not unknown:
         return []
     key = await read_installation_key(connection)
-    hmacs = {one: key.hmac_of("conversation", one) for one in unknown}
-    erased = await erased_among(connection, hmacs.values())
-    return [one for one, hmac in hmacs.items() if hmac not in erased]
+    hmacs = {one: (key.hmac_of("conversation", one), key.hmac_of_hash(hashes[one])) for one in unknown}
+    erased = await erased_among(connection, [hmac for pair in hmacs.values() for hmac in pair])
+    return [one for one, pair in hmacs.items() if erased.isdisjoint(pair)]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import trio
 from msgspec import Struct
 
-from convo import erasure
+from convo import erasure, user_erasure
 from convo.erasure import Erasure
 from convo.observe import log_records
 from convo.store.audit_log import Caller
 from convo.store.postgres import Postgres
+from convo.store.untold import Telling
 from convo.web import queries
 from convo.web.description.erasure_views import ErasureView, RemainsView
 from convo.web.description.messages import Answer, encode
@@ -23,12 +24,14 @@ _MARGIN_SECONDS = 3.0
 class EraseRoutes(Struct, frozen=True, kw_only=True):
     """The routes, with what they need; ``erased`` is called with the ``seq`` of what has gone.
 
-    ``services`` are the remote services that got texts of conversations: they are not told of an erasure.
+    ``services`` are the remote services that got texts of conversations, and ``telling`` the one of them that is told
+    of an erasure.
     """
 
     postgres: Postgres
     erased: Callable[[Sequence[int]], None]
     services: tuple[str, ...]
+    telling: Telling | None = None
 
     async def conversation(self, conversation_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
         """Erase one conversation, or count its rows.
@@ -43,6 +46,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             conversation_id,
             caller,
             erased=self.erased,
+            telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
         )
         return self._answer(done)
@@ -55,12 +59,13 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             Invalid: ``dry_run`` is not valid.
             Unavailable: an older program is at work.
         """
-        done = await erasure.erase_user(
+        done = await user_erasure.erase_user(
             self.postgres,
             user_id,
             caller,
             erased=self.erased,
             until=trio.current_effective_deadline() - _MARGIN_SECONDS,
+            telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
         )
         return self._answer(done)
@@ -77,9 +82,20 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             repeated=done.repeated,
             removed=done.counts.removed,
             changed=done.counts.changed,
-            remains=() if done.dry_run else (*REMAINS, *(_of_service(name) for name in self.services)),
+            told=done.counts.told,
+            waiting=done.waiting,
+            remains=() if done.dry_run else (*REMAINS, *map(self._of_service, self.services)),
         )
         return Answer(status=200 if done.ended_at or done.dry_run else 202, body=encode(view))
+
+    def _of_service(self, name: str) -> RemainsView:
+        what = "what convo has sent to it, and what it keeps of that"
+        if self.telling is not None and name == self.telling.service:
+            until = "it has confirmed each deletion (told, waiting), and as it keeps its own logs and backups"
+            return RemainsView(
+                where=name, what=f"{what}; until then the ids of what it is to delete stand here", until=until
+            )
+        return RemainsView(where=name, what=what, until="you erase it there: it has no way to be told")
 
 
 REMAINS = (
@@ -105,7 +121,7 @@ REMAINS = (
     ),
     RemainsView(
         where="backups",
-        what="all of it, and a restore brings it back",
+        what="all of it; a restore erases it again by the list that each process keeps in its data folder",
         until="you delete those that were made before",
     ),
     RemainsView(
@@ -120,9 +136,3 @@ REMAINS = (
     ),
 )
 """What an erasure does not reach at once, by place."""
-
-
-def _of_service(name: str) -> RemainsView:
-    return RemainsView(
-        where=name, what="what convo has sent to it, and what it keeps of that", until="you erase it there"
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from convo.dependencies import DEPENDENCIES
@@ -21,6 +21,11 @@ class Readiness:
         # What differs from the settings of the other processes: empty where they agree.
         self.disagreement = ""
         self._dependencies = dependencies
+        self._erasures: Callable[[], Sequence[str]] = tuple
+
+    def watch(self, erasures: Callable[[], Sequence[str]]) -> None:
+        """Show from now on what ``erasures`` warns of."""
+        self._erasures = erasures
 
     @property
     def shown_warnings(self) -> tuple[str, ...]:
@@ -33,6 +38,7 @@ class Readiness:
                 for one in self._dependencies
                 if one.misconfigured
             ),
+            *self._erasures(),
         )
 
     def check(self) -> None:

@@ -111,6 +111,8 @@ NOTHING_OF_ANYBODY = {
     "api_key": "of clients, who are no users",
     "audit_log": "ids as HMACs alone",
     "erasure": "ids as HMACs alone: the list of what was erased",
+    "erase_again": "the same, of what a restore has brought back",
+    "untold": "what a service is yet to be told of what was erased; it goes when the service has confirmed it",
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
 }

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,10 +13,8 @@ from convo.errors import Erased, LeaseLost, NotFound, Unavailable
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
 from convo.store.conversations import Reader
-from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.intake import SESSION_SETTINGS
-from convo.store.jobs.lease import Lease
 from convo.store.logs import LogStore
 from convo.store.postgres import Connection
 from tests.support.making import (
@@ -27,7 +24,6 @@ from tests.support.making import (
     ask,
     open_dedicated,
     open_process,
-    remembering,
     rows,
     store_part,
 )
@@ -50,15 +46,6 @@ async def settled(process: Process, conversation_id: str, **fields: Any) -> None
 async def erase(process: Process, conversation_id: str = "talk-1", *, dry_run: bool = False) -> erasure.Erasure:
     return await erasure.erase_conversation(
         process.postgres, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
-    )
-
-
-async def erase_user(
-    process: Process, user_id: str = "mia", *, seconds: float = 5.0, dry_run: bool = False
-) -> erasure.Erasure:
-    until = trio.current_time() + seconds
-    return await erasure.erase_user(
-        process.postgres, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
     )
 
 
@@ -300,145 +287,3 @@ async def test_a_database_that_went_back_is_not_suspected_for_what_was_erased(pr
         process.postgres, "WITH gone AS (DELETE FROM receipt WHERE seq = 2 RETURNING 1) SELECT count(*) FROM gone"
     )
     assert await process.receipts.missing(process.postgres) == (2, ["talk-2"])
-
-
-# --- a user
-
-
-BEFORE, AFTER = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
-
-
-async def test_an_erased_user_leaves_nothing_and_the_books_balance(process: Process, monkeypatch: Any) -> None:
-    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
-    for n in range(3):
-        await settled(process, f"mia-{n}", user_id="mia", bot_id=f"bot-{n % 2}")
-    await settled(process, "tom-1", user_id="tom")
-    await process.accepted("mia-3", user_id="mia")
-    done = await erase_user(process)
-    assert done.ended_at is not None
-    assert (done.counts.removed["conversation"], done.counts.removed["relationship"]) == (4, 2)
-    for table in ("conversation", "relationship", "memory"):
-        assert await rows(process.postgres, f"SELECT DISTINCT user_id FROM {table}") == [("tom",)], table
-    assert await rows(process.postgres, "SELECT state::text, count(*) FROM receipt GROUP BY 1 ORDER BY 1") == [
-        ("", 1),
-        ("e", 4),
-    ]
-    assert sorted(process.ended) == [1, 2, 3, 5]
-    assert await differences(process) == []
-
-
-async def test_what_ended_before_the_erasure_of_its_user_is_refused_and_what_ends_later_is_stored(
-    process: Process,
-) -> None:
-    await process.accepted("mia-1", user_id="mia")
-    await erase_user(process)
-    for refused in ("mia-1", "mia-2"):
-        with pytest.raises(Erased):
-            await process.accepted(refused, user_id="mia", end_time=BEFORE.isoformat())
-    await process.accepted("mia-3", user_id="mia", end_time=AFTER.isoformat())
-    await process.accepted("mia-4", user_id="mia")
-    await process.accepted("tom-1", user_id="tom", end_time=BEFORE.isoformat())
-    with pytest.raises(Erased):
-        await process.accepted("mia-1", user_id="mia")
-    stored = await rows(process.postgres, "SELECT conversation_id FROM conversation ORDER BY seq")
-    assert stored == [("mia-3",), ("mia-4",), ("tom-1",)]
-
-
-async def test_a_user_who_came_back_is_erased_again_and_keeps_no_score_of_before(process: Process) -> None:
-    await settled(process, "mia-1", user_id="mia")
-    await erase_user(process)
-    await settled(process, "mia-2", user_id="mia")
-    assert await rows(process.postgres, "SELECT user_id, conversations FROM relationship") == [("mia", 1)]
-    again = await erase_user(process)
-    assert (again.repeated, again.counts.removed["conversation"]) == (False, 1)
-    with pytest.raises(Erased):
-        await process.accepted("mia-2", user_id="mia")
-    assert (await erase_user(process)).repeated
-    assert await differences(process) == []
-
-
-async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Process) -> None:
-    await settled(process, "mia-1", user_id="mia")
-    later = await read_until(process)
-    await process.accepted("mia-2", user_id="mia", end_time=AFTER.isoformat())
-    await process.settler.settle(
-        await process.analysed(await process.leased(), {**THREE, "memories": remembering("tea")})
-    )
-    batch = erasure._UserBatch(user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
-    counts, ended_at = ErasedCounts(), None
-    while ended_at is None:
-        _, counts, ended_at = await batch.erase(process.postgres, counts)
-    assert await rows(process.postgres, "SELECT conversation_id FROM conversation") == [("mia-2",)]
-    assert await rows(process.postgres, "SELECT key FROM memory") == [("tea",)]
-    assert await differences(process) == []
-
-
-async def read_until(process: Process) -> tuple[bytes, datetime]:
-    """Begin the erasure of a user, and go no further."""
-
-    async def body(connection: Connection) -> tuple[bytes, datetime]:
-        hmac = (await read_installation_key(connection)).hmac_of("user", "mia")
-        noted = await erasure._noted_begin(connection, "user", hmac, dry_run=False)
-        assert noted is not None
-        return hmac, noted.begun_at
-
-    return await process.postgres.run("test.begin", body)
-
-
-async def test_a_user_for_whom_the_time_is_too_short_is_erased_by_the_requests_that_follow(
-    process: Process, monkeypatch: Any
-) -> None:
-    monkeypatch.setattr(erasure, "_BATCH_ROWS", 1)
-    for n in range(3):
-        await process.accepted(f"mia-{n}", user_id="mia")
-    first = await erase_user(process, seconds=0.0)
-    assert (first.ended_at, first.counts.removed["conversation"]) == (None, 1)
-    with pytest.raises(Erased):
-        await process.accepted("mia-7", user_id="mia", end_time=BEFORE.isoformat())
-    done = await erase_user(process)
-    assert done.ended_at is not None
-    assert done.counts.removed["conversation"] == 3
-    assert not done.repeated
-
-
-async def test_a_dry_run_of_a_user_counts_all_and_erases_nothing(process: Process, monkeypatch: Any) -> None:
-    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
-    for n in range(3):
-        await settled(process, f"mia-{n}", user_id="mia")
-    counted = await erase_user(process, dry_run=True)
-    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 3
-    assert await ask(process.postgres, "SELECT count(*) FROM erasure") == 0
-    done = await erase_user(process)
-    assert dict(counted.counts.removed) == dict(done.counts.removed)
-
-
-async def test_memories_and_relationships_without_a_conversation_go_with_their_user(process: Process) -> None:
-    await settled(process, "mia-1", user_id="mia")
-    for table in ("conversation", "job"):
-        await ask(process.postgres, f"WITH gone AS (DELETE FROM {table} RETURNING 1) SELECT count(*) FROM gone")
-    done = await erase_user(process)
-    assert dict(done.counts.removed) == {"memory": 1, "relationship": 1}
-    assert done.ended_at is not None
-
-
-async def test_a_user_of_whom_nothing_is_stored_is_not_found(process: Process) -> None:
-    with pytest.raises(NotFound):
-        await erase_user(process)
-    await process.accepted("mia-1", user_id="mia", end_time=BEFORE.isoformat())
-
-
-async def test_each_batch_of_a_user_has_its_row_in_the_audit_log(process: Process, monkeypatch: Any) -> None:
-    monkeypatch.setattr(erasure, "_BATCH_ROWS", 2)
-    await process.accepted("mia-1", "mia-2", "mia-3", user_id="mia")
-    await erase_user(process)
-    query = "SELECT action, target_kind, target = of_user, detail ->> 'conversations' FROM audit_log ORDER BY number"
-    assert await rows(process.postgres, query) == [("erase", "user", True, n) for n in ("2", "1", "0")]
-
-
-async def test_a_late_worker_of_an_erased_user_stores_nothing(process: Process) -> None:
-    await process.accepted("mia-1", user_id="mia")
-    lease: Lease = await process.leased()
-    await erase_user(process)
-    with pytest.raises(LeaseLost):
-        await store_part(process.jobs, lease, "memories", "test/1", THREE["memories"])
-    assert await ask(process.postgres, "SELECT count(*) FROM memory") == 0

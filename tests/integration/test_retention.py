@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from convo import erasure, retention
+from convo import erasure, retention, user_erasure
 from convo.conversation.model import CANARY_USER
 from convo.errors import Conflict, Erased, Expired
 from convo.settings import BotRetention, RetentionSettings
@@ -454,7 +454,7 @@ async def test_with_a_user_goes_what_was_retired_of_the_relationship(process: Pr
     await settled(process, 1)
     assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
     user = await ask(process.postgres, "SELECT user_id FROM relationship")
-    await erasure.erase_user(process.postgres, user, until=trio.current_time() + 60, **ERASED)
+    await user_erasure.erase_user(process.postgres, user, until=trio.current_time() + 60, **ERASED)
     assert await relationships(process) == []
     assert await balanced(process)
 
@@ -469,6 +469,6 @@ async def test_what_a_user_keeps_after_the_erasure_is_the_whole_sum(process: Pro
     score = await ask(process.postgres, "SELECT score FROM every_job")
     # As if it had been received while the erasure was under way.
     await shift_clock(process.postgres, "30 days")
-    await erasure.erase_user(process.postgres, "user-1", until=trio.current_time() + 60, **ERASED)
+    await user_erasure.erase_user(process.postgres, "user-1", until=trio.current_time() + 60, **ERASED)
     assert await relationships(process) == [(score, 1, None, None, "happy")]
     assert await balanced(process)

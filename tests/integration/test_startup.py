@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from convo import config, startup
 from convo.analysis import local
 from convo.contracts import Contracts
+from convo.erasure_keeper import ErasureKeeper
 from convo.errors import Refused
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
@@ -36,7 +37,10 @@ async def prepare(postgres: Postgres, data_dir: Path, pool_max: int = 8) -> list
         settings = Settings(database=DatabaseSettings(pool_max=pool_max))
         history = GoingBack(postgres, GivenReceipts(), 5.0, lambda: False)
         contracts = Contracts(postgres, me.incarnation)
-        return await startup.prepare_database(postgres, jobs, me, settings, history, contracts=contracts)
+        erasures = ErasureKeeper(postgres, data_dir, erased=lambda _seqs: None)
+        return await startup.prepare_database(
+            postgres, jobs, me, settings, history, contracts=contracts, erasures=erasures
+        )
 
 
 async def test_a_new_database_is_migrated_and_the_process_signed_in(empty_database: str, tmp_path: Path) -> None:

@@ -482,6 +482,8 @@ class Remembering:
     def __call__(self, call: Call) -> object:
         if call.method == "GET":
             return self._list(call.path)
+        if call.method == "DELETE":
+            return self._delete(call.path)
         asked = call.json()
         said = asked.get("conversation") or asked.get("messages") or []
         texts = [turn["content"] for turn in said if turn["role"] == "user"]
@@ -497,6 +499,18 @@ class Remembering:
             return {}
         (user_id,) = parse_qs(address.query)["user_id"]
         return {"results": [memory for memory in self._known.values() if memory["user_id"] == user_id]}
+
+    def _delete(self, path: str) -> object:
+        address = urlsplit(path)
+        users = parse_qs(address.query).get("user_id", [])
+        going = [key for key, one in self._known.items() if one["user_id"] in users or address.path.endswith(f"/{key}")]
+        for key in going:
+            del self._known[key]
+        return {"message": "Memory deleted successfully!"}
+
+    def known(self) -> list[str]:
+        """What it remembers of all users."""
+        return sorted(memory["memory"] for memory in self._known.values())
 
     def _remember(self, asked: dict[str, Any], like: str) -> tuple[str, str]:
         user_id = asked["user_id"]

@@ -381,6 +381,16 @@ def mood(emotion: EmotionName) -> dict[PartName, Finding]:
     return {**THREE, "emotion": Mood(emotion=emotion)}
 
 
+async def vacuum(url: str, words: str = "VACUUM") -> None:
+    """Run a statement outside a transaction."""
+
+    async def body(connection: Any) -> None:
+        await connection.execute(words)
+
+    async with open_store(url) as postgres, open_dedicated(postgres) as dedicated:
+        await dedicated.run("test.vacuum", body, begin="")
+
+
 # --- what is told
 
 

@@ -20,6 +20,9 @@ import trio
 from msgspec import Struct
 
 from convo.conversation.digest import expand
+from convo.conversation.identity import id_hash
+from convo.store.installation_key import InstallationKey
+from convo.store.outcomes import unpack_details
 from tests.support.stored_parts import JOBS, parts_of
 from tests.torture.world import GATEWAY_SECONDS, World, convo_command
 
@@ -99,9 +102,12 @@ class Calm(Struct, frozen=True):
 async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> list[Finding]:
     """Compare the record with endpoints and SQL; a dead letter can be right where the model answered ``garbage``."""
     receipts = record.read()
-    accepted = {one.id: one for one in receipts if one.status == 202}
-    seen = await _seen(world, sorted(accepted))
-    views = {name: one for name, one in seen.items() if one is not None}
+    every = {one.id: one for one in receipts if one.status == 202}
+    seen = await _seen(world, sorted(every))
+    views = {name: one for name, (_, one) in seen.items() if one is not None}
+    outcome = await read_outcome(world, every)
+    # What was erased, and what was old and has expired, is not lost.
+    accepted = {name: one for name, one in every.items() if name not in outcome.erased | outcome.expired}
     code, output = await convo_command(world, "audit")
     rows = [{**row, "digest": expand(row["digest"] or b"\0")} for row in await world.ask(_ROWS)]
     known = {row["conversation_id"] for row in rows}
@@ -114,6 +120,7 @@ async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> l
         finding("accepted, and lost (GET)", _lost(accepted, views, world.gone, reports)),
         finding("accepted, and lost (SQL)", _lost(accepted, known, world.gone, reports)),
         finding("lost with the database, and not reported", _unreported(accepted, known, world.gone, reports)),
+        *await _erased_findings(world, outcome, {name: status for name, (status, _) in seen.items()}),
         finding("another conversation's word", [*_others_words(stored), *_others_words(shown)]),
         finding("stored with another digest", _other_digest(receipts, views, rows)),
         finding("two contents accepted under one id", _two_contents(receipts, world.gone)),
@@ -129,6 +136,79 @@ async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> l
         finding(f"answers later than {REQUEST_SECONDS:g} s", record.late),
         finding("processes that ended by themselves, or were wrong", _odd_ends(world)),
     ]
+
+
+class Outcome(Struct, frozen=True):
+    """What became of conversations, as the database has it: on the list of erasures, and expired."""
+
+    erased: frozenset[str]
+    expired: frozenset[str]
+    key: bytes
+
+
+async def read_outcome(world: World, names: Collection[str]) -> Outcome:
+    """Read the list of erasures and the receipts, and compare each id with them."""
+    key = (await world.ask("SELECT key FROM installation_key"))[0]["key"]
+    listed = {row["id_hmac"] for row in await world.ask("SELECT id_hmac FROM erasure")}
+    # What had expired when its user was erased has the HMAC of its hash.
+    listed |= {row["id_hash"] for row in await world.ask("SELECT id_hash FROM receipt WHERE state = 'e'")}
+    expired = {row["id_hash"] for row in await world.ask("SELECT id_hash FROM receipt WHERE state = 'x'")}
+    made = InstallationKey(key)
+    return Outcome(
+        frozenset(
+            name
+            for name in names
+            if not listed.isdisjoint((made.hmac_of("conversation", name), made.hmac_of_hash(id_hash(name))))
+        ),
+        frozenset(name for name in names if id_hash(name) in expired),
+        key,
+    )
+
+
+async def _erased_findings(world: World, outcome: Outcome, statuses: Mapping[str, int]) -> list[Finding]:
+    """Find what was erased and is there all the same, and what is not there although nobody erased it."""
+    key = InstallationKey(outcome.key)
+    users = {row["id_hmac"]: row["begun_at"] for row in await world.ask(_ERASED_USERS)}
+    stored = await world.ask("SELECT conversation_id, user_id, received_at FROM conversation")
+    with_user = [
+        row["conversation_id"]
+        for row in stored
+        if (begun_at := users.get(key.hmac_of("user", row["user_id"]))) is not None and row["received_at"] <= begun_at
+    ]
+    texts = [(row["text"], row["place"]) for row in await world.ask(_ALL_TEXTS)]
+    for row in await world.ask("SELECT seq, details FROM outcome"):
+        found = unpack_details(row["details"]).parts
+        texts += [(bytes(part.result).decode(), f"outcome of {row['seq']}") for part in found]
+    told = {word.lower(): place for text, place in texts for word in _WORD.findall(text)}
+    return [
+        finding("erased, and not on the list", sorted((world.erased & set(statuses)) - outcome.erased - world.gone)),
+        finding(
+            "erased, and stored (SQL)",
+            [row["conversation_id"] for row in stored if row["conversation_id"] in outcome.erased],
+        ),
+        finding("erased with its user, and stored (SQL)", with_user),
+        finding(
+            "erased, and not 410 (GET)", [f"{one}: {statuses[one]}" for one in outcome.erased if statuses[one] != 410]
+        ),
+        finding(
+            "erased, and its words are still there (SQL)",
+            [f"{one}: {told[one]}" for one in sorted(told.keys() & outcome.erased)],
+        ),
+        finding("erasures that have not ended (SQL)", [tuple(row) for row in await world.ask(_NOT_ENDED)]),
+        finding("expired, and was not old", sorted(outcome.expired - world.aged)),
+        finding(
+            "expired, and not 410 (GET)", [f"{one}: {statuses[one]}" for one in outcome.expired if statuses[one] != 410]
+        ),
+    ]
+
+
+_ERASED_USERS = "SELECT id_hmac, begun_at FROM erasure WHERE kind = 'user' AND ended_at IS NOT NULL"
+_NOT_ENDED = "SELECT kind, begun_at FROM erasure WHERE ended_at IS NULL UNION ALL SELECT kind, NULL FROM erase_again"
+_ALL_TEXTS = """
+SELECT result::text AS text, format('part of %s', seq) AS place FROM part WHERE result IS NOT NULL
+UNION ALL SELECT text, format('memory of %s, %s, at %s', seq, last_seq, first_seen_at) FROM memory
+UNION ALL SELECT what, 'untold' FROM untold
+"""
 
 
 def _odd_ends(world: World) -> list[str]:
@@ -179,15 +259,15 @@ def _others_words(texts: Iterable[tuple[str, str]]) -> list[str]:
 _ENDED = ("done", "dead")
 
 
-async def _seen(world: World, names: Sequence[str]) -> dict[str, Any]:
-    """Read every conversation from the endpoints, each from one process."""
-    seen: dict[str, Any] = {}
+async def _seen(world: World, names: Sequence[str]) -> dict[str, tuple[int, Any]]:
+    """Read every conversation from the endpoints, each from one process: the status, and what was found."""
+    seen: dict[str, tuple[int, Any]] = {}
     limiter = trio.CapacityLimiter(_AT_A_TIME)
 
     async def read(client: httpx.AsyncClient, name: str) -> None:
         async with limiter:
             answer = await client.get(f"/v1/conversations/{name}")
-        seen[name] = answer.json() if answer.status_code == 200 else None
+        seen[name] = answer.status_code, answer.json() if answer.status_code == 200 else None
 
     async with _clients(world) as clients, trio.open_nursery() as nursery:
         for number, name in enumerate(names):
@@ -248,6 +328,10 @@ def _dead_wrongly(views: Mapping[str, Any], *, garbage: bool) -> list[str]:
 async def _wrong_sums(world: World, views: Mapping[str, Any]) -> list[str]:
     sums: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    # A relationship keeps what came from conversations that have expired.
+    for row in await world.ask(_RETIRED):
+        sums[row["user_id"]] += row["score"]
+        counts[row["user_id"]] += row["conversations"]
     for one in views.values():
         sums[one["user_id"]] += one["score"]["value"] if one["state"] == "done" else 0
         counts[one["user_id"]] += one["state"] == "done"
@@ -292,7 +376,13 @@ _SUMS = """
 SELECT user_id, bot_id, r.score, s.score AS sum FROM relationship r
 FULL JOIN (SELECT user_id, bot_id, sum(score) AS score, count(*) AS n
            FROM conversation JOIN every_job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id) AS s
-USING (user_id, bot_id) WHERE (r.score, r.conversations) IS DISTINCT FROM (s.score, s.n)
+USING (user_id, bot_id)
+WHERE (r.score - coalesce(retired_score, 0), r.conversations - coalesce(retired_conversations, 0))
+    IS DISTINCT FROM (coalesce(s.score, 0), coalesce(s.n, 0))
+"""
+_RETIRED = """
+SELECT user_id, sum(retired_score)::bigint AS score, sum(retired_conversations)::bigint AS conversations
+FROM relationship WHERE retired_conversations > 0 GROUP BY user_id
 """
 _SETTLED = """
 SELECT 'done, and open', seq FROM outcome JOIN job USING (seq)

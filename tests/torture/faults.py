@@ -27,6 +27,90 @@ _NOTICED_SECONDS = 30.0
 _BACKLOG_SECONDS = 2.0
 
 
+# --- what goes on request, and by itself
+
+
+async def erasures(world: World, seconds: float) -> None:
+    """Erase conversations and users at random, and kill -9 the process that does it; ask again until it is done."""
+    until = trio.current_time() + seconds
+    async with httpx.AsyncClient(timeout=GATEWAY_SECONDS) as client:
+        while True:
+            await _erase_some(world, client)
+            if trio.current_time() >= until:
+                return
+
+
+async def _erase_some(world: World, client: httpx.AsyncClient) -> None:
+    rows = await _some_stored(world, "true", 4)
+    ids, users = [row["conversation_id"] for row in rows[:3]], [row["user_id"] for row in rows[3:]]
+    paths = [*(f"/v1/conversations/{one}" for one in ids), *(f"/v1/users/{one}" for one in users)]
+    convo = world.some_convo()
+    async with convo.busy:
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(_delete, client, convo, path)
+            await trio.sleep(world.chance.uniform(0, 0.1))
+            await convo.killed()
+        await convo.start()
+    for path in paths:
+        while await _delete(client, world.some_convo(), path) not in _DELETED:  # noqa: ASYNC110  (no event)
+            await trio.sleep(0.5)
+    world.erased |= set(ids)
+
+
+# 404: the database was taken back meanwhile, and does not know it.
+_DELETED = (200, 404)
+
+
+async def _delete(client: httpx.AsyncClient, convo: Convo, path: str) -> int | None:
+    with suppress(OSError, httpx.HTTPError):
+        return (await client.delete(convo.url + path)).status_code
+    return None
+
+
+async def retention(world: World, seconds: float) -> None:
+    """Make conversations old that are done, in the books too, so that they are over."""
+    until = trio.current_time() + seconds
+    while trio.current_time() < until:
+        rows = await _some_stored(world, "state = 'done'", 5)
+        ids = [row["conversation_id"] for row in rows]
+        # Before it is done: they may go at once.
+        world.aged |= set(ids)
+        with suppress(*_AWAY):
+            await world.execute(_AGE.format(", ".join(f"'{one}'" for one in ids) or "''"))
+        await trio.sleep(0.5)
+
+
+async def _some_stored(world: World, condition: str, count: int) -> list[Any]:
+    """Choose conversations that are stored; those of probes are waited for, so they stay."""
+    while True:
+        with suppress(*_AWAY):
+            return await world.ask(_STORED.format(condition), str(world.chance.random()), count)
+        await trio.sleep(0.1)
+
+
+# By chance, and the same for the same number.
+_STORED = """
+SELECT conversation_id, user_id FROM conversation JOIN every_job USING (seq)
+WHERE starts_with(conversation_id, 'torture-') AND {} ORDER BY md5(conversation_id || $1::text) LIMIT $2
+"""
+_BOOKED = """
+INSERT INTO ledger (day, kind, n) SELECT (received_at AT TIME ZONE 'UTC')::date, kind, {} * count(*)
+FROM old JOIN conversation USING (seq), (VALUES ('accepted'), ('done')) AS kinds (kind) GROUP BY 1, 2;
+"""
+_AGE = f"""
+BEGIN;
+CREATE TEMPORARY TABLE old ON COMMIT DROP AS
+SELECT seq FROM conversation JOIN outcome USING (seq) WHERE conversation_id IN ({{}})
+    AND received_at > convo_now() - interval '20 days' FOR UPDATE OF outcome;
+{_BOOKED.format(-1)}
+UPDATE conversation SET received_at = received_at - interval '40 days' WHERE seq IN (SELECT seq FROM old);
+UPDATE receipt SET received_at = received_at - interval '40 days' WHERE seq IN (SELECT seq FROM old);
+{_BOOKED.format(1)}
+COMMIT;
+"""
+
+
 # --- to a process
 
 
@@ -369,6 +453,8 @@ def model(*always: str) -> Fault:
 
 
 FAULTS: dict[str, Fault] = {
+    "erasures, and kill -9 in between": erasures,
+    "retention of what is old": retention,
     "kill -9 of a process": kill_9,
     "SIGTERM storm": sigterm_storm,
     "SIGSTOP of a process past its lease": stopped_past_its_lease,

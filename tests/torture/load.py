@@ -82,7 +82,8 @@ async def send(
     """Send one conversation as a client should: repeat it, to any of the processes, until it has its answer."""
     while True:
         answer = await _timed(world, record, client, "POST", END, content)
-        if answer is not None and answer.status_code in {202, 409}:
+        # 410: it was erased, or its user.
+        if answer is not None and answer.status_code in {202, 409, 410}:
             _note(record, content["conversation_id"], variant, answer)
             break
         hint = answer.headers.get("retry-after") if answer is not None else None

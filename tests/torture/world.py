@@ -41,6 +41,9 @@ SETTINGS = {
     "shutdown.intake_seconds": "3",
     "shutdown.workers_seconds": "2",
     "shutdown.settle_seconds": "3",
+    # Only what a fault makes old is over.
+    "retention.conversations_days": "30",
+    "retention.look_seconds": "1",
     "observe.log_level": "warning",
     "observe.log_format": "json",
 }
@@ -164,6 +167,9 @@ class World:
         self.departed: list[Convo] = []
         # What the database lost when it was taken back.
         self.gone: set[str] = set()
+        # Conversations that a process said it has erased, and those that were made old, so that retention takes them.
+        self.erased: set[str] = set()
+        self.aged: set[str] = set()
 
     def log_records(self, event: str) -> Iterator[dict[str, Any]]:
         """Read what all processes logged of one kind, those that have departed too."""

@@ -76,5 +76,5 @@ _LEAVE = """
 INSERT INTO erased_memory (user_hmac, key_hmac, until_seq)
 SELECT user_hmac, key_hmac, (SELECT last_value FROM conversation_seq_seq)
 FROM unnest($1::bytea[], $2::bytea[]) AS going (user_hmac, key_hmac)
-ON CONFLICT (user_hmac, key_hmac) DO UPDATE SET until_seq = excluded.until_seq
+ON CONFLICT (user_hmac, key_hmac) DO UPDATE SET until_seq = excluded.until_seq, noted_by = pg_current_xact_id()
 """

@@ -152,9 +152,13 @@ ERASE_MEMORIES = (
 ERASED_AT_ONCE = 1000
 """So many memories of a user go in one transaction; where there were so many, there may be more."""
 # What has no conversation any more, or none that was erased with it.
+# An analysis may end long after its conversation was received: then the receipt says that it was before.
 ERASE_USER_MEMORIES = f"""
 DELETE FROM memory WHERE memory_seq = ANY(ARRAY(
-    SELECT memory_seq FROM memory WHERE user_id = $1 AND first_seen_at <= $2 LIMIT {ERASED_AT_ONCE}))
+    SELECT memory_seq FROM memory AS m
+    WHERE user_id = $1 AND (first_seen_at <= $2 OR EXISTS (
+        SELECT FROM receipt AS r WHERE r.seq = m.seq AND (r.state = 'e' OR r.received_at <= $2)))
+    LIMIT {ERASED_AT_ONCE}))
 """
 _LOCK_USERS = """
 SELECT pg_advisory_xact_lock(key)

@@ -34,4 +34,9 @@ class ErasureView(Struct, frozen=True, kw_only=True):
     repeated: Annotated[bool, Meta(description="It was erased by an earlier request, and this is that receipt.")]
     removed: Annotated[Mapping[str, int], Meta(description="Rows that went, by table.")]
     changed: Annotated[Mapping[str, int], Meta(description="Rows that stay and lost what was of the erased, by table.")]
+    told: Annotated[Mapping[str, int], Meta(description="Deletions that a memory service has confirmed, by service.")]
+    waiting: Annotated[
+        Mapping[str, int],
+        Meta(description="Deletions that a memory service has yet to confirm; convo tells it until then. Ask again."),
+    ]
     remains: tuple[RemainsView, ...]

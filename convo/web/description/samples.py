@@ -196,10 +196,12 @@ ERASURE = erasure_views.ErasureView(
     repeated=False,
     removed={"relationship": 1, "memory": 1, "conversation_log": 1, "outcome": 1, "conversation": 1},
     changed={"relationship": 1, "receipt": 1},
+    told={"memory": 1},
+    waiting={"memory": 1},
     remains=(
         erasure_views.RemainsView(
             where="backups",
-            what="all of it, and a restore brings it back",
+            what="all of it; a restore erases it again by the list that each process keeps in its data folder",
             until="you delete those that were made before",
         ),
     ),

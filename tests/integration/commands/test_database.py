@@ -15,6 +15,8 @@ from convo.commands import database
 from convo.errors import Refused
 from convo.runtime import identity
 from convo.settings import Settings
+from convo.store import erasure_file
+from convo.store.installation_key import FINGERPRINT
 from convo.store.migrations import migrations
 from tests.conftest import roomy_folder
 from tests.support.asking import ask
@@ -31,13 +33,45 @@ async def migrate(settings: Settings) -> None:
     await database.new_key(settings, "shop", ["read"], 0.0, "never")
 
 
-async def test_a_backup_of_one_folder_is_restored_into_an_empty_one(tmp_path: Path) -> None:
+async def test_a_backup_of_one_folder_is_restored_into_an_empty_one_with_the_list_of_erasures(tmp_path: Path) -> None:
     file = tmp_path / "convo.backup"
     with roomy_folder() as one, roomy_folder() as other:
         await migrate(settings_of(one))
         assert await database.backup(settings_of(one), file) == file.stat().st_size
+        installation, _ = await ask_once(settings_of(one), FINGERPRINT, "SELECT 1")
+        with pytest.raises(
+            Refused, match=f"no list of erasures of .* is here: .*Copy the file erasures-{installation}"
+        ):
+            await database.restore(settings_of(other), file)
+        erasure_file.write_file(erasure_file.path_of(other, installation), installation, [])
         await database.restore(settings_of(other), file)
         assert (other / "postgres").is_dir()
+
+
+async def test_a_restore_without_erasures_is_said_loudly_and_noted(tmp_path: Path) -> None:
+    file = tmp_path / "convo.backup"
+    with roomy_folder() as one, roomy_folder() as other:
+        await migrate(settings_of(one))
+        await database.backup(settings_of(one), file)
+        asked = [sys.executable, "-m", "convo", "restore", "--yes", "--without-erasures", "--json", str(file)]
+        asked += ["--data-dir", str(other)]
+        done = await trio.run_process(asked, capture_stdout=True, capture_stderr=True, cwd=ROOT, env=environment())
+        assert json.loads(done.stdout) == {"restored_from": str(file)}
+        assert b"warning: what was erased since this backup was made comes back" in done.stderr
+        (detail, _) = await ask_once(
+            settings_of(other), "SELECT detail FROM audit_log WHERE action = 'restore'", "SELECT 1"
+        )
+    assert json.loads(detail)["without_erasures"] is True
+
+
+async def test_a_damaged_list_of_erasures_is_refused_before_anything_is_changed(tmp_path: Path) -> None:
+    installation = "0123456789abcdef"
+    file = erasure_file.path_of(tmp_path, installation)
+    erasure_file.write_file(file, installation, [])
+    file.write_text(f"{file.read_text()}nonsense\n")
+    with pytest.raises(Refused, match=r"line 2 of the list of erasures .* is damaged"):
+        await database.restore(settings_of(tmp_path), tmp_path / "convo.backup")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 async def test_a_restore_is_noted_in_what_was_restored_and_a_refused_one_is_not(tmp_path: Path) -> None:
@@ -138,7 +172,8 @@ async def test_a_database_of_an_older_schema_is_not_audited_before_it_is_migrate
     await ask(empty_database, f"DELETE FROM schema_step WHERE number > {needed}")
     assert await database.audit(settings) == []
     await ask(empty_database, f"DELETE FROM schema_step WHERE number = {needed}")
-    with refused(f"has schema version {needed - 1}, and this program audits version {newest}"):
+    before = max(one.number for one in migrations() if one.number < needed)
+    with refused(f"has schema version {before}, and this program audits version {newest}"):
         await database.audit(settings)
 
 

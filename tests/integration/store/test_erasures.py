@@ -81,7 +81,7 @@ async def test_what_is_on_the_list_is_refused_in_whichever_batch_it_comes(proces
     async def body(connection: Connection) -> None:
         key = await read_installation_key(connection)
         await erasures.note_begin(connection, "conversation", key.hmac_of("conversation", "talk-1"))
-        await erasures.note_conversations(connection, [key.hmac_of("conversation", "talk-2")])
+        await erasures.note_conversations(connection, [key.hmac_of("conversation", "talk-2")], [b"x"])
 
     await process.postgres.run("test.begin", body)
     for one in ("talk-1", "talk-2"):

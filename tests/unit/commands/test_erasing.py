@@ -60,7 +60,7 @@ def test_with_yes_it_is_erased_without_a_question_and_the_receipt_is_printed(
     assert asked == [("DELETE", "/v1/users/mia")]
     printed = capsys.readouterr().out
     assert samples.ERASURE.hmac in printed
-    assert "a restore brings it back" in printed
+    assert "a restore erases it again" in printed
 
 
 def test_a_user_who_takes_several_requests_is_asked_for_until_all_is_erased(serve: Serve) -> None:
