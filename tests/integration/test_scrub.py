@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import zstandard
@@ -20,6 +21,7 @@ from convo.errors import Refused
 from convo.scrub import ScrubbedTable, Size
 from convo.settings import Settings
 from convo.store.audit_log import NO_CALLER
+from convo.store.outcomes import unpack_details
 from convo.store.postgres import Postgres
 from tests.conftest import roomy_folder
 from tests.integration.test_erasure_marker import MARKER, TALK, every_way
@@ -88,6 +90,9 @@ def unzstd(data: bytes) -> Iterator[bytes]:
     while at >= 0:
         with suppress(zstandard.ZstdError):
             yield zstandard.ZstdDecompressor().decompressobj().decompress(data[at : at + (1 << 20)])
+        # What a done job found is packed with a dictionary, behind a mark.
+        with suppress(zstandard.ZstdError, msgspec.DecodeError):
+            yield msgspec.json.encode(unpack_details(data[at - 1 : at + (1 << 16)]))
         at = data.find(_ZSTD, at + 1)
 
 
