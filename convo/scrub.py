@@ -160,8 +160,9 @@ WAL_REMAINS = (
 )
 # The smallest first: so the rest is foreseen by what was measured.
 _SIZES = """
-SELECT relname::text AS name, (
-    SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree(pg_class.oid)) AS bytes FROM pg_class
+SELECT relname::text AS name, pg_total_relation_size(oid) + coalesce((
+    SELECT sum(pg_total_relation_size(relid))::bigint FROM pg_partition_tree(oid) WHERE relid <> oid), 0) AS bytes
+FROM pg_class
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname = ANY($1::text[])
 ORDER BY bytes, name
 """

@@ -120,6 +120,7 @@ async def test_after_an_erasure_and_a_vacuum_the_marker_stands_in_no_row_no_answ
             await process.accepted("other-1", user_id="tom")
             (lease,) = [one for one in await process.jobs.lease(2) if one.user_id == "tom"]
             await process.settler.settle(await process.analysed(lease))
+            await process.accepted("other-2", user_id="tom")
         await vacuum(database, "VACUUM ANALYZE")
         await write_backup(database, tmp_path / "backup")
         for url in (database, empty_database):
