@@ -9,8 +9,8 @@ rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo che
 - Backoffs are counted at their longest, ``backoff_max_seconds`` each. That is an upper bound: they begin lower, and
   jitter only shortens them. The wait that a dependency demands (``retry-after``) is not counted: a wait that leaves no
   time for an attempt is not begun (``resilience.retry``).
-- ``database.connect_seconds`` is no rung. The opening of a connection ends with the wait around it: in the pool with
-  ``acquire_seconds``, for a dedicated connection with its unit of work. This number can only end it sooner.
+- ``database.connect_seconds`` is no rung. The opening of a connection ends with the wait around it: with
+  ``acquire_seconds``, that of a dedicated connection with its unit of work. This number can only end it sooner.
 - What runs at the same time (``jobs.workers``, ``concurrency``) is no rung either: it limits throughput, not answers.
 - A request's time begins with the first byte of its head. ``web.request_seconds`` covers head, body and work; only the
   writing of the answer comes after it.

@@ -1,6 +1,6 @@
 """The connections to PostgreSQL: every query runs here, in a unit of work with a deadline and a transaction.
 
-Open it to change the pool or how a transaction begins and ends. It knows no table. A unit of work is an
+Open it to change how a transaction begins and ends. It knows no table. A unit of work is an
 ``async def body(connection)`` that awaits nothing but the connection. It crosses into asyncio once, as a whole, with
 its acquire, its transaction and its release: when each call crossed alone, cancellations lost connections.
 """
@@ -22,7 +22,7 @@ from convo.runtime.bridge import Bridge, within
 from convo.runtime.deadline import deadline
 from convo.settings import DatabaseSettings
 from convo.store.postgres_errors import mapped_errors
-from convo.store.purposes import Shares
+from convo.store.purposes import Share, Shares
 from convo.store.sessions import PlainConnection, Sessions, confirm, note_warnings
 
 T = TypeVar("T")
@@ -73,7 +73,11 @@ Unit = Callable[[Any], Awaitable[T]]
 
 
 class Postgres:
-    """A pool that its users share by purpose, and dedicated connections for those who must never wait for the pool."""
+    """Connections that are kept open by purpose, and dedicated ones for those who must never wait for another user.
+
+    This is no pool of asyncpg's: that one resets a connection at each return and makes tasks for each acquire, 1,055 µs
+    together. A session of ours has no state to reset, and the shares say how many there may be.
+    """
 
     def __init__(  # noqa: PLR0913
         self,
@@ -93,7 +97,8 @@ class Postgres:
         self._url = url
         self._settings = settings
         self._slow_query_seconds = slow_query_seconds
-        self._pool: Any = None
+        # In use or idle.
+        self._opened: set[Any] = set()
         self._shares = Shares(settings.pool_max, settings.acquire_seconds)
         self.unit_seconds = settings.unit_seconds
 
@@ -110,7 +115,7 @@ class Postgres:
         with mapped_errors(), self.watched(name, self.unit_seconds), deadline(name, self.unit_seconds):
             share = await self._shares.take(name)
             try:
-                return await self._bridge.cross(self._unit, begin, body)
+                return await self._bridge.cross(self._unit, share, begin, body)
             finally:
                 share.release()
 
@@ -125,20 +130,36 @@ class Postgres:
             if seconds > slow_seconds(self._slow_query_seconds, budget_seconds):
                 log_records.slow_query(name=name, seconds=seconds)
 
-    async def _unit(self, begin: str, body: Unit[T]) -> T:
+    async def _unit(self, share: Share, begin: str, body: Unit[T]) -> T:
         if self._generation != self.sessions.generation:
             self._generation = self.sessions.generation
-            await self._pool.expire_connections()
-        # The shares together are as large as the pool, so one is free: what takes time here is to open it.
-        try:
-            connection = await self._pool.acquire(timeout=self._settings.acquire_seconds)
-        except TimeoutError as error:
-            within = f"within database.acquire_seconds = {self._settings.acquire_seconds:g} s"
-            raise DatabaseUnavailable(f"no connection could be opened {within}") from error
+            for session in self._shares.take_idle():
+                session.terminate()
+        connection = await self._session(share)
         try:
             return await self.transact(connection, begin, body)
         finally:
-            await self._pool.release(connection, timeout=_UNDO_SECONDS)  # noqa: ASYNC102  (asyncio's side of the bridge)
+            # A session of another generation may be on a server that was left meanwhile.
+            if connection.is_closed() or connection.generation != self.sessions.generation:
+                connection.terminate()
+                self._opened.discard(connection)
+            else:
+                share.idle.append(connection)
+
+    async def _session(self, share: Share) -> Any:
+        """Return the session that was used last, which has the most statements prepared, or open one."""
+        while share.idle:
+            connection = share.idle.pop()
+            if not connection.is_closed():
+                return connection
+            self._opened.discard(connection)
+        try:
+            connection = await within(self._settings.acquire_seconds, self.connect())
+        except TimeoutError as error:
+            within_ = f"within database.acquire_seconds = {self._settings.acquire_seconds:g} s"
+            raise DatabaseUnavailable(f"no connection could be opened {within_}") from error
+        self._opened.add(connection)
+        return connection
 
     async def connect(self, **settings: str) -> Any:
         """Open one connection, with server settings over the usual ones; call it on the asyncio side."""
@@ -182,45 +203,23 @@ class Postgres:
         """Return how many connections are in use, of how many, where most is waited for (``Shares.in_use``)."""
         return self._shares.in_use()
 
-    async def open(self) -> None:
-        """Make the pool; no connection is opened before it is needed."""
-
-        async def make() -> Any:
-            return await asyncpg.create_pool(
-                self._url,
-                min_size=0,
-                max_size=self._shares.total,
-                timeout=self._settings.connect_seconds,
-                # With another value each release sets a timer. trio-asyncio keeps a cancelled timer until its time has
-                # come, and with it the context of the request that set it.
-                max_inactive_connection_lifetime=0,
-                connection_class=PlainConnection,
-                server_settings=self.session_settings(),
-                connect=self.sessions.open,
-            )
-
-        with mapped_errors(), deadline("db.open", self._settings.connect_seconds):
-            self._pool = await self._bridge.cross(make)
-
     async def close(self) -> None:
-        """Close the pool, by force when the server does not answer."""
+        """Close the connections, by force when the server does not answer."""
 
         async def shut() -> None:
-            try:
-                await within(_CLOSE_SECONDS, self._pool.close())
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                self._pool.terminate()
+            for connection in self._opened:
+                await close_session(connection)
 
         with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
             await self._bridge.cross(shut)
 
     def dedicated(self, **settings: str) -> DedicatedConnection:
-        """Return one connection outside the pool, with server settings of its own."""
+        """Return one connection outside the shares, with server settings of its own."""
         return DedicatedConnection(self._bridge, self, settings)
 
 
 class DedicatedConnection:
-    """One connection outside the pool, opened when it is needed and again after it was lost."""
+    """One connection outside the shares, opened when it is needed and again after it was lost."""
 
     def __init__(self, bridge: Bridge, postgres: Postgres, settings: dict[str, str]) -> None:
         self._bridge = bridge
@@ -269,16 +268,17 @@ class DedicatedConnection:
 
     async def close(self) -> None:
         """Close the connection, by force when the server does not answer."""
-
-        async def shut() -> None:
-            try:
-                await within(_CLOSE_SECONDS, self._connection.close())
-            except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                self._connection.terminate()
-
         if self._connection is not None:
             with suppress(DeadlineExceeded), trio.CancelScope(shield=True), deadline("db.close", 2 * _CLOSE_SECONDS):
-                await self._bridge.cross(shut)
+                await self._bridge.cross(close_session, self._connection)
+
+
+async def close_session(connection: Any) -> None:
+    """Close one connection, by force when the server does not answer; call it on the asyncio side."""
+    try:
+        await within(_CLOSE_SECONDS, connection.close())
+    except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def _transact(connection: Any, begin: str, body: Unit[T]) -> T:
@@ -313,14 +313,13 @@ async def open_postgres(  # noqa: PLR0913
     slow_query_seconds: float = 0.0,
     folder: Path | None = None,
 ) -> AsyncIterator[Postgres]:
-    """Open the pool, and close it under a bounded shield whatever happens; the first unit of work connects.
+    """Yield the connections, and close them under a bounded shield whatever happens; the first unit of work connects.
 
     ``name`` is the incarnation of this process (``runtime.identity``); its sessions carry it. A unit of work that takes
     longer than ``slow_query_seconds`` is logged; 0 stands for a part of its budget. The newest timeline seen is kept in
     ``folder``.
     """
     postgres = Postgres(bridge, url, settings, name=name, slow_query_seconds=slow_query_seconds, folder=folder)
-    await postgres.open()
     try:
         yield postgres
     finally:

@@ -1,4 +1,4 @@
-"""Divides the pooled connections among purposes, so that a heartbeat never waits for a reader.
+"""Divides the connections among purposes, so that a heartbeat never waits for a reader.
 
 Open it to move a unit of work to another purpose, or to give a purpose more connections. The committer, the books and
 the alerts have a dedicated connection each and do not come through here.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from operator import attrgetter
-from typing import Literal
+from typing import Any, Literal
 
 import trio
 
@@ -38,27 +38,44 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
     **dict.fromkeys(("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase"), "readers"),
 }
-"""The purpose of each unit of work on a pooled connection, by its name."""
+"""The purpose of each unit of work that has no dedicated connection, by its name."""
 
 _BORROWED = attrgetter("borrowed_tokens")
 
 
+class Share:
+    """The connections of one purpose: how many may be in use, and those that are open and idle, last used last.
+
+    Each purpose keeps its own: a session has the statements of its purpose prepared.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.limiter = trio.CapacityLimiter(size)
+        self.idle: list[Any] = []
+
+    def release(self) -> None:
+        """Let another unit of work of this purpose have a connection."""
+        self.limiter.release()
+
+
 class Shares:
-    """How many pooled connections each purpose may hold at a time; ``readers`` is the readers' number."""
+    """How many connections each purpose may hold at a time; ``readers`` is the readers' number."""
 
     def __init__(self, readers: int, acquire_seconds: float) -> None:
         sizes: dict[Purpose, int] = {"readers": readers, **RESERVED}
         self._acquire_seconds = acquire_seconds
-        self._limiters = {purpose: trio.CapacityLimiter(size) for purpose, size in sizes.items()}
-        for purpose, limiter in self._limiters.items():
-            metrics.database_connections.labels(purpose).set_function(partial(_BORROWED, limiter))
+        self._of = {purpose: Share(size) for purpose, size in sizes.items()}
+        for purpose, share in self._of.items():
+            metrics.database_connections.labels(purpose).set_function(partial(_BORROWED, share.limiter))
 
-    @property
-    def total(self) -> int:
-        """How many connections all purposes together may hold."""
-        return sum(int(limiter.total_tokens) for limiter in self._limiters.values())
+    def take_idle(self) -> list[Any]:
+        """Take all idle connections out of their shares."""
+        taken = [connection for share in self._of.values() for connection in share.idle]
+        for share in self._of.values():
+            share.idle.clear()
+        return taken
 
-    async def take(self, name: str) -> trio.CapacityLimiter:
+    async def take(self, name: str) -> Share:
         """Wait for a connection of the purpose of the unit ``name``; return what is to be released afterwards.
 
         Raises:
@@ -66,21 +83,22 @@ class Shares:
         """
         # What is not listed counts as a reader: it then delays nothing but readers.
         purpose = PURPOSES.get(name, "readers")
-        limiter = self._limiters[purpose]
+        share = self._of[purpose]
         try:
-            limiter.acquire_nowait()
+            share.limiter.acquire_nowait()
         except trio.WouldBlock:
             with trio.move_on_after(self._acquire_seconds):
-                await limiter.acquire()
-                return limiter
+                await share.limiter.acquire()
+                return share
             within = f"within database.acquire_seconds = {self._acquire_seconds:g} s"
             raise PoolExhausted(f"no connection of the {purpose} became free {within}") from None
-        return limiter
+        return share
 
     def in_use(self) -> tuple[int, int]:
         """Return how many connections are in use and how many there are, of the purpose for which most tasks wait.
 
         Where nobody waits, it is the readers'. The other purposes may use all of theirs for long and lack nothing.
         """
-        busiest = max(self._limiters.values(), key=lambda limiter: limiter.statistics().tasks_waiting)
+        limiters = [share.limiter for share in self._of.values()]
+        busiest = max(limiters, key=lambda limiter: limiter.statistics().tasks_waiting)
         return busiest.borrowed_tokens, int(busiest.total_tokens)

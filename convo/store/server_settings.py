@@ -19,7 +19,7 @@ _OLDEST = 150_000
 # SQLSTATEs that no waiting can mend: wrong password, no such role or database.
 _NEVER = ("28", "3D")
 _DEDICATED = 3
-"""The connections of the committer, of the books and of the alerts; the settler and all others use the pool."""
+"""The connections of the committer, of the books and of the alerts; all others use those of their purpose."""
 _BESIDES = _DEDICATED + sum(RESERVED.values())
 
 _RISKS = {

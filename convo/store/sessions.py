@@ -48,10 +48,12 @@ def signing_in() -> Iterator[None]:
 class PlainConnection(asyncpg.Connection):  # type: ignore[misc]
     """A connection whose session state is never touched, so that a release needs no reset query.
 
-    ``warned`` is true once the server has sent a warning, where ``note_warnings`` was asked for it.
+    ``warned`` is true once the server has sent a warning, where ``note_warnings`` was asked for it. ``generation`` is
+    that of the ``Sessions`` when it was opened.
     """
 
     warned = False
+    generation = 0
 
     def get_reset_query(self) -> str:
         """Return nothing to reset."""
@@ -107,6 +109,7 @@ class Sessions:
                     f"the database went back: {self.history.went_back}; this process signs in to it anew"
                 )
             connections.remove(connection)
+            connection.generation = self.generation
         finally:
             for other in connections:
                 other.terminate()

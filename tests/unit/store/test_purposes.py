@@ -92,10 +92,6 @@ async def in_another_task(opened: Shares, name: str) -> None:
         nursery.start_soon(take)
 
 
-def test_all_purposes_together_are_as_large_as_the_pool() -> None:
-    assert shares().total == sum(SIZES.values())
-
-
 async def test_the_metric_counts_those_in_use() -> None:
     taken = await shares().take("db.settle")
     shown = b'convo_database_connections{purpose="endings"} %d.0\n'
