@@ -24,6 +24,7 @@ from convo.contracts import Contracts
 from convo.erasure_keeper import ErasureKeeper
 from convo.http.asgi import App
 from convo.months_keeper import keep_months
+from convo.observe import metrics
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
@@ -33,6 +34,7 @@ from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
 from convo.runtime.identity import Identity
+from convo.runtime.pace import Pacer
 from convo.settings import Settings, used_dependencies
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
@@ -91,7 +93,11 @@ class Components:
         self.readiness = Readiness(self._dependencies.values())
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
-        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings))
+        self.pacer = Pacer(
+            self._admission.accepts, self._admission.refuses, lambda: metrics.local_analysis_seconds_total.value
+        )
+        self._open_logs()
+        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings), recent_logs=self._recent_logs)
         self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
         self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
         self.authority = Authority(settings.auth, postgres)
@@ -122,13 +128,16 @@ class Components:
         self._open_pipeline(analysts)
         self._open_routes(remotes)
 
+    def _open_logs(self) -> None:
+        jobs = self.settings.jobs
+        self._log_store = LogStore(self.postgres)
+        handover_bytes = jobs.handover_bytes if jobs.workers else 0
+        self._recent_logs = RecentLogs(self._log_store.take, handover_bytes, self.postgres.sessions.suspect)
+
     def _open_store(self) -> None:
         settings, postgres = self.settings, self.postgres
         suspect = postgres.sessions.suspect
-        log_store = LogStore(postgres)
-        self._reader = Reader(postgres, log_store)
-        handover_bytes = settings.jobs.handover_bytes if settings.jobs.workers else 0
-        self._recent_logs = RecentLogs(log_store.take, handover_bytes, suspect)
+        self._reader = Reader(postgres, self._log_store)
         receipts = GivenReceipts(suspect)
         self.going_back = GoingBack(
             postgres, receipts, settings.jobs.heartbeat_seconds, lambda: self.alerts.leads and self.prepared.is_set()
@@ -150,7 +159,8 @@ class Components:
             self._bell,
             list(self._dependencies.values()),
             self.watch.wake,
-            self._admission.refuses,
+            self.held,
+            self.pacer,
             self.agreement.takes_jobs,
         )
         self.worker = Worker(
@@ -250,6 +260,8 @@ class Components:
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
+        if self.settings.jobs.workers:
+            keepers.append(self.pacer.run)
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):

@@ -39,7 +39,7 @@ from convo.errors import ConvoError
 from convo.http.listening import listen, url_of
 from convo.http.server import serve_http
 from convo.observe import log_records, metrics
-from convo.pipeline.publisher import Handed
+from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
 from convo.runtime import identity, loop_watch, threads
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import open_bridge
@@ -196,20 +196,19 @@ class Service:
 
     async def _work(self, listening: Sequence[socket.socket]) -> None:
         async with trio.open_nursery() as workers:
-            send, receive = trio.open_memory_channel[Handed](0)
-            async with receive:
-                for _ in range(self._settings.jobs.workers):
-                    workers.start_soon(self._components.worker.run, receive.clone())
+            send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
+            for _ in range(self._settings.jobs.workers):
+                workers.start_soon(self._components.worker.run, receive.clone())
             async with trio.open_nursery() as feed:
-                feed.start_soon(self._publish, send)
+                feed.start_soon(self._publish, send, receive)
                 await self._serve(listening)
                 feed.cancel_scope.cancel()
             workers.cancel_scope.deadline = trio.current_time() + self._settings.shutdown.workers_seconds
 
-    async def _publish(self, send: trio.MemorySendChannel[Handed]) -> None:
-        async with send:
+    async def _publish(self, send: trio.MemorySendChannel[Handed], receive: trio.MemoryReceiveChannel[Handed]) -> None:
+        async with receive, send:
             await self._components.prepared.wait()  # no deadline: an event of ours
-            await self._components.publisher.run(send)
+            await self._components.publisher.run(send, receive)
 
     async def _serve(self, listening: Sequence[socket.socket]) -> None:
         await serve_http(

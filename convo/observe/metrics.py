@@ -224,6 +224,12 @@ oldest_ready_job_age_seconds = Gauge(
     "convo_oldest_ready_job_age_seconds", "Age of the oldest job that is ready and due, sampled.", registry=registry
 )
 part_seconds = _folding.distribution("convo_part_seconds", "One attempt at one part.", "part", "outcome")
+local_analysis_seconds_total = _folding.count(
+    "convo_local_analysis_seconds_total", "Seconds for which the embedded analyst had the interpreter."
+).labels()
+analyses_share = Gauge(
+    "convo_analyses_share", "The share of the interpreter that analyses may have, besides accepts.", registry=registry
+)
 jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased jobs.", "ending")
 leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
 ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that differ from the ledger's.", registry=registry)

@@ -18,7 +18,7 @@ from convo.store.jobs.table import Jobs
 
 
 class HeldLeases:
-    """Every lease whose work is under way, each with the cancel scope of that work.
+    """Every lease that this process has, each with the cancel scope of its work, which may not have begun.
 
     The scope's deadline is the end of the lease by this process's own clock. Each good renewal moves it. So a worker
     that could not renew stops by itself when other processes may take the job.
@@ -38,11 +38,21 @@ class HeldLeases:
     def __len__(self) -> int:
         return len(self._scopes)
 
+    def keep(self, lease: Lease, since: float) -> None:
+        """Renew ``lease`` from now on; ``since`` is when it was asked for, by ``trio.current_time()``."""
+        self._scopes[lease.token] = (lease, trio.CancelScope(deadline=since + self._settings.lease_seconds))
+
+    def let_go(self, leases: Collection[Lease]) -> None:
+        """Renew these no longer: nobody has begun to work on them."""
+        for lease in leases:
+            self._scopes.pop(lease.token, None)
+
     @contextmanager
     def hold(self, lease: Lease, since: float) -> Iterator[trio.CancelScope]:
-        """Do the work of ``lease`` inside; ``since`` is when it was asked for, by ``trio.current_time()``."""
-        with trio.CancelScope(deadline=since + self._settings.lease_seconds) as scope:
-            self._scopes[lease.token] = (lease, scope)
+        """Do the work of ``lease`` inside; as ``keep`` where it is not kept yet."""
+        if lease.token not in self._scopes:
+            self.keep(lease, since)
+        with self._scopes[lease.token][1] as scope:
             try:
                 yield scope
             finally:

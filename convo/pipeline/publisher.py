@@ -1,18 +1,22 @@
-"""The publisher: it leases jobs for workers that already wait, and rescues leases that ended.
+"""The publisher: it leases jobs for workers that wait, and a few ahead, and rescues leases that ended.
 
-Open it to change when jobs start: suspects, probes, and the rest while requests are being refused.
+Open it to change when jobs start: suspects, probes, and how many are leased ahead.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
 
 import trio
 
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
 from convo.pipeline.endings import Ended
+from convo.pipeline.held import HeldLeases
 from convo.pipeline.quiet import QuietTime
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -23,20 +27,42 @@ from convo.store.jobs.table import Jobs
 Handed = tuple[Lease, float]
 """A lease, and when it was asked for by ``trio.current_time()``."""
 
-# A job of the embedded analyst takes some 10 ms of the processor. While requests are being refused, jobs get at most a
-# twentieth of it.
-_PRESSED_SECONDS = 0.2
+LEASED_AHEAD_MAX = 64
+"""So many leases at most wait for a worker to become free."""
+
+# So many seconds of work are leased ahead: the jobs that were leased in the last second say how many that is. Where
+# jobs take long there are none, and every due job is left to whichever process has a worker first.
+_AHEAD_SECONDS = 0.1
+_RATE_SECONDS = 1.0
+# To read more rows at once holds the loop for longer than a slice of the work of others.
+_LEASES_MAX = 128
+_RETURN_SECONDS = 1.0
+
+
+class Pacing(Protocol):
+    """What says how many jobs may start (``runtime.pace.Pacer``)."""
+
+    def allowed(self) -> float:
+        """Return how many jobs may start now."""
+
+    def started(self, jobs: int) -> None:
+        """Note that so many jobs have started."""
+
+    def wait_seconds(self) -> float:
+        """Return how long to wait until one more job may start."""
 
 
 class Publisher:
-    """The feed of the workers: each lease goes to a worker that is waiting, never into a queue.
+    """The feed of the workers: a lease goes to a worker that is waiting, or waits for the next one that becomes free.
+
+    What waits is held and renewed like the others, is as much as the workers take in a tenth of a second, and is given
+    back at a stop.
 
     Jobs that wait for a dependency that is out stay where they are, except one that finds out whether it is back.
     A suspect (a job whose process died with it before) is handed over when nothing else is at work here. One process
     at a time waits for that (``pipeline/quiet.py``).
 
-    While ``pressed`` returns true, requests are being refused. Then jobs start one by one, with a pause between them:
-    a receipt is owed now, an analysis is not.
+    No more jobs start than ``pacer`` allows: a receipt is owed now, an analysis is not.
 
     While ``takes_jobs`` returns false, nothing is leased: the settings of this process would give other results than
     those of the processes at work (``pipeline/agreement.py``).
@@ -49,7 +75,8 @@ class Publisher:
         bell: Bell,
         dependencies: Sequence[Dependency],
         ended: Ended,
-        pressed: Callable[[], bool] = lambda: False,
+        held: HeldLeases,
+        pacer: Pacing,
         takes_jobs: Callable[[], bool] = lambda: True,
     ) -> None:
         self._jobs = jobs
@@ -57,8 +84,11 @@ class Publisher:
         self._bell = bell
         self._dependencies = dependencies
         self._ended = ended
-        self._pressed = pressed
+        self._held = held
+        self._pacer = pacer
         self._takes_jobs = takes_jobs
+        self._leased: deque[tuple[float, int]] = deque()
+        self._unhanded: deque[Lease] = deque()
         self._rescued_at = -settings.heartbeat_seconds
         self._rescue_again = False
         self._quiet = QuietTime()
@@ -66,44 +96,88 @@ class Publisher:
     async def run(
         self,
         channel: trio.MemorySendChannel[Handed],
+        ahead: trio.MemoryReceiveChannel[Handed],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Feed the workers until cancelled, then close the channel."""
-        async with channel:
-            task_status.started()
-            while True:
-                if self._pressed():
-                    await trio.sleep(_PRESSED_SECONDS)
+        """Feed the workers until cancelled, then close the channel and give back what waits in it.
+
+        ``ahead`` is the channel's other end; it has room for ``LEASED_AHEAD_MAX``.
+        """
+        task_status.started()
+        try:
+            await self._feed_on(channel)
+        finally:
+            # Before a worker can take any of it.
+            left = [*_left_in(ahead), *self._unhanded]
+            channel.close()
+            ahead.close()
+            await self._return(left)  # noqa: ASYNC102  (shields itself, with a bound)
+
+    async def _feed_on(self, channel: trio.MemorySendChannel[Handed]) -> None:
+        while True:
+            try:
+                more = await self._feed(channel)
+            except ConvoError as error:
+                log_records.lease_failed(reason=error.detail)
+                more = False
+            if self._pacer.allowed() < 1:
+                # Not for the bell: every accept rings it.
+                await trio.sleep(min(self._pacer.wait_seconds(), self._settings.poll_seconds))
+            elif not more:
+                with trio.move_on_after(self._settings.poll_seconds):
+                    await self._bell.rung()
+
+    async def _return(self, leases: Sequence[Lease]) -> None:
+        self._held.let_go(leases)
+        if leases:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _RETURN_SECONDS):
                 try:
-                    more = await self._feed(channel)
+                    await self._jobs.return_unbegun(leases)
                 except ConvoError as error:
-                    log_records.lease_failed(reason=error.detail)
-                    more = False
-                if not more:
-                    with trio.move_on_after(self._settings.poll_seconds):
-                        await self._bell.rung()
+                    # The end of the stop gives back all that this process has, or else the end of the leases.
+                    log_records.ending_failed(conversation_id="*", reason=error.detail)
 
     async def _feed(self, channel: trio.MemorySendChannel[Handed]) -> bool:
-        """Lease for every worker that waits; return whether there may be more to do at once."""
+        """Lease for every worker that waits, and ahead; return whether there may be more to do at once."""
         more = await self._rescue()
         if not self._takes_jobs():
             return more
-        idle = channel.statistics().tasks_waiting_receive
-        everybody = idle == self._settings.workers
-        if self._pressed():
-            idle = min(idle, 1)
-        if not idle or not await self._may_lease(everybody=everybody):
+        waiting = channel.statistics()
+        everybody = waiting.tasks_waiting_receive == self._settings.workers and not waiting.current_buffer_used
+        wanted = self._wanted(waiting.tasks_waiting_receive, waiting.current_buffer_used)
+        if not wanted or not await self._may_lease(everybody=everybody):
             return more
         asked = trio.current_time()
-        leases = await self._lease(idle)
+        leases = await self._lease(wanted)
         if leases:
             log_records.jobs_leased(jobs=len(leases), seconds=trio.current_time() - asked)
+            self._pacer.started(len(leases))
+            self._leased.append((asked, len(leases)))
         for lease in leases:
-            await channel.send((lease, asked))  # no deadline: a worker of ours is waiting for it
+            self._held.keep(lease, asked)
+        self._unhanded += leases
+        while self._unhanded:
+            # There is room. One after the other, so that the workers begin in this order.
+            await channel.send((self._unhanded[0], asked))  # no deadline: it never waits
+            self._unhanded.popleft()
         if everybody and not leases and self._quiet.skip_others():
             return True
-        return more or (not self._quiet.at_work and _may_be_more(leases, idle))
+        return more or (not self._quiet.at_work and _may_be_more(leases, wanted))
+
+    def _wanted(self, idle: int, queued: int) -> int:
+        """Return how many jobs to lease: for all idle workers, and ahead once half of what was ahead is taken."""
+        ahead = 0 if self._quiet.suspects_due else self._ahead()
+        if not idle and 2 * queued > ahead:
+            return 0
+        return max(0, min(idle + ahead - queued, _LEASES_MAX, math.floor(min(self._pacer.allowed(), _LEASES_MAX))))
+
+    def _ahead(self) -> int:
+        since = trio.current_time() - _RATE_SECONDS
+        while self._leased and self._leased[0][0] < since:
+            self._leased.popleft()
+        rate = sum(jobs for _, jobs in self._leased) / _RATE_SECONDS
+        return min(LEASED_AHEAD_MAX, int(rate * _AHEAD_SECONDS))
 
     async def _may_lease(self, *, everybody: bool) -> bool:
         """Return false while a suspect is at work here, or while all others are awaited so that one can start."""
@@ -171,6 +245,14 @@ class Publisher:
                 self._quiet.none_found()
         else:
             self._quiet.suspects_due = await self._jobs.has_suspects(out=self._out_and_not_probed())
+
+
+def _left_in(ahead: trio.MemoryReceiveChannel[Handed]) -> list[Lease]:
+    left: list[Lease] = []
+    with suppress(trio.WouldBlock, trio.EndOfChannel):
+        while True:
+            left.append(ahead.receive_nowait()[0])
+    return left
 
 
 def _may_be_more(leases: Sequence[Lease], asked: int) -> bool:

@@ -167,7 +167,7 @@ _READ = "SELECT body FROM conversation_log WHERE seq = $1"
 
 
 class RecentLogs:
-    """The packed logs of jobs that were just committed, at most ``bytes_max`` of them; others are read by ``read``.
+    """The packed logs of jobs that were just committed or leased, at most ``bytes_max``; others are read by ``read``.
 
     When it is full the newest are left out: jobs are leased oldest first, so those inside are asked for next.
 
@@ -192,6 +192,10 @@ class RecentLogs:
             if self._size + len(log.body) <= self._bytes_max:
                 self._entries[log.seq] = (log, now)
                 self._size += len(log.body)
+
+    def lacks(self, seq: int) -> bool:
+        """Return whether no log of a job that is being leased is here, and there is room for one."""
+        return seq not in self._entries and self._size < self._bytes_max
 
     async def take(self, seq: int, digest: str) -> bytes | None:
         """Return the packed log of a leased job and forget it, or read it from the store; None when it is nowhere.

@@ -14,6 +14,7 @@ import trio
 
 from convo.errors import Overloaded
 from convo.observe import metrics
+from convo.runtime.pace import Accepts
 from convo.settings import IntakeSettings
 
 # The rate of the last few seconds predicts when there is room again; an older rate belongs to another load.
@@ -67,7 +68,7 @@ class Admitted:
         admission = self._admission
         if admission.requests >= admission.requests_max:
             raise admission.no_place()
-        admission.requests += 1
+        admission.begin()
         self.under_way = True
 
     def __exit__(self, *_: object) -> None:
@@ -75,8 +76,7 @@ class Admitted:
         admission.bytes -= self._bytes
         if self.under_way:
             self.under_way = False
-            admission.requests -= 1
-            admission.ended += 1
+            admission.end()
 
 
 class Admission:
@@ -99,8 +99,30 @@ class Admission:
         self.requests = 0
         self.bytes = 0
         self.ended = 0  # since the rate was last updated
+        self._ended_all = 0
+        self._busy_seconds = 0.0  # until the last moment when nothing was under way
+        self._busy_since = 0.0
         metrics.intake_in_flight.set_function(lambda: self.requests)
         metrics.intake_in_flight_bytes.set_function(lambda: self.bytes)
+
+    def begin(self) -> None:
+        """Count one request more as under way."""
+        if not self.requests:
+            self._busy_since = trio.current_time()
+        self.requests += 1
+
+    def end(self) -> None:
+        """Count one request less as under way."""
+        self.requests -= 1
+        self.ended += 1
+        self._ended_all += 1
+        if not self.requests:
+            self._busy_seconds += trio.current_time() - self._busy_since
+
+    def accepts(self) -> Accepts:
+        """Return what was under way so far."""
+        busy = self._busy_seconds + (trio.current_time() - self._busy_since if self.requests else 0.0)
+        return Accepts(self._ended_all, busy)
 
     def check(self, bytes_: int) -> None:
         """Check that there is room for a request of ``bytes_``, before any of them is read.

@@ -239,6 +239,13 @@ class FakeJobs:
         row = self._held(lease)
         row.free(**self._later(row, later))
 
+    async def return_unbegun(self, leases: Sequence[Lease]) -> None:
+        await trio.lowlevel.checkpoint()
+        for lease in leases:
+            row = self.table.rows[lease.seq]
+            if row.token == lease.token:
+                row.free()
+
     def _later(self, row: Row, later: float) -> dict[str, Any]:
         return {"delayed": later > 0, "available_at": self.table.now() + later if later > 0 else row.available_at}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from convo.conversation.model import (
 from convo.observe import log_records
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
-from convo.pipeline.publisher import Handed, Publisher
+from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -169,6 +170,19 @@ async def shift_clock(postgres: Postgres, by: str) -> None:
     )
 
 
+class Unpaced:
+    """Lets every job start at once."""
+
+    def allowed(self) -> float:
+        return math.inf
+
+    def started(self, jobs: int) -> None:
+        pass
+
+    def wait_seconds(self) -> float:
+        return 0.0
+
+
 class Process:
     """What one convo process does behind its door, each part to be started by the test that needs it."""
 
@@ -178,11 +192,11 @@ class Process:
         self.bell = Bell()
         self.taken: list[CommittedLog] = []
         self.ended: list[int] = []
-        self.jobs = Jobs(postgres, settings.jobs, owner)
-        self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
-        self.settler = Settler(postgres, settings.score)
         self.log_store = LogStore(postgres)
         self.recent_logs = RecentLogs(self.log_store.take, settings.jobs.handover_bytes)
+        self.jobs = Jobs(postgres, settings.jobs, owner, recent_logs=self.recent_logs)
+        self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
+        self.settler = Settler(postgres, settings.score)
         self.receipts = GivenReceipts()
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.committer = Committer(
@@ -203,7 +217,15 @@ class Process:
     @property
     def publisher(self) -> Publisher:
         """Make the publisher, with the dependencies as they are now."""
-        return Publisher(self.jobs, self.settings.jobs, self.bell, [*self.dependencies.values()], self.ended.append)
+        return Publisher(
+            self.jobs,
+            self.settings.jobs,
+            self.bell,
+            [*self.dependencies.values()],
+            self.ended.append,
+            self.held,
+            Unpaced(),
+        )
 
     @property
     def endings(self) -> Endings:
@@ -307,12 +329,11 @@ async def at_work(process: Process, analysts: Analysts, *, workers: int = 1) -> 
     Yields the scope of the workers: cancelled, they stop at once.
     """
     async with trio.open_nursery() as working:
-        send, receive = trio.open_memory_channel[Handed](0)
-        async with receive:
-            for _ in range(workers):
-                working.start_soon(process.worker(analysts).run, receive.clone())
+        send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
+        for _ in range(workers):
+            working.start_soon(process.worker(analysts).run, receive.clone())
         async with trio.open_nursery() as feed:
-            await feed.start(process.publisher.run, send)
+            await feed.start(process.publisher.run, send, receive)
             yield working.cancel_scope
             feed.cancel_scope.cancel()
 

@@ -48,7 +48,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from convo.analysis.part import StoredFinding
 from convo.conversation import digest as digests
 from convo.conversation.model import Finding, PartName
 from convo.dependencies import DEPENDENCIES
@@ -59,6 +58,7 @@ from convo.store import ledger, processes
 from convo.store.audit_log import NO_CALLER, Caller
 from convo.store.job_sql import DEAD, FREE, NOT_PARKED, later
 from convo.store.jobs import (
+    brought,
     counts,
     crashes,
     dead_letters,
@@ -70,12 +70,14 @@ from convo.store.jobs import (
     suspects,
     tickets,
 )
+from convo.store.jobs.brought import Brought
 from convo.store.jobs.crashes import ComeBack
 from convo.store.jobs.dead_letters import DeadFilter, DeadReasons, RetriedBatch
 from convo.store.jobs.lease import Lease, hold, hold_one, lost
 from convo.store.jobs.parts import PartRow
 from convo.store.jobs.rescue import Rescue
 from convo.store.jobs.runs import NO_WAITS, Waits
+from convo.store.logs import CommittedLog, RecentLogs
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.processes import ProcessEntry
 
@@ -92,9 +94,15 @@ class Jobs:
         settings: JobsSettings,
         owner: str,
         dependencies: Collection[str] = tuple(DEPENDENCIES),
+        *,
+        recent_logs: RecentLogs | None = None,
     ) -> None:
-        """Work on the table with these ``dependencies`` switched on: jobs that wait for another one are left alone."""
+        """Work on the table with these ``dependencies`` switched on: jobs that wait for another one are left alone.
+
+        A lease puts the logs of its jobs into ``recent_logs``.
+        """
         self._postgres = postgres
+        self._recent_logs = recent_logs
         self._dependencies = dependencies
         self._settings = settings
         self.owner = owner
@@ -137,7 +145,7 @@ class Jobs:
             rows = await suspects.take_suspect(
                 connection, owner=self.owner, lease_seconds=seconds, allowed=self._allowed(out)
             )
-            return await _leases(connection, rows)
+            return await self._leases(connection, rows)
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
 
@@ -168,9 +176,22 @@ class Jobs:
                 after=after,
                 allowed=allowed,
             )
-            return await _leases(connection, taken.rows), taken.last_key
+            return await self._leases(connection, taken.rows), taken.last_key
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
+
+    async def _leases(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Lease]:
+        if not rows:
+            return []
+        digest_of = {row["seq"]: digests.expand(row["digest"]) for row in rows}
+        recent = self._recent_logs
+        lacking = [] if recent is None else [seq for seq in digest_of if recent.lacks(seq)]
+        found = await brought.bring(connection, list(digest_of), logs_of=lacking)
+        if recent is not None:
+            recent.put(
+                CommittedLog(seq=seq, digest=digest_of[seq], body=log) for seq, one in found.items() for log in one.log
+            )
+        return [_lease(row, digest_of[row["seq"]], found[row["seq"]]) for row in rows]
 
     def _allowed(self, out: Collection[str]) -> list[str]:
         """List the values of ``waits_for`` that may be leased: what was parked comes first, it has waited longer.
@@ -283,6 +304,15 @@ class Jobs:
 
         await self._postgres.run("db.release", body, begin=RELAXED)
 
+    async def return_unbegun(self, leases: Sequence[Lease]) -> None:
+        """Give back jobs on which nobody has begun to work; no run is noted. Leases that were lost are left out."""
+
+        async def body(connection: Connection) -> None:
+            held = await hold(connection, leases)
+            await connection.execute(_RETURN, [lease.seq for lease in leases if lease.token in held])
+
+        await self._postgres.run("db.release", body, begin=RELAXED)
+
     async def park(
         self, lease: Lease, dependency: str, reason: str, *, later: float = 0.0, waits: Waits = NO_WAITS
     ) -> None:
@@ -344,19 +374,9 @@ class Jobs:
         return await counts.count(self._postgres)
 
 
-async def _leases(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Lease]:
-    stored = await parts.found(connection, [row["seq"] for row in rows]) if rows else {}
-    # Of a job that was never at work there is none, and most jobs are such.
-    asked = [row["seq"] for row in rows if row["asked_before"]]
-    held = await tickets.read(connection, asked) if asked else {}
-    return [_lease(row, stored.get(row["seq"], {}), held.get(row["seq"], {})) for row in rows]
-
-
-def _lease(row: Mapping[str, Any], stored: Mapping[PartName, StoredFinding], held: Mapping[PartName, str]) -> Lease:
-    findings = {name: one.finding for name, one in stored.items()}
+def _lease(row: Mapping[str, Any], digest: str, stored: Brought) -> Lease:
     same = {name: row[name] for name in _SAME}
-    digest = digests.expand(row["digest"])
-    return Lease(**same, digest=digest, token=row["lease_token"], parts=findings, tickets=held)
+    return Lease(**same, digest=digest, token=row["lease_token"], parts=stored.parts, tickets=stored.tickets)
 
 
 _SAME = (
@@ -387,4 +407,5 @@ UPDATE job SET {FREE}, waits_for = $2, parked_since = coalesce(parked_since, con
 WHERE seq = $1
 """
 _RELEASE = f"UPDATE job SET {FREE}, {later('$2')} WHERE seq = $1"
+_RETURN = f"UPDATE job SET {FREE} WHERE seq = ANY($1::bigint[])"
 ERASE_JOBS = "DELETE FROM job WHERE seq = ANY($1::bigint[])"

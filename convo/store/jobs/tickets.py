@@ -6,18 +6,10 @@ conversation twice, in whichever process the job is leased next. It knows no lea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from convo.conversation.model import PartName
 from convo.store.postgres import Connection
-
-
-async def read(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, str]]:
-    """Read the tickets of these jobs, by ``seq`` and part."""
-    found: dict[int, dict[PartName, str]] = {}
-    for row in await connection.fetch(_READ, list(seqs)):
-        found.setdefault(row["seq"], {})[row["name"]] = row["ticket"]
-    return found
 
 
 async def write(connection: Connection, seq: int, name: PartName, ticket: str) -> None:
@@ -33,7 +25,6 @@ async def remove(connection: Connection, parts: Collection[tuple[int, PartName]]
     await connection.execute(_REMOVE, [seq for seq, _ in parts], [name for _, name in parts])
 
 
-_READ = "SELECT seq, name, ticket FROM part_ticket WHERE seq = ANY($1::bigint[])"
 _WRITE = """
 INSERT INTO part_ticket (seq, name, ticket) VALUES ($1, $2, $3)
 ON CONFLICT (seq, name) DO UPDATE SET ticket = $3, made_at = convo_now()

@@ -11,7 +11,7 @@ import trio
 from convo.analysis.analyze import analyze
 from convo.conversation.model import Finding, PartName
 from convo.errors import LeaseLost
-from convo.pipeline.publisher import Handed
+from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
 from convo.settings import JobsSettings, Settings
 from convo.store import audit, ledger
 from convo.store.jobs.lease import Lease
@@ -91,20 +91,20 @@ async def test_a_worker_that_is_cancelled_anywhere_loses_nothing_and_counts_once
 async def test_a_publisher_that_is_cancelled_anywhere_leaves_no_job_behind(process: Process) -> None:
     async def begin(step: int) -> Work:
         await process.accepted(f"talk-{step}")
-        send, receive = trio.open_memory_channel[Handed](0)
+        send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
         handed: list[str] = []
 
         async def publish_until_handed() -> None:
             async with trio.open_nursery() as nursery:
 
                 async def take() -> None:
-                    async with receive:
-                        async for lease, _ in receive:
+                    async with receive.clone() as channel:
+                        async for lease, _ in channel:
                             handed.append(lease.conversation_id)
                             nursery.cancel_scope.cancel()
 
                 nursery.start_soon(take)
-                nursery.start_soon(process.publisher.run, send)
+                nursery.start_soon(process.publisher.run, send, receive)
 
         return publish_until_handed
 

@@ -19,7 +19,7 @@ from convo.errors import RemoteBusy, RemoteError, RemoteGarbage, RemoteRefused, 
 from convo.observe import metrics
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
-from convo.pipeline.publisher import Handed, Publisher
+from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -27,7 +27,7 @@ from convo.settings import LlmSettings, Settings
 from convo.store import logs
 from convo.store.jobs.part_writer import PartWriter
 from tests.support.fake_jobs import FakeJobs, Row, Table
-from tests.support.making import THREE, told
+from tests.support.making import THREE, Unpaced, told
 
 HOUR = 3600.0
 SECONDS = 2.0
@@ -125,15 +125,15 @@ async def at_work(**llm: Any) -> AsyncIterator[House]:
         analysts=cast("Any", house.analysts()),
         bell=house.bell,
     )
-    publisher = Publisher(jobs, settings.jobs, house.bell, [house.dependency], lambda _: None)
-    send, receive = trio.open_memory_channel[Handed](0)
+    publisher = Publisher(jobs, settings.jobs, house.bell, [house.dependency], lambda _: None, held, Unpaced())
+    send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
     with told():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(held.beat)
             nursery.start_soon(part_writer.run)
             for _ in range(settings.jobs.workers):
                 nursery.start_soon(worker.run, receive.clone())
-            nursery.start_soon(publisher.run, send)
+            nursery.start_soon(publisher.run, send, receive)
             yield house
             nursery.cancel_scope.cancel()
 

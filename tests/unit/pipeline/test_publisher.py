@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
@@ -10,7 +11,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.errors import DatabaseUnavailable, RemoteDenied, RemoteError
-from convo.pipeline.publisher import Handed, Publisher
+from convo.pipeline.held import HeldLeases
+from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
 from convo.settings import JobsSettings, RemoteSettings
@@ -37,6 +39,7 @@ class ReadyJobs:
         self.claims: list[float] = []
         self.claimable = True
         self.found = Rescue()
+        self.returned: list[int] = []
 
     async def lease_suspect(self, *, out: Collection[str] = ()) -> list[Lease]:
         await trio.lowlevel.checkpoint()
@@ -71,6 +74,42 @@ class ReadyJobs:
         await trio.lowlevel.checkpoint()
         return bool(self.suspects)
 
+    async def return_unbegun(self, leases: Sequence[Lease]) -> None:
+        await trio.lowlevel.checkpoint()
+        self.returned += [one.seq for one in leases]
+
+
+class HeldNames:
+    """Notes which leases are held, before a worker has them."""
+
+    def __init__(self) -> None:
+        self.kept: list[int] = []
+
+    def keep(self, one: Lease, _since: float) -> None:
+        self.kept.append(one.seq)
+
+    def let_go(self, leases: Collection[Lease]) -> None:
+        for one in leases:
+            self.kept.remove(one.seq)
+
+
+class Paced:
+    """Lets jobs start one by one, with a pause, while it is ``pressed``."""
+
+    def __init__(self, seconds: float) -> None:
+        self.pressed = False
+        self._seconds = seconds
+        self._next_at = 0.0
+
+    def allowed(self) -> float:
+        return float(trio.current_time() >= self._next_at) if self.pressed else math.inf
+
+    def started(self, jobs: int) -> None:
+        self._next_at = trio.current_time() + self._seconds * jobs
+
+    def wait_seconds(self) -> float:
+        return self._next_at - trio.current_time()
+
 
 class Feed:
     """A publisher at work, and the receiving end of its channel."""
@@ -79,11 +118,18 @@ class Feed:
         self.jobs = jobs
         self.ended: list[int] = []
         self.bell = Bell()
-        self.send, self.receive = trio.open_memory_channel[Handed](0)
+        self.send, self.receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
         settings = msgspec.structs.replace(JOBS, workers=workers)
-        self.pressed = False
+        self.pacer = Paced(0.2)
+        self.held = HeldNames()
         self.publisher = Publisher(
-            cast("Jobs", jobs), settings, self.bell, dependencies, self.ended.append, lambda: self.pressed
+            cast("Jobs", jobs),
+            settings,
+            self.bell,
+            dependencies,
+            self.ended.append,
+            cast("HeldLeases", self.held),
+            self.pacer,
         )
         self.handed: list[tuple[int, float, float]] = []
 
@@ -101,12 +147,12 @@ async def feeding(
     jobs: ReadyJobs, *dependencies: Dependency, workers: int = 0, seconds: float = 1.0
 ) -> AsyncIterator[Feed]:
     feed = Feed(jobs, dependencies, workers)
-    async with trio.open_nursery() as nursery, feed.receive:
+    async with trio.open_nursery() as nursery:
         for _ in range(workers):
             nursery.start_soon(feed.work, seconds)
         await wait_all_tasks_blocked()
         async with trio.open_nursery() as publishing:
-            await publishing.start(feed.publisher.run, feed.send)
+            await publishing.start(feed.publisher.run, feed.send, feed.receive)
             yield feed
             publishing.cancel_scope.cancel()
 
@@ -127,18 +173,18 @@ async def test_a_worker_that_becomes_free_is_served_at_once(autojump_clock: Mock
     assert feed.handed == [(1, 0.0, 0.0), (2, 0.25, 0.25), (3, 0.5, 0.5)]
 
 
-async def test_while_the_door_refuses_jobs_start_one_by_one_with_a_rest_between(autojump_clock: MockClock) -> None:
+async def test_no_more_jobs_start_than_the_pace_allows(autojump_clock: MockClock) -> None:
     jobs = ReadyJobs()
     async with feeding(jobs, workers=3, seconds=0.0) as feed:
         await trio.sleep(0.25)
         jobs.ready = [lease(seq) for seq in range(1, 21)]
-        feed.pressed = True
+        feed.pacer.pressed = True
         feed.bell.ring()
         await trio.sleep(0.9)
         assert [count for _, count in jobs.leases[1:]] == [1] * len(feed.handed)
         starts = [at for _, _, at in feed.handed]
-        assert starts == pytest.approx([0.45, 0.65, 0.85, 1.05])
-        feed.pressed = False
+        assert starts == pytest.approx([0.25, 0.45, 0.65, 0.85, 1.05])
+        feed.pacer.pressed = False
         await trio.sleep(0.2)
         assert len(feed.handed) == 20
 
@@ -167,6 +213,39 @@ async def test_while_there_may_be_more_it_does_not_wait(autojump_clock: MockCloc
     async with feeding(jobs, workers=2, seconds=0.0) as feed:
         await trio.sleep(0.5)
     assert len(feed.handed) == 10
+
+
+async def test_a_tenth_of_a_second_of_work_is_leased_ahead_and_held(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs(ready=10_000)
+    async with feeding(jobs, workers=4, seconds=0.02) as feed:
+        await trio.sleep(3)
+        jobs.leases.clear()
+        await trio.sleep(1)
+    assert len(feed.handed) == pytest.approx(4 / 0.02 * 4, rel=0.02)
+    # 200 jobs/s are 20 ahead; it leases when half of them are taken.
+    assert max(count for _, count in jobs.leases) <= 20
+    assert len(jobs.leases) == pytest.approx(200 / 10, rel=0.3)
+    waited = [at - asked for _, asked, at in feed.handed]
+    assert max(waited) <= 0.12
+
+
+async def test_what_waits_at_a_stop_is_given_back_and_not_worked_on(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs(ready=10_000)
+    async with feeding(jobs, workers=4, seconds=0.02) as feed:
+        await trio.sleep(2.01)
+    begun = [seq for seq, _, _ in feed.handed]
+    assert len(jobs.returned) > 5
+    assert set(begun).isdisjoint(jobs.returned)
+    assert sorted([*begun, *jobs.returned]) == list(range(1, len(begun) + len(jobs.returned) + 1))
+    assert set(feed.held.kept).isdisjoint(jobs.returned)
+
+
+async def test_where_jobs_take_long_nothing_is_leased_ahead(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs(ready=100)
+    async with feeding(jobs, workers=4, seconds=2) as feed:
+        await trio.sleep(9)
+    assert {at - asked for _, asked, at in feed.handed} == {0.0}
+    assert jobs.returned == []
 
 
 async def test_a_busy_house_leases_nothing(autojump_clock: MockClock) -> None:
