@@ -6,6 +6,7 @@ Open it to change how parts run. It knows neither who finds a part nor where it 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from time import thread_time
 
 import trio
 from msgspec import Struct
@@ -17,10 +18,15 @@ from convo.runtime.deadline import deadline
 
 
 class Analyst(Struct, frozen=True, kw_only=True):
-    """Who finds one part: its name and version (``local/2``), and the function that asks it."""
+    """Who finds one part: its name and version (``local/2``), and the function that asks it.
+
+    ``in_process``: it works in this process and is not waited for. Such analysts work one after another, for there is
+    one interpreter.
+    """
 
     by: str
     find: Callable[[Conversation], Awaitable[Finding]]
+    in_process: bool = False
 
 
 class PartFailure(Struct, frozen=True, kw_only=True):
@@ -54,7 +60,7 @@ async def analyze(
     store: Store,
     keep_ticket: KeepTicket = _keep_none,
 ) -> dict[PartName, PartFailure]:
-    """Find every part that is not in ``have``, each stored as soon as it is found; return the parts that failed.
+    """Find every part that is not in ``have``, and store each when it is found; return the parts that failed.
 
     A part that fails leaves the others alone. A ticket that comes with a failure is kept at once: were it lost, the
     service would be given the conversation a second time.
@@ -85,13 +91,28 @@ async def analyze(
                 conversation_id=conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
             )
 
-    async with trio.open_nursery() as nursery:
-        for name, analyst in analysts.items():
-            if name not in have:
-                nursery.start_soon(part, name, analyst)
+    await _side_by_side({name: analyst for name, analyst in analysts.items() if name not in have}, part)
     if unstored:
         raise unstored[0]
     return failures
+
+
+async def _side_by_side(analysts: Analysts, part: Callable[[PartName, Analyst], Awaitable[None]]) -> None:
+    """Run all parts side by side, those of this process in one task: no nursery where there are no others."""
+
+    async def here() -> None:
+        for name, analyst in analysts.items():
+            if analyst.in_process:
+                await part(name, analyst)
+
+    elsewhere = {name: analyst for name, analyst in analysts.items() if not analyst.in_process}
+    if not elsewhere:
+        await here()
+        return
+    async with trio.open_nursery() as nursery:
+        for name, analyst in elsewhere.items():
+            nursery.start_soon(part, name, analyst)
+        nursery.start_soon(here)
 
 
 async def _kept(keep_ticket: KeepTicket, name: PartName, failure: ConvoError) -> list[ConvoError]:
@@ -116,9 +137,18 @@ def in_process(
     async def ask(conversation: Conversation) -> Finding:
         async with lock:
             if sum(len(turn.text) for turn in conversation.turns) < offload_chars:
-                return find(conversation)
-            with deadline("analysis.local", _LOCAL_SECONDS):
-                # No limiter of ours: a thread that never ends and is abandoned would keep its place for ever.
-                return await trio.to_thread.run_sync(find, conversation, abandon_on_cancel=True)
+                finding, seconds = _timed(find, conversation)
+            else:
+                with deadline("analysis.local", _LOCAL_SECONDS):
+                    # No limiter of ours: a thread that never ends and is abandoned would keep its place for ever.
+                    finding, seconds = await trio.to_thread.run_sync(_timed, find, conversation, abandon_on_cancel=True)
+            metrics.local_analysis_seconds_total.inc(seconds)
+            return finding
 
-    return Analyst(by=by, find=ask)
+    return Analyst(by=by, find=ask, in_process=True)
+
+
+def _timed(find: Callable[[Conversation], Finding], conversation: Conversation) -> tuple[Finding, float]:
+    """Return what was found, and for how long it had the interpreter."""
+    began = thread_time()
+    return find(conversation), thread_time() - began

@@ -1,4 +1,4 @@
-"""How the work on one job ends: its parts stored, then exactly one of settle, fail, park and release.
+"""How the work on one job ends: exactly one of settle, fail, park and release, with all that was found stored.
 
 Open it to change what a worker does with a result or a failure. Every ending is shielded from cancellation for
 ``shutdown.settle_seconds``, so that a stop still stores it. An ending that fails is left to the heartbeat, which gives
@@ -8,15 +8,16 @@ the job back, or else to the end of the lease.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from random import random
 
 import trio
 
 from convo.analysis.analyze import PartFailure
 from convo.conversation.model import Finding, PartName
-from convo.errors import ConvoError, LeaseLost, RemoteError, RemotePending
+from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError, RemotePending
 from convo.observe import log_records, metrics
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.blame import Blame
 from convo.pipeline.held import HeldLeases
 from convo.resilience import retry
@@ -25,7 +26,6 @@ from convo.runtime.deadline import deadline
 from convo.settings import Settings
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.part_writer import PartWriter
-from convo.store.jobs.runs import Waits
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 
@@ -36,7 +36,7 @@ Failures = Mapping[PartName, PartFailure]
 
 
 class Endings:
-    """Stores what became of a job; each ending takes the seconds that its work spent in each named wait."""
+    """Stores what became of a job, and what it has found."""
 
     def __init__(  # noqa: PLR0913  (all that an ending writes to or asks)
         self,
@@ -71,29 +71,43 @@ class Endings:
         with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
             await self._jobs.store_ticket(lease, name, ticket)
 
-    async def settle(self, lease: Lease, waits: Waits) -> None:
-        """End a job whose parts are all stored."""
-        with self._ending(lease) as count:
-            found = await self._settler.settle(lease, waits)
-            count("settle")
-            log_records.job_settled(conversation_id=lease.conversation_id, score=found.value)
-            self._ended(lease.seq)
+    async def settle(self, job: JobAtWork) -> None:
+        """End a job whose parts are all found; fail it where the database refuses one of them."""
+        refused: BadRow | None = None
+        with self._ending(job) as count:
+            try:
+                found = await self._settler.settle(job.lease, job.waits, job.found)
+            except BadRow as error:
+                refused = error
+            else:
+                count("settle")
+                log_records.job_settled(conversation_id=job.lease.conversation_id, score=found.value)
+                self._ended(job.lease.seq)
+        if refused is not None:
+            await self.fail(job, refused.detail, {})
+
+    async def _store_found(self, job: JobAtWork) -> None:
+        # A part that the database refuses is found again with the next attempt, and is that one's failure.
+        with suppress(BadRow):
+            await job.store_found(self.store_part)
 
     def own_failures(self, lease: Lease, failures: Failures) -> Failures:
         """Return the failures that are the job's own, and no outage; as ``Blame.own``."""
         return self._blame.own(lease, failures)
 
-    async def fail(self, lease: Lease, reason: str, failures: Failures, waits: Waits) -> None:
+    async def fail(self, job: JobAtWork, reason: str, failures: Failures) -> None:
         """Spend an attempt of the job, or bury it when that was the last one."""
+        lease = job.lease
         attempt = lease.attempts + 1
         again_in_seconds = self._backoff_seconds(attempt)
         for name, failure in failures.items():
             log_records.part_failed(
                 conversation_id=lease.conversation_id, part=name, attempt=attempt, reason=failure.error.detail
             )
-        with self._ending(lease) as count:
+        with self._ending(job) as count:
+            await self._store_found(job)
             failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
-            if await self._jobs.fail(lease, reason, failed, later=again_in_seconds, waits=waits):
+            if await self._jobs.fail(lease, reason, failed, later=again_in_seconds, waits=job.waits):
                 count("bury")
                 log_records.job_buried(conversation_id=lease.conversation_id, attempts=attempt, reason=reason)
                 self._ended(lease.seq)
@@ -118,14 +132,16 @@ class Endings:
             random=random(),
         )
 
-    async def park(self, lease: Lease, failures: Failures, waits: Waits) -> None:
+    async def park(self, job: JobAtWork, failures: Failures) -> None:
         """Let the job wait for the dependency of its first failure; no attempt is spent."""
+        lease = job.lease
         name, first = next(iter(failures.items()))
         waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
         reason = f"{name}: {first.error.detail}"
-        with self._ending(lease) as count:
+        with self._ending(job) as count:
+            await self._store_found(job)
             later = self._parked_seconds(waits_for, first.error)
-            await self._jobs.park(lease, waits_for, reason, later=later, waits=waits)
+            await self._jobs.park(lease, waits_for, reason, later=later, waits=job.waits)
             count("park")
             log_records.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
             await self._blame.give_back()
@@ -145,20 +161,22 @@ class Endings:
             return 0.0
         return self._settings.jobs.backoff_seconds * (1 + random())
 
-    async def release(self, lease: Lease, reason: str, waits: Waits, *, later: float = 0.0) -> None:
+    async def release(self, job: JobAtWork, reason: str, *, later: float = 0.0) -> None:
         """Give the job back, at once or ``later``; no attempt is spent."""
-        with self._ending(lease) as count:
-            await self._jobs.release(lease, later=later, reason=reason, waits=waits)
+        lease = job.lease
+        with self._ending(job) as count:
+            await self._store_found(job)
+            await self._jobs.release(lease, later=later, reason=reason, waits=job.waits)
             count("release")
             log_records.job_released(conversation_id=lease.conversation_id, reason=reason)
 
     @contextmanager
-    def _ending(self, lease: Lease) -> Iterator[Callable[[str], None]]:
+    def _ending(self, job: JobAtWork) -> Iterator[Callable[[str], None]]:
         try:
             with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
                 yield lambda ending: metrics.jobs_ended_total.labels(ending).inc()
         except LeaseLost as error:
-            log_records.lease_lost(conversation_id=lease.conversation_id, reason=error.detail)
+            log_records.lease_lost(conversation_id=job.lease.conversation_id, reason=error.detail)
         except ConvoError as error:
-            self._held.give_back_later(lease)
-            log_records.ending_failed(conversation_id=lease.conversation_id, reason=error.detail)
+            self._held.give_back_later(job)
+            log_records.ending_failed(conversation_id=job.lease.conversation_id, reason=error.detail)

@@ -6,12 +6,14 @@ Open it to change when the work on a lost lease stops.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import trio
 
-from convo.errors import ConvoError, LeaseLost
+from convo.conversation.model import Finding, PartName
+from convo.errors import BadRow, ConvoError, LeaseLost
 from convo.observe import log_records
+from convo.pipeline.at_work import JobAtWork
 from convo.settings import JobsSettings
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
@@ -29,11 +31,11 @@ class HeldLeases:
         self._settings = settings
         # By token: a rescued job can come back to this process while the work under its lost lease still ends.
         self._scopes: dict[int, tuple[Lease, trio.CancelScope]] = {}
-        self._unended: dict[int, Lease] = {}
+        self._unended: dict[int, JobAtWork] = {}
 
-    def give_back_later(self, lease: Lease) -> None:
-        """Note a lease whose ending could not be stored: it is given back when a heartbeat can be stored again."""
-        self._unended[lease.token] = lease
+    def give_back_later(self, job: JobAtWork) -> None:
+        """Note a job whose ending could not be stored: it is given back when a heartbeat can be stored again."""
+        self._unended[job.lease.token] = job
 
     def __len__(self) -> int:
         return len(self._scopes)
@@ -92,10 +94,19 @@ class HeldLeases:
                     scope.cancel()
             await self._give_back()
 
+    async def _store_part(self, lease: Lease, name: PartName, by: str, finding: Finding) -> None:
+        (error,) = await self._jobs.store_parts([(lease, name, by, finding)])
+        if error is not None:
+            raise error
+
     async def _give_back(self) -> None:
         while self._unended:
-            token, lease = next(iter(self._unended.items()))
+            token, job = next(iter(self._unended.items()))
+            lease = job.lease
             try:
+                # Or what was paid for would be asked for again.
+                with suppress(BadRow):
+                    await job.store_found(self._store_part)
                 await self._jobs.release(lease)
             except LeaseLost:
                 # Its ending was stored after all, or another process rescued it.

@@ -15,6 +15,7 @@ from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
 from convo.observe import log_records
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
 from convo.pipeline.publisher import Handed
 from convo.runtime import threads
@@ -23,11 +24,12 @@ from convo.runtime.deadline import collecting, deadline
 from convo.settings import Settings
 from convo.store import logs
 from convo.store.jobs.lease import Lease
-from convo.store.jobs.runs import Waits
 from convo.store.logs import TakeLog
 
 # One in so many workers may have a conversation of more than ``threads.LARGE_BYTES``; the others wait for their turn.
 _LARGE_SHARE = 4
+# So many workers read a log at a time that did not come with its lease.
+_READING = 2
 _CANCELLED = "the process stops, or the lease is lost"
 
 
@@ -44,6 +46,8 @@ class Worker:
         self._bell = bell
         # As turns a conversation of 2 MB takes 11 MB, for as long as a service takes to answer.
         self._large = trio.CapacityLimiter(max(1, settings.jobs.workers // _LARGE_SHARE))
+        # A thousand workers that read at once would wait for connections until there is no time left.
+        self._reading = trio.CapacityLimiter(_READING)
 
     async def run(self, channel: trio.MemoryReceiveChannel[Handed]) -> None:
         """Take jobs until the channel closes; ring the bell whenever this worker becomes free."""
@@ -55,56 +59,58 @@ class Worker:
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
                 ):
-                    await self._work(lease, waits)
+                    await self._work(
+                        JobAtWork(lease, waits, [name for name in self._analysts if name not in lease.parts])
+                    )
                 if scope.cancelled_caught:
                     log_records.lease_lost(
                         conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"
                     )
                 self._bell.ring()
 
-    async def _work(self, lease: Lease, waits: Waits) -> None:
+    async def _work(self, job: JobAtWork) -> None:
         """Do one job to its one ending. A job that cannot be ended here ends with its lease."""
         try:
-            packed = await self._packed_log(lease)
+            packed = await self._packed_log(job.lease)
             async with self._turn(packed):
                 with deadline("analysis.job", self._settings.analysis.job_seconds):
-                    failures = await self._analyze(lease, packed)
+                    failures = await self._analyze(job, packed)
         except trio.Cancelled:
-            await self._endings.release(lease, _CANCELLED, waits)  # noqa: ASYNC102  (shields itself, with a bound)
+            await self._endings.release(job, _CANCELLED)  # noqa: ASYNC102  (shields itself, with a bound)
             raise
         except BaseExceptionGroup as group:
-            await self._end_parts(lease, group, waits)
+            await self._end_parts(job, group)
         except (LeaseLost, DatabaseUnavailable) as error:
             # Not at once: while nothing can be stored, each try would ask every analyst again for nothing.
-            await self._endings.release(lease, error.detail, waits, later=self._settings.jobs.backoff_seconds)
+            await self._endings.release(job, error.detail, later=self._settings.jobs.backoff_seconds)
         except ConvoError as error:
-            await self._endings.fail(lease, error.detail, {}, waits)
+            await self._endings.fail(job, error.detail, {})
         except Exception as error:  # noqa: BLE001  (here one job ends: a bug in it is that job's failure)
-            log_records.job_crashed(conversation_id=lease.conversation_id, error=error)
-            await self._endings.fail(lease, f"a bug in convo: {type(error).__name__}", {}, waits)
+            log_records.job_crashed(conversation_id=job.lease.conversation_id, error=error)
+            await self._endings.fail(job, f"a bug in convo: {type(error).__name__}", {})
         else:
-            await self._end(lease, failures, waits)
+            await self._end(job, failures)
 
-    async def _end(self, lease: Lease, failures: dict[PartName, PartFailure], waits: Waits) -> None:
-        own = self._endings.own_failures(lease, failures)
+    async def _end(self, job: JobAtWork, failures: dict[PartName, PartFailure]) -> None:
+        own = self._endings.own_failures(job.lease, failures)
         if own:
             name, first = next(iter(own.items()))
-            await self._endings.fail(lease, f"{name}: {first.error.detail}", failures, waits)
+            await self._endings.fail(job, f"{name}: {first.error.detail}", failures)
         elif failures:
-            await self._endings.park(lease, failures, waits)
+            await self._endings.park(job, failures)
         else:
-            await self._endings.settle(lease, waits)
+            await self._endings.settle(job)
 
-    async def _end_parts(self, lease: Lease, group: BaseExceptionGroup[BaseException], waits: Waits) -> None:
+    async def _end_parts(self, job: JobAtWork, group: BaseExceptionGroup[BaseException]) -> None:
         """End a job whose parts were cancelled, one ``Cancelled`` each, or had a bug, or both at once."""
         bugs, cancelled = group.split(Exception)
         if bugs is not None:
-            log_records.job_crashed(conversation_id=lease.conversation_id, error=bugs)
+            log_records.job_crashed(conversation_id=job.lease.conversation_id, error=bugs)
         if cancelled is not None:
-            await self._endings.release(lease, _CANCELLED, waits)
+            await self._endings.release(job, _CANCELLED)
             raise cancelled
         names = sorted({type(error).__name__ for error in _leaves(group)})
-        await self._endings.fail(lease, f"a bug in convo: {', '.join(names)}", {}, waits)
+        await self._endings.fail(job, f"a bug in convo: {', '.join(names)}", {})
 
     @asynccontextmanager
     async def _turn(self, packed: bytes) -> AsyncGenerator[None]:
@@ -116,21 +122,24 @@ class Worker:
                 yield
 
     async def _packed_log(self, lease: Lease) -> bytes:
-        packed = await self._take_log(lease.seq, lease.digest)
+        async with self._reading:
+            packed = await self._take_log(lease.seq, lease.digest)
         if packed is None:
             raise ConvoError("the log of this conversation is missing")
         return packed
 
-    async def _analyze(self, lease: Lease, packed: bytes) -> dict[PartName, PartFailure]:
-        conversation = await self._read(lease, packed)
+    async def _analyze(self, job: JobAtWork, packed: bytes) -> dict[PartName, PartFailure]:
+        conversation = await self._read(job.lease, packed)
 
         async def store(name: PartName, by: str, finding: Finding) -> None:
-            await self._endings.store_part(lease, name, by, finding)
+            job.note(name, by, finding)
+            if not self._analysts[name].in_process:
+                await job.store_if_others_are_slow(self._endings.store_part)
 
         async def keep_ticket(name: PartName, ticket: str) -> None:
-            await self._endings.store_ticket(lease, name, ticket)
+            await self._endings.store_ticket(job.lease, name, ticket)
 
-        return await analyze(conversation, self._analysts, lease.parts, store, keep_ticket)
+        return await analyze(conversation, self._analysts, job.lease.parts, store, keep_ticket)
 
     async def _read(self, lease: Lease, packed: bytes) -> Conversation:
         unpacked_bytes = max(len(packed), logs.unpacked_bytes(packed))

@@ -21,6 +21,7 @@ from convo.store.job_sql import POISON_AT, SUSPECT_AT
 from convo.store.jobs.fair_lease import in_rounds
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.rescue import Rescue
+from convo.store.jobs.settle import NO_PARTS
 from convo.store.jobs.table import FoundPart
 from tests.support.making import lease as make_lease
 
@@ -266,9 +267,10 @@ class FakeJobs:
             changed += 1
         return changed
 
-    async def settle(self, lease: Lease, waits: object = None) -> Score:
+    async def settle(self, lease: Lease, waits: object = None, found: Mapping[PartName, Any] = NO_PARTS) -> Score:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
+        row.parts |= {name: finding for name, (_, finding) in found.items()}
         stored = {
             name: StoredFinding(finding, len(finding.facts) if isinstance(finding, Memories) else 0)
             for name, finding in row.parts.items()

@@ -40,7 +40,14 @@ class Lease(Struct, frozen=True, kw_only=True):
     tickets: Mapping[PartName, str] = {}
 
 
-async def hold(connection: Connection, leases: Iterable[Lease]) -> dict[int, str]:
+class Holder(Struct, frozen=True):
+    """Who has a lease, and the database's time."""
+
+    by: str
+    now: datetime
+
+
+async def hold(connection: Connection, leases: Iterable[Lease]) -> dict[int, Holder]:
     """Lock the rows of the leases that are still good, for as long as this transaction lasts; return who has them.
 
     The key is the token: a batch can hold a lost lease and the good lease of the same job, and only tokens tell them
@@ -48,7 +55,7 @@ async def hold(connection: Connection, leases: Iterable[Lease]) -> dict[int, str
     """
     by_token = {lease.token: lease.seq for lease in leases}
     rows = await connection.fetch(_HOLD, list(by_token.values()), list(by_token))
-    return {row["lease_token"]: row["leased_by"] for row in rows}
+    return {row["lease_token"]: Holder(row["leased_by"], row["now"]) for row in rows}
 
 
 def lost(lease: Lease) -> LeaseLost:
@@ -69,7 +76,7 @@ async def hold_one(connection: Connection, lease: Lease) -> None:
 # A lease ends by the row's token, not by its time: past its time it is good until somebody rescues it, and a rescue
 # takes the token away.
 _HOLD = """
-SELECT job.lease_token, job.leased_by FROM job
+SELECT job.lease_token, job.leased_by, convo_now() AS now FROM job
 JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token) ON job.seq = mine.seq AND job.lease_token = mine.token
 ORDER BY job.seq FOR UPDATE OF job
 """

@@ -55,8 +55,17 @@ def stored_finding(part: PartRecord) -> StoredFinding:
     return StoredFinding(finding(part.name, part.result), part.new_memories)
 
 
+Resolved = Sequence[tuple[PartRow, StoredFinding]]
+"""Parts as they are to be stored: of memories it is known how many are new."""
+
+
 async def store(connection: Connection, found: Sequence[PartRow]) -> None:
     """Store these parts; a memories part also stores its memories and how many of them were new."""
+    await insert(connection, await resolve(connection, found))
+
+
+async def resolve(connection: Connection, found: Sequence[PartRow]) -> Resolved:
+    """Store the memories of these parts; return each part once, as it is to be stored."""
     unique = list({(one.seq, one.name): one for one in reversed(found)}.values())[::-1]
     remembered = await memories.remember(
         connection,
@@ -66,16 +75,21 @@ async def store(connection: Connection, found: Sequence[PartRow]) -> None:
             if isinstance(one.finding, Memories)
         ],
     )
-    stored = [
-        remembered[one.seq] if isinstance(one.finding, Memories) else StoredFinding(one.finding) for one in unique
+    return [
+        (one, remembered[one.seq] if isinstance(one.finding, Memories) else StoredFinding(one.finding))
+        for one in unique
     ]
+
+
+async def insert(connection: Connection, found: Resolved) -> None:
+    """Store parts of open jobs."""
     await connection.execute(
         _STORE,
-        [one.seq for one in unique],
-        [one.name for one in unique],
-        [one.by for one in unique],
-        [msgspec.json.encode(one.finding).decode() for one in stored],
-        [one.new_memories for one in stored],
+        [row.seq for row, _ in found],
+        [row.name for row, _ in found],
+        [row.by for row, _ in found],
+        [msgspec.json.encode(one.finding).decode() for _, one in found],
+        [one.new_memories for _, one in found],
     )
 
 

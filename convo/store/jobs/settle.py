@@ -13,22 +13,26 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.part import emotion_of
+from convo.analysis.part import PARTS, StoredFinding, emotion_of
 from convo.analysis.scoring import Score, score
-from convo.conversation.model import PartName
+from convo.conversation.model import Finding, PartName
 from convo.conversation.score import Weights
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.store import ledger
 from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
-from convo.store.jobs import parts, runs
-from convo.store.jobs.lease import Lease, hold, lost
+from convo.store.jobs import parts, runs, tickets
+from convo.store.jobs.lease import Holder, Lease, hold, lost
+from convo.store.jobs.parts import PartRow
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
 from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
 _ROWS_MAX = 64
+FoundParts = Mapping[PartName, tuple[str, Finding]]
+NO_PARTS: FoundParts = {}
+_Item = tuple[Lease, Waits, FoundParts]
 # What a user felt about a conversation of which no part says it.
 _NO_EMOTION = "neutral"
 
@@ -39,7 +43,7 @@ class Settler:
     def __init__(self, postgres: Postgres, weights: Weights) -> None:
         self._postgres = postgres
         self._weights = weights
-        self._group: Group[tuple[Lease, Waits], Score] = Group(
+        self._group: Group[_Item, Score] = Group(
             self._commit,
             rows_max=_ROWS_MAX,
             bytes_max=_ROWS_MAX,
@@ -48,36 +52,43 @@ class Settler:
         )
         self._moves = False
 
-    async def settle(self, lease: Lease, waits: Waits = NO_WAITS) -> Score:
-        """End a job whose parts are all stored: store its score, and add it to the user's relationship, exactly once.
+    async def settle(self, lease: Lease, waits: Waits = NO_WAITS, found: FoundParts = NO_PARTS) -> Score:
+        """End a job whose parts are all found: store its score, and add it to the user's relationship, exactly once.
 
-        ``waits`` are the seconds that its work spent in each named wait, noted with its run.
+        ``waits`` are the seconds that its work spent in each named wait, noted with its run. ``found`` are the parts
+        that are not stored yet, each with who found it.
 
         Raises:
             LeaseLost: the job is no longer ours; nothing was stored.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; or a crash of the database
                 lost one of the parts, which has to be found again.
         """
-        return await self._group.submit((lease, waits))
+        return await self._group.submit((lease, waits, found))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Settle batch after batch until cancelled."""
         await self._group.run(task_status=task_status)
 
-    async def _commit(self, items: Sequence[tuple[Lease, Waits]]) -> list[Score | ConvoError]:
-        batch = [lease for lease, _ in items]
-        waited = {lease.token: waits for lease, waits in items}
+    async def _commit(self, items: Sequence[_Item]) -> list[Score | ConvoError]:
+        batch = [lease for lease, _, _ in items]
+        waited = {lease.token: waits for lease, waits, _ in items}
 
         async def body(connection: Connection) -> dict[int, Score]:
             holders = await hold(connection, batch)
             held = {lease.seq: lease for lease in batch if lease.token in holders}
-            records = await parts.found_records(connection, sorted(held))
+            leaves = await self._leaves_jobs(connection)
+            fresh = await parts.resolve(
+                connection, [row for item in items if item[0].token in holders for row in _rows(*item)]
+            )
+            if leaves:
+                await parts.insert(connection, fresh)
+            records = await _records(connection, held, holders, fresh)
             done = [
-                self._done(lease, holders[lease.token], waited[lease.token], records.get(seq, {}))
+                self._done(lease, holders[lease.token].by, waited[lease.token], records[seq])
                 for seq, lease in sorted(held.items())
             ]
             final = [one for one in done if one.score.final]
-            if await self._leaves_jobs(connection):
+            if leaves:
                 await _keep(connection, final)
             else:
                 await _move(connection, final)
@@ -128,6 +139,34 @@ def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
     return found
 
 
+def _rows(lease: Lease, _waits: Waits, found: FoundParts) -> list[PartRow]:
+    return [
+        PartRow(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)
+        for name, (by, finding) in found.items()
+    ]
+
+
+async def _records(
+    connection: Connection,
+    held: Mapping[int, Lease],
+    holders: Mapping[int, Holder],
+    fresh: Sequence[tuple[PartRow, StoredFinding]],
+) -> dict[int, dict[PartName, PartRecord]]:
+    """Put together what was found just now and, where that is not all, what is stored."""
+    records: dict[int, dict[PartName, PartRecord]] = {seq: {} for seq in held}
+    for row, one in fresh:
+        records[row.seq][row.name] = PartRecord(
+            name=row.name,
+            made_by=row.by,
+            updated_at=holders[held[row.seq].token].now,
+            result=msgspec.Raw(msgspec.json.encode(one.finding)),
+            new_memories=one.new_memories,
+        )
+    some = [seq for seq in sorted(held) if len(records[seq]) < len(PARTS)]
+    stored = await parts.found_records(connection, some) if some else {}
+    return {seq: {**stored.get(seq, {}), **found} for seq, found in records.items()}
+
+
 async def _move(connection: Connection, done: Sequence[_Done]) -> None:
     """Delete the jobs with their parts, append their outcomes, and book them."""
     seqs, values = [one.lease.seq for one in done], [one.score.value for one in done]
@@ -139,6 +178,7 @@ async def _keep(connection: Connection, done: Sequence[_Done]) -> None:
     """Mark the jobs as done, note their runs, and book them: for as long as done jobs stay in ``job``."""
     seqs = [one.lease.seq for one in done]
     await runs.note_settled(connection, [(one.lease.seq, one.details.waits) for one in done])
+    await tickets.remove(connection, [(one.lease.seq, name) for one in done for name in one.lease.tickets])
     breakdowns = [msgspec.json.encode(one.score.breakdown).decode() for one in done]
     versions = [one.score.weights_version for one in done]
     await connection.execute(_KEEP, seqs, [one.score.value for one in done], breakdowns, versions)

@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from convo.analysis.analyze import PartFailure
 from convo.errors import RemoteGarbage, RemoteUnavailable
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
 from convo.resilience.systemic import SystemicFaults
 from convo.settings import Settings
@@ -50,8 +51,8 @@ class Held:
     def __init__(self) -> None:
         self.later: list[Lease] = []
 
-    def give_back_later(self, one: Lease) -> None:
-        self.later.append(one)
+    def give_back_later(self, job: JobAtWork) -> None:
+        self.later.append(job.lease)
 
 
 def endings(jobs: object, held: object, **dependencies: object) -> Endings:
@@ -70,7 +71,7 @@ async def test_an_ending_that_does_not_end_is_given_up_after_its_share_of_the_st
     held = Held()
     began = trio.current_time()
     with told() as events:
-        await endings(StuckJobs(), held).release(lease(), "why", {})
+        await endings(StuckJobs(), held).release(JobAtWork(lease(), {}), "why")
     assert trio.current_time() - began == Settings().shutdown.settle_seconds
     assert "ending_failed" in events
     assert held.later == [lease()]
@@ -81,7 +82,7 @@ async def test_a_parked_job_waits_a_backoff_only_when_its_dependency_flows_again
     failures: Any = {"emotion": PartFailure(by="m/1", error=RemoteUnavailable("llm", "down"))}
     with told():
         for model.out in (False, True):
-            await endings(jobs, Held(), llm=model).park(lease(), failures, {})
+            await endings(jobs, Held(), llm=model).park(JobAtWork(lease(), {}), failures)
     backoff = Settings().jobs.backoff_seconds
     assert backoff <= jobs.parked[0] <= 2 * backoff
     assert jobs.parked[1] == 0.0
@@ -93,5 +94,5 @@ async def test_a_job_that_failed_as_all_do_lets_others_find_out_first(autojump_c
     failures: Any = {"emotion": PartFailure(by="m/1", error=RemoteGarbage("llm", "no JSON"))}
     failures["emotion"].error.systemic = True
     with told():
-        await endings(jobs, Held(), llm=model).park(lease(), failures, {})
+        await endings(jobs, Held(), llm=model).park(JobAtWork(lease(), {}), failures)
     assert jobs.parked[0] >= Settings().jobs.backoff_seconds

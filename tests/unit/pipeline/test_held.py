@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from convo.errors import DatabaseUnavailable, DiskFull, LeaseLost
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.held import HeldLeases
 from convo.settings import JobsSettings
 from convo.store.jobs.lease import Lease
@@ -191,7 +192,7 @@ async def test_a_lease_whose_ending_could_not_be_stored_is_given_back_once_somet
     with told() as events:
         async with beating(jobs) as held:
             for token in (7, 8, 9):
-                held.give_back_later(lease(token, token=token))
+                held.give_back_later(JobAtWork(lease(token, token=token), {}))
             await trio.sleep(6)
             jobs.away = False
             await trio.sleep(5)

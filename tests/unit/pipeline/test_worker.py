@@ -11,6 +11,7 @@ import trio
 
 from convo.analysis.analyze import Analyst
 from convo.conversation.model import Conversation, Finding
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.publisher import Handed
 from convo.pipeline.worker import Worker
 from convo.runtime import threads
@@ -38,14 +39,14 @@ class Ended:
     async def store_part(self, *_: object) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def settle(self, lease: Lease, _waits: object) -> None:
+    async def settle(self, job: JobAtWork) -> None:
         await trio.lowlevel.checkpoint()
-        self.settled.append(lease.seq)
+        self.settled.append(job.lease.seq)
 
     def own_failures(self, _lease: Lease, failures: Any) -> Any:
         return failures
 
-    async def fail(self, _lease: Lease, reason: str, *_: object) -> None:
+    async def fail(self, _job: JobAtWork, reason: str, *_: object) -> None:
         await trio.lowlevel.checkpoint()
         self.failed.append(reason)
 
