@@ -42,6 +42,7 @@ from convo.store.conversations import Reader
 from convo.store.going_back import GoingBack
 from convo.store.intake import SESSION_SETTINGS, Committer
 from convo.store.jobs.part_writer import PartWriter
+from convo.store.jobs.remote_bell import RemoteBell
 from convo.store.jobs.sampler import sample_jobs
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
@@ -163,6 +164,12 @@ class Components:
             self.pacer,
             self.agreement.takes_jobs,
         )
+        self.remote_bell = RemoteBell(
+            self.postgres.dedicated(),
+            self._bell,
+            lambda: self.agreement.others_take and not self.publisher.takes_at_once,
+            settings.jobs.heartbeat_seconds,
+        )
         self.worker = Worker(
             settings=settings,
             endings=Endings(
@@ -255,13 +262,14 @@ class Components:
             self.going_back.beat,
             self.erasures.run,
             partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
+            self.remote_bell.run,
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
             partial(keep_months, self.postgres, lambda: self.alerts.leads),
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
         if self.settings.jobs.workers:
-            keepers.append(self.pacer.run)
+            keepers += [self.pacer.run, self.remote_bell.listen]
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):
@@ -309,6 +317,8 @@ class Components:
     def _committed(self, rows: list[CommittedLog]) -> None:
         self._recent_logs.put(rows)
         self._bell.ring()
+        if rows:
+            self.remote_bell.ring()
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

@@ -551,6 +551,11 @@ def lease_failed(*, reason: str) -> None:
     _record_seldom("warning", "lease_failed", reason, reason=reason)
 
 
+def bell_failed(*, reason: str) -> None:
+    """Log that other processes could not be woken, or not be listened to; polls find the jobs meanwhile."""
+    _record_seldom("info", "bell_failed", reason, reason=reason)
+
+
 def ending_failed(*, conversation_id: str, reason: str) -> None:
     """Log that an ending could not be stored; the end of the lease makes the job ready again."""
     _record_seldom("warning", "ending_failed", reason, conversation_id=conversation_id, reason=reason)

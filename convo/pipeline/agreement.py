@@ -40,6 +40,8 @@ class Agreement:
         self._changed = changed
         self._takes_until = -math.inf
         self._differences: tuple[Difference, ...] = ()
+        self.others_take = False
+        """Whether another process takes jobs, as of the last comparison."""
 
     def takes_jobs(self) -> bool:
         """Return whether this process may take jobs now."""
@@ -65,7 +67,7 @@ class Agreement:
     def _note(self, asked: float, found: Comparison) -> None:
         before = (self.takes_jobs(), self._differences)
         self._takes_until = asked + self._settings.jobs.lease_seconds if found.takes_jobs else -math.inf
-        self._differences = found.differences
+        self._differences, self.others_take = found.differences, found.others_take
         if (self.takes_jobs(), self._differences) == before:
             return
         reason = described(found.differences, workers=self._settings.jobs.workers) if found.differences else ""

@@ -89,9 +89,15 @@ class Publisher:
         self._takes_jobs = takes_jobs
         self._leased: deque[tuple[float, int]] = deque()
         self._unhanded: deque[Lease] = deque()
+        self._idle = 0
         self._rescued_at = -settings.heartbeat_seconds
         self._rescue_again = False
         self._quiet = QuietTime()
+
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether a job that is due now starts here without delay."""
+        return self._idle > 0 and self._pacer.allowed() >= 1 and self._takes_jobs()
 
     async def run(
         self,
@@ -144,8 +150,9 @@ class Publisher:
         if not self._takes_jobs():
             return more
         waiting = channel.statistics()
-        everybody = waiting.tasks_waiting_receive == self._settings.workers and not waiting.current_buffer_used
-        wanted = self._wanted(waiting.tasks_waiting_receive, waiting.current_buffer_used)
+        self._idle = waiting.tasks_waiting_receive
+        everybody = self._idle == self._settings.workers and not waiting.current_buffer_used
+        wanted = self._wanted(self._idle, waiting.current_buffer_used)
         if not wanted or not await self._may_lease(everybody=everybody):
             return more
         asked = trio.current_time()
@@ -161,6 +168,7 @@ class Publisher:
             # There is room. One after the other, so that the workers begin in this order.
             await channel.send((self._unhanded[0], asked))  # no deadline: it never waits
             self._unhanded.popleft()
+        self._idle = channel.statistics().tasks_waiting_receive
         if everybody and not leases and self._quiet.skip_others():
             return True
         return more or (not self._quiet.at_work and _may_be_more(leases, wanted))

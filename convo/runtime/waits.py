@@ -27,6 +27,7 @@ NAMES: dict[str, str] = {
     "db.take": "reading one log for its job",
     "db.watch": "looking for jobs that ended in other processes",
     "db.lease": "leasing jobs, or looking for suspects",
+    "db.bell": "waking the workers of other processes, or listening for that",
     "db.renew": "renewing all leases of this process",
     "db.part": "storing parts",
     "db.settle": "settling jobs",

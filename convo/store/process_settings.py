@@ -40,9 +40,10 @@ class Difference(Struct, frozen=True, kw_only=True):
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
-    """Whether this process may take jobs, and what it has differently from those that do."""
+    """Whether this process may take jobs, what it has differently from those that do, and whether there are others."""
 
     takes_jobs: bool
+    others_take: bool = False
     differences: tuple[Difference, ...] = ()
 
 
@@ -96,7 +97,7 @@ async def compare(postgres: Postgres, name: str, settings: Settings) -> Comparis
         values = msgspec.json.encode(mine).decode()
         if await connection.fetchval(_NOTE, name, values, used, takes, settings.jobs.lease_seconds):
             await connection.execute(_TIDY, name)
-        return Comparison(takes_jobs=takes, differences=found)
+        return Comparison(takes_jobs=takes, others_take=bool(others), differences=found)
 
     return await postgres.run("db.settings", body, begin=RELAXED)
 

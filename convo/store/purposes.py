@@ -1,7 +1,7 @@
 """Divides the connections among purposes, so that a heartbeat never waits for a reader.
 
-Open it to move a unit of work to another purpose, or to give a purpose more connections. The committer, the books and
-the alerts have a dedicated connection each and do not come through here.
+Open it to move a unit of work to another purpose, or to give a purpose more connections. The committer, the
+books, the alerts and the bell have a dedicated connection each and do not come through here.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import trio
 from convo.errors import PoolExhausted
 from convo.observe import metrics
 
-Purpose = Literal["readers", "heartbeat", "keys", "endings", "background"]
+Purpose = Literal["readers", "heartbeat", "keys", "leases", "endings", "background"]
 
-RESERVED: Mapping[Purpose, int] = {"heartbeat": 2, "keys": 1, "endings": 3, "background": 4}
+RESERVED: Mapping[Purpose, int] = {"heartbeat": 2, "keys": 1, "leases": 1, "endings": 3, "background": 3}
 """How many connections each purpose has besides the readers' ``database.pool_max``.
 
-Few are enough: a heartbeat, the keys, the settler and the part writer run one unit at a time. Endings have one more
-for jobs that fail or are parked. Of the background's, samples may hold two for seconds; leases and logs use the rest.
+Few are enough: a heartbeat, the keys, the publisher, the settler and the part writer run one unit at a time. Endings
+have one more for jobs that fail or are parked. Of the background's, samples may hold two for seconds.
 """
 
 PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.renew", "db.history", "db.ping"), "heartbeat"),
     "db.keys": "keys",
     **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket"), "endings"),
-    **dict.fromkeys(("db.lease", "db.take", "db.watch", "db.rescue"), "background"),
+    **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
+    **dict.fromkeys(("db.take", "db.watch"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
     **dict.fromkeys(("db.retire", "db.months"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),

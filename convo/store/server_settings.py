@@ -18,8 +18,8 @@ _SECONDS = 10.0
 _OLDEST = 150_000
 # SQLSTATEs that no waiting can mend: wrong password, no such role or database.
 _NEVER = ("28", "3D")
-_DEDICATED = 3
-"""The connections of the committer, of the books and of the alerts; all others use those of their purpose."""
+_DEDICATED = 4
+"""The connections of the committer, the books, the alerts and the bell; all others use those of their purpose."""
 _BESIDES = _DEDICATED + sum(RESERVED.values())
 
 _RISKS = {

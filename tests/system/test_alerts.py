@@ -37,4 +37,4 @@ def test_a_pool_that_the_database_does_not_take_does_not_serve(tmp_path: Path, d
         timeout=60,
     )
     assert done.returncode == 1
-    assert "database.pool_max = 900 and 13 connections besides are more than the" in done.stderr
+    assert "database.pool_max = 900 and 14 connections besides are more than the" in done.stderr

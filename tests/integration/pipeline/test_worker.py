@@ -15,6 +15,7 @@ from convo.observe import metrics
 from convo.resilience.dependency import Dependency
 from convo.runtime.deadline import deadline
 from convo.settings import AnalysisSettings, JobsSettings, LlmSettings, Settings
+from convo.store.logs import RecentLogs
 from convo.store.postgres import DURABLE, Connection
 from tests.support.making import (
     THREE,
@@ -416,36 +417,49 @@ async def test_the_end_of_the_feed_lets_started_work_finish(process: Process) ->
     assert await process.state("talk-2") == ("ready", 0)
 
 
-async def test_a_database_that_is_away_while_a_part_is_stored_spends_no_attempt(process: Process, units: Units) -> None:
-    asked = Asked()
-    units.fault["db.part"] = DatabaseUnavailable("away")
-    async with at_work(process, instant(asked)):
-        await process.accepted("talk-1")
-        with trio.fail_after(10):
-            while "db.release" not in units.names:  # noqa: ASYNC110
-                await trio.sleep(0.01)
-        units.fault.clear()
-        await until(process, "done", 1)
-    assert asked.emotion >= 2
-    assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]
-
-
-async def test_while_nothing_can_be_stored_the_analysts_are_not_asked_again_and_again(
+async def test_while_nothing_can_be_stored_no_attempt_is_spent_and_no_analyst_is_asked_again(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = Asked()
-    async with open_process(database, with_jobs(backoff_seconds=60.0, backoff_max_seconds=60.0)) as process:
+    async with open_process(database, with_jobs(heartbeat_seconds=0.05)) as process:
         units = Units(process)
         monkeypatch.setattr(process.postgres, "run", units.run)
-        units.fault["db.part"] = DatabaseUnavailable("away")
-        async with at_work(process, instant(asked)):
-            await process.accepted("talk-1")
-            with trio.fail_after(10):
-                while "db.release" not in units.names:  # noqa: ASYNC110
-                    await trio.sleep(0.01)
-            await until(process, "ready", 0)
-            assert await process.jobs.lease(1) == []
-        assert asked == Asked(questions=1, emotion=1, memories=1)
+        units.fault |= dict.fromkeys(("db.settle", "db.part", "db.release"), DatabaseUnavailable("away"))
+        with told():
+            async with trio.open_nursery() as nursery, at_work(process, instant(asked)):
+                nursery.start_soon(process.held.beat)
+                await process.accepted("talk-1")
+                with trio.fail_after(10):
+                    while units.names.count("db.part") < 3:  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                assert await process.state() == ("leased", 0)
+                units.fault.clear()
+                await until(process, "done", 1)
+                nursery.cancel_scope.cancel()
+    assert asked == Asked(questions=1, emotion=1, memories=1)
+
+
+async def test_a_part_that_was_paid_for_is_stored_before_a_slow_one_is_found(process: Process) -> None:
+    stuck, asked = Stuck(THREE["emotion"]), Asked()
+    async with at_work(process, {**instant(asked), "emotion": stuck.analyst}):
+        await process.accepted("talk-1")
+        with trio.fail_after(10):
+            while len(await rows(process.postgres, PARTS)) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert [row[0] for row in await rows(process.postgres, PARTS)] == ["memories", "questions"]
+        stuck.let_go.set()
+        await until(process, "done", 1)
+    assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]
+
+
+async def test_parts_that_are_found_at_once_are_stored_with_the_settle_and_by_no_other_unit(
+    process: Process, units: Units
+) -> None:
+    async with at_work(process, instant()):
+        await process.accepted("talk-1")
+        await until(process, "done", 1)
+    assert "db.part" not in units.names
+    assert "db.take" not in units.names
 
 
 @pytest.mark.parametrize("ending", ["db.settle", "db.release"])
@@ -457,7 +471,8 @@ async def test_an_ending_that_cannot_be_stored_is_left_to_the_end_of_the_lease(
         monkeypatch.setattr(process.postgres, "run", units.run)
         units.fault[ending] = DatabaseUnavailable("away")
         if ending == "db.release":
-            units.fault["db.part"] = DatabaseUnavailable("away")
+            process.recent_logs = RecentLogs(process.log_store.take, 0)
+            units.fault["db.take"] = DatabaseUnavailable("away")
         with told() as events:
             async with at_work(process, instant()):
                 await process.accepted("talk-1")

@@ -221,10 +221,10 @@ async def test_a_tenth_of_a_second_of_work_is_leased_ahead_and_held(autojump_clo
         await trio.sleep(3)
         jobs.leases.clear()
         await trio.sleep(1)
-    assert len(feed.handed) == pytest.approx(4 / 0.02 * 4, rel=0.02)
+    assert len(feed.handed) == pytest.approx(4 / 0.02 * 4, rel=0.05)
     # 200 jobs/s are 20 ahead; it leases when half of them are taken.
     assert max(count for _, count in jobs.leases) <= 20
-    assert len(jobs.leases) == pytest.approx(200 / 10, rel=0.3)
+    assert 200 / 20 <= len(jobs.leases) <= 200 / 10 * 1.5
     waited = [at - asked for _, asked, at in feed.handed]
     assert max(waited) <= 0.12
 

@@ -19,7 +19,7 @@ def test_the_old_services_pool_of_150_does_not_fit_its_server_of_105() -> None:
         assert word in caught.value.detail
 
 
-@pytest.mark.parametrize(("pool_max", "fits"), [(89, True), (90, False)])
+@pytest.mark.parametrize(("pool_max", "fits"), [(88, True), (89, False)])
 def test_the_connections_of_all_other_purposes_count_too(pool_max: int, *, fits: bool) -> None:
     if fits:
         check_room(server(105), pool_max)
