@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from types import TracebackType
@@ -36,6 +36,10 @@ from convo.remote_pauses import body_pause_seconds, retry_after_seconds
 
 ANSWER_BYTES_MAX = 1 << 20
 """No answer is read further than this."""
+
+CONNECTIONS_EACH = 32
+"""So many connections at most are in one pool of httpx: it looks at its whole pool for each call, and for each idle one
+at all of them again (scripts/bench/calls.py --client)."""
 
 # The transport's own limits only back the callers' deadlines up: looser by this factor.
 _BACKSTOP = 2.0
@@ -82,22 +86,39 @@ class OutboundClient:
 
     def __init__(self, name: str, *, connections: int, seconds: float, ca_file: str = "", verify: bool = True) -> None:
         self.name = name
-        self._client = httpx.AsyncClient(
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            timeout=seconds * _BACKSTOP,
-            verify=_trusted_authorities(name, ca_file) if verify else _unverified(),
-            follow_redirects=False,
-        )
+        trusted = _trusted_authorities(name, ca_file) if verify else _unverified()
+        sizes = [min(CONNECTIONS_EACH, connections - taken) for taken in range(0, connections, CONNECTIONS_EACH)]
+        self._clients = [
+            httpx.AsyncClient(
+                limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
+                timeout=seconds * _BACKSTOP,
+                verify=trusted,
+                follow_redirects=False,
+            )
+            for size in sizes
+        ]
+        # One for each connection; the one that was used last is used next, so that few connections are open.
+        self._free = [client for client, size in zip(self._clients, sizes, strict=True) for _ in range(size)][::-1]
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
+        for client in self._clients:
+            await client.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
-            await self._client.__aexit__(kind, error, trace)
+            for client in self._clients:
+                await client.__aexit__(kind, error, trace)
+
+    @contextmanager
+    def _place(self) -> Iterator[httpx.AsyncClient]:
+        client = self._free.pop()
+        try:
+            yield client
+        finally:
+            self._free.append(client)
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, answer_bytes_max: int = ANSWER_BYTES_MAX
@@ -134,8 +155,9 @@ class OutboundClient:
         self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], bytes_max: int
     ) -> RemoteAnswer:
         try:
-            async with self._client.stream(method, url, content=content, headers={**_HEADERS, **headers}) as response:
-                return await self._read(response, bytes_max)
+            with self._place() as client:
+                async with client.stream(method, url, content=content, headers={**_HEADERS, **headers}) as response:
+                    return await self._read(response, bytes_max)
         # The texts of these can quote a header or the address, and either can hold a key.
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             kind = type(error).__name__

@@ -27,7 +27,7 @@ async def test_the_clients_of_what_is_switched_on_are_open_inside_the_block(
 ) -> None:
     async with open_remotes(settings) as remotes:
         assert [remote.name for remote in remotes] == names
-        clients: list[httpx.AsyncClient] = [remote._client._client for remote in remotes]
+        clients: list[httpx.AsyncClient] = [client for remote in remotes for client in remote._client._clients]
         assert not any(client.is_closed for client in clients)
     assert all(client.is_closed for client in clients)
 
@@ -48,7 +48,7 @@ def test_each_client_finds_its_parts_under_its_own_name() -> None:
 async def test_without_verify_no_certificate_is_checked(section: Any) -> None:
     name = "llm" if isinstance(section, LlmSettings) else "memory"
     async with make_remote(name, Settings(**{name: section})) as remote:
-        pool: Any = remote._client._client._transport
+        pool: Any = remote._client._clients[0]._transport
         assert pool._pool._ssl_context.verify_mode == ssl.CERT_NONE
 
 
