@@ -168,7 +168,8 @@ def _client_table(asked: argparse.Namespace) -> Table:
 async def _call(model: str, each: int, at_once: int, seconds: float, connections: int) -> Mapping[str, float]:
     outbound.CONNECTIONS_EACH = each
     until, calls, began = trio.current_time() + seconds, 0, time.process_time()
-    body, headers = b'{"model": "slow", "messages": [{"role": "user", "content": "' + b"x" * _SIZE_BYTES + b'"}]}', {}
+    headers: dict[str, str] = {}
+    body = b'{"model": "slow", "messages": [{"role": "user", "content": "' + b"x" * _SIZE_BYTES + b'"}]}'
 
     async def caller(client: outbound.OutboundClient) -> None:
         nonlocal calls
