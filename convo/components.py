@@ -262,6 +262,7 @@ class Components:
             self.going_back.beat,
             self.erasures.run,
             partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
+            self.pacer.run,
             self.remote_bell.run,
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
             partial(keep_months, self.postgres, lambda: self.alerts.leads),
@@ -269,7 +270,7 @@ class Components:
         if self._teller is not None:
             keepers.append(self._teller.run)
         if self.settings.jobs.workers:
-            keepers += [self.pacer.run, self.remote_bell.listen]
+            keepers.append(self.remote_bell.listen)
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):

@@ -28,6 +28,7 @@ from convo.erasure_keeper import ErasureKeeper
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.major_move import keep_programs, open_moved
 from convo.observe import log_records
+from convo.runtime import threads
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
 from convo.sign_in import sign_in, take_back_leases
@@ -121,7 +122,10 @@ def describe_url(url: str) -> str:
 async def open_analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[RemoteAnalyst]]]:
     """Yield the analyst of each part, and those of them that call a remote service."""
     lock = trio.Lock()
-    analysts: dict[PartName, Analyst] = {part.name: in_process(local.BY, part.analyst, lock) for part in PARTS}
+    slices = partial(local.between_turns.set, threads.give_way)
+    analysts: dict[PartName, Analyst] = {
+        part.name: in_process(local.BY, part.analyst, lock, prepare=slices) for part in PARTS
+    }
     async with open_remotes(settings) as remotes:
         for remote in remotes:
             analysts |= {part: Analyst(by=remote.by, find=find) for part, find in remote.finders.items()}

@@ -6,7 +6,6 @@ Open it to change how parts run. It knows neither who finds a part nor where it 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from time import thread_time
 
 import trio
 from msgspec import Struct
@@ -14,6 +13,7 @@ from msgspec import Struct
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records, metrics
+from convo.runtime import threads
 from convo.runtime.deadline import deadline
 
 
@@ -40,8 +40,8 @@ class PartFailure(Struct, frozen=True, kw_only=True):
 _LOCAL_SECONDS = 30.0
 # What a part holds the loop for, in ms (questions, emotion, memories; scripts/samples.jsonl repeated, two busy cores):
 # 4,096 characters 1, 3, 1; 16,384 characters 9, 17, 10; 65,536 characters 36, 32, 31; 200,000 characters 69, 136, 108.
-OFFLOAD_CHARACTERS = 16_384
-"""From this much text on the embedded analyst works in a thread."""
+OFFLOAD_CHARACTERS = 4_096
+"""From this much text on the embedded analyst works in a thread, so that it never holds the loop for over 5 ms."""
 
 Analysts = Mapping[PartName, Analyst]
 Store = Callable[[PartName, str, Finding], Awaitable[None]]
@@ -126,9 +126,14 @@ async def _kept(keep_ticket: KeepTicket, name: PartName, failure: ConvoError) ->
 
 
 def in_process(
-    by: str, find: Callable[[Conversation], Finding], lock: trio.Lock, offload_chars: int = OFFLOAD_CHARACTERS
+    by: str,
+    find: Callable[[Conversation], Finding],
+    lock: trio.Lock,
+    offload_chars: int = OFFLOAD_CHARACTERS,
+    *,
+    prepare: Callable[[], object] = bool,
 ) -> Analyst:
-    """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread.
+    """Make an analyst of a plain function; from ``offload_chars`` of text on it works in a thread, after ``prepare``.
 
     Analysts that share ``lock`` work one after another. There is one interpreter: side by side they would hold the
     loop for as long as all of them take together.
@@ -137,18 +142,21 @@ def in_process(
     async def ask(conversation: Conversation) -> Finding:
         async with lock:
             if sum(len(turn.text) for turn in conversation.turns) < offload_chars:
-                finding, seconds = _timed(find, conversation)
+                finding, seconds = threads.timed(find, conversation)
             else:
                 with deadline("analysis.local", _LOCAL_SECONDS):
                     # No limiter of ours: a thread that never ends and is abandoned would keep its place for ever.
-                    finding, seconds = await trio.to_thread.run_sync(_timed, find, conversation, abandon_on_cancel=True)
+                    finding, seconds = await trio.to_thread.run_sync(
+                        _prepared, prepare, find, conversation, abandon_on_cancel=True
+                    )
             metrics.local_analysis_seconds_total.inc(seconds)
             return finding
 
     return Analyst(by=by, find=ask, in_process=True)
 
 
-def _timed(find: Callable[[Conversation], Finding], conversation: Conversation) -> tuple[Finding, float]:
-    """Return what was found, and for how long it had the interpreter."""
-    began = thread_time()
-    return find(conversation), thread_time() - began
+def _prepared(
+    prepare: Callable[[], object], find: Callable[[Conversation], Finding], conversation: Conversation
+) -> tuple[Finding, float]:
+    prepare()
+    return threads.timed(find, conversation)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from convo.analysis.analyze import Analysts, PartFailure, analyze
+from convo.analysis.analyze import OFFLOAD_CHARACTERS, Analysts, PartFailure, analyze
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
@@ -30,6 +30,8 @@ from convo.store.logs import TakeLog
 _LARGE_SHARE = 4
 # So many workers read a log at a time that did not come with its lease.
 _READING = 2
+# So many are ready for the embedded analyst's thread.
+_LONG = 4
 _CANCELLED = "the process stops, or the lease is lost"
 
 
@@ -46,6 +48,8 @@ class Worker:
         self._bell = bell
         # As turns a conversation of 2 MB takes 11 MB, for as long as a service takes to answer.
         self._large = trio.CapacityLimiter(max(1, settings.jobs.workers // _LARGE_SHARE))
+        # Those that the embedded analyst works on in a thread wait for each other, for longer than a job may take.
+        self._long = trio.CapacityLimiter(_LONG)
         # A thousand workers that read at once would wait for connections until there is no time left.
         self._reading = trio.CapacityLimiter(_READING)
 
@@ -114,12 +118,16 @@ class Worker:
 
     @asynccontextmanager
     async def _turn(self, packed: bytes) -> AsyncGenerator[None]:
-        """Wait, in the time before the job's own begins, until there is room for a large conversation."""
-        if logs.unpacked_bytes(packed) <= threads.LARGE_BYTES:
-            yield
-        else:
+        """Wait, in the time before the job's own begins, until there is room for a long or a large conversation."""
+        bytes_ = logs.unpacked_bytes(packed)
+        if bytes_ > threads.LARGE_BYTES:
             async with self._large:
                 yield
+        elif bytes_ > OFFLOAD_CHARACTERS and all(analyst.in_process for analyst in self._analysts.values()):
+            async with self._long:
+                yield
+        else:
+            yield
 
     async def _packed_log(self, lease: Lease) -> bytes:
         async with self._reading:

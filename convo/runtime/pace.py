@@ -13,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from convo.observe import metrics
+from convo.runtime import threads
 
 FLOOR = 0.05
 """The least share of the interpreter that analyses have: no backlog waits for ever."""
@@ -141,4 +142,5 @@ class Pacer:
                 )
             self.pace.note_cost(self._started, used_now - used)
             metrics.analyses_share.set(self.pace.share)
+            threads.set_share(self.pace.share)
             at, before, used, self._started = now, accepts, used_now, 0

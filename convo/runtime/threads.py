@@ -1,13 +1,16 @@
 """Threads for work that would block the loop: how many may run at a time, and how soon they yield to the loop.
 
 There is one interpreter. Twenty threads that each decode a log leave the loop a twentieth of it. One after another they
-take no longer, and the loop keeps a third.
+take no longer, and the loop keeps a third. A thread that is at work costs the loop up to half a millisecond at each
+read and write of a socket, so work that nobody waits for stops after each slice, for as long as its share says.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
+from time import sleep, thread_time
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -40,6 +43,50 @@ LARGE_BYTES = 512 << 10
 
 # With Python's own 5 ms the loop would wait that long at each read and write while a thread works.
 _SWITCH_SECONDS = 0.0005
+
+
+SLICE_SECONDS = 0.001
+"""How long a thread that gives way works before it looks at its share."""
+
+SHARE_FLOOR = 0.25
+"""The least share of a thread that gives way. What starts is paced more strictly (``runtime.pace``)."""
+
+_slice = threading.local()
+
+
+class _Share:
+    """The share of the interpreter that threads have which give way."""
+
+    now = 1.0
+
+
+def set_share(share: float) -> None:
+    """Give threads that give way this share of the interpreter from now on, but no less than ``SHARE_FLOOR``."""
+    _Share.now = max(SHARE_FLOOR, share)
+
+
+def pause_seconds(worked_seconds: float) -> float:
+    """Return how long work that took so much of the interpreter has to rest after it."""
+    return worked_seconds * (1 / _Share.now - 1)
+
+
+def timed(function: Callable[[*Arguments], T], *args: *Arguments) -> tuple[T, float]:
+    """Call a function; return besides for how many seconds it had the processor in this thread."""
+    began = thread_time()
+    return function(*args), thread_time() - began
+
+
+def give_way() -> None:
+    """Sleep in this thread once its slice is used up; call it often in work that takes long."""
+    now = thread_time()
+    worked = now - getattr(_slice, "began", now)
+    if worked < SLICE_SECONDS:
+        _slice.began = now - worked
+        return
+    pause = pause_seconds(worked)
+    if pause:
+        sleep(pause)
+    _slice.began = thread_time()
 
 
 class _Refusal(Struct, frozen=True):

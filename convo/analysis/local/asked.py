@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from convo.analysis.local import interrogative, words
+from convo.analysis.local import interrogative, slices, words
 from convo.conversation.model import Conversation, Questions
 
 LOCAL_QUESTIONS_MAX = 100
@@ -44,7 +44,7 @@ _OPENINGS_MAX = 4
 def questions(conversation: Conversation) -> Questions:
     """Find the questions that the user raised, in order, each once."""
     found: dict[str, str] = {}
-    for said in words.user_turns(conversation):
+    for said in slices.each(words.user_turns(conversation)):
         for text in raised(said):
             found.setdefault(words.key(text), text)
         if len(found) >= LOCAL_QUESTIONS_MAX:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from convo.analysis.local import asked, lexicon, tongues, words
+from convo.analysis.local import asked, lexicon, slices, tongues, words
 from convo.conversation.model import Conversation, EmotionName, Mood
 
 # Measured on the first half of the bench data only (scripts/bench/analyst.py).
@@ -37,7 +37,7 @@ def emotion(conversation: Conversation) -> Mood:
         return Mood(emotion="neutral", judged=False)
     totals: Affects = _nothing()
     turns = spoken = terse = 0
-    for said in words.user_turns(conversation):
+    for said in slices.each(words.user_turns(conversation)):
         parts = _parts(said.text)
         length = sum(map(len, parts))
         _add(totals, affects(said, parts))

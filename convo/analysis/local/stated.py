@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from convo.analysis.local import asked, english, forms, vietnamese, words
+from convo.analysis.local import asked, english, forms, slices, vietnamese, words
 from convo.conversation.model import Conversation, Memories, MemoryFact
 
 LOCAL_FACTS_MAX = 50
@@ -26,7 +26,7 @@ _QUESTION_WORDS_MIN = 3
 def memories(conversation: Conversation) -> Memories:
     """Find what the user said of themselves, in order, each fact once."""
     found: dict[str, MemoryFact] = {}
-    for said in words.user_turns(conversation):
+    for said in slices.each(words.user_turns(conversation)):
         for fact in stated(said):
             found.setdefault(fact.key, fact)
         if len(found) >= LOCAL_FACTS_MAX:

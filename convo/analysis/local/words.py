@@ -13,7 +13,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from convo.analysis.local import utterances
+from convo.analysis.local import slices, utterances
 from convo.conversation.composing import compose
 from convo.conversation.model import Conversation
 
@@ -92,7 +92,7 @@ def user_turns(conversation: Conversation) -> tuple[UserTurn, ...]:
 def _prepared_turns(conversation: Conversation) -> Iterator[UserTurn]:
     left = CONVERSATION_CHARACTERS_MAX
     texts = utterances.texts_of_user(conversation.turns)
-    for _, raw in zip(range(TURNS_MAX), texts, strict=False):
+    for _, raw in zip(range(TURNS_MAX), slices.each(texts), strict=False):
         text = clean(raw[: min(left, TURN_CHARACTERS_MAX)])
         left -= len(text)
         if text:

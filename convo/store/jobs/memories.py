@@ -45,10 +45,12 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
 
     One conversation of a user at a time, also among processes: two of them can touch the same rows in different orders.
     """
-    stored: dict[int, StoredFinding] = {}
-    found = sorted(found, key=lambda one: one.user_id)
-    if found:
-        await lock_users(connection, [one.user_id for one in found])
+    stored = {one.seq: StoredFinding(one.memories) for one in found}
+    # Most conversations say nothing to remember.
+    found = sorted((one for one in found if one.memories.facts or one.memories.listed), key=lambda one: one.user_id)
+    if not found:
+        return stored
+    await lock_users(connection, [one.user_id for one in found])
     tombstones = await read_tombstones(connection, {one.user_id for one in found})
     for batch in _rounds(found):
         resolved = await _resolve(connection, batch, tombstones)

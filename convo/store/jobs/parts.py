@@ -6,6 +6,7 @@ It knows no leases: its callers hold the job.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from convo.analysis.part import FINDINGS, StoredFinding
 from convo.conversation.model import Finding, Memories, PartName
+from convo.errors import BadRow
 from convo.store.jobs import memories
 from convo.store.jobs.memories import MemoriesRow
 from convo.store.outcomes import PartRecord
@@ -55,6 +57,9 @@ def stored_finding(part: PartRecord) -> StoredFinding:
     return StoredFinding(finding(part.name, part.result), part.new_memories)
 
 
+# As JSON, and not the six characters themselves.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
 Resolved = Sequence[tuple[PartRow, StoredFinding]]
 """Parts as they are to be stored: of memories it is known how many are new."""
 
@@ -65,7 +70,12 @@ async def store(connection: Connection, found: Sequence[PartRow]) -> None:
 
 
 async def resolve(connection: Connection, found: Sequence[PartRow]) -> Resolved:
-    """Store the memories of these parts; return each part once, as it is to be stored."""
+    """Store the memories of these parts; return each part once, as it is to be stored.
+
+    Raises:
+        BadRow: one holds a NUL character. ``part`` takes none, and an outcome would: the same finding must not be good
+            or bad by where it is stored.
+    """
     unique = list({(one.seq, one.name): one for one in reversed(found)}.values())[::-1]
     remembered = await memories.remember(
         connection,
@@ -75,6 +85,8 @@ async def resolve(connection: Connection, found: Sequence[PartRow]) -> Resolved:
             if isinstance(one.finding, Memories)
         ],
     )
+    if any(_NUL.search(msgspec.json.encode(one.finding)) for one in unique):
+        raise BadRow("the database refuses the content: a NUL character (SQLSTATE 22P05)", sqlstate="22P05")
     return [
         (one, remembered[one.seq] if isinstance(one.finding, Memories) else StoredFinding(one.finding))
         for one in unique

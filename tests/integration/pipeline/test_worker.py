@@ -444,9 +444,10 @@ async def test_a_part_that_was_paid_for_is_stored_before_a_slow_one_is_found(pro
     async with at_work(process, {**instant(asked), "emotion": stuck.analyst}):
         await process.accepted("talk-1")
         with trio.fail_after(10):
-            while len(await rows(process.postgres, PARTS)) < 2:  # noqa: ASYNC110
+            while len(await rows(process.postgres, "SELECT name FROM part")) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
-        assert [row[0] for row in await rows(process.postgres, PARTS)] == ["memories", "questions"]
+        stored = await rows(process.postgres, "SELECT name FROM part ORDER BY name")
+        assert stored == [("memories",), ("questions",)]
         stuck.let_go.set()
         await until(process, "done", 1)
     assert await rows(process.postgres, RELATIONSHIP) == [(9, 1)]

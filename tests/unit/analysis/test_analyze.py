@@ -128,7 +128,7 @@ async def test_from_a_size_on_the_embedded_analyst_works_in_a_thread(offload_cha
     assert (threads == [threading.get_ident()]) is here
 
 
-@pytest.mark.parametrize(("characters", "here"), [(16_383, True), (16_384, False)])
+@pytest.mark.parametrize(("characters", "here"), [(4_095, True), (4_096, False)])
 async def test_a_long_text_does_not_hold_the_loop(characters: int, *, here: bool) -> None:
     threads: list[int] = []
     await in_process("local/2", noting(threads), trio.Lock()).find(conversation_of("x" * characters))

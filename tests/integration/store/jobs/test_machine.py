@@ -327,7 +327,7 @@ def test_whatever_several_processes_do_every_invariant_holds(database: str) -> N
 
 def test_the_machine_notices_a_fence_that_is_gone(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     unfenced = """
-    SELECT mine.token AS lease_token, '' AS leased_by
+    SELECT mine.token AS lease_token, '' AS leased_by, convo_now() AS now
     FROM job JOIN unnest($1::bigint[], $2::bigint[]) AS mine (seq, token)"""
     monkeypatch.setattr("convo.store.jobs.lease._HOLD", f"{unfenced} ON job.seq = mine.seq")
     with pytest.raises(BaseException, match=r"a late worker could write|found == self\.model|the database refuses"):
