@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from time import thread_time
 
 import trio
 from msgspec import Struct
@@ -127,10 +128,15 @@ class Pacer:
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
-        at, before, used = trio.current_time(), self._accepts(), self._analyst_seconds()
+        at, before, used, worked = trio.current_time(), self._accepts(), self._analyst_seconds(), thread_time()
         while True:
             await trio.sleep_until(at + _TICK_SECONDS)
-            now, accepts, used_now = trio.current_time(), self._accepts(), self._analyst_seconds()
+            now, accepts, used_now, worked_now = (
+                trio.current_time(),
+                self._accepts(),
+                self._analyst_seconds(),
+                thread_time(),
+            )
             if self._refuses():
                 self.pace.note_load(1.0)
             else:
@@ -138,9 +144,10 @@ class Pacer:
                     now - at,
                     accepts.ended - before.ended,
                     accepts.busy_seconds - before.busy_seconds,
-                    now - at - _TICK_SECONDS,
+                    # A loop that is late and has not worked was kept from it by others on this machine.
+                    min(now - at - _TICK_SECONDS, worked_now - worked),
                 )
             self.pace.note_cost(self._started, used_now - used)
             metrics.analyses_share.set(self.pace.share)
             threads.set_share(self.pace.share)
-            at, before, used, self._started = now, accepts, used_now, 0
+            at, before, used, worked, self._started = now, accepts, used_now, worked_now, 0

@@ -32,6 +32,10 @@ _FILL_RATE = 300.0
 _CONNECTIONS = 16
 _DRAIN_SECONDS = 180.0
 _SIZE_BYTES = 4_000
+_SESSIONS = """
+SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_COMMITS = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
 # The marks of the last jobs may still be on their way to the file.
 _SETTLE_SECONDS = 2.0
 
@@ -49,8 +53,8 @@ class Bench(Struct, frozen=True, kw_only=True):
         return self.folder / "marks"
 
 
-Run = Callable[[Bench], contextlib.AbstractContextManager[str]]
-"""Runs what is needed; yields the URL to post to."""
+Run = Callable[[Bench], contextlib.AbstractContextManager[tuple[str, int]]]
+"""Runs what is needed; yields the URL to post to, and the process that works where that is convo's."""
 
 
 class System(Struct, frozen=True, kw_only=True):
@@ -64,24 +68,24 @@ class System(Struct, frozen=True, kw_only=True):
 
 def _convo(workers: int | None) -> Run:
     @contextlib.contextmanager
-    def run(bench: Bench) -> Iterator[str]:
+    def run(bench: Bench) -> Iterator[tuple[str, int]]:
         program = (str(servers.HERE / "instant.py"), str(bench.marks))
         settings = {"jobs.workers": str(bench.workers if workers is None else workers)}
         with servers.convo(bench.folder, bench.url, settings, program=program) as server:
-            yield server.url
+            yield server.url, server.pid
 
     return run
 
 
 def _peer(name: str, *, takes: bool, works: bool) -> Run:
     @contextlib.contextmanager
-    def run(bench: Bench) -> Iterator[str]:
+    def run(bench: Bench) -> Iterator[tuple[str, int]]:
         with contextlib.ExitStack() as stack:
             url = stack.enter_context(servers.peer(name, bench.folder, bench.url)).url if takes else ""
             if works:
                 arguments = (bench.url, "worker", str(bench.marks), str(bench.workers))
                 stack.enter_context(servers.peer_working(name, bench.folder / "worker.log", *arguments))
-            yield url
+            yield url, 0
 
     return run
 
@@ -100,7 +104,7 @@ SYSTEMS: Mapping[str, System] = {
         taking=_convo(0),
         working=_convo(None),
         both=_convo(None),
-        unfinished="SELECT count(*) FROM job WHERE state <> 'done'",
+        unfinished="SELECT count(*) FROM job WHERE state IN ('ready', 'leased')",
     ),
     "procrastinate": _peer_system(
         "procrastinate_peer", "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')"
@@ -148,14 +152,16 @@ def _measure(name: str, asked: argparse.Namespace) -> dict[str, float]:
     ):
         bench = Bench(folder=Path(folder), url=url, workers=asked.workers)
         print(f"{name}: filling", file=sys.stderr)
-        with system.taking(bench) as address:
+        with system.taking(bench) as (address, _):
             _post(address, "fill", rate=_FILL_RATE, seconds=asked.jobs / _FILL_RATE)
         print(f"{name}: working", file=sys.stderr)
         waiting = int(databases.value(url, system.unfinished))
-        with system.working(bench):
+        with system.working(bench) as (_, pid):
+            left, before = max(1, databases.value(url, system.unfinished)), _used(bench, pid)
             rate = waiting / _drained(bench, system)
+            used = {name: (value - before[name]) / left for name, value in _used(bench, pid).items()}
         print(f"{name}: timing", file=sys.stderr)
-        return {"jobs": waiting, "rate": rate, **_timed(bench, system, asked)}
+        return {"jobs": waiting, "rate": rate, **used, **_timed(bench, system, asked)}
 
 
 def _post(address: str, name: str, *, rate: float, seconds: float, answered_at: str = "") -> load.Outcome:
@@ -185,7 +191,7 @@ def _drained(bench: Bench, system: System) -> float:
 def _timed(bench: Bench, system: System, asked: argparse.Namespace) -> dict[str, float]:
     """Post at a slow rate while somebody works; return how long after its answer a job started, in milliseconds."""
     answered_at = bench.folder / "answered"
-    with system.both(bench) as address:
+    with system.both(bench) as (address, _):
         # Their first look at the queue is not what is measured.
         time.sleep(_SETTLE_SECONDS)
         found = _post(address, "timed", rate=asked.rate, seconds=asked.seconds, answered_at=str(answered_at))
@@ -202,6 +208,20 @@ def _timed(bench: Bench, system: System, asked: argparse.Namespace) -> dict[str,
     }
 
 
+def _used(bench: Bench, pid: int) -> dict[str, float]:
+    """Return what was used so far: the processor of convo and of its sessions in ms, commits, bytes of WAL.
+
+    WAL is that of the whole server, so nobody else may use it. Of a peer's process the processor is not read.
+    """
+    sessions = databases.value(bench.url, _SESSIONS)
+    return {
+        "CPU ms": 1000 * machine.cpu_seconds(pid) if pid else 0.0,
+        "CPU ms of PostgreSQL": 1000 * sum(machine.cpu_seconds(int(one)) for one in sessions or ()),
+        "commits": float(databases.value(bench.url, _COMMITS)),
+        "WAL bytes": float(databases.value(bench.url, "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")),
+    }
+
+
 def _times(path: Path) -> dict[str, float]:
     return {name: float(at) for name, at in (line.split() for line in path.read_text().splitlines())}
 
@@ -213,7 +233,7 @@ def _table(found: Mapping[str, Mapping[str, float]], asked: argparse.Namespace) 
     title = f"{asked.workers} side by side; starts at {asked.rate:.0f} conversations/s"
     table = Table(
         "queue", "convo is", "jobs/s", "of jobs", "202 to start, p50 ms", "p99 ms", "not started", "202 p50 ms",
-        "failed", title=title,
+        "failed", "CPU ms a job", "PostgreSQL's", "commits", "WAL bytes", title=title,
     )  # fmt: skip
     for name, figures in found.items():
         times = found["convo"]["rate"] / figures["rate"] if "convo" in found else 0.0
@@ -227,6 +247,10 @@ def _table(found: Mapping[str, Mapping[str, float]], asked: argparse.Namespace) 
             f"{figures['not started']:.0f}",
             f"{figures['answer p50']:.1f}",
             f"{figures['failed']:.0f}",
+            f"{figures['CPU ms']:.2f}",
+            f"{figures['CPU ms of PostgreSQL']:.2f}",
+            f"{figures['commits']:.2f}",
+            f"{figures['WAL bytes']:,.0f}",
         )
     return table
 
