@@ -37,7 +37,7 @@ from convo.remote_pauses import body_pause_seconds, retry_after_seconds
 ANSWER_BYTES_MAX = 1 << 20
 """No answer is read further than this."""
 
-CONNECTIONS_EACH = 32
+CONNECTIONS_EACH = 8
 """So many connections at most are in one pool of httpx: it looks at its whole pool for each call, and for each idle one
 at all of them again (scripts/bench/calls.py --client)."""
 

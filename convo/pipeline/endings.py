@@ -172,6 +172,8 @@ class Endings:
 
     @contextmanager
     def _ending(self, job: JobAtWork) -> Iterator[Callable[[str], None]]:
+        # Its renewal would find the lease gone while the ending is on its way back, and take that for a loss.
+        self._held.let_go([job.lease])
         try:
             with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
                 yield lambda ending: metrics.jobs_ended_total.labels(ending).inc()

@@ -45,7 +45,7 @@ class HeldLeases:
         self._scopes[lease.token] = (lease, trio.CancelScope(deadline=since + self._settings.lease_seconds))
 
     def let_go(self, leases: Collection[Lease]) -> None:
-        """Renew these no longer: nobody has begun to work on them."""
+        """Renew these no longer: nobody has begun to work on them, or their jobs are ending."""
         for lease in leases:
             self._scopes.pop(lease.token, None)
 

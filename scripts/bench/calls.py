@@ -159,7 +159,12 @@ def _client_table(asked: argparse.Namespace) -> Table:
     """Measure calls at a time through the client of the product, with its pool cut in several ways."""
     table = Table("connections in a pool", "calls in flight", "calls/s", "CPU a call, ms", title="httpx")
     with tempfile.TemporaryDirectory(prefix="convo-calls-") as name, _model(Path(name), asked.answers) as model:
-        for each, at_once in ((asked.workers + 1, 8), (asked.workers + 1, asked.workers), (32, asked.workers)):
+        for each, at_once in (
+            (asked.workers + 1, 8),
+            (asked.workers + 1, asked.workers),
+            (32, asked.workers),
+            (8, asked.workers),
+        ):
             figures = trio.run(_call, model, each, at_once, asked.seconds, asked.workers)
             table.add_row(str(each), str(at_once), f"{figures['rate']:.0f}", f"{figures['cpu']:.2f}")
     return table

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import trio
@@ -50,6 +51,10 @@ class Held:
 
     def __init__(self) -> None:
         self.later: list[Lease] = []
+        self.gone: list[Lease] = []
+
+    def let_go(self, leases: Sequence[Lease]) -> None:
+        self.gone += leases
 
     def give_back_later(self, job: JobAtWork) -> None:
         self.later.append(job.lease)
@@ -75,6 +80,7 @@ async def test_an_ending_that_does_not_end_is_given_up_after_its_share_of_the_st
     assert trio.current_time() - began == Settings().shutdown.settle_seconds
     assert "ending_failed" in events
     assert held.later == [lease()]
+    assert held.gone == [lease()], "a lease is not renewed while its job ends"
 
 
 async def test_a_parked_job_waits_a_backoff_only_when_its_dependency_flows_again(autojump_clock: MockClock) -> None:
