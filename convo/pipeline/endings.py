@@ -28,6 +28,7 @@ from convo.store.jobs.lease import Lease
 from convo.store.jobs.part_writer import PartWriter
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
+from convo.store.purposes import RESERVED
 
 Ended = Callable[[int], None]
 """Called with the ``seq`` of every job that this process made done or dead."""
@@ -57,6 +58,8 @@ class Endings:
         self._dependencies = dependencies
         self._ended = ended
         self._blame = Blame(jobs, dependencies)
+        # Of a thousand jobs that end without a settle in one moment most would find no connection in their time.
+        self._turn = trio.CapacityLimiter(RESERVED["endings"] - 1)
 
     def hold(self, lease: Lease, since: float) -> AbstractContextManager[trio.CancelScope]:
         """Do the work of ``lease`` inside; as ``HeldLeases.hold``."""
@@ -107,7 +110,9 @@ class Endings:
         with self._ending(job) as count:
             await self._store_found(job)
             failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
-            if await self._jobs.fail(lease, reason, failed, later=again_in_seconds, waits=job.waits):
+            async with self._turn:
+                dead = await self._jobs.fail(lease, reason, failed, later=again_in_seconds, waits=job.waits)
+            if dead:
                 count("bury")
                 log_records.job_buried(conversation_id=lease.conversation_id, attempts=attempt, reason=reason)
                 self._ended(lease.seq)
@@ -141,7 +146,8 @@ class Endings:
         with self._ending(job) as count:
             await self._store_found(job)
             later = self._parked_seconds(waits_for, first.error)
-            await self._jobs.park(lease, waits_for, reason, later=later, waits=job.waits)
+            async with self._turn:
+                await self._jobs.park(lease, waits_for, reason, later=later, waits=job.waits)
             count("park")
             log_records.job_parked(conversation_id=lease.conversation_id, waits_for=waits_for, reason=reason)
             await self._blame.give_back()
@@ -166,7 +172,8 @@ class Endings:
         lease = job.lease
         with self._ending(job) as count:
             await self._store_found(job)
-            await self._jobs.release(lease, later=later, reason=reason, waits=job.waits)
+            async with self._turn:
+                await self._jobs.release(lease, later=later, reason=reason, waits=job.waits)
             count("release")
             log_records.job_released(conversation_id=lease.conversation_id, reason=reason)
 
