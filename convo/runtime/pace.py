@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from time import thread_time
 
 import trio
@@ -24,7 +25,8 @@ BOOKKEEPING_SECONDS = 0.002
 
 # With accepts under way for so much of the time, analyses have the floor. At 500 requests/s it is two thirds.
 _BUSY = 0.6
-# One accept counts for so long at most: on a slow disk it waits for longer, and needs no interpreter meanwhile.
+# One accept counts for so long at most: on a slow disk it waits for longer, and needs no interpreter meanwhile. Where
+# others on the machine take the processor, it counts for as many times longer as this process waits for it.
 _ACCEPT_SECONDS = 0.0025
 # Below this the analyses are not paced at all.
 _QUIET = 0.05
@@ -55,9 +57,14 @@ class Pace:
         """The share of the interpreter that analyses have now."""
         return max(FLOOR, 1.0 - self.load)
 
-    def note_accepts(self, seconds: float, accepts: int, busy_seconds: float, late_seconds: float) -> None:
-        """Note the last ``seconds``: how many accepts ended, for how long any was under way, how late the loop ran."""
-        busy = min(busy_seconds, accepts * _ACCEPT_SECONDS) / seconds
+    def note_accepts(
+        self, seconds: float, accepts: int, busy_seconds: float, late_seconds: float, slowed: float = 1.0
+    ) -> None:
+        """Note the last ``seconds``: how many accepts ended, for how long any was under way, how late the loop ran.
+
+        ``slowed`` is how many times longer all work takes because others use the machine's processors.
+        """
+        busy = min(busy_seconds, accepts * _ACCEPT_SECONDS * slowed) / seconds
         self.note_load(max(busy / _BUSY, late_seconds / _LATE_SECONDS) if accepts else 0.0)
 
     def note_load(self, found: float) -> None:
@@ -128,15 +135,11 @@ class Pacer:
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
-        at, before, used, worked = trio.current_time(), self._accepts(), self._analyst_seconds(), thread_time()
+        at, before, used, (worked, queued) = trio.current_time(), self._accepts(), self._analyst_seconds(), _scheduled()
         while True:
             await trio.sleep_until(at + _TICK_SECONDS)
-            now, accepts, used_now, worked_now = (
-                trio.current_time(),
-                self._accepts(),
-                self._analyst_seconds(),
-                thread_time(),
-            )
+            now, accepts, used_now = trio.current_time(), self._accepts(), self._analyst_seconds()
+            worked_now, queued_now = _scheduled()
             if self._refuses():
                 self.pace.note_load(1.0)
             else:
@@ -146,8 +149,19 @@ class Pacer:
                     accepts.busy_seconds - before.busy_seconds,
                     # A loop that is late and has not worked was kept from it by others on this machine.
                     min(now - at - _TICK_SECONDS, worked_now - worked),
+                    1.0 + (queued_now - queued) / max(worked_now - worked, _TICK_SECONDS / 100),
                 )
             self.pace.note_cost(self._started, used_now - used)
             metrics.analyses_share.set(self.pace.share)
             threads.set_share(self.pace.share)
-            at, before, used, worked, self._started = now, accepts, used_now, worked_now, 0
+            at, before, used, self._started = now, accepts, used_now, 0
+            worked, queued = worked_now, queued_now
+
+
+def _scheduled() -> tuple[float, float]:
+    """Return for how many seconds this thread has worked, and waited for a processor where the kernel says that."""
+    try:
+        worked, queued = Path("/proc/thread-self/schedstat").read_text("ascii").split()[:2]
+    except OSError:
+        return thread_time(), 0.0
+    return int(worked) / 1e9, int(queued) / 1e9

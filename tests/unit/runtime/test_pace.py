@@ -46,6 +46,12 @@ def test_accepts_that_wait_for_a_slow_disk_do_not_keep_analyses_waiting() -> Non
     assert pace.share > 0.9
 
 
+def test_on_a_machine_that_others_use_an_accept_needs_longer() -> None:
+    pace = Pace(0.0)
+    pace.note_accepts(1.0, 100, 1.0, 0.0, slowed=4.0)
+    assert pace.share == FLOOR
+
+
 def test_a_late_loop_beside_accepts_slows_the_analyses_down() -> None:
     pace = Pace(0.0)
     pace.note_accepts(0.05, 1, 0.001, 0.02)
