@@ -22,7 +22,7 @@ from convo.runtime.bridge import Bridge, within
 from convo.runtime.deadline import deadline
 from convo.settings import DatabaseSettings
 from convo.store.postgres_errors import mapped_errors
-from convo.store.purposes import Share, Shares
+from convo.store.purposes import ConnectionShare, Shares
 from convo.store.sessions import PlainConnection, Sessions, confirm, note_warnings
 
 T = TypeVar("T")
@@ -130,7 +130,7 @@ class Postgres:
             if seconds > slow_seconds(self._slow_query_seconds, budget_seconds):
                 log_records.slow_query(name=name, seconds=seconds)
 
-    async def _unit(self, share: Share, begin: str, body: Unit[T]) -> T:
+    async def _unit(self, share: ConnectionShare, begin: str, body: Unit[T]) -> T:
         if self._generation != self.sessions.generation:
             self._generation = self.sessions.generation
             for session in self._shares.take_idle():
@@ -146,7 +146,7 @@ class Postgres:
             else:
                 share.idle.append(connection)
 
-    async def _session(self, share: Share) -> Any:
+    async def _session(self, share: ConnectionShare) -> Any:
         """Return the session that was used last, which has the most statements prepared, or open one."""
         while share.idle:
             connection = share.idle.pop()

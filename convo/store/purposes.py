@@ -44,7 +44,7 @@ PURPOSES: Mapping[str, Purpose] = {
 _BORROWED = attrgetter("borrowed_tokens")
 
 
-class Share:
+class ConnectionShare:
     """The connections of one purpose: how many may be in use, and those that are open and idle, last used last.
 
     Each purpose keeps its own: a session has the statements of its purpose prepared.
@@ -65,7 +65,7 @@ class Shares:
     def __init__(self, readers: int, acquire_seconds: float) -> None:
         sizes: dict[Purpose, int] = {"readers": readers, **RESERVED}
         self._acquire_seconds = acquire_seconds
-        self._of = {purpose: Share(size) for purpose, size in sizes.items()}
+        self._of = {purpose: ConnectionShare(size) for purpose, size in sizes.items()}
         for purpose, share in self._of.items():
             metrics.database_connections.labels(purpose).set_function(partial(_BORROWED, share.limiter))
 
@@ -76,7 +76,7 @@ class Shares:
             share.idle.clear()
         return taken
 
-    async def take(self, name: str) -> Share:
+    async def take(self, name: str) -> ConnectionShare:
         """Wait for a connection of the purpose of the unit ``name``; return what is to be released afterwards.
 
         Raises:

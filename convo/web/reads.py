@@ -116,7 +116,7 @@ class Reads:
         Its work is one call into C, which cannot be interrupted, so it gives way before the next one begins.
         """
         async with self._one:
-            await trio.sleep_until(self._next_at)  # no deadline: the caller's
+            await trio.sleep_until(self._next_at)
             answer, seconds = await trio.to_thread.run_sync(
                 threads.timed, make, abandon_on_cancel=True, limiter=threads.READS
             )
