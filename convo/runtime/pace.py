@@ -17,17 +17,18 @@ from msgspec import Struct
 from convo.observe import metrics
 from convo.runtime import threads
 
-FLOOR = 0.05
+FLOOR = 0.1
 """The least share of the interpreter that analyses have: no backlog waits for ever."""
 
-BOOKKEEPING_SECONDS = 0.002
-"""What a job takes of the interpreter besides its analysts (scripts/bench/jobs.py, jobs that start one by one)."""
+BOOKKEEPING_SECONDS = 0.0015
+"""What a job takes of the interpreter besides its analysts (scripts/bench/jobs.py: 1.0 to 1.3 ms with 8 workers)."""
 
 # With accepts under way for so much of the time, analyses have the floor. At 500 requests/s it is two thirds.
 _BUSY = 0.6
 # One accept counts for so long at most: on a slow disk it waits for longer, and needs no interpreter meanwhile. Where
 # others on the machine take the processor, it counts for as many times longer as this process waits for it.
 _ACCEPT_SECONDS = 0.0025
+_SLOWED_MAX = 3.0
 # Below this the analyses are not paced at all.
 _QUIET = 0.05
 # Where accepts come and the loop runs so late, it has no time to spare, whatever keeps it.
@@ -64,7 +65,7 @@ class Pace:
 
         ``slowed`` is how many times longer all work takes because others use the machine's processors.
         """
-        busy = min(busy_seconds, accepts * _ACCEPT_SECONDS * slowed) / seconds
+        busy = min(busy_seconds, accepts * _ACCEPT_SECONDS * min(slowed, _SLOWED_MAX)) / seconds
         self.note_load(max(busy / _BUSY, late_seconds / _LATE_SECONDS) if accepts else 0.0)
 
     def note_load(self, found: float) -> None:
