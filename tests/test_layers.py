@@ -17,6 +17,7 @@ from tests.support.source_tree import ROOT, Function, functions, imports, is_pac
 RANKS: dict[str, int] = {
     "convo": 0,  # the package itself: its version
     "convo.errors": 0,
+    "convo.client": 0,
     "convo.dependencies": 0,
     "convo.conversation": 1,
     "convo.settings": 2,
@@ -71,6 +72,7 @@ PACKAGES = (
     *(
         "alerts",
         "analysis",
+        "client",
         "commands",
         "conversation",
         "embedded",
@@ -88,7 +90,8 @@ MONOPOLIES: dict[str, set[str]] = {
     "asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
     "trio_asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
     "asyncpg": {"convo.store.postgres", "convo.store.postgres_errors", "convo.store.sessions"},
-    "httpx": {"convo.outbound", "convo.commands.terminal"},
+    "httpx": {"convo.outbound", "convo.commands.terminal", "convo.client.async_client", "convo.client.sync_client"},
+    "anyio": {"convo.client.async_client", "convo.client.sync_client"},
     "hypercorn": {"convo.http.server"},
     "httptools": {"convo.http.http1"},
     "quart": {"convo.web.app"},

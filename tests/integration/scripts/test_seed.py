@@ -23,7 +23,7 @@ from rich.console import Console
 
 from scripts import seed
 from scripts.seed_bodies import SAMPLES, read_bodies
-from scripts.seed_client import Tally
+from tests.support.client_answers import conversation, problem, receipt
 
 SCRIPT = Path(seed.__file__)
 Answer = tuple[int, dict[str, str], dict[str, Any]]
@@ -83,30 +83,30 @@ class FaultyServer:
 
     def _read(self, name: str) -> Answer:
         if self.states.get(name) == "gone":
-            return 404, {}, {"code": "not_found"}
-        return 200, {}, {"state": self.states.get(name, "done")}
+            return 404, {}, problem(404, "not_found")
+        return 200, {}, conversation(name, self.states.get(name, "done"))
 
     async def _end(self, stream: trio.SocketStream, body: bytes) -> Answer | None:
         name = json.loads(body)["conversation_id"]
         self.posts.append(name)
         fault = self.faults.pop(0) if self.faults else ""
         if fault == "busy":
-            return 429, {"retry-after": "1"}, {"code": "busy"}
+            return 429, {"retry-after": "1"}, problem(429, "busy")
         if fault == "away":
-            return 503, {"retry-after": "0"}, {"code": "database_unavailable"}
+            return 503, {"retry-after": "0"}, problem(503, "database_unavailable")
         if fault == "locked":
-            return 401, {}, {"code": "unauthorized"}
+            return 401, {}, problem(401, "unauthorized")
         if fault == "stuck":
             self.stuck.set()
             await trio.sleep_forever()
         known = name in self.stored
         if known and self.stored[name] != body:
-            return 409, {}, {"code": "conflict"}
+            return 409, {}, problem(409, "conflict")
         self.stored[name] = body
         if fault == "reset":  # after it was stored: the answer is what is lost
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return None
-        return 202, {"idempotent-replayed": "true"} if known else {}, {"conversation_id": name}
+        return 202, {"idempotent-replayed": "true"} if known else {}, receipt(name)
 
 
 @asynccontextmanager
@@ -230,7 +230,7 @@ async def test_big_bodies_of_one_file_are_all_different(tmp_path: Path) -> None:
 
 
 def test_markup_and_control_characters_of_an_answer_are_shown_as_text() -> None:
-    tally = Tally()
+    tally = seed.Tally()
     tally.note("refused", "418 [red]tea\x1b[2J")
     screen = StringIO()
     Console(file=screen, width=100).print(seed.report(tally, 1, 1.0))
@@ -254,7 +254,7 @@ async def test_without_a_server_or_a_file_nothing_is_posted_and_one_line_says_so
         no_server == f"seed.py: no server answers at {url} (ConnectError): start scripts/serve, or name one with --url"
     )
     assert no_file == f"seed.py: {tmp_path / 'absent'}: No such file or directory"
-    assert "UnsupportedProtocol" in no_url
+    assert no_url == "seed.py: the URL ftp://nowhere is neither http:// nor https://"
 
 
 @pytest.mark.parametrize(
