@@ -184,6 +184,3 @@ class MemoryPage(Struct, frozen=True, kw_only=True):
 
     memories: tuple[Memory, ...]
     next_cursor: str | None
-
-
-Page = ConversationPage | TurnPage | BotPage | MemoryPage
