@@ -197,6 +197,7 @@ TESTED_BY: dict[str, str] = {
     "convo.store.erasure_list": "integration/test_erase_again.py",
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",
+    "convo.web.description.batch_views": "integration/web/test_batch.py",
     # What shows only in what others do with it.
 }
 
