@@ -104,7 +104,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
-        "convo.commands.erasing",
+        *("convo.commands.erasing", "convo.commands.importing"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.

@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from convo.client import answers, lines
-from convo.client.faults import ClientError, NotConvo, NotReached, ProblemError, fault_of
+from convo.client.faults import ClientError, NotConvo, NotReached, ProblemError, TooLarge, fault_of
 from convo.client.retrying import RETRYABLE, pause_seconds, retry_after_seconds
 
 T = TypeVar("T")
@@ -289,7 +289,12 @@ class AsyncClient:
             if attempt and anyio.current_time() + pause >= until:
                 break
             await anyio.sleep(pause)
-            answered = await self._ask(b"\n".join(group[at] for at in left), until - anyio.current_time())
+            try:
+                answered = await self._ask(b"\n".join(group[at] for at in left), until - anyio.current_time())
+            except TooLarge as error:
+                if len(left) > 1:
+                    raise
+                answered = [error]
             if len(answered) > len(left):
                 raise self._not_convo(f"{len(answered)} answers to {len(left)} lines")
             # Where there are fewer, the rest was not read: it is sent again.

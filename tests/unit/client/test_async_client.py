@@ -22,6 +22,7 @@ from convo.client import (
     NotReached,
     ProblemError,
     Receipt,
+    TooLarge,
     TooManyRequests,
     Unavailable,
 )
@@ -378,6 +379,18 @@ async def test_a_batch_that_is_refused_as_a_whole_says_so(autojump_clock: MockCl
     with pytest.raises(TooManyRequests):
         async with calling(refused) as client:
             [outcome async for outcome in client.batch(bodies("a"))]
+
+
+async def test_a_conversation_that_fits_no_request_is_refused_alone(autojump_clock: MockClock) -> None:
+    async def server(request: httpx.Request) -> httpx.Response:
+        if len(request.content) > 16 << 20:
+            return httpx.Response(413, json=problem(413, "too_large"))
+        return httpx.Response(200, json=receipt(json.loads(request.content)["conversation_id"]))
+
+    async with calling(server) as client:
+        sent = [*bodies("a"), b" " * (17 << 20), *bodies("b")]
+        found = [outcome async for outcome in client.batch(sent)]
+    assert [type(outcome) for outcome in found] == [Receipt, TooLarge, Receipt]
 
 
 # --- its life
