@@ -91,7 +91,15 @@ def _add_retry_options(retry: argparse.ArgumentParser) -> None:
 
 def _add_import_options(imported: argparse.ArgumentParser) -> None:
     imported.add_argument(
-        "files", nargs="+", metavar="FILE", help="JSON Lines, also .gz and .zst; - is the standard input"
+        "files", nargs="*", metavar="FILE", help="JSON Lines, also .gz and .zst; - is the standard input"
+    )
+    imported.add_argument(
+        "--relationships",
+        metavar="FILE",
+        help="totals by user and bot, added to the relationships in the database of these settings",
+    )
+    imported.add_argument(
+        "--id", default="cutover", help="each total is added once under this id (default: %(default)s)"
     )
     imported.add_argument("--rate", type=float, metavar="N", help="at most so many conversations a second")
     imported.add_argument("--dry-run", action="store_true", help="show what would be refused, and send nothing")
@@ -176,6 +184,13 @@ def _since(text: str | None, now: datetime) -> str | None:
 def _import(asked: argparse.Namespace) -> int:
     if asked.rate is not None and not 0 < asked.rate < math.inf:
         raise Refused(f"--rate {asked.rate:g}: a number of conversations a second above 0, e.g. 100")
+    if bool(asked.files) == (asked.relationships is not None):
+        raise Refused("name the files of conversations, or those of totals with --relationships")
+    if asked.relationships is not None:
+        settings = config.load_settings(asked.config, arguments=arguments_of(asked))
+        return importing.import_relationships(
+            settings, asked.relationships, asked.id, dry_run=asked.dry_run, as_json=asked.json
+        )
     if asked.dry_run:
         settings = config.read_settings(asked.config, arguments=arguments_of(asked))
         return importing.check_files(settings, asked.files, as_json=asked.json)

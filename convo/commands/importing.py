@@ -12,17 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import trio
 from msgspec import Struct
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from convo.client import Client, ClientError, NotReached, ProblemError, Receipt
+from convo.commands import database
 from convo.commands.import_files import STANDARD_INPUT, ImportLine, read_lines, size_of
 from convo.commands.output import add_row, make_table, plain, print_json, show_result
 from convo.commands.terminal import NO_SERVER, REFUSED, ServerCall
 from convo.conversation.decode import decode
 from convo.errors import ConvoError, Refused
+from convo.observe.log import open_log
 from convo.settings import Settings
+from convo.store.imported import BookedTotals, EarlierTotal
 from convo.web.accept import check_user, make_accept
 
 # As long as a group is under way nothing is noted: it is small enough to be sent again.
@@ -199,6 +203,46 @@ def _count(report: ImportReport, file: str, line: ImportLine, outcome: Receipt |
     else:
         at = f" at {outcome.path}" if outcome.path else ""
         report.refuse(file, line.number, f"{outcome}{at}")
+
+
+def import_relationships(settings: Settings, file: str, import_id: str, *, dry_run: bool, as_json: bool) -> int:
+    """Add the totals of a file to relationships, and print how many; nothing is added where a line is wrong.
+
+    Raises:
+        Refused: the file cannot be read, or as ``database.import_totals``.
+    """
+    report = ImportReport(dry_run=dry_run)
+    totals: dict[tuple[str, str], EarlierTotal] = {}
+    for line in read_lines(file):
+        try:
+            total = msgspec.json.decode(line.body, type=EarlierTotal)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            report.refuse(file, line.number, str(error))
+            continue
+        if totals.setdefault((total.user_id, total.bot_id), total) is not total:
+            report.refuse(file, line.number, f"{total.user_id} and {total.bot_id} stand in an earlier line, too")
+    if report.refused:
+        raise Refused(f"{file}: {report.refused:,} lines are wrong, and nothing was added")
+    booked = BookedTotals()
+
+    def add(more: BookedTotals) -> None:
+        nonlocal booked
+        booked += more
+
+    if not dry_run:
+        with open_log(settings.observe):
+            trio.run(database.import_totals, settings, import_id, list(totals.values()), add)
+    if as_json:
+        print_json({"dry_run": dry_run, "totals": len(totals), **msgspec.structs.asdict(booked)})
+        return 0
+    table = make_table("totals", "count")
+    add_row(table, "in the file", len(totals))
+    if not dry_run:
+        add_row(table, "added", booked.added)
+        add_row(table, "added before, under this id", booked.before)
+        add_row(table, "of users that were erased", booked.erased)
+    show_result(table)
+    return 0
 
 
 @contextmanager

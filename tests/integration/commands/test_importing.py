@@ -104,3 +104,52 @@ def test_a_wrong_rate_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "--rate 0: a number of conversations a second above 0" in capsys.readouterr().err
     assert cli.main(["import", "absent.jsonl"]) == 1
     assert "absent.jsonl cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+# --- totals
+
+
+@pytest.fixture
+def of_the_server(convo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = dict(
+        pair.split(b"=", 1) for pair in Path(f"/proc/{convo.pid}/environ").read_bytes().split(b"\0") if b"=" in pair
+    )
+    monkeypatch.setenv("CONVO_DATABASE__URL", environment[b"CONVO_DATABASE__URL"].decode())
+
+
+@pytest.mark.usefixtures("of_the_server")
+def test_totals_are_added_once_beside_a_server_that_serves(
+    client: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals = [{"user_id": f"old-{number}", "bot_id": "pika", "score": 600} for number in range(450)]
+    (tmp_path / "t.jsonl").write_text(lines(*totals))
+
+    assert run(capsys, "--relationships", "t.jsonl", "--dry-run")[1] == {
+        "dry_run": True,
+        "totals": 450,
+        "added": 0,
+        "before": 0,
+        "erased": 0,
+    }
+    assert client.get("/v1/users/old-0/relationship").status_code == 404
+    assert run(capsys, "--relationships", "t.jsonl")[1]["added"] == 450
+    assert run(capsys, "--relationships", "t.jsonl")[1]["before"] == 450
+    relationship = client.get("/v1/users/old-449/relationship").json()
+    assert (relationship["score"], relationship["level"]) == (600, "acquaintance")
+
+
+@pytest.mark.usefixtures("of_the_server")
+def test_where_a_total_is_wrong_none_is_added(
+    client: httpx.Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = {"user_id": "right", "bot_id": "pika", "score": 600}
+    (tmp_path / "w.jsonl").write_text(lines(right, {"user_id": "wrong"}, {**right, "score": 1}))
+    assert cli.main(["import", "--relationships", "w.jsonl"]) == 1
+    said = capsys.readouterr().err
+    assert "w.jsonl:2: Object missing required field `bot_id`" in said
+    assert "w.jsonl:3: right and pika stand in an earlier line, too" in said
+    assert "w.jsonl: 2 lines are wrong, and nothing was added" in said
+    assert client.get("/v1/users/right/relationship").status_code == 404
+    assert cli.main(["import", "x.jsonl", "--relationships", "w.jsonl"]) == 1
+    assert cli.main(["import"]) == 1
+    assert "name the files of conversations, or those of totals" in capsys.readouterr().err
