@@ -16,7 +16,7 @@ import trio
 
 from tests.support.client_answers import conversation, problem, receipt
 
-Answer = tuple[int, dict[str, str], dict[str, Any]]
+Answer = tuple[int, dict[str, str], dict[str, Any] | bytes]
 
 
 _ANSWERS: dict[str, Answer] = {
@@ -37,6 +37,7 @@ class FaultyServer:
         self.keys: set[str] = set()
         self.connections = self.connections_most = 0
         self.stuck = trio.Event()
+        self.refused_lines: set[str] = set()  # of batches, by id
         self.left = trio.Event()  # the client of a late answer has closed its connection
         self.url = ""
 
@@ -59,7 +60,7 @@ class FaultyServer:
             if answer is None:
                 return
             status, headers, content = answer
-            data = json.dumps(content).encode()
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             fields = [*headers.items(), ("content-length", str(len(data)))]
             await stream.send_all(wire.send(h11.Response(status_code=status, headers=fields)) or b"")
             await stream.send_all((wire.send(h11.Data(data=data)) or b"") + (wire.send(h11.EndOfMessage()) or b""))
@@ -77,7 +78,14 @@ class FaultyServer:
             return 200, {}, {}
         if request.method == b"GET":
             return self._read(unquote(target.path.rpartition("/")[2]))
+        if target.path.endswith("/batch"):
+            return 200, {}, b"".join(map(self._line, body.split(b"\n")))
         return await self._end(stream, body)
+
+    def _line(self, line: bytes) -> bytes:
+        name = json.loads(line)["conversation_id"]
+        late = name in self.refused_lines
+        return json.dumps(problem(503, "deadline_exceeded") if late else receipt(name, replayed=False)).encode() + b"\n"
 
     def _read(self, name: str) -> Answer:
         if self.states.get(name) == "gone":

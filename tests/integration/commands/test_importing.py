@@ -5,8 +5,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
 from convo.commands import cli
+from tests.support.faulty_server import serving
 from tests.support.running import Running, ended
 
 
@@ -73,6 +75,21 @@ def test_without_a_server_nothing_is_noted_and_the_command_says_how_to_go_on(
     monkeypatch.setattr("convo.commands.importing.IMPORT_CALL_SECONDS", 0.3)
     code, report, said = run(capsys, "d.jsonl")
     assert (code, report["accepted"]) == (3, 0)
+    assert "the same command goes on where this one ended" in said
+    assert not Path("convo-import.json").exists()
+
+
+async def test_what_the_server_cannot_take_in_time_stops_the_import_and_is_not_noted_as_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convo.commands.importing.IMPORT_CALL_SECONDS", 0.5)
+    (tmp_path / "f.jsonl").write_text(lines(ended("late-1"), ended("late-2")))
+    async with serving() as server:
+        server.refused_lines = {"late-2"}
+        monkeypatch.setenv("CONVO_URL", server.url)
+        code, report, said = await trio.to_thread.run_sync(run, capsys, "f.jsonl")
+    assert (code, report["refused"]) == (1, 0)
+    assert "503 deadline_exceeded" in said
     assert "the same command goes on where this one ended" in said
     assert not Path("convo-import.json").exists()
 

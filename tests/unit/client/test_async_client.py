@@ -388,7 +388,7 @@ async def test_a_conversation_that_fits_no_request_is_refused_alone(autojump_clo
         return httpx.Response(200, json=receipt(json.loads(request.content)["conversation_id"]))
 
     async with calling(server) as client:
-        sent = [*bodies("a"), b" " * (17 << 20), *bodies("b")]
+        sent: list[Any] = [*bodies("a"), b" " * (17 << 20), *bodies("b")]
         found = [outcome async for outcome in client.batch(sent)]
     assert [type(outcome) for outcome in found] == [Receipt, TooLarge, Receipt]
 
