@@ -200,7 +200,7 @@ class _Batch:
         """Wait for the outcome of the line that is under way the longest."""
         first = self._under_way[0]
         try:
-            stored = await first.submitted.outcome()  # no deadline: the request's time ends it
+            stored = await first.submitted.outcome()
         except ConvoError as error:
             log_conflict(first.conversation_id, error)
             answer = _problem_line(error, first.conversation_id)

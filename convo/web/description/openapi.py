@@ -259,7 +259,7 @@ def _answer(answer: RouteResponse, schemas: _Schemas) -> Json:
         content: Json = {"schema": several[0] if len(several) == 1 else {"anyOf": several}}
         if answer.sample is not None:
             content["example"] = msgspec.to_builtins(answer.sample, builtin_types=())
-        described["content"] = {answer.media: content}
+        described["content"] = dict.fromkeys(answer.media, content)
     return described
 
 

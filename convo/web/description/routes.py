@@ -40,12 +40,12 @@ from convo.web.description.parameters import (
 
 
 class RouteResponse(Struct, frozen=True, kw_only=True):
-    """One successful answer; ``media`` is ``None`` for one without content, ``body`` a tuple if it is one of many."""
+    """One successful answer; ``media`` is empty for one without content, ``body`` a tuple if it is one of many."""
 
     status: int
     text: str
     body: Any = None
-    media: str | None = "application/json"
+    media: tuple[str, ...] = ("application/json",)
     headers: tuple[str, ...] = ()
     sample: Any = None
 
@@ -85,7 +85,7 @@ class Route(Struct, frozen=True, kw_only=True):
         return self.path.replace("{", "<").replace("}", ">")
 
 
-_NOT_MODIFIED = RouteResponse(status=304, text="The client's copy is current.", media=None, headers=("ETag",))
+_NOT_MODIFIED = RouteResponse(status=304, text="The client's copy is current.", media=(), headers=("ETag",))
 
 _CONVERSATIONS = (
     Route(
@@ -145,7 +145,7 @@ _CONVERSATIONS = (
                 status=200,
                 text="What became of each line, in the type of the request.",
                 body=(batch_views.BatchReceipt, batch_views.BatchProblem),
-                media="application/x-ndjson",
+                media=batch_views.MEDIA_OF_BATCHES,
                 sample=samples.BATCH_RECEIPT,
             ),
         ),
@@ -463,7 +463,7 @@ _SERVICE = (
         on_operations=True,
         tag="service",
         summary="Read the metrics of this process",
-        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media="text/plain"),),
+        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media=("text/plain",)),),
     ),
     Route(
         path="/debug/tasks",
@@ -506,7 +506,7 @@ _SERVICE = (
         name="docs",
         tag="service",
         summary="Read this description as a page",
-        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media=("text/html",)),),
     ),
     Route(
         path="/docs/{topic}",
@@ -514,7 +514,7 @@ _SERVICE = (
         tag="service",
         summary="Read one page of the handbook",
         parameters=(TOPIC,),
-        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media=("text/html",)),),
         problems=(errors.NotFound, errors.DeadlineExceeded),
     ),
 )
