@@ -5,7 +5,8 @@
     .venv/bin/python scripts/bench/batch.py --sizes 4 --rounds 2 --seconds 1
 
 One by one: 32 connections, as ``accept.py`` posts them. In batches: ``--batches`` clients, each of which sends the next
-batch when its last one is answered. Exit code 1 where a ratio is below 0.8.
+batch when its last one is answered. Beside the rates stands what one conversation costs of the server's processor: on a
+machine that others use, too, that changes less. Exit code 1 where a ratio of rates is below 0.8.
 """
 
 from __future__ import annotations
@@ -37,7 +38,16 @@ def main() -> int:
     console = Console(width=max(Console().width, 120))
     for name, text in machine.about(databases.described(asked.database_url)).items():
         console.print(f"{name}: {text}", highlight=False, markup=False)
-    table = Table("size", "one by one", "in batches", "ratio, median", "of each round")
+    names = (
+        "size",
+        "one by one",
+        "in batches",
+        "ratio, median",
+        "of each round",
+        "processor, one by one",
+        "in batches",
+    )
+    table = Table(*names)
     rows = []
     with (
         tempfile.TemporaryDirectory(prefix="convo-batch-") as folder,
@@ -45,14 +55,13 @@ def main() -> int:
         servers.convo(Path(folder), database, {"jobs.workers": "0"}) as server,
     ):
         for size in asked.sizes:
-            rounds = [_round(server.url, load.real_tails(size * 1000), number, asked) for number in range(asked.rounds)]
-            ratios = [batches / singles for singles, batches in rounds]
-            singles, batches = (statistics.median(column) for column in zip(*rounds, strict=True))
-            rows.append({"size_kb": size, "singles": singles, "batches": batches, "ratios": ratios})
+            rounds = [_round(server, load.real_tails(size * 1000), number, asked) for number in range(asked.rounds)]
+            ratios = [one[1] / one[0] for one in rounds]
+            singles, batches, *costs = (statistics.median(column) for column in zip(*rounds, strict=True))
+            rows.append({"size_kb": size, "singles": singles, "batches": batches, "ratios": ratios, "cpu_us": costs})
             shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            table.add_row(
-                f"{size} KB", f"{singles:,.0f}/s", f"{batches:,.0f}/s", f"{statistics.median(ratios):.2f}", shown
-            )
+            rates = (f"{singles:,.0f}/s", f"{batches:,.0f}/s", f"{statistics.median(ratios):.2f}")
+            table.add_row(f"{size} KB", *rates, shown, *(f"{cost:,.0f} µs" for cost in costs))
     console.print(table)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1) + "\n")
@@ -70,11 +79,15 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(url: str, tails: list[str], number: int, asked: argparse.Namespace) -> tuple[float, float]:
-    """Post for a while in both ways; return the conversations stored in a second by each."""
+def _round(
+    server: servers.Server, tails: list[str], number: int, asked: argparse.Namespace
+) -> tuple[float, float, float, float]:
+    """Post for a while in both ways; return the conversations stored in a second by each, and the µs that one costs."""
+    url, used = server.url, machine.cpu_seconds(server.pid)
     name = f"{len(tails[0])}-{number}-{time.monotonic_ns()}"
     plan = load.Plan(url=f"{url}/v1/conversations/end", tails=tails, connections=32, seconds=asked.seconds, name=name)
-    singles = float(load.run(plan)["rate"])
+    posted = load.run(plan)
+    first = machine.cpu_seconds(server.pid)
     stored, began = [0] * asked.batches, time.monotonic()
     clients = [
         threading.Thread(target=_send, args=(url, tails, f"{name}-b{client}", asked.seconds, stored, client))
@@ -84,7 +97,9 @@ def _round(url: str, tails: list[str], number: int, asked: argparse.Namespace) -
         one.start()
     for one in clients:
         one.join()
-    return singles, sum(stored) / (time.monotonic() - began)
+    rate, last = sum(stored) / (time.monotonic() - began), machine.cpu_seconds(server.pid)
+    costs = (first - used) / max(1, posted["answered"]), (last - first) / max(1, sum(stored))
+    return float(posted["rate"]), rate, 1e6 * costs[0], 1e6 * costs[1]
 
 
 def _send(  # noqa: PLR0913, PLR0917  (one client of several)
