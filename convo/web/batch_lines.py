@@ -31,7 +31,7 @@ class BatchLines:
         self._parts_bytes = 0
         self._piece, self._at = b"", 0
         self._bytes = 0
-        self._ended = False
+        self._ended = self._over = False
         self._counts_only = False
 
     def count_only(self) -> None:
@@ -80,10 +80,14 @@ class BatchLines:
 
     async def _more(self) -> None:
         self._piece, self._at = b"", 0
-        piece = await self._next_piece()
-        self._bytes += len(piece)
-        if self._bytes > self._settings.raw_bytes_max:
+        piece = b"" if self._over else await self._next_piece()
+        room = self._settings.raw_bytes_max - self._bytes
+        # The lines before the limit are whole; the one on it is not.
+        if self._over or len(piece) > room == 0:
             raise _too_large(self._settings)
+        self._over = len(piece) > room
+        piece = piece[:room] if self._over else piece
+        self._bytes += len(piece)
         # After the last piece, the end of the body is the end of the line that has begun.
         self._ended = not piece and not self._parts
         self._piece = piece or b"\n"

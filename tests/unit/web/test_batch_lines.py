@@ -83,6 +83,15 @@ async def test_a_line_that_does_not_end_is_held_up_to_the_limit() -> None:
         await lines.next()
 
 
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+async def test_the_lines_before_the_limit_are_given_however_they_arrive(size: int) -> None:
+    lines = Pieces(*split(b"123456789\n" * 20, size)).lines(WebSettings(raw_bytes_max=105))
+    assert [await lines.next() for _ in range(10)] == [b"123456789"] * 10
+    with pytest.raises(TooLarge):
+        await lines.next()
+    assert await read(Pieces(*split(b"123456789\n" * 10, size)).lines(WebSettings(raw_bytes_max=100)))
+
+
 async def test_without_room_the_rest_is_only_counted_and_no_line_is_lost() -> None:
     body = b"".join(b"line-%d\n" % number for number in range(100))
     pieces = Pieces(*split(body, 64), room=100)
