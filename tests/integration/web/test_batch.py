@@ -19,6 +19,7 @@ import zstandard
 from convo import service
 from convo.client import AsyncClient, Conflict, Receipt
 from convo.store import keys
+from convo.store.postgres import Postgres
 from tests.support.both_doors import both_doors
 from tests.support.doors import get
 from tests.support.making import ask, open_store
@@ -86,7 +87,16 @@ async def at_both(
 
 async def hold(connection: Any) -> None:
     """Let nothing be stored for a while."""
-    await connection.execute("BEGIN; LOCK TABLE receipt IN SHARE MODE; SELECT pg_sleep(1.2); COMMIT")
+    await connection.execute("BEGIN; LOCK TABLE receipt IN SHARE MODE; SELECT pg_sleep(1.7); COMMIT")
+
+
+LOCKED = "SELECT count(*) FROM pg_locks WHERE relation = 'receipt'::regclass AND mode = 'ShareLock' AND granted"
+
+
+async def _until_stored(postgres: Postgres, count: int) -> None:
+    with trio.fail_after(10):
+        while await ask(postgres, "SELECT count(*) FROM receipt") < count:  # noqa: ASYNC110  (it does not notify)
+            await trio.sleep(0.02)
 
 
 async def test_each_line_is_answered_in_order_at_both_doors(
@@ -243,9 +253,7 @@ async def test_the_lines_that_arrive_before_the_client_vanishes_are_stored_once(
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(head + whole[: len(whole) // 2])
         async with open_store(database) as postgres:
-            with trio.fail_after(10):
-                while await ask(postgres, "SELECT count(*) FROM receipt") < 40:  # noqa: ASYNC110  (it is not ours)
-                    await trio.sleep(0.02)
+            await _until_stored(postgres, 40)
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             await stream.aclose()
             found = await posted(url, whole)
@@ -303,17 +311,18 @@ async def test_a_batch_waits_for_its_own_lines_and_is_refused_where_others_take_
         taken, left = trio.Event(), trio.Event()
 
         async def other() -> None:
-            await trio.sleep(0.1)
             async with AsyncClient(url) as client:
                 await client.post(ended("other"))
             left.set()
 
         async def lines() -> AsyncIterator[bytes]:
             yield lines_of(ended("first"))
-            await trio.sleep(0.2)
+            await _until_stored(postgres, 101)
             nursery.start_soon(postgres.run, "db.read", hold)
+            while not await ask(postgres, LOCKED):  # noqa: ASYNC110  (the database does not notify)
+                await trio.sleep(0.02)
             nursery.start_soon(other)
-            while "convo_intake_in_flight 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110  (it is not ours)
+            while "convo_intake_in_flight 1.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110  (nor this)
                 await trio.sleep(0.02)
             taken.set()
             yield lines_of(ended("second"))
