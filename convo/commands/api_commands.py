@@ -19,16 +19,12 @@ from convo.conversation.times import instant
 from convo.errors import Refused
 
 if TYPE_CHECKING:
-    from convo.commands import erasing, scrubbing, terminal
-    from convo.commands.options import Commands
-else:
-    erasing = import_later("convo.commands.erasing")
-    scrubbing = import_later("convo.commands.scrubbing")
-    from convo.commands import erasing, importing, terminal
+    from convo.commands import erasing, importing, scrubbing, terminal
     from convo.commands.options import Commands
 else:
     erasing = import_later("convo.commands.erasing")
     importing = import_later("convo.commands.importing")
+    scrubbing = import_later("convo.commands.scrubbing")
     terminal = import_later("convo.commands.terminal")
 
 

@@ -46,6 +46,7 @@ class InstallationKey:
     def fingerprint(self) -> str:
         """What this installation is recognised by: of it nobody finds the key."""
         return hashlib.sha256(_FINGERPRINT + self._key).hexdigest()[:16]
+
     def hmac_of_total(self, import_id: str, user_id: str, bot_id: str) -> bytes:
         """Return the HMAC of a total that an import has brought, for this user and bot."""
         named = f"total\0{user_id}\0{bot_id}\0{import_id}"

@@ -31,7 +31,6 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket"), "endings"),
     **dict.fromkeys(("db.lease", "db.take", "db.watch", "db.rescue"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
-    **dict.fromkeys(("db.retire", "db.months"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.retire", "db.months", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
