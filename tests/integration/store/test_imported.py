@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from convo import erasure
+from convo import erasure, user_erasure
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
 from convo.store.imported import BookedTotals, EarlierTotal, book_totals
@@ -95,7 +95,7 @@ async def test_what_was_erased_is_not_brought_back_and_what_was_imported_can_be_
 
     for user in ("mia", "tom"):
         until = trio.current_time() + 5
-        await erasure.erase_user(
+        await user_erasure.erase_user(
             process.postgres, user, CALLER, erased=process.ended.extend, until=until, dry_run=False
         )
     assert await ask(process.postgres, "SELECT count(*) FROM relationship") == 0
