@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Post conversations to a running server and say what became of them; how a good client talks is ``seed_client``'s.
+"""Post conversations to a running server and say what became of them; ``convo.client`` does the talking.
 
 Exit codes: 0 all were taken; 1 some were refused or lost; 2 nothing was posted; 3 all were taken, but some are dead
 letters or were not analysed within ``--wait``; 130 interrupted.
@@ -13,6 +13,7 @@ import os
 import secrets
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -29,10 +30,10 @@ try:
     from rich.text import Text
 
     from convo import config
+    from convo.client import AsyncClient, Attempt, ClientError, NotConvo, NotFound, NotReached, ProblemError
     from convo.commands.parsing import Parser, row_count
     from convo.errors import ConfigError
-    from scripts.seed_bodies import SAMPLES, BadSource, Body, prepare, read_bodies
-    from scripts.seed_client import ATTEMPT_SECONDS, Api, Tally, await_end, post
+    from scripts.seed_bodies import SAMPLES, BadSource, Body, encode, prepare, read_bodies
 except ImportError as missing:
     venv = Path(__file__).resolve().parent.parent / ".venv"
     python = venv / "bin" / "python"
@@ -41,6 +42,33 @@ except ImportError as missing:
     os.execv(python, [str(python), *sys.argv])  # noqa: S606  (the same program again, where its imports are)
 
 T = TypeVar("T")
+# A server may ask for so much patience: a restart takes less.
+CALL_SECONDS = 120.0
+
+
+class Tally:
+    """What has happened so far; the progress bar and the final table read it."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()  # accepted, replayed, refused, lost
+        self.reasons: Counter[tuple[str, str]] = Counter()  # (refused or lost, why)
+        self.retries: Counter[str] = Counter()  # by the reason to try again
+        self.states: Counter[str] = Counter()  # of what was taken: done, dead, pending
+        self.latencies: list[float] = []  # seconds, each of the one attempt that was answered 202
+        self.taken: list[str] = []  # ids that have had their 202
+
+    def note(self, outcome: str, why: str = "") -> None:
+        """Count one conversation's outcome, and the reason for one that is not wanted."""
+        self.outcomes[outcome] += 1
+        if why:
+            self.reasons[outcome, why] += 1
+
+    def attempted(self, attempt: Attempt) -> None:
+        """Count one attempt of a call."""
+        if attempt.why:
+            self.retries[attempt.why] += 1
+        elif attempt.status == 202:
+            self.latencies.append(attempt.seconds)
 
 
 class NoServer(Exception):
@@ -85,18 +113,24 @@ def _positive(text: str) -> float:
 
 
 @asynccontextmanager
-async def connect(options: argparse.Namespace) -> AsyncIterator[httpx.AsyncClient]:
+async def connect(options: argparse.Namespace, tally: Tally) -> AsyncIterator[AsyncClient]:
     """Open the one client, and see that something answers.
 
     Raises:
         NoServer: the first connection failed; later ones are tried again.
+        ClientError: the address cannot be used.
     """
-    headers = {"authorization": f"Bearer {options.key}"} if options.key else {}
-    limits = httpx.Limits(max_connections=options.concurrency, max_keepalive_connections=options.concurrency)
-    backstop = httpx.Timeout(ATTEMPT_SECONDS + 5)  # the deadline of an attempt stands in Api
-    async with httpx.AsyncClient(base_url=options.url, headers=headers, limits=limits, timeout=backstop) as client:
+    client = AsyncClient(
+        options.url,
+        key=options.key,
+        call_seconds=CALL_SECONDS,
+        connections=options.concurrency,
+        attempted=tally.attempted,
+    )
+    async with client:
         try:
-            await client.get("/livez")
+            async with httpx.AsyncClient(base_url=options.url) as first:
+                await first.get("/livez")
         except httpx.TransportError as error:
             why = type(error).__name__
             raise NoServer(
@@ -105,17 +139,47 @@ async def connect(options: argparse.Namespace) -> AsyncIterator[httpx.AsyncClien
         yield client
 
 
-async def seed(api: Api, options: argparse.Namespace, bodies: Iterable[Body], tally: Tally, console: Console) -> None:
+async def seed(
+    client: AsyncClient, options: argparse.Namespace, bodies: Iterable[Body], tally: Tally, console: Console
+) -> None:
     """Post all bodies, then await their analyses; what comes of it stands in ``tally``, also when cancelled."""
     with bar(console, "posting", options.count) as advance:
-        await side_by_side(bodies, options.concurrency, options.rate, lambda body: post(api, body, tally), advance)
+        await side_by_side(bodies, options.concurrency, options.rate, lambda body: post(client, body, tally), advance)
     if options.wait <= 0:
         return
     until = trio.current_time() + options.wait
     with bar(console, "analysing", len(tally.taken)) as advance:
         await side_by_side(
-            tally.taken, options.concurrency, 0, lambda name: await_end(api, name, until, tally), advance
+            tally.taken, options.concurrency, 0, lambda name: await_end(client, name, until, tally), advance
         )
+
+
+async def post(client: AsyncClient, body: Body, tally: Tally) -> None:
+    """Post one conversation, and note its outcome."""
+    try:
+        receipt = await client.post(encode(body))
+    except NotConvo:
+        tally.note("lost", "202 without a receipt")
+    except NotReached as error:
+        tally.note("lost", error.why)
+    except ProblemError as error:
+        tally.note("lost" if error.retryable else "refused", f"{error.status} {error.code}")
+    else:
+        tally.taken.append(receipt.conversation_id)
+        tally.note("replayed" if receipt.replayed else "accepted")
+
+
+async def await_end(client: AsyncClient, conversation_id: str, until: float, tally: Tally) -> None:
+    """Wait until one conversation is done or dead, or trio's clock is at ``until``; it is asked at least once."""
+    try:
+        found = await client.wait(conversation_id, max(0.0, until - trio.current_time()))
+        state = found.state if found.ended else "pending"
+    except NotFound:  # it had its 202: the one thing that must never happen
+        state = "lost"
+        tally.note("lost", "404 after its 202")
+    except ClientError:
+        state = "pending"
+    tally.states[state] += 1
 
 
 async def side_by_side(
@@ -217,10 +281,10 @@ async def run(arguments: list[str], console: Console) -> int:
         options.count = total = options.count or len(source)
         run_name = f"{secrets.token_hex(3)}-" if options.fresh else ""
         bodies = prepare(source, count=total, size_kb=options.size_kb, prefix=options.user_prefix, run=run_name)
-        async with connect(options) as client:
-            api, started = Api(client, options.concurrency, tally), trio.current_time()
-            interrupted = await until_interrupted(lambda: seed(api, options, bodies, tally, console))
-    except (BadSource, ConfigError, NoServer, httpx.InvalidURL) as error:
+        async with connect(options, tally) as client:
+            started = trio.current_time()
+            interrupted = await until_interrupted(lambda: seed(client, options, bodies, tally, console))
+    except (BadSource, ClientError, ConfigError, NoServer) as error:
         console.print(f"seed.py: {error}", markup=False, highlight=False, soft_wrap=True)
         return 2
     console.print(report(tally, total, trio.current_time() - started))

@@ -17,6 +17,7 @@ from tests.support.source_tree import ROOT, Function, functions, imports, is_pac
 RANKS: dict[str, int] = {
     "convo": 0,  # the package itself: its version
     "convo.errors": 0,
+    "convo.client": 0,
     "convo.dependencies": 0,
     "convo.conversation": 1,
     "convo.settings": 2,
@@ -71,6 +72,7 @@ PACKAGES = (
     *(
         "alerts",
         "analysis",
+        "client",
         "commands",
         "conversation",
         "embedded",
@@ -88,7 +90,8 @@ MONOPOLIES: dict[str, set[str]] = {
     "asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
     "trio_asyncio": {"convo.runtime.bridge", "convo.runtime.callbacks"},
     "asyncpg": {"convo.store.postgres", "convo.store.postgres_errors", "convo.store.sessions"},
-    "httpx": {"convo.outbound", "convo.commands.terminal"},
+    "httpx": {"convo.outbound", "convo.commands.terminal", "convo.client.async_client", "convo.client.sync_client"},
+    "anyio": {"convo.client.async_client", "convo.client.sync_client"},
     "hypercorn": {"convo.http.server"},
     "httptools": {"convo.http.http1"},
     "quart": {"convo.web.app"},
@@ -101,7 +104,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
-        "convo.commands.erasing",
+        *("convo.commands.erasing", "convo.commands.importing"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
@@ -194,6 +197,7 @@ TESTED_BY: dict[str, str] = {
     "convo.store.erasure_list": "integration/test_erase_again.py",
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",
+    "convo.web.description.batch_views": "integration/web/test_batch.py",
     # What shows only in what others do with it.
 }
 

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from convo import config
@@ -18,10 +19,11 @@ from convo.conversation.times import instant
 from convo.errors import Refused
 
 if TYPE_CHECKING:
-    from convo.commands import erasing, scrubbing, terminal
+    from convo.commands import erasing, importing, scrubbing, terminal
     from convo.commands.options import Commands
 else:
     erasing = import_later("convo.commands.erasing")
+    importing = import_later("convo.commands.importing")
     scrubbing = import_later("convo.commands.scrubbing")
     terminal = import_later("convo.commands.terminal")
 
@@ -62,7 +64,9 @@ def add_api_commands(commands: Commands) -> None:
     alerts.add_argument(
         "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
     )
-    for parser in (show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
+    imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
+    _add_import_options(imported)
+    for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
         parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
         parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
         add_settings(parser)
@@ -79,6 +83,29 @@ def _add_retry_options(retry: argparse.ArgumentParser) -> None:
     retry.add_argument("--bot", metavar="ID", help="only those of this bot")
     retry.add_argument("--rate", type=float, metavar="N", help="at most so many a second")
     retry.add_argument("--dry-run", action="store_true", help="count them, and change nothing")
+
+
+def _add_import_options(imported: argparse.ArgumentParser) -> None:
+    imported.add_argument(
+        "files", nargs="*", metavar="FILE", help="JSON Lines, also .gz and .zst; - is the standard input"
+    )
+    imported.add_argument(
+        "--relationships",
+        metavar="FILE",
+        help="totals by user and bot, added to the relationships in the database of these settings",
+    )
+    imported.add_argument(
+        "--id", default="cutover", help="each total is added once under this id (default: %(default)s)"
+    )
+    imported.add_argument("--rate", type=float, metavar="N", help="at most so many conversations a second")
+    imported.add_argument("--dry-run", action="store_true", help="show what would be refused, and send nothing")
+    imported.add_argument(
+        "--state",
+        type=Path,
+        default=Path("convo-import.json"),
+        metavar="FILE",
+        help="where it is noted what is done (default: %(default)s)",
+    )
 
 
 def _add_audit_options(audit_log: argparse.ArgumentParser) -> None:
@@ -148,6 +175,23 @@ def _since(text: str | None, now: datetime) -> str | None:
             f"--since {text}: a time such as 2026-03-02T08:00:00Z or 2026-03-02, or 90m, 2h, 3d ago"
         ) from None
     return at.isoformat().replace("+00:00", "Z")
+
+
+def _import(asked: argparse.Namespace) -> int:
+    if asked.rate is not None and not 0 < asked.rate < math.inf:
+        raise Refused(f"--rate {asked.rate:g}: a number of conversations a second above 0, e.g. 100")
+    if bool(asked.files) == (asked.relationships is not None):
+        raise Refused("name the files of conversations, or those of totals with --relationships")
+    if asked.relationships is not None:
+        settings = config.load_settings(asked.config, arguments=arguments_of(asked))
+        return importing.import_relationships(
+            settings, asked.relationships, asked.id, dry_run=asked.dry_run, as_json=asked.json
+        )
+    if asked.dry_run:
+        settings = config.read_settings(asked.config, arguments=arguments_of(asked))
+        return importing.check_files(settings, asked.files, as_json=asked.json)
+    plan = importing.ImportPlan(files=asked.files, state=asked.state, per_second=asked.rate or 0.0)
+    return importing.import_files(_call(asked), plan)
 
 
 def _acknowledge(asked: argparse.Namespace) -> int:

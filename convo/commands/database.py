@@ -19,6 +19,7 @@ from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
 from convo.erase_again import ErasedAgain, erase_again
 from convo.errors import Refused
+from convo.retention import held_back_by
 from convo.retention_report import DueKind, read_due
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
@@ -31,6 +32,7 @@ from convo.store.audit import anomalies
 from convo.store.backup import read_made_at, restore_backup, write_backup
 from convo.store.contents import read_contents
 from convo.store.erasure_file import ErasureList
+from convo.store.imported import BookedTotals, EarlierTotal, book_totals
 from convo.store.keys import ApiKey, Expiry, Scope
 from convo.store.migrate import contract_wait, migrate, read_schema
 from convo.store.migrations import migrations
@@ -42,6 +44,9 @@ from convo.telling import telling_of
 _FILE_SECONDS = 60.0
 # A list of a million.
 _LIST_SECONDS = 120.0
+
+# As many as settlers may wait for.
+_TOTALS_A_BATCH = 200
 
 
 class Replacement(Struct, frozen=True, kw_only=True):
@@ -212,6 +217,29 @@ async def retention_due(settings: Settings, *, count: bool) -> list[DueKind]:
     async with existing_database(settings) as url, _opened(settings, url) as (postgres, connection):
         await _refuse_other_schema(settings, connection, "reads")
         return await read_due(postgres, settings.retention, count=count)
+
+
+async def import_totals(
+    settings: Settings, import_id: str, totals: Sequence[EarlierTotal], booked: Callable[[BookedTotals], None]
+) -> None:
+    """Add totals of an earlier service to relationships, a batch a transaction, each once under ``import_id``.
+
+    ``booked`` is called after each batch.
+
+    Raises:
+        Refused: as ``audit``, or an older convo is at work on the database.
+    """
+    async with existing_database(settings) as url, _opened(settings, url) as (postgres, connection):
+        await _refuse_other_schema(settings, connection, "writes")
+        for batch in (totals[at : at + _TOTALS_A_BATCH] for at in range(0, len(totals), _TOTALS_A_BATCH)):
+
+            async def body(unit: Connection, batch: Sequence[EarlierTotal] = batch) -> BookedTotals:
+                if older := await held_back_by(unit):
+                    at_work = "; ".join(map(str, older))
+                    raise Refused(f"nothing more is imported while an older convo is at work: {at_work}")
+                return await book_totals(unit, import_id, batch)
+
+            booked(await postgres.run("db.import", body))
 
 
 async def _refuse_other_schema(settings: Settings, connection: DedicatedConnection, reads: str) -> None:

@@ -257,7 +257,7 @@ class ClientConnection:
             served_at=self._server[0],
             query=query.decode("latin-1"),
         )
-        answer = await target.answer(head, read, self._bound)
+        answer = await target.answer(head, read, self._body.piece, self._bound)
         keep = self._keeps()
         await self._stream.send(self._written(answer, keep=keep))
         self._refused = 400 <= answer.status < 500

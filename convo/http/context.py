@@ -14,7 +14,7 @@ from convo.http.connections import Connections
 from convo.http.forwarded import Proxies
 from convo.http.turns import Turns
 from convo.settings import Settings
-from convo.web.description.messages import Answer, Bound, Head, Read
+from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
 
 
 class DirectTarget(Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class DirectTarget(Struct, frozen=True, kw_only=True):
     method: str
     path: str
     takes_turns: bool
-    answer: Callable[[Head, Read, Bound], Awaitable[Answer]]
+    answer: Callable[[Head, Read, NextPiece, Bound], Awaitable[Answer]]
 
 
 class ServerContext(Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ class CutShort(BadRequest):
 class RequestBody:
     """The bodies of one connection's requests, one after another; ``until`` is when the request's time ends."""
 
-    __slots__ = ("_began", "_body", "_bytes", "_expects", "_now", "_settings", "_stream", "_web", "until")
+    __slots__ = ("_began", "_body", "_bytes", "_came_at", "_expects", "_now", "_settings", "_stream", "_web", "until")
 
     def __init__(
         self, stream: PhasedStream, settings: ConnectionSettings, web: WebSettings, now: Callable[[], float]
@@ -41,7 +41,7 @@ class RequestBody:
     def forget(self) -> None:
         """Expect no body."""
         self._body: BodyFraming = _NOTHING
-        self._began = -1.0
+        self._began = self._came_at = -1.0
         self._bytes = 0
         self._expects = False
         self.until = math.inf
@@ -115,8 +115,10 @@ class RequestBody:
 
     async def _more(self) -> None:
         stream = self._stream
-        if self._began < 0:
-            self._began = self._now()
+        now = self._now()
+        # What we did between two pieces is no time of the client's.
+        self._began = now if self._began < 0 else self._began + now - self._came_at
+        self._came_at = now
         if self._expects:
             self._expects = False
             await stream.send(http1.CONTINUE)
@@ -128,6 +130,7 @@ class RequestBody:
         except ClientGone:
             stream.gone = True
             more = False
+        self._came_at = self._now()
         if not more:
             raise CutShort("the connection ended in the middle of the body")
         if not stream.answer_begun:

@@ -197,6 +197,11 @@ intake_commit_seconds = _folding.distribution(
     "convo_intake_commit_seconds", "One transaction of the committer, fsync included."
 ).labels()
 
+# --- batches of a client
+batch_lines_total = _folding.count(
+    "convo_batch_lines_total", "Lines of batches, by the status of their answer.", "status"
+)
+
 # --- every named wait
 wait_seconds = _folding.distribution("convo_wait_seconds", "Time inside a named deadline.", "name")
 deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named deadlines that ran out.", "name")

@@ -54,6 +54,7 @@ NAMES: dict[str, str] = {
     "db.erasures": "following the list of erasures, or looking for what is to be erased again",
     "db.untold": "noting what a memory service was told of an erasure",
     "db.scrub": "writing tables anew, so that nothing of what was erased is left in a file",
+    "db.import": "adding totals of an earlier service to relationships",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",

@@ -21,20 +21,53 @@ Outcome = TypeVar("Outcome")
 Commit = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | ConvoError]]]
 
 
-class _Waiter(Generic[Item, Outcome]):
-    __slots__ = ("afford_until", "answered", "gone", "item", "outcome")
+class Submitted(Generic[Item, Outcome]):
+    """An item that is to be committed, and its outcome as soon as there is one."""
 
-    def __init__(self, item: Item, afford_until: float) -> None:
+    __slots__ = ("_outcome", "_then", "afford_until", "answered", "gone", "item")
+
+    def __init__(self, item: Item, afford_until: float, then: Callable[[], None] | None = None) -> None:
         self.item = item
         self.afford_until = afford_until
         self.answered = trio.Event()
-        self.outcome: Outcome | ConvoError | None = None
         self.gone = False
+        self._outcome: Outcome | ConvoError | None = None
+        self._then = then
+
+    @property
+    def known(self) -> bool:
+        """Whether the outcome is there."""
+        return self._outcome is not None
 
     def answer(self, outcome: Outcome | ConvoError) -> None:
+        """Give the caller its outcome, if it still waits."""
         if not self.gone:
-            self.outcome = outcome
+            self._outcome = outcome
         self.answered.set()
+        if self._then is not None:
+            self._then()
+
+    async def outcome(self) -> Outcome:
+        """Wait for the outcome.
+
+        When the caller is cancelled before its batch is taken, its item is not committed. Afterwards it is, and only
+        the waiting ends.
+
+        Raises:
+            ConvoError: what the commit says of this item; Draining when the process stops.
+        """
+        try:
+            await self.answered.wait()
+        finally:
+            self.gone = True
+        outcome, self._outcome = self._outcome, None
+        if not isinstance(outcome, ConvoError):
+            return outcome  # type: ignore[return-value]
+        try:
+            raise outcome
+        finally:
+            # Error, traceback, this frame and the item are a cycle: without this they stay until the collector runs.
+            del outcome
 
 
 class Group(Generic[Item, Outcome]):
@@ -59,42 +92,40 @@ class Group(Generic[Item, Outcome]):
         self._bytes_max = bytes_max
         self._unit_seconds = unit_seconds
         self._item_bytes = item_bytes
-        self._queue: deque[_Waiter[Item, Outcome]] = deque()
+        self._queue: deque[Submitted[Item, Outcome]] = deque()
         self._bell = Bell()
         self._closed = False
 
     async def submit(self, item: Item, until: float | None = None) -> Outcome:
-        """Commit ``item`` in one batch with other callers' items, and return its outcome.
-
-        ``until`` is when the caller's time is over, by ``trio.current_time()``; without it, trio's own deadline counts.
-
-        When the caller is cancelled before its batch is taken, its item is not committed. Afterwards it is, and only
-        the waiting ends.
+        """Commit ``item`` in one batch with other callers' items, and return its outcome; as ``enqueue`` and the wait.
 
         Raises:
             ConvoError: what the commit says of this item; Draining when the process stops.
         """
+        return await self.enqueue(item, until).outcome()
+
+    def enqueue(
+        self, item: Item, until: float | None = None, then: Callable[[], None] | None = None
+    ) -> Submitted[Item, Outcome]:
+        """Have ``item`` committed in one batch with other callers' items.
+
+        ``until`` is when the caller's time is over, by ``trio.current_time()``; without it, trio's own deadline counts.
+        ``then`` is called when there is an outcome, whether the caller waits for it or not.
+
+        Raises:
+            Draining: the process stops.
+        """
         if self._closed:
             raise Draining("the service is stopping; nothing was stored")
-        waiter: _Waiter[Item, Outcome] = _Waiter(item, trio.current_effective_deadline() if until is None else until)
+        afford_until = trio.current_effective_deadline() if until is None else until
+        waiter: Submitted[Item, Outcome] = Submitted(item, afford_until, then)
         self._queue.append(waiter)
         self._bell.ring()
-        try:
-            await waiter.answered.wait()
-        finally:
-            waiter.gone = True
-        outcome, waiter.outcome = waiter.outcome, None
-        if not isinstance(outcome, ConvoError):
-            return outcome  # type: ignore[return-value]
-        try:
-            raise outcome
-        finally:
-            # Error, traceback, this frame and the item are a cycle: without this they stay until the collector runs.
-            del outcome
+        return waiter
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit batch after batch until cancelled; callers that still wait then get ``Draining``."""
-        batch: list[_Waiter[Item, Outcome]] = []
+        batch: list[Submitted[Item, Outcome]] = []
         task_status.started()
         try:
             while True:
@@ -109,8 +140,8 @@ class Group(Generic[Item, Outcome]):
                 if not waiter.answered.is_set():
                     waiter.answer(Draining("the service is stopping; send it again, it is stored at most once"))
 
-    def _take(self) -> list[_Waiter[Item, Outcome]]:
-        batch: list[_Waiter[Item, Outcome]] = []
+    def _take(self) -> list[Submitted[Item, Outcome]]:
+        batch: list[Submitted[Item, Outcome]] = []
         size = 0
         while self._queue and len(batch) < self._rows_max:
             waiter = self._queue[0]
@@ -122,7 +153,7 @@ class Group(Generic[Item, Outcome]):
             self._queue.popleft()
         return batch
 
-    async def _settle(self, batch: list[_Waiter[Item, Outcome]]) -> None:
+    async def _settle(self, batch: list[Submitted[Item, Outcome]]) -> None:
         try:
             outcomes = await self._commit_twice_if_lost(batch)
         except BadRow as error:
@@ -135,7 +166,7 @@ class Group(Generic[Item, Outcome]):
             for waiter, outcome in zip(batch, outcomes, strict=True):
                 waiter.answer(outcome)
 
-    async def _commit_twice_if_lost(self, batch: list[_Waiter[Item, Outcome]]) -> Sequence[Outcome | ConvoError]:
+    async def _commit_twice_if_lost(self, batch: list[Submitted[Item, Outcome]]) -> Sequence[Outcome | ConvoError]:
         items = [waiter.item for waiter in batch]
         try:
             return await self._commit(items)
@@ -146,7 +177,7 @@ class Group(Generic[Item, Outcome]):
                 raise
         return await self._commit(items)
 
-    async def _split(self, batch: list[_Waiter[Item, Outcome]], error: BadRow) -> None:
+    async def _split(self, batch: list[Submitted[Item, Outcome]], error: BadRow) -> None:
         """Halve the batch until the row that the database refuses is alone."""
         if len(batch) == 1:
             batch[0].answer(error)

@@ -47,6 +47,11 @@ class InstallationKey:
         """What this installation is recognised by: of it nobody finds the key."""
         return hashlib.sha256(_FINGERPRINT + self._key).hexdigest()[:16]
 
+    def hmac_of_total(self, import_id: str, user_id: str, bot_id: str) -> bytes:
+        """Return the HMAC of a total that an import has brought, for this user and bot."""
+        named = f"total\0{user_id}\0{bot_id}\0{import_id}"
+        return hmac.digest(self._key, named.encode(), hashlib.sha256)[:HMAC_BYTES]
+
     def __repr__(self) -> str:
         return "InstallationKey(***)"
 

@@ -20,7 +20,7 @@ from convo.errors import Conflict, DatabaseUnavailable, Erased, TransactionLost,
 from convo.observe import log_records, metrics
 from convo.settings import FairKey, IntakeSettings
 from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
-from convo.store.group import Group
+from convo.store.group import Group, Submitted
 from convo.store.installation_key import InstallationKey
 from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
@@ -124,6 +124,16 @@ class Committer:
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; send it again.
         """
         return await self._group.submit(accept, until)
+
+    def enqueue(self, accept: Accept, until: float, then: Callable[[], None]) -> Submitted[Accept, Stored]:
+        """Have one conversation stored; ``outcome`` of what is returned waits for it, and raises as ``accept``.
+
+        ``then`` is called when there is an outcome.
+
+        Raises:
+            Draining: the process stops.
+        """
+        return self._group.enqueue(accept, until, then)
 
     def check(self) -> None:
         """Pass unless the last batch failed a moment ago because the database, although it answers, stores nothing.

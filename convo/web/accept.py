@@ -54,10 +54,10 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             if head.content_encoding:
                 accept = await self._prepare_packed(body, head.content_encoding, place)
             else:
-                accept = await self._prepare(body)
-            return await self._store(accept, head.started, read_at, self._until(head))
+                accept = await self.prepare(body)
+            return await self._store(accept, head.started, read_at, self.until(head))
 
-    def _until(self, head: Head) -> float:
+    def until(self, head: Head) -> float:
         """Return when the request's time ends: with its budget, or earlier with the stop if one is under way."""
         until = head.started + budget_seconds(head, self.settings)
         return min(until, trio.current_effective_deadline()) if self.readiness.phase == "draining" else until
@@ -76,14 +76,14 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             ConvoError: the conversation is wrong, and is not known yet.
         """
         read_at = trio.current_time()
-        accept = await self._prepare(body)
+        accept = await self.prepare(body)
         return await self._store(accept, started, read_at, until, canary=True)
 
     async def _store(
         self, accept: Accept, started: float, read: float, until: float, *, canary: bool = False
     ) -> Answer:
-        if accept.ended.user_id == CANARY_USER and not canary:
-            raise _reserved(accept)
+        if not canary:
+            check_user(accept)
         decoded = trio.current_time()
         # From here on every log line has the id, also those that the loop watch writes.
         with log_records.bound(conversation_id=accept.ended.conversation_id):
@@ -104,13 +104,19 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
                     stored = await self.committer.accept(accept, decoded + remaining)
                 done = trio.current_time()
         except ConvoError as error:
-            _log_conflict(accept, error)
+            log_conflict(accept.ended.conversation_id, error)
             return problem(error, accept.ended.conversation_id)
         metrics.accept_seconds.observe(done - started)
         timing = _timing(read=read - started, decode=decoded - read, commit=done - decoded, total=done - started)
         return _receipt(stored, timing)
 
-    async def _prepare(self, body: bytes) -> Accept:
+    async def prepare(self, body: bytes) -> Accept:
+        """Decode a body that is not compressed, in a thread if it is large.
+
+        Raises:
+            BadRequest, Invalid, TooLarge: it is no conversation that can be stored.
+            DeadlineExceeded: no thread was free in time.
+        """
         if len(body) < self.settings.offload_bytes:
             return _read(body, self.settings, self.items_max)[0]
         limiter = threads.LARGE if len(body) > threads.LARGE_BYTES else threads.REQUESTS
@@ -206,36 +212,48 @@ def _claimed_id(body: bytes) -> str | None:
     return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
 
 
-def _reserved(accept: Accept) -> Invalid:
-    error = Invalid(f"user_id {CANARY_USER!r} is reserved for convo's own test conversations", path="$.user_id")
-    error.conversation_id = accept.ended.conversation_id
-    return error
+def check_user(accept: Accept) -> None:
+    """Pass unless the conversation is said to be a canary's.
+
+    Raises:
+        Invalid: it is.
+    """
+    if accept.ended.user_id == CANARY_USER:
+        error = Invalid(f"user_id {CANARY_USER!r} is reserved for convo's own test conversations", path="$.user_id")
+        error.conversation_id = accept.ended.conversation_id
+        raise error
 
 
-def _log_conflict(accept: Accept, error: ConvoError) -> None:
+def log_conflict(conversation_id: str, error: ConvoError) -> None:
+    """Log that an id is taken by other content, if that is the error."""
     if error.status == 409:
-        log_records.conflict(conversation_id=accept.ended.conversation_id)
+        log_records.conflict(conversation_id=conversation_id)
 
 
-def _receipt(stored: Stored, timing: str) -> Answer:
-    links = views.links(stored.conversation_id)
+def receipt_of(stored: Stored) -> Receipt:
+    """Return the receipt of what is stored, and log that it was acknowledged."""
     notes = ReceiptNotes() if stored.notes is None else _NOTES_DECODER.decode(stored.notes)
-    receipt = Receipt(
+    if stored.replayed:
+        log_records.replayed(conversation_id=stored.conversation_id)
+    else:
+        log_records.accepted(conversation_id=stored.conversation_id, turns=stored.turns)
+    return Receipt(
         conversation_id=stored.conversation_id,
         digest=stored.digest,
         turns=stored.turns,
         received_at=stored.received_at,
-        links=links,
+        links=views.links(stored.conversation_id),
         ignored=notes.ignored,
         unread=notes.unread,
         state="expired" if stored.state == "expired" else msgspec.UNSET,
     )
-    headers = [("Location", links.self), ("Server-Timing", timing)]
+
+
+def _receipt(stored: Stored, timing: str) -> Answer:
+    receipt = receipt_of(stored)
+    headers = [("Location", receipt.links.self), ("Server-Timing", timing)]
     if stored.replayed:
         headers.append(("Idempotent-Replayed", "true"))
-        log_records.replayed(conversation_id=stored.conversation_id)
-    else:
-        log_records.accepted(conversation_id=stored.conversation_id, turns=stored.turns)
     return Answer(status=202, body=encode(receipt), headers=headers, timed=True)
 
 

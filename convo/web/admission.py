@@ -59,6 +59,17 @@ class Admitted:
         self._admission.bytes += bytes_ - self._bytes
         self._bytes = bytes_
 
+    def hold(self, bytes_: int) -> None:
+        """Hold ``bytes_`` from now on, if there is room for them or they are fewer than before.
+
+        Raises:
+            Overloaded: as ``grow``.
+        """
+        if bytes_ > self._bytes:
+            self.grow(bytes_ - self._bytes)
+        else:
+            self.keep(bytes_)
+
     def enter(self) -> None:
         """Count as under way from now on.
 
@@ -72,8 +83,13 @@ class Admitted:
         self.under_way = True
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Hold nothing any more, and be under way no longer."""
         admission = self._admission
         admission.bytes -= self._bytes
+        self._bytes = 0
         if self.under_way:
             self.under_way = False
             admission.end()
@@ -138,6 +154,10 @@ class Admission:
         rate = self.update_rate(now)
         if now < self._refused_at + _REFUSES_SECONDS:  # as in `refuses`, without reading the clock again
             self._space_out(now, rate)
+
+    def takes(self, bytes_: int) -> bool:
+        """Tell whether there is room for one more request of ``bytes_``."""
+        return self.requests < self.requests_max and self.bytes + bytes_ <= self.bytes_max
 
     def place(self) -> Admitted:
         """Return the record of one request, which is not under way yet."""

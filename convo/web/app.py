@@ -20,6 +20,7 @@ from convo import errors
 from convo.http.asgi import EXTENSION
 from convo.http.http1 import origin_form
 from convo.http.request_body import too_large
+from convo.http.wire import PIECE_BYTES
 from convo.observe import log_records
 from convo.runtime.deadline import deadline
 from convo.settings import WebSettings
@@ -134,7 +135,7 @@ def _finishing(app: _Asgi, seconds: float) -> _Asgi:
 
 
 def _view(api: Api, route: Route, function: RouteFunction) -> Callable[..., Awaitable[Response]]:
-    rule, read_body = route.rule, _body_reader(api.settings.web)
+    rule, read_body, web = route.rule, _body_reader(api.settings.web), api.settings.web
 
     async def view(**values: str) -> Response:
         head = _head()
@@ -143,6 +144,7 @@ def _view(api: Api, route: Route, function: RouteFunction) -> Callable[..., Awai
             asked = RouteRequest(
                 head=head,
                 read=lambda grow: read_body(head, grow),
+                next_piece=_piece_reader(head, web),
                 values=path_values(values),
                 if_none_match=request.headers.get("If-None-Match", ""),
                 on_operations=_on_operations(api),
@@ -166,6 +168,29 @@ def _body_reader(web: WebSettings) -> Callable[[Head, Callable[[int], None]], Aw
         return body
 
     return read
+
+
+def _piece_reader(head: Head, web: WebSettings) -> Callable[[], Awaitable[bytes]]:
+    rest = memoryview(b"")
+
+    async def next_piece() -> bytes:
+        nonlocal rest
+        g.body_begun = True
+        while not rest:
+            try:
+                with deadline("web.body", web.request_seconds, since=head.started):
+                    arrived = await anext(request.body, None)
+            except RequestEntityTooLarge:
+                raise too_large(web) from None
+            if arrived is None:
+                g.body_read = True
+                return b""
+            rest = memoryview(arrived)
+        # The framework may hold all of the body already.
+        piece, rest = rest[:PIECE_BYTES], rest[PIECE_BYTES:]
+        return bytes(piece)
+
+    return next_piece
 
 
 def _head() -> Head:
@@ -219,7 +244,7 @@ def _response(answer: Answer) -> Response:
     response = Response(answer.body, status=answer.status, content_type=answer.content_type)
     for name, value in answer.headers:
         response.headers[name] = value
-    if answer.status >= 400 and _has_unread_body():
+    if (answer.status >= 400 or g.get("body_begun", False)) and _has_unread_body():
         # The rest of the body would be read as the next request.
         response.headers["Connection"] = "close"
     return response

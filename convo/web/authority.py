@@ -84,6 +84,11 @@ class Authority:
         self._used.add(key.key_id)
         return key
 
+    def requests_per_second(self, key_id: str) -> float:
+        """Return the own limit of a key that was just checked; 0 for none."""
+        held = self._held.get(key_id)
+        return 0.0 if held is None else held.key.requests_per_second
+
     async def _find(self, key_id: str, secret: str, address: str) -> ApiKey | None:
         now = trio.current_time()
         self._check_age(now)

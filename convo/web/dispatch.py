@@ -17,9 +17,10 @@ from convo.store.audit_log import Caller
 from convo.web import documentation
 from convo.web.accept import AcceptRoute
 from convo.web.auditing import AuditLogRoute
+from convo.web.batch import BatchRoute
 from convo.web.conversations import ReadRoutes
 from convo.web.dead_letters import DeadLetterRoutes
-from convo.web.description.messages import Answer, Bound, Head, Read
+from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
 from convo.web.description.routes import ROUTES, Route
 from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
@@ -46,6 +47,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
     dead = DeadLetterRoutes(jobs=reading.jobs, rows_max=api.settings.web.list_rows_max, revived=reading.revived)
     return {
         "end_conversation": lambda request: api.intake.receive(request.head, request.read),
+        "end_conversations": BatchRoute(intake=api.intake).receive,
         "list_conversations": lambda request: reading.many(request.query),
         "read_conversation": lambda request: reading.one(
             request.values["conversation_id"], request.query, request.if_none_match
@@ -99,8 +101,8 @@ def direct_targets(api: Api) -> Mapping[bytes, DirectTarget]:
 def _direct(api: Api, route: Route, function: RouteFunction) -> DirectTarget:
     settings, pass_on, rule, browsers = api.settings, api.door.pass_on, route.rule, api.door.browsers
 
-    async def answer(head: Head, read: Read, bound: Bound) -> Answer:
-        request = RouteRequest(head=head, read=read)
+    async def answer(head: Head, read: Read, next_piece: NextPiece, bound: Bound) -> Answer:
+        request = RouteRequest(head=head, read=read, next_piece=next_piece)
         answer = await answered(rule, head, settings, lambda: pass_on(route, request, function), bound)
         return browsers.shared(head, answer) if browsers.shares else answer
 

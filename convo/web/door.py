@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 
 import trio
@@ -24,7 +25,7 @@ from convo.web import queries
 from convo.web.authority import Authority
 from convo.web.browsers import Browsers
 from convo.web.clients import AnswerHeaders, Clients
-from convo.web.description.messages import JSON, METHODS, Answer, Head, Read, problem, with_headers
+from convo.web.description.messages import JSON, METHODS, Answer, Head, NextPiece, Read, problem, with_headers
 from convo.web.description.routes import ROUTES, Route
 from convo.web.raw_path import IDS
 from convo.web.readiness import Readiness
@@ -35,10 +36,15 @@ _NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
 class RouteRequest(Struct, frozen=True, kw_only=True, gc=False):
-    """What a route function is called with; ``values`` are those in the path, ``query`` those that the door read."""
+    """What a route function is called with; ``values`` are those in the path, ``query`` those that the door read.
+
+    ``spend`` counts one more request against the client's limit, for a route that stands for many.
+    """
 
     head: Head
     read: Read
+    next_piece: NextPiece
+    spend: Callable[[], None] = lambda: None
     values: Mapping[str, str] = _NO_VALUES
     query: Mapping[str, str] = _NO_VALUES
     if_none_match: str = ""
@@ -76,6 +82,8 @@ class Door(Struct, frozen=True, kw_only=True):
         if route.needs_database:
             self.readiness.check()
         headers = await self.let_in(route, request.head)
+        if route.takes_batch:
+            request = structs.replace(request, spend=partial(self._spend_again, request.head))
         request = _with_query(route, request)
         if not request.values:
             return with_headers(await function(request), *headers)
@@ -112,12 +120,20 @@ class Door(Struct, frozen=True, kw_only=True):
         if not route.needs_database:
             return ()
         bytes_ = 0
-        if route.takes_conversation:
+        if route.takes_conversation or route.takes_batch:
             # A body without a length may become as large as the limit; one that announces more is refused at the limit.
             bytes_ = self.raw_bytes_max if head.content_length is None else min(head.content_length, self.raw_bytes_max)
         if key is None:
             return self.clients.spend_at(head.peer, bytes_)
         return self.clients.spend(key.key_id, bytes_, key.requests_per_second)
+
+    def _spend_again(self, head: Head) -> None:
+        """Count one more request of a client that was let in. Raises: TooManyRequests."""
+        key_id = log_records.request_key.get()
+        if key_id is None:
+            self.clients.spend_at(head.peer, 0)
+        else:
+            self.clients.spend(key_id, 0, self.authority.requests_per_second(key_id))
 
 
 def _with_query(route: Route, request: RouteRequest) -> RouteRequest:

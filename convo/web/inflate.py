@@ -47,6 +47,22 @@ def inflate_up_to(body: bytes, encoding: str, limit: int) -> bytes | None:
     return _inflate(body, encoding, limit, lambda _: None)
 
 
+def inflated_pieces(body: bytes, encoding: str) -> Iterator[bytes]:
+    """Yield the body without its ``Content-Encoding``, piece by piece, at most 64 KiB at a time; a piece may be empty.
+
+    Raises:
+        UnsupportedMedia, BadRequest: as ``inflate``.
+    """
+    try:
+        yield from _pieces(body, encoding.strip().lower()) or [body]
+    except (zlib.error, zstandard.ZstdError) as error:
+        raise _not_so_encoded(error) from error
+
+
+def _not_so_encoded(error: Exception) -> BadRequest:
+    return BadRequest(f"the body does not have its content encoding: {error}")
+
+
 def _inflate(body: bytes, encoding: str, limit: int, grow: Callable[[int], None]) -> bytes | None:
     pieces = _pieces(body, encoding.strip().lower())
     if pieces is None:
@@ -66,7 +82,7 @@ def _inflate(body: bytes, encoding: str, limit: int, grow: Callable[[int], None]
                 return None
             whole.write(piece)
     except (zlib.error, zstandard.ZstdError) as error:
-        raise BadRequest(f"the body does not have its content encoding: {error}") from error
+        raise _not_so_encoded(error) from error
 
 
 def _pieces(body: bytes, encoding: str) -> Iterator[bytes] | None:

@@ -115,6 +115,7 @@ NOTHING_OF_ANYBODY = {
     "untold": "what a service is yet to be told of what was erased; it goes when the service has confirmed it",
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
+    "imported_relationship": "users and bots as HMACs alone",
 }
 """The other tables, each with why nothing is erased there."""
 OF_A_USER = ("user_id",)

@@ -31,6 +31,7 @@ from convo.http.connections import Connections
 from convo.http.context import ServerContext
 from convo.http.forwarded import Proxies
 from convo.settings import Settings
+from convo.store.group import Submitted
 from convo.store.intake import Accept, Committer, Stored
 from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
@@ -58,10 +59,18 @@ class AtOnce:
         self.begun = trio.Event()
         self.stored: list[str] = []
 
+    def enqueue(self, accept: Accept, until: float, then: Callable[[], None]) -> Submitted[Accept, Stored]:
+        submitted: Submitted[Accept, Stored] = Submitted(accept, until, then)
+        submitted.answer(self._store(accept))
+        return submitted
+
     async def accept(self, accept: Accept, until: float | None = None) -> Stored:
         self.begun.set()
         await self.open.wait()
         await trio.lowlevel.checkpoint()
+        return self._store(accept)
+
+    def _store(self, accept: Accept) -> Stored:
         name = accept.ended.conversation_id
         replayed = name in self.stored
         self.stored.append(name)

@@ -91,6 +91,6 @@ def _read(client: httpx.Client, name: str) -> str:
         .replace("{user_id}", "user-1")
         .replace("{topic}", "operating")
     )
-    if operation.takes_conversation:
+    if operation.takes_conversation or operation.takes_batch:
         return ""
     return client.request(operation.method.upper(), path).text

@@ -24,6 +24,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 Read = Callable[[Callable[[int], None]], Awaitable[bytes]]
 """Reads the whole body, up to the limit, under its own deadline; calls back with the length of each piece."""
 
+NextPiece = Callable[[], Awaitable[bytes]]
+"""Reads the next piece of the body, under its own deadline; empty after the last."""
+
 Bound = Callable[[float], AbstractContextManager[object]]
 """Limits a block to a number of seconds, counted from the first byte of the request's head."""
 

@@ -19,6 +19,7 @@ from convo.conversation.decode import METADATA_BYTES_MAX
 from convo.conversation.found_log import OTHER_LOG_NAMES
 from convo.conversation.model import ConversationEnded
 from convo.web.description import log_items, samples
+from convo.web.description.batch_views import MEDIA_OF_BATCHES
 from convo.web.description.messages import Problem, problem_view
 from convo.web.description.parameters import REQUEST_TIMEOUT, Parameter
 from convo.web.description.routes import ROUTES, Route, RouteResponse
@@ -66,6 +67,9 @@ _KEY_TEXT = (
     " use passes. 503 `keys_unavailable`: no key can be checked now; send the same request again."
 )
 
+_BATCH_TEXT = """\
+JSON Lines: one conversation in each line, in UTF-8. Compressed bodies are sent as at `POST /v1/conversations/end`.
+The schema is that of one line."""
 _BODY_TEXT = f"""\
 JSON, or JSON compressed with `Content-Encoding: gzip`, `deflate` or `zstd`. After decompression a body
 has at most 16 MiB, and at most 2 MiB without its recordings. A log has at most 20,000 items.
@@ -172,7 +176,12 @@ def _types() -> Iterable[Any]:
     yield from (ConversationEnded, Problem, REQUEST_TIMEOUT.type, *log_items.ITEM_SHAPES)
     for route in ROUTES:
         yield from (parameter.type for parameter in route.parameters)
-        yield from (answer.body for answer in route.answers if answer.media)
+        for answer in route.answers:
+            yield from _bodies(answer) if answer.media else ()
+
+
+def _bodies(answer: RouteResponse) -> tuple[Any, ...]:
+    return answer.body if isinstance(answer.body, tuple) else (answer.body,)
 
 
 def _translated(schema: Any, name: str = "") -> Any:
@@ -199,6 +208,8 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
     described["parameters"] = [_parameter(parameter, schemas) for parameter in (*route.parameters, REQUEST_TIMEOUT)]
     if route.takes_conversation:
         described["requestBody"] = _body(schemas)
+    if route.takes_batch:
+        described["requestBody"] = _batch_body(schemas)
     described["security"] = [{"key": [route.scope]}] if route.scope else []
     responses = _answers(route.answers, schemas) | _problems(_errors_of(route), schemas)
     described["responses"] = dict(sorted(responses.items()))
@@ -231,6 +242,12 @@ def _body(schemas: _Schemas) -> Json:
     return {"description": _BODY_TEXT, "required": True, "content": {"application/json": content}}
 
 
+def _batch_body(schemas: _Schemas) -> Json:
+    examples = {"one line": {"value": next(iter(samples.SENT.values()))}}
+    line = {"schema": schemas.of(ConversationEnded), "examples": examples}
+    return {"description": _BATCH_TEXT, "required": True, "content": dict.fromkeys(MEDIA_OF_BATCHES, line)}
+
+
 def _answers(answers: Iterable[RouteResponse], schemas: _Schemas) -> Json:
     return {str(answer.status): _answer(answer, schemas) for answer in answers}
 
@@ -238,10 +255,11 @@ def _answers(answers: Iterable[RouteResponse], schemas: _Schemas) -> Json:
 def _answer(answer: RouteResponse, schemas: _Schemas) -> Json:
     described: Json = {"description": answer.text, "headers": _headers(*answer.headers)}
     if answer.media:
-        content: Json = {"schema": schemas.of(answer.body)}
+        several = [schemas.of(body) for body in _bodies(answer)]
+        content: Json = {"schema": several[0] if len(several) == 1 else {"anyOf": several}}
         if answer.sample is not None:
             content["example"] = msgspec.to_builtins(answer.sample, builtin_types=())
-        described["content"] = {answer.media: content}
+        described["content"] = dict.fromkeys(answer.media, content)
     return described
 
 

@@ -151,9 +151,11 @@ def curl(path: str, method: str, operation: Json, origin: str = ORIGIN) -> str:
     words = ["curl", "-i", origin + path + (f"?{query}" if query else "")]
     if "requestBody" not in operation:
         return shlex.join(words + (["-X", method.upper()] if method != "get" else []))
-    sample = next(iter(operation["requestBody"]["content"]["application/json"]["examples"].values()))["value"]
-    body = json.dumps(sample, ensure_ascii=False, indent=2)
-    return f"{shlex.join(words)} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    media, content = next(iter(operation["requestBody"]["content"].items()))
+    sample = next(iter(content["examples"].values()))["value"]
+    # In JSON Lines a conversation is one line.
+    body = json.dumps(sample, ensure_ascii=False, indent=2 if media == "application/json" else None)
+    return f"{shlex.join(words)} -H 'Content-Type: {media}' -d {shlex.quote(body)}"
 
 
 # --- the rows of tables: name, kind, description
@@ -194,7 +196,7 @@ def _problems(document: Json) -> list[TableRow]:
 
 
 def _body(body: Json) -> str:
-    content = body["content"]["application/json"]
+    content = next(iter(body["content"].values()))
     samples = (_sample(name, sample["value"]) for name, sample in content["examples"].items())
     return f"{_prose(body['description'])}<p>{_kind(content['schema'])}</p>{''.join(samples)}"
 

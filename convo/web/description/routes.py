@@ -13,7 +13,7 @@ from msgspec import Struct
 from convo import errors
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
-from convo.web.description import erasure_views, samples, service_views, views
+from convo.web.description import batch_views, erasure_views, samples, service_views, views
 from convo.web.description.parameters import (
     AUDIT_ACTION,
     AUDIT_SINCE,
@@ -40,12 +40,12 @@ from convo.web.description.parameters import (
 
 
 class RouteResponse(Struct, frozen=True, kw_only=True):
-    """One successful answer; ``media`` is ``None`` for an answer without content."""
+    """One successful answer; ``media`` is empty for one without content, ``body`` a tuple if it is one of many."""
 
     status: int
     text: str
     body: Any = None
-    media: str | None = "application/json"
+    media: tuple[str, ...] = ("application/json",)
     headers: tuple[str, ...] = ()
     sample: Any = None
 
@@ -68,6 +68,7 @@ class Route(Struct, frozen=True, kw_only=True):
     method: str = "get"
     parameters: tuple[Parameter, ...] = ()
     takes_conversation: bool = False
+    takes_batch: bool = False
     scope: Scope | None = None
     needs_database: bool = False
     on_operations: bool = False
@@ -84,7 +85,7 @@ class Route(Struct, frozen=True, kw_only=True):
         return self.path.replace("{", "<").replace("}", ">")
 
 
-_NOT_MODIFIED = RouteResponse(status=304, text="The client's copy is current.", media=None, headers=("ETag",))
+_NOT_MODIFIED = RouteResponse(status=304, text="The client's copy is current.", media=(), headers=("ETag",))
 
 _CONVERSATIONS = (
     Route(
@@ -122,6 +123,33 @@ _CONVERSATIONS = (
             errors.BadRow,
             errors.DiskFull,
         ),
+    ),
+    Route(
+        path="/v1/conversations/batch",
+        method="post",
+        name="end_conversations",
+        scope="write",
+        needs_database=True,
+        direct=True,
+        tag="conversations",
+        summary="Post many finished conversations",
+        text=(
+            "JSON Lines: each line is the body of one `POST /v1/conversations/end`, and is stored as if it came alone."
+            " At most 1,000 lines and `web.raw_bytes_max` bytes; blank lines are skipped. The answer has a line for"
+            " each, in order: a receipt, or a problem with its `status`. A line that is refused harms no other. Send"
+            " lines again that are answered with 429 or 503, and those that have no answer, because they were not read."
+        ),
+        takes_batch=True,
+        answers=(
+            RouteResponse(
+                status=200,
+                text="What became of each line, in the type of the request.",
+                body=(batch_views.BatchReceipt, batch_views.BatchProblem),
+                media=batch_views.MEDIA_OF_BATCHES,
+                sample=samples.BATCH_RECEIPT,
+            ),
+        ),
+        problems=(errors.BadRequest, errors.TooLarge, errors.UnsupportedMedia, errors.Overloaded),
     ),
     Route(
         path="/v1/conversations",
@@ -435,7 +463,7 @@ _SERVICE = (
         on_operations=True,
         tag="service",
         summary="Read the metrics of this process",
-        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media="text/plain"),),
+        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media=("text/plain",)),),
     ),
     Route(
         path="/debug/tasks",
@@ -478,7 +506,7 @@ _SERVICE = (
         name="docs",
         tag="service",
         summary="Read this description as a page",
-        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media=("text/html",)),),
     ),
     Route(
         path="/docs/{topic}",
@@ -486,7 +514,7 @@ _SERVICE = (
         tag="service",
         summary="Read one page of the handbook",
         parameters=(TOPIC,),
-        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media="text/html"),),
+        answers=(RouteResponse(status=200, text="A page that loads nothing else.", body=str, media=("text/html",)),),
         problems=(errors.NotFound, errors.DeadlineExceeded),
     ),
 )

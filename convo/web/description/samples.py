@@ -21,7 +21,7 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.web.description import erasure_views, service_views, views
+from convo.web.description import batch_views, erasure_views, service_views, views
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -73,6 +73,10 @@ SENT: dict[str, dict[str, Any]] = {
     for name, log in _LOGS.items()
 }
 """A request with each accepted shape of log, by the key that identifies the shape."""
+
+BATCH_RECEIPT = batch_views.batch_receipt(
+    Receipt(conversation_id=_ID, digest=_DIGEST, turns=2, received_at=_RECEIVED, links=views.links(_ID)), replayed=False
+)
 
 RECEIPT = Receipt(conversation_id=_ID, digest=_DIGEST, turns=2, received_at=_RECEIVED, links=views.links(_ID))
 

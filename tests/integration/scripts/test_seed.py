@@ -4,119 +4,22 @@ import json
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
-import h11
 import pytest
 import trio
 from rich.console import Console
 
 from scripts import seed
 from scripts.seed_bodies import SAMPLES, read_bodies
-from scripts.seed_client import Tally
+from tests.support.faulty_server import FaultyServer, serving
 
 SCRIPT = Path(seed.__file__)
-Answer = tuple[int, dict[str, str], dict[str, Any]]
-
-
-class FaultyServer:
-    """Takes conversations as convo does, but for the faults it is told, one for each POST, in order."""
-
-    def __init__(self) -> None:
-        self.faults: list[str] = []
-        self.stored: dict[str, bytes] = {}
-        self.posts: list[str] = []
-        self.states: dict[str, str] = {}  # by id; all others are done
-        self.keys: set[str] = set()
-        self.connections = self.connections_most = 0
-        self.stuck = trio.Event()
-        self.url = ""
-
-    async def connection(self, stream: trio.SocketStream) -> None:
-        self.connections += 1
-        self.connections_most = max(self.connections_most, self.connections)
-        try:
-            await self._speak(stream, h11.Connection(h11.SERVER))
-        except (trio.BrokenResourceError, h11.RemoteProtocolError):
-            pass
-        finally:
-            self.connections -= 1
-
-    async def _speak(self, stream: trio.SocketStream, wire: h11.Connection) -> None:
-        while (request := await self._event(stream, wire)) and isinstance(request, h11.Request):
-            body = b""
-            while isinstance(data := await self._event(stream, wire), h11.Data):
-                body += data.data
-            answer = await self._answer(stream, request, body)
-            if answer is None:
-                return
-            status, headers, content = answer
-            data = json.dumps(content).encode()
-            fields = [*headers.items(), ("content-length", str(len(data)))]
-            await stream.send_all(wire.send(h11.Response(status_code=status, headers=fields)) or b"")
-            await stream.send_all((wire.send(h11.Data(data=data)) or b"") + (wire.send(h11.EndOfMessage()) or b""))
-            wire.start_next_cycle()
-
-    async def _event(self, stream: trio.SocketStream, wire: h11.Connection) -> object:
-        while (event := wire.next_event()) is h11.NEED_DATA:
-            wire.receive_data(await stream.receive_some())
-        return event
-
-    async def _answer(self, stream: trio.SocketStream, request: h11.Request, body: bytes) -> Answer | None:
-        self.keys.update(value.decode() for name, value in request.headers if name == b"authorization")
-        target = urlsplit(request.target.decode())
-        if target.path == "/livez":
-            return 200, {}, {}
-        if request.method == b"GET":
-            return self._read(unquote(target.path.rpartition("/")[2]))
-        return await self._end(stream, body)
-
-    def _read(self, name: str) -> Answer:
-        if self.states.get(name) == "gone":
-            return 404, {}, {"code": "not_found"}
-        return 200, {}, {"state": self.states.get(name, "done")}
-
-    async def _end(self, stream: trio.SocketStream, body: bytes) -> Answer | None:
-        name = json.loads(body)["conversation_id"]
-        self.posts.append(name)
-        fault = self.faults.pop(0) if self.faults else ""
-        if fault == "busy":
-            return 429, {"retry-after": "1"}, {"code": "busy"}
-        if fault == "away":
-            return 503, {"retry-after": "0"}, {"code": "database_unavailable"}
-        if fault == "locked":
-            return 401, {}, {"code": "unauthorized"}
-        if fault == "stuck":
-            self.stuck.set()
-            await trio.sleep_forever()
-        known = name in self.stored
-        if known and self.stored[name] != body:
-            return 409, {}, {"code": "conflict"}
-        self.stored[name] = body
-        if fault == "reset":  # after it was stored: the answer is what is lost
-            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            return None
-        return 202, {"idempotent-replayed": "true"} if known else {}, {"conversation_id": name}
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[FaultyServer]:
-    server = FaultyServer()
-    async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, server.connection, 0, host="127.0.0.1"))
-        server.url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        yield server
-        nursery.cancel_scope.cancel()
 
 
 async def run(server: FaultyServer, *arguments: str) -> tuple[int, str]:
@@ -230,7 +133,7 @@ async def test_big_bodies_of_one_file_are_all_different(tmp_path: Path) -> None:
 
 
 def test_markup_and_control_characters_of_an_answer_are_shown_as_text() -> None:
-    tally = Tally()
+    tally = seed.Tally()
     tally.note("refused", "418 [red]tea\x1b[2J")
     screen = StringIO()
     Console(file=screen, width=100).print(seed.report(tally, 1, 1.0))
@@ -254,7 +157,7 @@ async def test_without_a_server_or_a_file_nothing_is_posted_and_one_line_says_so
         no_server == f"seed.py: no server answers at {url} (ConnectError): start scripts/serve, or name one with --url"
     )
     assert no_file == f"seed.py: {tmp_path / 'absent'}: No such file or directory"
-    assert "UnsupportedProtocol" in no_url
+    assert no_url == "seed.py: the URL ftp://nowhere is neither http:// nor https://"
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def until(true: Callable[[], Any], seconds: float = 15.0) -> Any:
 
 def take_back(url: str) -> None:
     """Do what a database does that goes back to where nothing was accepted yet: its numbers come again."""
-    query(url, "TRUNCATE receipt, conversation, conversation_log, job, ledger, run, part RESTART IDENTITY")
+    query(url, "TRUNCATE receipt, conversation, conversation_log, job, outcome, ledger, run, part RESTART IDENTITY")
 
 
 def accepted(client: httpx.Client, name: str, words: str = "Why do dogs bark?") -> None:

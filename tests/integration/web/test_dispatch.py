@@ -25,8 +25,10 @@ async def requested(client: httpx.AsyncClient, route: Route, key: str) -> httpx.
     """
     gone = f"gone-{route.name}" if route.method == "delete" else ""
     path = route.path.format(conversation_id=gone or "known-1", user_id=gone or "user-1", topic="operating")
-    body: Any = ended("known-1") if route.takes_conversation else None
     headers = {"Authorization": bearer(key)} if key else {}
+    if route.takes_batch:
+        headers["Content-Type"] = "application/x-ndjson"
+    body: Any = ended("known-1") if route.takes_conversation or route.takes_batch else None
     return await client.request(route.method.upper(), path, json=body, headers=headers)
 
 
@@ -76,7 +78,8 @@ async def test_another_method_than_those_of_a_path_is_405_and_names_them(databas
     for route in ROUTES:
         path = route.path.format(conversation_id="known-1", user_id="user-1", topic="operating")
         methods.setdefault(path, set()).update({"GET", "HEAD"} if route.method == "get" else {route.method.upper()})
-    methods[END] |= methods["/v1/conversations/known-1"]
+    for posted in (END, f"{END.removesuffix('end')}batch"):
+        methods[posted] |= methods["/v1/conversations/known-1"]
     async with serving(tmp_path, database) as url, httpx.AsyncClient(base_url=url) as client:
         for path, allowed in methods.items():
             for method in {"GET", "POST", "PUT", "PATCH", "DELETE"} - allowed:

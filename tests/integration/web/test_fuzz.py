@@ -17,6 +17,7 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.result import Ok
 
 from convo.web.description import openapi
+from convo.web.description.batch_views import MEDIA_OF_BATCHES
 from tests.support.running import Running, ended, until_ended
 
 END = "/v1/conversations/end"
@@ -42,6 +43,21 @@ SENT = {
     if mode is GenerationMode.POSITIVE or operation.body or operation.path_parameters or operation.query
 }
 load_all_checks()
+
+
+@schemathesis.serializer(*MEDIA_OF_BATCHES)
+def one_line(_: Any, value: Any) -> bytes:
+    """Write a batch of one conversation."""
+    return json.dumps(value).encode()
+
+
+@schemathesis.deserializer(*MEDIA_OF_BATCHES)
+def one_answer(_: Any, response: Any) -> Any:
+    """Read the answer to it."""
+    (line,) = response.content.splitlines()
+    return json.loads(line)
+
+
 NAMES = (
     "not_a_server_error",
     "status_code_conformance",

@@ -17,7 +17,7 @@ from convo.http.context import DirectTarget, ServerContext
 from convo.http.forwarded import Proxies
 from convo.http.turns import Turns
 from convo.settings import Settings
-from convo.web.description.messages import Answer, Bound, Head, Read
+from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
 from tests.support.doors import END, Receive, Send, answer, get, statuses
 from tests.support.memory_wire import Memory
 
@@ -28,12 +28,12 @@ _LONGER_THAN_A_TURN_WAITS = 0.005
 FLOODS: Mapping[str, bytes] = {"to the app": get("/nothing"), "direct": get("/readyz"), "refused": EMPTY}
 
 
-async def end(_: Head, read: Read, bound: Bound) -> Answer:
+async def end(_: Head, read: Read, _next_piece: NextPiece, bound: Bound) -> Answer:
     with bound(8.0):
         return Answer(status=202 if await read(lambda _: None) else 415, body=b"{}")
 
 
-async def ready(_head: Head, _read: Read, _bound: Bound) -> Answer:
+async def ready(_head: Head, _read: Read, _next_piece: NextPiece, _bound: Bound) -> Answer:
     return Answer(status=200, body=b"{}")
 
 
@@ -45,7 +45,7 @@ async def app(_scope: Any, receive: Receive, send: Send) -> None:
 class Clients:
     """Serves clients of one process, each from what it has sent."""
 
-    def __init__(self, end: Callable[[Head, Read, Bound], Awaitable[Answer]] = end) -> None:
+    def __init__(self, end: Callable[[Head, Read, NextPiece, Bound], Awaitable[Answer]] = end) -> None:
         proxies = Proxies(SETTINGS.server)
         self.turns = Turns()
         self._context = ServerContext(
@@ -142,7 +142,7 @@ async def test_others_begin_after_an_accept_from_when_its_body_is_here(
 ) -> None:
     stored = trio.Event()
 
-    async def end(_: Head, read: Read, bound: Bound) -> Answer:
+    async def end(_: Head, read: Read, _next_piece: NextPiece, bound: Bound) -> Answer:
         with bound(8.0):
             await read(lambda _: None)
             await stored.wait()

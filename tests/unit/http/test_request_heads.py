@@ -17,7 +17,7 @@ from convo.http.forwarded import Proxies
 from convo.http.request_heads import PIPELINED_MAX
 from convo.http.wire import PIECE_BYTES
 from convo.settings import Settings
-from convo.web.description.messages import Answer, Bound, Head, Read
+from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
 from tests.support.doors import END, Receive, Send, answer, get, statuses
 from tests.support.memory_wire import Memory
 
@@ -26,7 +26,7 @@ SETTINGS = Settings()
 FEW = 2
 
 
-async def end(head: Head, read: Read, bound: Bound) -> Answer:
+async def end(head: Head, read: Read, _next_piece: NextPiece, bound: Bound) -> Answer:
     """Read the body and refuse the request, as the accept route does where there is no room: who is refused for a
     fault of its own takes turns."""
     with bound(8.0):

@@ -102,7 +102,9 @@ async def served(_: RouteRequest) -> Answer:
 
 async def passed(door: Door, name: str, **fields: Any) -> Answer:
     about = fields.pop("about", {})
-    return await door.pass_on(BY_NAME[name], RouteRequest(head=head(**about), read=NOTHING, **fields), served)
+    return await door.pass_on(
+        BY_NAME[name], RouteRequest(head=head(**about), read=NOTHING, next_piece=NOTHING, **fields), served
+    )
 
 
 async def test_what_needs_the_database_waits_for_it_and_all_else_does_not() -> None:
@@ -201,7 +203,9 @@ async def test_a_route_function_gets_the_parameters_that_the_catalogue_lists() -
         return await served(request)
 
     about = head(query="user_id=ann&state=parked")
-    await a_door().pass_on(BY_NAME["list_conversations"], RouteRequest(head=about, read=NOTHING), keep)
+    await a_door().pass_on(
+        BY_NAME["list_conversations"], RouteRequest(head=about, read=NOTHING, next_piece=NOTHING), keep
+    )
     assert asked[0].query == {"user_id": "ann", "state": "parked"}
 
 
@@ -235,7 +239,7 @@ async def test_an_error_about_a_conversation_knows_its_id() -> None:
     async def absent(_: RouteRequest) -> Answer:
         raise errors.NotFound
 
-    request = RouteRequest(head=head(), read=NOTHING, values={"conversation_id": "talk-1"})
+    request = RouteRequest(head=head(), read=NOTHING, next_piece=NOTHING, values={"conversation_id": "talk-1"})
     with pytest.raises(errors.NotFound) as caught:
         await a_door().pass_on(BY_NAME["read_log"], request, absent)
     assert caught.value.conversation_id == "talk-1"
