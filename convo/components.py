@@ -22,6 +22,7 @@ from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
 from convo.erasure_keeper import ErasureKeeper
+from convo.event_keeper import keep_events
 from convo.http.asgi import App
 from convo.months_keeper import keep_months
 from convo.pipeline.agreement import Agreement
@@ -37,6 +38,7 @@ from convo.settings import Settings, used_dependencies
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
+from convo.store.event_numbers import Numberer
 from convo.store.going_back import GoingBack
 from convo.store.intake import SESSION_SETTINGS, Committer
 from convo.store.jobs.part_writer import PartWriter
@@ -45,6 +47,7 @@ from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
+from convo.store.outbox import Outbox
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
 from convo.telling import Teller, telling_of
@@ -91,13 +94,15 @@ class Components:
         self.readiness = Readiness(self._dependencies.values())
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
-        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings))
+        self._appended = Bell()
+        self.outbox = Outbox(settings.events.types, settings.score, self._appended.ring)
+        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings), self.outbox)
         self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
         self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
         self.authority = Authority(settings.auth, postgres)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
-        self.settler = Settler(postgres, settings.score)
+        self.settler = Settler(postgres, settings.score, self.outbox)
         self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
         self.alerts = Alerts(
@@ -140,7 +145,9 @@ class Components:
             postgres.unit_seconds,
             self._committed,
             receipts,
+            self.outbox,
         )
+        self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: Analysts) -> None:
         settings = self.settings
@@ -209,6 +216,7 @@ class Components:
                 erased=self._erased,
                 services=tuple(remote.dependency.name for remote in remotes),
                 telling=self._telling,
+                outbox=self.outbox,
             ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
@@ -254,6 +262,8 @@ class Components:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):
             keepers.append(self._retention.run)
+        if self.settings.events.types:
+            keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
         return keepers
 
     def forget_database(self) -> None:
@@ -268,6 +278,7 @@ class Components:
         self.authority.forget()
         self.audit_queue.forget_numbers()
         self.watch.wake_all()
+        self.numberer.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -297,6 +308,13 @@ class Components:
     def _committed(self, rows: list[CommittedLog]) -> None:
         self._recent_logs.put(rows)
         self._bell.ring()
+        self._appended.ring()
+
+    def _numbered(self) -> None:
+        pass
+
+    def _leads(self) -> bool:
+        return self.alerts.leads
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

@@ -46,6 +46,7 @@ NAMES: dict[str, str] = {
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
+    "db.events": "numbering events, and removing those that are over",
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.retire_month": "reading a whole month before it is dropped",
     "db.months": "making the partitions of the next months, and beginning a month",

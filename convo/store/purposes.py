@@ -31,7 +31,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket"), "endings"),
     **dict.fromkeys(("db.lease", "db.take", "db.watch", "db.rescue"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
-    **dict.fromkeys(("db.retire", "db.months"), "background"),
+    **dict.fromkeys(("db.retire", "db.months", "db.events"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),

@@ -6,6 +6,7 @@ deletes the rows of the job and of its parts. So ``job`` and ``part`` hold what 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.part import emotion_of
+from convo.analysis.part import StoredFinding, emotion_of
 from convo.analysis.scoring import Score, score
 from convo.conversation.model import PartName
 from convo.conversation.score import Weights
@@ -25,6 +26,7 @@ from convo.store.jobs import parts, runs
 from convo.store.jobs.lease import Lease, hold, lost
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
@@ -36,9 +38,10 @@ _NO_EMOTION = "neutral"
 class Settler:
     """Settles the jobs of several workers in one transaction."""
 
-    def __init__(self, postgres: Postgres, weights: Weights) -> None:
+    def __init__(self, postgres: Postgres, weights: Weights, outbox: Outbox = NO_EVENTS) -> None:
         self._postgres = postgres
         self._weights = weights
+        self._outbox = outbox
         self._group: Group[tuple[Lease, Waits], Score] = Group(
             self._commit,
             rows_max=_ROWS_MAX,
@@ -82,6 +85,7 @@ class Settler:
             else:
                 await _move(connection, final)
             await _relate(connection, final)
+            await self._append(connection, final)
             return {one.lease.token: one.score for one in done}
 
         scores = await self._postgres.run("db.settle", body)
@@ -98,7 +102,16 @@ class Settler:
             weights_version=found.weights_version,
             parts=tuple(records.values()),
         )
-        return _Done(lease=lease, score=found, emotion=emotion, details=details)
+        return _Done(lease=lease, score=found, emotion=emotion, stored=stored, details=details)
+
+    async def _append(self, connection: Connection, done: Sequence[_Done]) -> None:
+        """Append the events of what this transaction has made true."""
+        scores = {one.lease.seq: one.score for one in done}
+        await self._outbox.append_analysed(connection, scores, {one.lease.seq: one.stored for one in done})
+        added: Counter[str] = Counter()
+        for one in done:
+            added[one.lease.user_id] += one.score.value
+        await self._outbox.append_levels(connection, added)
 
     async def _leaves_jobs(self, connection: Connection) -> bool:
         """Return whether done jobs stay in ``job``: a program may be at work that looks for them there.
@@ -116,6 +129,7 @@ class _Done(Struct, frozen=True, kw_only=True):
     lease: Lease
     score: Score
     emotion: str | None
+    stored: Mapping[PartName, StoredFinding]
     details: OutcomeDetails
 
 

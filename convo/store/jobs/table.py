@@ -76,6 +76,7 @@ from convo.store.jobs.lease import Lease, hold, hold_one, lost
 from convo.store.jobs.parts import PartRow
 from convo.store.jobs.rescue import Rescue
 from convo.store.jobs.runs import NO_WAITS, Waits
+from convo.store.outbox import NO_EVENTS, NewPart, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.processes import ProcessEntry
 
@@ -92,11 +93,13 @@ class Jobs:
         settings: JobsSettings,
         owner: str,
         dependencies: Collection[str] = tuple(DEPENDENCIES),
+        outbox: Outbox = NO_EVENTS,
     ) -> None:
         """Work on the table with these ``dependencies`` switched on: jobs that wait for another one are left alone."""
         self._postgres = postgres
         self._dependencies = dependencies
         self._settings = settings
+        self._outbox = outbox
         self.owner = owner
         self._entry: ProcessEntry | None = None
         # The fair key of the job that was leased last, or looked at in vain: the next round goes on behind it.
@@ -213,7 +216,7 @@ class Jobs:
                 if lease.token in held
             ]
             if mine:
-                await parts.store(connection, mine)
+                await store_new_parts(connection, mine, self._outbox)
             used = [(lease.seq, name) for lease, name, _, _ in found if name in lease.tickets and lease.token in held]
             if used:
                 await tickets.remove(connection, used)
@@ -248,6 +251,7 @@ class Jobs:
             if last:
                 await connection.execute(_BURY, lease.seq, reason)
                 await ledger.book(connection, "dead", [lease.seq])
+                await self._outbox.append_dead(connection, {lease.seq: reason})
             else:
                 await connection.execute(_FAIL, lease.seq, reason, later)
 
@@ -313,7 +317,7 @@ class Jobs:
         """Take back and bury what nobody works on any more; as ``crashes.declare_dead`` and ``rescue.rescue``."""
         for name in await crashes.declare_dead(self._postgres, self.owner):
             log_records.process_declared_dead(process=name)
-        return await rescue.rescue(self._postgres, self._settings, gives_up=gives_up)
+        return await rescue.rescue(self._postgres, self._settings, gives_up=gives_up, outbox=self._outbox)
 
     async def give_back(self, attempts: Mapping[int, int], dependency: str) -> int:
         """Give back attempts, by ``seq``, that a fault of ``dependency`` cost; as ``giving_back.give_back``."""
@@ -342,6 +346,22 @@ class Jobs:
     async def count(self) -> tuple[dict[str, int], float]:
         """Count the jobs that are not done; as ``counts.count``."""
         return await counts.count(self._postgres)
+
+
+async def store_new_parts(connection: Connection, mine: Sequence[PartRow], outbox: Outbox) -> None:
+    """Store parts, and append the event of each that was not stored before."""
+    if not outbox.wants("part.done"):
+        await parts.store(connection, mine)
+        return
+    seqs = sorted({one.seq for one in mine})
+    before = await parts.found(connection, seqs)
+    await parts.store(connection, mine)
+    now = await parts.found(connection, seqs)
+    fresh = {(one.seq, one.name): one for one in reversed(mine) if one.name not in before.get(one.seq, {})}
+    await outbox.append_parts(
+        connection,
+        [NewPart(seq=seq, name=name, by=one.by, stored=now[seq][name]) for (seq, name), one in reversed(fresh.items())],
+    )
 
 
 async def _leases(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> list[Lease]:
