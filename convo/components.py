@@ -25,6 +25,7 @@ from convo.erasure_keeper import ErasureKeeper
 from convo.event_keeper import keep_events
 from convo.http.asgi import App
 from convo.months_keeper import keep_months
+from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
@@ -67,6 +68,9 @@ from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
+from convo.web.webhooks import WebhookRoutes
+from convo.webhooks.courier import WORKERS, Courier
+from convo.webhooks.sending import Sender
 
 
 class Components:
@@ -82,7 +86,9 @@ class Components:
         *,
         shared: SharedState,
         sink_queues: Sequence[SinkQueue],
+        hooks: CheckedClient,
     ) -> None:
+        self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
         self.postgres = postgres
         self.me = me
@@ -124,6 +130,9 @@ class Components:
         )
         self.readiness.watch(self._erasure_warnings)
         self._open_store()
+        self.courier = Courier(
+            postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
+        )
         self._open_pipeline(analysts)
         self._open_routes(remotes)
 
@@ -218,6 +227,13 @@ class Components:
                 telling=self._telling,
                 outbox=self.outbox,
             ),
+            webhooks=WebhookRoutes(
+                settings=settings.web,
+                postgres=postgres,
+                sender=self._sender,
+                types=settings.events.types,
+                changed=self.courier.changed,
+            ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -264,6 +280,7 @@ class Components:
             keepers.append(self._retention.run)
         if self.settings.events.types:
             keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
+            keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         return keepers
 
     def forget_database(self) -> None:
@@ -279,6 +296,7 @@ class Components:
         self.audit_queue.forget_numbers()
         self.watch.wake_all()
         self.numberer.start_over()
+        self.courier.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -311,7 +329,7 @@ class Components:
         self._appended.ring()
 
     def _numbered(self) -> None:
-        pass
+        self.courier.wake()
 
     def _leads(self) -> bool:
         return self.alerts.leads

@@ -17,6 +17,9 @@ EventType = Literal[
     "relationship.level_changed",
     "user.erased",
 ]
+WebhookState = Literal["new", "active", "off"]
+"""What becomes of an endpoint: ``new`` until it has answered a ping."""
+
 EVENT_TYPES: Mapping[EventType, str] = {
     "conversation.accepted": "A conversation is stored. A replay is no event.",
     "conversation.analysed": "All parts are found: the score, with how it came about, and what each part found.",

@@ -85,7 +85,7 @@ class OutboundClient:
         self._client = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             timeout=seconds * _BACKSTOP,
-            verify=_trusted_authorities(name, ca_file) if verify else _unverified(),
+            verify=trusted_authorities(name, ca_file, verify=verify),
             follow_redirects=False,
         )
 
@@ -173,7 +173,14 @@ def _answer(response: httpx.Response, body: bytes) -> RemoteAnswer:
     )
 
 
-def _trusted_authorities(name: str, ca_file: str) -> ssl.SSLContext:
+def trusted_authorities(name: str, ca_file: str, *, verify: bool) -> ssl.SSLContext:
+    """Return whose certificates are trusted: the public authorities and that of ``ca_file``; all without ``verify``.
+
+    Raises:
+        ConfigError: ``ca_file`` cannot be read; the text names it as a setting of the section ``name``.
+    """
+    if not verify:
+        return _unverified()
     if not ca_file:
         return _public_authorities()
     context = httpx.create_ssl_context()

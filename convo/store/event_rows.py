@@ -13,7 +13,7 @@ from convo.event_types import EventType
 
 _ID = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{14})")
 
-COLUMNS = "number, salt, sequence, type, at, conversation_id, user_id, bot_id, data"
+EVENT_COLUMNS = "number, salt, sequence, type, at, conversation_id, user_id, bot_id, data"
 """What ``stored_event`` takes."""
 
 
