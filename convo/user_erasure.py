@@ -88,9 +88,7 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
     """Erase of a user what was received or ended until ``begun_at``: of an erasure that is on the list."""
-    batch = _UserBatch(
-        user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox
-    )
+    batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox)
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
         seqs, nothing_left = await batch.erase(postgres)

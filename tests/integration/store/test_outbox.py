@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import trio
 
-from convo import erasure
+from convo import erasure, user_erasure
 from convo.conversation.model import CANARY_USER
 from convo.conversation.score import Weights
 from convo.event_types import EVENT_TYPES
@@ -180,7 +180,7 @@ async def test_events_of_an_erased_user_become_stubs_but_for_those_that_report_t
     await process.accepted("talk-2", user_id="tom")
     # What has expired has no conversation any more, by which its events could be found.
     await ask(process.postgres, "UPDATE event SET seq = 0 WHERE type = 'conversation.accepted' AND user_id = 'mia'")
-    await erasure.erase_user(
+    await user_erasure.erase_user(
         process.postgres, "mia", NO_CALLER, erased=forget, until=trio.current_time() + 9, outbox=process.outbox
     )
     left = [one[:3] for one in await appended(process) if one[4] is not None]
