@@ -23,7 +23,7 @@ from convo.store.deliveries import LEASE_SECONDS, Delivery, LeasedWebhook, Noted
 from convo.store.event_numbers import Numberer
 from convo.store.postgres import Postgres
 from convo.store.webhooks import WEBHOOKS_MAX
-from convo.webhooks.course import Course, Waiting
+from convo.webhooks.course import Course, WaitingEvent
 from convo.webhooks.sending import Sender, Sent
 
 WORKERS = WEBHOOKS_MAX + 78
@@ -57,7 +57,7 @@ class Courier:
         self._owner = owner
         self._courses: dict[str, Course] = {}
         # Capacity zero: what was handed over is under way.
-        self._send, self._receive = trio.open_memory_channel[tuple[Course, Waiting]](0)
+        self._send, self._receive = trio.open_memory_channel[tuple[Course, WaitingEvent]](0)
         self._bell = Bell()
         self._leased_at = -math.inf
         self._renew_at = -math.inf
@@ -114,7 +114,7 @@ class Courier:
         if self._courses:
             await deliveries.release_webhooks(self._postgres, self._owner())
 
-    async def _attempt(self, endpoint: LeasedWebhook, waiting: Waiting) -> Sent:
+    async def _attempt(self, endpoint: LeasedWebhook, waiting: WaitingEvent) -> Sent:
         if waiting.event is None:
             return await self._sender.ping(endpoint.url, endpoint.secrets)
         event, since = waiting.event, waiting.aside_since

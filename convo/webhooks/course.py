@@ -31,7 +31,7 @@ _PING_SECONDS_MAX = 60.0
 _numbers = itertools.count()
 
 
-class Waiting:
+class WaitingEvent:
     """An event that is to be sent; None stands for a ping."""
 
     __slots__ = ("aside_since", "attempts", "event", "first_at", "key")
@@ -56,15 +56,15 @@ class Course:
         self.in_flight = 0
         self._hold_seconds = hold_seconds
         self._concurrency = concurrency
-        self._open: dict[int, Waiting] = {}
-        self._queues: dict[str, deque[Waiting]] = {}
-        self._ready: deque[Waiting] = deque()
-        self._later: list[tuple[float, int, Waiting]] = []
-        self._aside: dict[int, Waiting] = {}
+        self._open: dict[int, WaitingEvent] = {}
+        self._queues: dict[str, deque[WaitingEvent]] = {}
+        self._ready: deque[WaitingEvent] = deque()
+        self._later: list[tuple[float, int, WaitingEvent]] = []
+        self._aside: dict[int, WaitingEvent] = {}
         self._failures = 0
         self._paused_until = 0.0
         if not endpoint.active:
-            self._ready.append(Waiting(None, ""))
+            self._ready.append(WaitingEvent(None, ""))
 
     @property
     def cursor(self) -> int:
@@ -88,7 +88,7 @@ class Course:
     def add(self, page: EventPage) -> None:
         """Take the next events."""
         for event in page.events:
-            waiting = Waiting(event, _key(event))
+            waiting = WaitingEvent(event, _key(event))
             self._open[event.sequence] = waiting
             self._enqueue(waiting)
         self.looked_to = max(self.looked_to, page.looked_to)
@@ -97,7 +97,7 @@ class Course:
         """Take events apart from the order: those of one user go in turn, until one has failed."""
         for one in found:
             key = f"aside {_key(one.event)}" if one.attempts == 0 else f"aside {one.event.number}"
-            waiting = Waiting(one.event, key, aside_since=one.due_at)
+            waiting = WaitingEvent(one.event, key, aside_since=one.due_at)
             self._aside[one.event.number] = waiting
             self._enqueue(waiting)
 
@@ -112,7 +112,7 @@ class Course:
             if one.event is not None and one.event.number in numbers:
                 one.event = structs.replace(one.event, conversation_id=None, user_id=None, bot_id=None, data=None)
 
-    def take(self, now: float, *, alone: bool) -> Waiting | None:
+    def take(self, now: float, *, alone: bool) -> WaitingEvent | None:
         """Return what is to be sent now, if anything; ``alone``: only where nothing of it is under way."""
         most = 1 if alone or self._failures >= _PAUSE_AFTER else self._concurrency
         if self.in_flight >= most or self.is_paused(now):
@@ -127,7 +127,7 @@ class Course:
             waiting.first_at = now
         return waiting
 
-    def ended(self, waiting: Waiting, outcome: Delivery, now: float, pause_seconds: float | None) -> None:
+    def ended(self, waiting: WaitingEvent, outcome: Delivery, now: float, pause_seconds: float | None) -> None:
         """Note what came of an attempt; ``pause_seconds`` is what the endpoint asked for."""
         self.in_flight -= 1
         waiting.attempts += 1
@@ -161,12 +161,12 @@ class Course:
             return max(self._paused_until, due or 0.0)
         return None
 
-    def _after_ping(self, waiting: Waiting, outcome: Delivery, now: float) -> None:
+    def _after_ping(self, waiting: WaitingEvent, outcome: Delivery, now: float) -> None:
         if not outcome.good:
             self._failures = 0
             self._retry(waiting, now + min(_PING_SECONDS_MAX, 2.0**waiting.attempts))
 
-    def _after_failure(self, waiting: Waiting, sequence: int, outcome: Delivery, now: float) -> Delivery:
+    def _after_failure(self, waiting: WaitingEvent, sequence: int, outcome: Delivery, now: float) -> Delivery:
         tried = now - (now if waiting.first_at is None else waiting.first_at)
         if tried < self._hold_seconds:
             last = now + self._hold_seconds - tried
@@ -176,16 +176,16 @@ class Course:
         self._leave(waiting)
         return structs.replace(outcome, steps_aside=True, tried_seconds=tried)
 
-    def _retry(self, waiting: Waiting, at: float) -> None:
+    def _retry(self, waiting: WaitingEvent, at: float) -> None:
         heapq.heappush(self._later, (at, next(_numbers), waiting))
 
-    def _enqueue(self, waiting: Waiting) -> None:
+    def _enqueue(self, waiting: WaitingEvent) -> None:
         queue = self._queues.setdefault(waiting.key, deque())
         queue.append(waiting)
         if len(queue) == 1:
             self._ready.append(waiting)
 
-    def _leave(self, waiting: Waiting) -> None:
+    def _leave(self, waiting: WaitingEvent) -> None:
         queue = self._queues[waiting.key]
         queue.popleft()
         if queue:

@@ -7,7 +7,7 @@ from msgspec import structs
 
 from convo.store.deliveries import AsideEvent, Delivery, EventPage, LeasedWebhook
 from convo.store.event_rows import StoredEvent
-from convo.webhooks.course import Course, Waiting
+from convo.webhooks.course import Course, WaitingEvent
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 ENDPOINT = LeasedWebhook(
@@ -43,18 +43,18 @@ def course(*users: str | None, hold: float = 300.0, concurrency: int = 8, **endp
     return made
 
 
-def taken(one: Course, now: float, *, alone: bool = False) -> list[Waiting]:
+def taken(one: Course, now: float, *, alone: bool = False) -> list[WaitingEvent]:
     found = []
     while (waiting := one.take(now, alone=alone)) is not None:
         found.append(waiting)
     return found
 
 
-def sequences(found: list[Waiting]) -> list[int]:
+def sequences(found: list[WaitingEvent]) -> list[int]:
     return [one.event.sequence for one in found if one.event is not None]
 
 
-def outcome(waiting: Waiting, *, good: bool) -> Delivery:
+def outcome(waiting: WaitingEvent, *, good: bool) -> Delivery:
     number = None if waiting.event is None else waiting.event.number
     return Delivery(
         number=number,
@@ -68,7 +68,7 @@ def outcome(waiting: Waiting, *, good: bool) -> Delivery:
     )
 
 
-def end(one: Course, waiting: Waiting, now: float, *, good: bool, pause: float | None = None) -> None:
+def end(one: Course, waiting: WaitingEvent, now: float, *, good: bool, pause: float | None = None) -> None:
     one.ended(waiting, outcome(waiting, good=good), now, pause)
 
 
