@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from typing import Literal
 
 AuditAction = Literal[
-    "log_read", "retry", "acknowledge", "erase", "key_made", "key_rotated", "key_revoked", "restore", "start", "reload"
+    "log_read",
+    "retry",
+    "acknowledge",
+    "erase",
+    "key_made",
+    "key_rotated",
+    "key_revoked",
+    "restore",
+    "start",
+    "reload",
+    "webhook_made",
+    "webhook_changed",
+    "webhook_deleted",
 ]
 AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "log_read": "The log of a conversation was read, as turns or as it was sent. A row for each request.",
@@ -24,5 +36,8 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "start": "A process started. `detail` has the settings that differ from their defaults; of those that are or may "
     "hold secrets only the names.",
     "reload": "A process read its certificate and the keys of clients again (SIGHUP).",
+    "webhook_made": "An endpoint for events was registered. `detail` has its id.",
+    "webhook_changed": "An endpoint was changed, or got another secret. `detail` has its id.",
+    "webhook_deleted": "An endpoint was removed. `detail` has its id.",
 }
 """Each action that is noted, with what a row of it means."""

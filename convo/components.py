@@ -22,9 +22,11 @@ from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
 from convo.erasure_keeper import ErasureKeeper
+from convo.event_keeper import keep_events
 from convo.http.asgi import App
 from convo.months_keeper import keep_months
 from convo.observe import metrics
+from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
@@ -39,6 +41,7 @@ from convo.settings import Settings, used_dependencies
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
+from convo.store.event_numbers import Numberer
 from convo.store.going_back import GoingBack
 from convo.store.intake import SESSION_SETTINGS, Committer
 from convo.store.jobs.part_writer import PartWriter
@@ -48,6 +51,7 @@ from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
+from convo.store.outbox import Outbox
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
 from convo.telling import Teller, telling_of
@@ -67,6 +71,9 @@ from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
+from convo.web.webhooks import WebhookRoutes
+from convo.webhooks.courier import WORKERS, Courier
+from convo.webhooks.sending import Sender
 
 
 class Components:
@@ -82,7 +89,9 @@ class Components:
         *,
         shared: SharedState,
         sink_queues: Sequence[SinkQueue],
+        hooks: CheckedClient,
     ) -> None:
+        self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
         self.postgres = postgres
         self.me = me
@@ -94,17 +103,26 @@ class Components:
         self.readiness = Readiness(self._dependencies.values())
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
+        self._appended = Bell()
+        self.outbox = Outbox(settings.events.types, settings.score, self._appended.ring)
         self.pacer = Pacer(
             self._admission.accepts, self._admission.refuses, lambda: metrics.local_analysis_seconds_total.value
         )
         self._open_logs()
-        self.jobs = Jobs(postgres, settings.jobs, me.name, used_dependencies(settings), recent_logs=self._recent_logs)
+        self.jobs = Jobs(
+            postgres,
+            settings.jobs,
+            me.name,
+            used_dependencies(settings),
+            recent_logs=self._recent_logs,
+            outbox=self.outbox,
+        )
         self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
         self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
         self.authority = Authority(settings.auth, postgres)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
-        self.settler = Settler(postgres, settings.score)
+        self.settler = Settler(postgres, settings.score, self.outbox)
         self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
         self.alerts = Alerts(
@@ -122,10 +140,14 @@ class Components:
             Path(settings.server.data_dir),
             erased=self._erased,
             telling=self._telling,
+            outbox=self.outbox,
             leads=lambda: self.alerts.leads,
         )
         self.readiness.watch(self._erasure_warnings)
         self._open_store()
+        self.courier = Courier(
+            postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
+        )
         self._open_pipeline(analysts)
         self._open_routes(remotes)
 
@@ -150,7 +172,9 @@ class Components:
             postgres.unit_seconds,
             self._committed,
             receipts,
+            self.outbox,
         )
+        self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: Analysts) -> None:
         settings = self.settings
@@ -226,6 +250,14 @@ class Components:
                 erased=self._erased,
                 services=tuple(remote.dependency.name for remote in remotes),
                 telling=self._telling,
+                outbox=self.outbox,
+            ),
+            webhooks=WebhookRoutes(
+                settings=settings.web,
+                postgres=postgres,
+                sender=self._sender,
+                types=settings.events.types,
+                changed=self.courier.changed,
             ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
@@ -275,6 +307,9 @@ class Components:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):
             keepers.append(self._retention.run)
+        if self.settings.events.types:
+            keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
+            keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         return keepers
 
     def forget_database(self) -> None:
@@ -289,6 +324,8 @@ class Components:
         self.authority.forget()
         self.audit_queue.forget_numbers()
         self.watch.wake_all()
+        self.numberer.start_over()
+        self.courier.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -320,6 +357,13 @@ class Components:
         self._bell.ring()
         if rows:
             self.remote_bell.ring()
+        self._appended.ring()
+
+    def _numbered(self) -> None:
+        self.courier.wake()
+
+    def _leads(self) -> bool:
+        return self.alerts.leads
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

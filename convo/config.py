@@ -40,11 +40,12 @@ _SECRET_KEYS = (
     *((name, "api_key") for name in DEPENDENCIES),
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
 )
+_WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversation.dead"]'
 # A header or parameter of such a name carries a secret.
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _PATHS = (
     *(("server", key) for key in ("data_dir", "certfile", "keyfile")),
-    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts")),
+    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks")),
 )
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 _WRONG = re.compile(r" - at `\$\.(?P<section>\w+)\.(?P<key>\w+)")
@@ -214,6 +215,8 @@ def _typed(section: str, key: str, text: str, typed_as: str) -> Any:
     kind = _fields(section)[key]
     if get_origin(kind) is dict:
         return _table(kind, text, typed_as)
+    if get_origin(kind) is tuple:
+        return _list(kind, text, f"{typed_as}={text!r}: {_WANTED_LIST}")
     try:
         value = msgspec.convert(text, kind, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
@@ -227,6 +230,13 @@ def _table(kind: Any, text: str, typed_as: str) -> Any:
     except msgspec.DecodeError as error:
         # Its text can hold a secret.
         raise ConfigError(f'{typed_as}: its value is no JSON object like {{"name": "value"}}: {error}') from None
+
+
+def _list(kind: Any, text: str, complaint: str) -> Any:
+    try:
+        return list(msgspec.json.decode(text, type=kind))
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{complaint} ({error})") from None
 
 
 def _option(_section: str, key: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
-from convo.store import intake, ledger, logs, outcomes
+from convo.store import intake, ledger, logs, outbox, outcomes
 from convo.store.erasures import ErasedCounts
 from convo.store.jobs import memories, parts, runs, settle, table, tickets
 from convo.store.jobs.erased_memories import leave_tombstones
@@ -26,6 +26,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "part_ticket": (tickets.ERASE_TICKETS,),
     "run": (runs.ERASE_RUNS,),
     "conversation_log": (logs.LogStore.ERASE,),
+    "event": (outbox.ERASE_EVENTS,),
     "job": (table.ERASE_JOBS,),
     "outcome": (outcomes.ERASE_OUTCOMES,),
     "conversation": (intake.ERASE_CONVERSATIONS,),
@@ -36,6 +37,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
 ERASURES_OF_USER: Mapping[str, tuple[str, ...]] = {
     "memory": (memories.ERASE_USER_MEMORIES,),
     "relationship": settle.ERASE_USER_RELATIONSHIPS,
+    "event": (outbox.ERASE_USER_EVENTS,),
 }
 """The same for what a user has besides the conversations: ``$1`` is the user, ``$2`` when the erasure began."""
 

@@ -22,6 +22,7 @@ from convo.store.audit_log import NO_CALLER
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.intake import ERASE_FROM_RECEIPTS
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.untold import Telling
 from convo.user_erasure import go_on_with_user
@@ -56,7 +57,11 @@ class _Wanted(Struct, frozen=True, kw_only=True):
 
 
 async def erase_again(
-    postgres: Postgres, *, erased: Callable[[Sequence[int]], None], telling: Telling | None = None
+    postgres: Postgres,
+    *,
+    erased: Callable[[Sequence[int]], None],
+    telling: Telling | None = None,
+    outbox: Outbox = NO_EVENTS,
 ) -> ErasedAgain | None:
     """Erase what the table ``erase_again`` names, however long that takes; None while an older program is at work.
 
@@ -71,10 +76,14 @@ async def erase_again(
     found = await _find(postgres, wanted)
     for user_id, hmac in found.users.items():
         until = wanted.users[hmac]
-        await go_on_with_user(postgres, user_id, hmac, until, NO_CALLER, erased=erased, until=inf, telling=telling)
+        await go_on_with_user(
+            postgres, user_id, hmac, until, NO_CALLER, erased=erased, until=inf, telling=telling, outbox=outbox
+        )
     conversations = 0
     for conversation_id in found.conversations:
-        done = await erase_conversation(postgres, conversation_id, NO_CALLER, erased=erased, telling=telling)
+        done = await erase_conversation(
+            postgres, conversation_id, NO_CALLER, erased=erased, telling=telling, outbox=outbox
+        )
         conversations += not done.repeated
     memories = await postgres.run("db.erasures", partial(_end, wanted=wanted, found=found))
     return ErasedAgain(conversations=conversations, users=len(found.users), memories=memories)

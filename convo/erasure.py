@@ -30,6 +30,7 @@ from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.jobs.erased_memories import erase_outliving
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.untold import Telling
 
@@ -70,6 +71,7 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
     erased: Callable[[Sequence[int]], None],
     telling: Telling | None = None,
     dry_run: bool = False,
+    outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
     """Erase one conversation, or with ``dry_run`` count its rows; ``erased`` is called with its ``seq``.
 
@@ -98,7 +100,10 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
             return []
         seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
+        await outbox.append_erased(connection, {seq: conversation_id})
+        points = await connection.fetchval(_POINTS, seq)
         counts = await _erase_rows(connection, seq, hmac, telling, expired=user_id is None)
+        await outbox.append_levels(connection, {user_id: -points} if points else {})
         if dry_run:
             raise Counted(counts, 0)
         await erasures.note_counts(connection, hmac, counts, ended=True)
@@ -203,6 +208,7 @@ async def read_receipt(postgres: Postgres, kind: IdKind, hmac: bytes, *, repeate
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
 _LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
+_POINTS = "SELECT score FROM every_job WHERE seq = $1 AND state = 'done'"
 # Migration 14 waits until no older program is left, and then this column goes.
 _OLDER_AT_WORK = """
 SELECT EXISTS (SELECT FROM pg_attribute

@@ -19,6 +19,7 @@ from convo.runtime.bell import Bell
 from convo.runtime.deadline import deadline
 from convo.store import erasure_file, erasure_list
 from convo.store.erasure_file import ErasureFileDamaged, ErasureFileNewer, Listed, in_chunks
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.untold import Telling
 
@@ -33,19 +34,21 @@ _CHUNK_ROWS = 1000
 class ErasureKeeper:
     """The list of this process; ``erased`` is called with the ``seq`` of what goes, and ``leads`` says who finishes."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what it follows, and whom it reports to)
         self,
         postgres: Postgres,
         folder: Path,
         *,
         erased: Callable[[Sequence[int]], None],
         telling: Telling | None = None,
+        outbox: Outbox = NO_EVENTS,
         leads: Callable[[], bool] = lambda: False,
     ) -> None:
         self._postgres = postgres
         self._folder = folder
         self._erased = erased
         self._telling = telling
+        self._outbox = outbox
         self._leads = leads
         self._bell = Bell()
         self._file: Path | None = None
@@ -163,7 +166,7 @@ class ErasureKeeper:
             self._position, self._seen = followed.position, frozenset(followed.listed)
 
     async def _finish(self) -> None:
-        done = await erase_again(self._postgres, erased=self._erased, telling=self._telling)
+        done = await erase_again(self._postgres, erased=self._erased, telling=self._telling, outbox=self._outbox)
         if done:
             log_records.erased_again(conversations=done.conversations, users=done.users, memories=done.memories)
             self.ring()

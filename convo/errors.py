@@ -120,6 +120,14 @@ class Conflict(ConvoError):
     title = "This conversation_id belongs to other content"
 
 
+class TooMany(ConvoError):
+    """As many of these exist as there may be."""
+
+    status = 409
+    code = "too_many"
+    title = "There are as many of these as there may be"
+
+
 class NotDead(ConvoError):
     """The conversation is no dead letter, and only a dead letter can be retried."""
 

@@ -62,7 +62,13 @@ def check_ladder(settings: Settings) -> list[str]:
 
 def ladder(settings: Settings) -> tuple[Rung, ...]:
     """List every rung, broken or not, from the request to the alerts."""
-    return (*_request_rungs(settings), *_job_rungs(settings), *_process_rungs(settings), *_alert_rungs(settings))
+    return (
+        *_request_rungs(settings),
+        *_job_rungs(settings),
+        *_webhook_rungs(settings),
+        *_process_rungs(settings),
+        *_alert_rungs(settings),
+    )
 
 
 def slow_seconds(threshold_seconds: float, budget_seconds: float) -> float:
@@ -117,6 +123,17 @@ def _job_rungs(s: Settings) -> Iterator[Rung]:
         outside="jobs.lease_seconds",
         outside_seconds=s.jobs.lease_seconds,
         otherwise="two lost heartbeats would lose every lease",
+    )
+
+
+def _webhook_rungs(s: Settings) -> Iterator[Rung]:
+    yield Rung(
+        inside="webhooks.attempt_seconds",
+        inside_seconds=s.webhooks.attempt_seconds,
+        relation="<",
+        outside="events.hold_seconds",
+        outside_seconds=s.events.hold_seconds,
+        otherwise="an event would step aside before its first attempt has ended",
     )
 
 

@@ -86,7 +86,7 @@ class OutboundClient:
 
     def __init__(self, name: str, *, connections: int, seconds: float, ca_file: str = "", verify: bool = True) -> None:
         self.name = name
-        trusted = _trusted_authorities(name, ca_file) if verify else _unverified()
+        trusted = trusted_authorities(name, ca_file, verify=verify)
         sizes = [min(CONNECTIONS_EACH, connections - taken) for taken in range(0, connections, CONNECTIONS_EACH)]
         self._clients = [
             httpx.AsyncClient(
@@ -195,7 +195,14 @@ def _answer(response: httpx.Response, body: bytes) -> RemoteAnswer:
     )
 
 
-def _trusted_authorities(name: str, ca_file: str) -> ssl.SSLContext:
+def trusted_authorities(name: str, ca_file: str, *, verify: bool) -> ssl.SSLContext:
+    """Return whose certificates are trusted: the public authorities and that of ``ca_file``; all without ``verify``.
+
+    Raises:
+        ConfigError: ``ca_file`` cannot be read; the text names it as a setting of the section ``name``.
+    """
+    if not verify:
+        return _unverified()
     if not ca_file:
         return _public_authorities()
     context = httpx.create_ssl_context()

@@ -82,10 +82,13 @@ async def serve(settings: Settings, announce: Announce) -> None:
             )
             analysts, remotes = await stack.enter_async_context(startup.open_analysts(settings))
             sink_queues = await stack.enter_async_context(open_sink_queues(settings.alerts))
+            hooks = await stack.enter_async_context(startup.open_hooks(settings))
             shared = SharedState(postgres, settings.alerts)
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)
-            components = Components(settings, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues)
+            components = Components(
+                settings, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
+            )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()
             # Not before: a start may hold the loop, because no client waits for it yet.
@@ -230,6 +233,7 @@ class Service:
             try:
                 released = await components.jobs.release_all()
                 await components.agreement.leave()
+                await components.courier.leave()
                 await processes.leave(components.postgres, components.jobs.owner)
                 await process_programs.withdraw(components.postgres, components.me.incarnation)
             except ConvoError as error:

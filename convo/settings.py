@@ -11,6 +11,7 @@ from msgspec import Meta, Struct, structs
 
 from convo.conversation.score import Weights
 from convo.dependencies import DEPENDENCIES
+from convo.event_types import EventType
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
 SecondsOrNone = Annotated[float, Meta(ge=0, le=31_536_000)]
@@ -336,6 +337,24 @@ class RetentionSettings(Section, frozen=True, kw_only=True, forbid_unknown_field
         return structs.replace(self, **given) if given else self
 
 
+class EventsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which events are appended to the outbox, and how long they are kept; with no type there are none."""
+
+    types: tuple[EventType, ...] = ()
+    keep_days: Annotated[int, Meta(ge=1, le=365)] = 7
+    hold_seconds: Seconds = 300.0
+
+
+class WebhooksSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How events are posted to the endpoints that were registered."""
+
+    allow_private: bool = False
+    attempt_seconds: Seconds = 10.0
+    concurrency: Annotated[int, Meta(ge=1, le=64)] = 8
+    ca_file: str = ""
+    verify: bool = True
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -366,6 +385,8 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     alerts: AlertsSettings = AlertsSettings()
     audit_log: AuditLogSettings = AuditLogSettings()
     retention: RetentionSettings = RetentionSettings()
+    events: EventsSettings = EventsSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     canary: CanarySettings = CanarySettings()
 
 

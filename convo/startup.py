@@ -28,6 +28,7 @@ from convo.erasure_keeper import ErasureKeeper
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.major_move import keep_programs, open_moved
 from convo.observe import log_records
+from convo.outbound_checked import CheckedClient
 from convo.runtime import threads
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
@@ -37,11 +38,15 @@ from convo.store.jobs.table import Jobs
 from convo.store.postgres import Postgres
 from convo.store.server_settings import check_room, connections_spare, inspect, risks
 from convo.store.sessions import signing_in
+from convo.webhooks.courier import WORKERS
 
 _RETRY_SECONDS = 1.0
 # The number of new objects that starts a collection. At Python's 700 (3.11) the collector looks at each batch of
 # accepts several times. That is a tenth of all their work, and it finds nothing: what a request made goes with it.
 _YOUNG_OBJECTS = 10_000
+
+# Pings that clients ask for, besides what the courier's workers send.
+_PINGS_MAX = 256
 
 Keeper = Callable[[], Awaitable[None]]
 
@@ -132,6 +137,18 @@ async def open_analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Seq
         yield analysts, remotes
 
 
+def open_hooks(settings: Settings) -> CheckedClient:
+    """Make the client for the endpoints of webhooks."""
+    hooks = settings.webhooks
+    return CheckedClient(
+        connections=WORKERS + _PINGS_MAX,
+        seconds=hooks.attempt_seconds,
+        allow_private=hooks.allow_private,
+        ca_file=hooks.ca_file,
+        verify=hooks.verify,
+    )
+
+
 # --- once the database answers
 
 
@@ -212,6 +229,8 @@ def certificate_warnings(settings: Settings) -> list[str]:
     sections = {name: getattr(settings, name) for name in used_dependencies(settings)}
     if settings.alerts.webhook_url or settings.alerts.slack_url or settings.alerts.google_chat_url:
         sections["alerts"] = settings.alerts
+    if settings.events.types:
+        sections["webhooks"] = settings.webhooks
     unchecked = [name for name, section in sections.items() if not section.verify]
     for name in unchecked:
         log_records.certificates_unchecked(section=name)

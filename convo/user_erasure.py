@@ -23,6 +23,7 @@ from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.intake import ERASE_FROM_RECEIPTS
 from convo.store.jobs.memories import ERASED_AT_ONCE
+from convo.store.outbox import ERASED_EVENTS_AT_ONCE, NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.untold import Telling
 
@@ -40,6 +41,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     until: float,
     telling: Telling | None = None,
     dry_run: bool = False,
+    outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
     """Erase all of a user that was received or ended until now, as far as there is time until ``until``.
 
@@ -69,7 +71,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
         return await read_receipt(postgres, "user", hmac, repeated=True)
     await await_accepts(postgres)
     return await go_on_with_user(
-        postgres, user_id, hmac, noted.begun_at, caller, erased=erased, until=until, telling=telling
+        postgres, user_id, hmac, noted.begun_at, caller, erased=erased, until=until, telling=telling, outbox=outbox
     )
 
 
@@ -83,9 +85,10 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     erased: Callable[[Sequence[int]], None],
     until: float,
     telling: Telling | None = None,
+    outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
     """Erase of a user what was received or ended until ``begun_at``: of an erasure that is on the list."""
-    batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling)
+    batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox)
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
         seqs, nothing_left = await batch.erase(postgres)
@@ -103,6 +106,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     begun_at: datetime
     caller: Caller
     telling: Telling | None = None
+    outbox: Outbox = NO_EVENTS
 
     async def erase(self, postgres: Postgres) -> tuple[list[int], bool]:
         """Erase it; return which conversations went, and whether nothing is left."""
@@ -133,6 +137,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         key = await read_installation_key(connection)
         seqs, ids = [row["seq"] for row in found], [row["conversation_id"] for row in found]
         gone = [key.hmac_of("conversation", one) for one in ids]
+        await self.outbox.append_erased(connection, dict(zip(seqs, ids, strict=True)))
         counts = await erase_conversations(connection, seqs, gone)
         await erasures.note_conversations(connection, gone, [key.hmac_of_hash(id_hash(one)) for one in ids])
         return _of_batch(counts)
@@ -142,7 +147,12 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         receipts = await self._erase_receipts(connection)
         if receipts:
             counts += ErasedCounts(changed={"receipt": receipts})
-        return counts, counts.removed.get("memory", 0) < ERASED_AT_ONCE and receipts < _RECEIPT_ROWS
+        events = counts.changed.get("event", 0)
+        ended = counts.removed.get("memory", 0) < ERASED_AT_ONCE and receipts < _RECEIPT_ROWS
+        ended = ended and events < ERASED_EVENTS_AT_ONCE
+        if ended:
+            await self.outbox.append_user_erased(connection, self.user_id)
+        return counts, ended
 
     async def _erase_receipts(self, connection: Connection) -> int:
         """Take the hashes of ids out of the receipts of expired conversations; return how many those were."""

@@ -19,11 +19,13 @@ RANKS: dict[str, int] = {
     "convo.errors": 0,
     "convo.client": 0,
     "convo.dependencies": 0,
+    "convo.event_types": 0,
     "convo.conversation": 1,
     "convo.settings": 2,
     "convo.host_names": 2,
     "convo.ladder": 3,
     "convo.audit_actions": 2,
+    "convo.event_data": 3,
     "convo.setting_values": 3,
     "convo.changed_settings": 3,
     "convo.setting_checks": 4,
@@ -33,6 +35,9 @@ RANKS: dict[str, int] = {
     "convo.remote_faults": 6,
     "convo.remote_pauses": 6,
     "convo.outbound": 7,
+    "convo.outbound_checked": 8,
+    "convo.standard_webhooks": 1,
+    "convo.webhooks": 11,
     "convo.resilience": 7,
     "convo.embedded": 7,
     "convo.analysis": 8,
@@ -53,6 +58,8 @@ RANKS: dict[str, int] = {
     "convo.erasure_keeper": 13,
     "convo.telling": 9,
     "convo.scrub": 10,
+    "convo.cloud_events": 9,
+    "convo.event_keeper": 13,
     "convo.canary": 13,
     "convo.retention": 11,
     "convo.retention_keeper": 13,
@@ -82,7 +89,7 @@ PACKAGES = (
         "pipeline",
         "resilience",
     ),
-    *("runtime", "store", "web"),
+    *("runtime", "store", "web", "webhooks"),
 )
 
 # What stands in these modules and in no other.
@@ -92,6 +99,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "asyncpg": {"convo.store.postgres", "convo.store.postgres_errors", "convo.store.sessions"},
     "httpx": {"convo.outbound", "convo.commands.terminal", "convo.client.async_client", "convo.client.sync_client"},
     "anyio": {"convo.client.async_client", "convo.client.sync_client"},
+    "httpcore": {"convo.outbound_checked"},
     "hypercorn": {"convo.http.server"},
     "httptools": {"convo.http.http1"},
     "quart": {"convo.web.app"},
@@ -104,7 +112,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
-        *("convo.commands.erasing", "convo.commands.importing"),
+        *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
@@ -168,6 +176,17 @@ TESTED_BY: dict[str, str] = {
     # Values that behave only where they are read.
     "convo.audit_actions": "integration/store/test_audit_log.py",
     "convo.runtime.waits": "test_deadlines.py",
+    "convo.event_types": "integration/store/test_outbox.py",
+    "convo.event_data": "unit/test_cloud_events.py",
+    "convo.web.description.event_documents": "unit/test_cloud_events.py",
+    "convo.web.description.webhook_views": "unit/web/description/test_openapi.py",
+    "convo.store.event_numbers": "integration/store/test_outbox.py",
+    "convo.store.event_expiry": "integration/test_event_keeper.py",
+    # Each is a step of what only a receiver sees.
+    **dict.fromkeys(
+        ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),
+        "integration/webhooks/test_courier.py",
+    ),
     "convo.web.description.samples": "unit/web/description/test_openapi.py",
     # Pieces behind one door, tested through it.
     "convo.setting_checks": "unit/test_config.py",

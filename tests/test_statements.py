@@ -20,7 +20,9 @@ BOUNDS = (
     re.compile(r"= ANY\(\$\d"),
     re.compile(r"\bunnest\(\$\d"),
     # One row, by its key.
-    re.compile(r"WHERE (?:\w+\.)?(?:seq|name|key_id) = (?:\$\d|\(SELECT seq FROM receipt WHERE id_hash = \$1\))"),
+    re.compile(
+        r"WHERE (?:\w+\.)?(?:seq|name|key_id|webhook_id) = (?:\$\d|\(SELECT seq FROM receipt WHERE id_hash = \$1\))"
+    ),
 )
 UNBOUND: Mapping[str, str] = {
     **dict.fromkeys(

@@ -46,6 +46,13 @@ _COUNTED = {
     **{f"{row.alert_prefix}_RATE_LIMIT": f"{row.title} answered 429" for row in DEPENDENCIES.values()},
 }
 
+_OF_WEBHOOKS = {
+    "webhook_off": ("WEBHOOK_OFF", "every attempt to deliver to an endpoint has failed for five days"),
+    "event_set_aside": ("EVENT_ASIDE", "an event could not be delivered within events.hold_seconds"),
+    "event_given_up": ("EVENT_UNDELIVERED", "an event could not be delivered for ten hours, others could"),
+    "events_expiring": ("EVENTS_EXPIRING", "events will soon be removed that an endpoint has not confirmed"),
+}
+
 _NO_ACCEPTS = ("POSTGRES_UNAVAILABLE", "accepts")
 
 CAUSE_RECORDS = frozenset(
@@ -54,6 +61,7 @@ CAUSE_RECORDS = frozenset(
         *("breaker_opened", "breaker_closed", "canary_missing", "canary_returned", "folder_copied"),
         *("old_primary", "accepts_failing", "accepts_returned", "database_went_back", "log_mismatch"),
         *("settings_disagree", "settings_agree", "keys_too_old", "misconfigured", "configured"),
+        *("webhook_off", "event_set_aside", "event_given_up", "events_expiring"),
     }
 )
 """The log records that can be the cause of an alert."""
@@ -132,6 +140,8 @@ class Causes:
                 figures = {"process": fields["process"], "other": fields["other"]}
                 trigger = "a living process has a copy of this process's data folder"
                 self._note(("FOLDER_COPIED", "data_dir"), _Happened(now, trigger, figures))
+            case "webhook_off" | "event_set_aside" | "event_given_up" | "events_expiring":
+                self._note_webhook(now, record)
             case _:
                 self._note_database(now, record)
 
@@ -147,6 +157,11 @@ class Causes:
                 self._misconfigured[dependency] = fields["reason"]
             case "configured":
                 self._misconfigured.pop(dependency, None)
+
+    def _note_webhook(self, now: float, record: SeenRecord) -> None:
+        kind, trigger = _OF_WEBHOOKS[record.name]
+        figures: Figures = {name: text for name, text in record.fields.items() if name != "webhook_id"}
+        self._note((kind, record.fields["webhook_id"]), _Happened(now, trigger, figures))
 
     def _note_database(self, now: float, record: SeenRecord) -> None:
         match record.name:

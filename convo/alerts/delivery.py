@@ -23,6 +23,7 @@ from convo.outbound import OutboundClient, failure
 from convo.resilience.retry import retrying
 from convo.runtime.deadline import deadline
 from convo.settings import AlertsSettings, Secret
+from convo.standard_webhooks import signed, signing_key
 
 _BACKOFF_MAX_SECONDS = 60.0
 # One delivery at a time, and besides it the tests that are asked for.
@@ -187,7 +188,7 @@ def _addresses(settings: AlertsSettings) -> tuple[tuple[str, Secret, _Body, _Hea
 
 def _signed(secret: Secret, message: Notification, body: bytes) -> Mapping[str, str]:
     # The receiver compares it with its own wall clock: the time of this attempt, not that of the alert.
-    return formats.signed(message.id, int(time.time()), body, formats.signing_key(secret.reveal()))
+    return signed(message.id, int(time.time()), body, [signing_key(secret.reveal())])
 
 
 def _unsigned(_message: Notification, _body: bytes) -> Mapping[str, str]:

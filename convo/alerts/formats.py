@@ -6,11 +6,6 @@ their own form, and keep who may post in the address itself.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated
 
@@ -19,8 +14,6 @@ from msgspec import Meta, Struct
 
 from convo.alerts.rules import KINDS, Alert, AlertLevel, Change, explain_link
 
-_SECRET_PREFIX = "whsec_"  # noqa: S105  (what every secret of the scheme begins with)
-_SECRET_BYTES = range(24, 65)
 _MARKS = {"raised": "🔴", "lasting": "🟠", "resolved": "🟢", "test": "🔵"}
 
 
@@ -122,28 +115,3 @@ def _lines(message: Notification) -> list[str]:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-# --- the signature
-
-
-def signing_key(secret: str) -> bytes:
-    """Read the key out of a ``whsec_`` secret.
-
-    Raises:
-        ValueError: it is none; the text does not show it.
-    """
-    try:
-        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not secret.startswith(_SECRET_PREFIX) or len(key) not in _SECRET_BYTES:
-        raise ValueError("it is not whsec_ and the base64 of 24 to 64 bytes")
-    return key
-
-
-def signed(message_id: str, timestamp: int, body: bytes, key: bytes) -> Mapping[str, str]:
-    """Return the headers by which a receiver knows that ``body`` is ours and fresh."""
-    content = f"{message_id}.{timestamp}.".encode() + body
-    signature = base64.b64encode(hmac.new(key, content, hashlib.sha256).digest()).decode()
-    return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{signature}"}

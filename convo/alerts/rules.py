@@ -114,6 +114,18 @@ KINDS: dict[str, AlertKind] = {
     "KEYS_NOT_READ": AlertKind(
         "CRITICAL", "See why the keys cannot be read (keys_failed in the log): no key is accepted until they are."
     ),
+    "WEBHOOK_OFF": AlertKind(
+        "HIGH", "Mend the receiver, then switch the endpoint on: convo webhook change ID --on; it goes on where it was."
+    ),
+    "EVENT_ASIDE": AlertKind(
+        "MEDIUM", "See what the receiver answers: convo webhook attempts ID; the event is tried for ten hours."
+    ),
+    "EVENT_UNDELIVERED": AlertKind(
+        "HIGH", "See convo webhook attempts ID, mend the receiver, then convo webhook replay ID --event EVENT."
+    ),
+    "EVENTS_EXPIRING": AlertKind(
+        "HIGH", "Mend the receiver or delete the endpoint; raise events.keep_days to keep the events for longer."
+    ),
     "FOLDER_COPIED": AlertKind(
         "HIGH", "Two processes started on copies of one data folder; leave `instance` out of images and snapshots."
     ),

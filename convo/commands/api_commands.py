@@ -17,12 +17,14 @@ from convo.commands.parsing import row_count, row_number
 from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Refused
+from convo.event_types import EVENT_TYPES
 
 if TYPE_CHECKING:
-    from convo.commands import erasing, importing, scrubbing, terminal
+    from convo.commands import erasing, hooks, importing, scrubbing, terminal
     from convo.commands.options import Commands
 else:
     erasing = import_later("convo.commands.erasing")
+    hooks = import_later("convo.commands.hooks")
     importing = import_later("convo.commands.importing")
     scrubbing = import_later("convo.commands.scrubbing")
     terminal = import_later("convo.commands.terminal")
@@ -60,6 +62,7 @@ def add_api_commands(commands: Commands) -> None:
     )
     audit_log = add_command(commands, "audit-log", "show who did what, newest first", _audit_log)
     _add_audit_options(audit_log)
+    _add_webhooks(commands)
     alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
     alerts.add_argument(
         "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
@@ -67,9 +70,99 @@ def add_api_commands(commands: Commands) -> None:
     imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
     _add_import_options(imported)
     for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
-        parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
-        parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
-        add_settings(parser)
+        _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help="the server (default: CONVO_URL, else the one of the data folder)")
+    parser.epilog = "CONVO_KEY is the key that is sent, where the server wants one."
+    add_settings(parser)
+
+
+def _add_webhooks(commands: Commands) -> None:
+    webhook = commands.add_parser("webhook", help="register, change and ping endpoints, and send events again")
+    actions = webhook.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    new = add_command(actions, "new", "register an endpoint, and print its secret, once", _new_webhook, "add")
+    new.add_argument("address", metavar="ADDRESS", help="where events are posted: http:// or https://")
+    new.add_argument("--secret", default="", help="whsec_…; without it one is made")
+    listed = add_command(actions, "list", "list the endpoints", _list_webhooks)
+    change = add_command(actions, "change", "change an endpoint, or switch it on or off", _change_webhook)
+    delete = add_command(actions, "delete", "remove an endpoint", _delete_webhook)
+    ping = add_command(actions, "ping", "ping an endpoint now", _ping_webhook)
+    rotate = add_command(actions, "rotate", "give an endpoint another secret; the old one is good for a day", _rotate)
+    attempts = add_command(actions, "attempts", "show the newest attempts to deliver", _attempts)
+    replay = add_command(actions, "replay", "send events again", _replay)
+    for parser in (change, delete, ping, rotate, attempts, replay):
+        parser.add_argument("webhook_id", metavar="ID")
+    change.add_argument("--address", metavar="ADDRESS", help="another address; it is pinged first")
+    for parser in (new, change):
+        parser.add_argument("--types", metavar="TYPES", help="only these, with commas between them; all: every one")
+        parser.add_argument("--bots", metavar="IDS", help="only these bots, with commas between them; all: every one")
+    switch = change.add_mutually_exclusive_group()
+    switch.add_argument("--on", dest="active", action="store_true", default=None, help="switch it on, after a ping")
+    switch.add_argument("--off", dest="active", action="store_false", default=None, help="switch it off")
+    rotate.add_argument("--secret", default="", help="whsec_…; without it one is made")
+    attempts.add_argument("--limit", type=row_count, default=20, help="how many (default: 20)")
+    replay.add_argument("--event", metavar="ID", help="this event alone")
+    replay.add_argument("--type", choices=tuple(EVENT_TYPES), help="only events of this type")
+    for name, text in (("--since", "only since"), ("--until", "only before")):
+        replay.add_argument(name, metavar="TIME", help=f"{text}: 2026-03-02T08:00:00Z, 2026-03-02, 90m, 2h, 3d")
+    for parser in (new, listed, change, delete, ping, rotate, attempts, replay):
+        _add_server(parser)
+
+
+def _new_webhook(asked: argparse.Namespace) -> int:
+    return hooks.add_endpoint(
+        _call(asked), asked.address, types=_parts(asked.types), bots=_parts(asked.bots), secret=asked.secret
+    )
+
+
+def _list_webhooks(asked: argparse.Namespace) -> int:
+    return hooks.list_endpoints(_call(asked))
+
+
+def _change_webhook(asked: argparse.Namespace) -> int:
+    return hooks.change_endpoint(
+        _call(asked),
+        asked.webhook_id,
+        hooks.AskedChange(
+            address=asked.address, types=_parts(asked.types), bots=_parts(asked.bots), active=asked.active
+        ),
+    )
+
+
+def _delete_webhook(asked: argparse.Namespace) -> int:
+    return hooks.remove_endpoint(_call(asked), asked.webhook_id)
+
+
+def _ping_webhook(asked: argparse.Namespace) -> int:
+    return hooks.ping_endpoint(_call(asked), asked.webhook_id)
+
+
+def _rotate(asked: argparse.Namespace) -> int:
+    return hooks.rotate_endpoint(_call(asked), asked.webhook_id, asked.secret)
+
+
+def _attempts(asked: argparse.Namespace) -> int:
+    return hooks.show_attempts(_call(asked), asked.webhook_id, asked.limit)
+
+
+def _replay(asked: argparse.Namespace) -> int:
+    now = datetime.now(UTC)
+    filters = hooks.ReplayFilters(
+        event=asked.event,
+        type=asked.type,
+        since=_since(asked.since, now),
+        until=_since(asked.until, now, "--until"),
+    )
+    return hooks.send_again(_call(asked), asked.webhook_id, filters)
+
+
+def _parts(text: str | None) -> tuple[str, ...] | None:
+    """Return what stands between the commas; nothing for "all", None where the option was not typed."""
+    if text is None:
+        return None
+    return () if text == "all" else tuple(part for one in text.split(",") if (part := one.strip()))
 
 
 def _add_retry_options(retry: argparse.ArgumentParser) -> None:
@@ -160,8 +253,8 @@ _AGO = re.compile(r"([0-9]{1,6})([smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _since(text: str | None, now: datetime) -> str | None:
-    """Return the time that ``--since`` names, in RFC 3339."""
+def _since(text: str | None, now: datetime, option: str = "--since") -> str | None:
+    """Return the time that an option names, in RFC 3339."""
     if text is None:
         return None
     ago = _AGO.fullmatch(text)
@@ -172,7 +265,7 @@ def _since(text: str | None, now: datetime) -> str | None:
             at = instant(text if ":" in text else f"{text}T00:00:00Z")
     except (ValueError, OverflowError):
         raise Refused(
-            f"--since {text}: a time such as 2026-03-02T08:00:00Z or 2026-03-02, or 90m, 2h, 3d ago"
+            f"{option} {text}: a time such as 2026-03-02T08:00:00Z or 2026-03-02, or 90m, 2h, 3d ago"
         ) from None
     return at.isoformat().replace("+00:00", "Z")
 

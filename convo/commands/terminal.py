@@ -48,6 +48,7 @@ REFUSED, NO_SERVER, NOT_FOUND = 1, 3, 4
 _PAGE_ROWS = 100
 _SECONDS = 15.0
 _DEAD = "/v1/dead-letters"
+_JSON = {"Content-Type": "application/json"}
 
 
 class Failed(Exception):
@@ -250,8 +251,21 @@ def request_view(
     Raises:
         Failed: no server answers, or the answer is a refusal or nothing that convo answers.
     """
+    return _answer(client, client.build_request(method, path, params=parameters), kind)
+
+
+def send_view(client: httpx.Client, method: str, path: str, kind: type[T], body: Struct) -> T:
+    """Send one request with a body as JSON, and read its answer.
+
+    Raises:
+        Failed: as ``request_view``.
+    """
+    return _answer(client, client.build_request(method, path, content=msgspec.json.encode(body), headers=_JSON), kind)
+
+
+def _answer(client: httpx.Client, request: httpx.Request, kind: type[T]) -> T:
     try:
-        response = client.request(method, path, params=parameters)
+        response = client.send(request)
     except httpx.TransportError as error:
         why = type(error).__name__
         raise Failed(

@@ -122,7 +122,9 @@ def add_keys(commands: Commands) -> None:
     new = add_command(actions, "new", "make a key and print it; it cannot be shown again", _new_key, "add")
     new.add_argument("name", metavar="NAME", help="the client that gets it")
     new.add_argument(
-        "--scopes", default="write,read", help="what it allows: write, read, erase, admin (default: write,read)"
+        "--scopes",
+        default="write,read",
+        help="what it allows: write, read, erase, webhooks, admin (default: write,read)",
     )
     new.add_argument("--requests-per-second", type=float, default=0.0, help="the limit of this key (0: none)")
     add_settings(add_command(actions, "list", "list the keys that are not revoked", _list_keys))

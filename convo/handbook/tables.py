@@ -17,6 +17,7 @@ from convo.alerts.rules import CAPS, KINDS, LEVELS, REPEAT
 from convo.audit_actions import AUDIT_ACTIONS
 from convo.config import DEFAULT_FILE
 from convo.errors import ConvoError
+from convo.event_types import EVENT_TYPES
 from convo.ladder import ladder
 from convo.observe import metrics
 from convo.runtime import waits
@@ -86,6 +87,13 @@ def _cap(level: Any) -> str:
 
 def _audit_actions() -> str:
     return _table(("action", "what a row means"), ((_code(name), text) for name, text in AUDIT_ACTIONS.items()))
+
+
+# --- events
+
+
+def _event_types() -> str:
+    return _table(("type", "what it means"), ((_code(name), text) for name, text in EVENT_TYPES.items()))
 
 
 # --- metrics
@@ -210,9 +218,12 @@ def _allowed(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         least = f"above {kind.gt:g}" if kind.gt is not None else f"from {_plain(kind.ge)}"
         return f"{least} to {_plain(kind.le)}"
-    return {inspect.BoolType: "true, false", inspect.StrType: "text", inspect.DictType: "a table"}.get(
-        type(kind), "secret text"
-    )
+    return {
+        inspect.BoolType: "true, false",
+        inspect.StrType: "text",
+        inspect.DictType: "a table",
+        inspect.VarTupleType: "a list",
+    }.get(type(kind), "secret text")
 
 
 def _plain(number: float | None) -> str:
@@ -230,6 +241,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alerts": _alerts,
     "alert-levels": _alert_levels,
     "audit-actions": _audit_actions,
+    "event-types": _event_types,
     "ladder": _ladder,
     "metrics": _metrics,
     "problems": _problems,

@@ -724,3 +724,38 @@ def retention_waits(*, reason: str) -> None:
 def job_acknowledged(*, conversation_id: str) -> None:
     """Log that a dead letter was reviewed and stays dead."""
     _record("info", "job_acknowledged", conversation_id=conversation_id)
+
+
+def events_waiting(*, what: str, reason: str) -> None:
+    """Log that events wait for the database: to be numbered, delivered or removed, as ``what`` names it."""
+    _record_seldom("warning", "events_waiting", what, what=what, reason=reason)
+
+
+def events_expiring(*, webhook_id: str, at: str) -> None:
+    """Log that an endpoint has not confirmed an event that is removed soon; ``at`` is when that event happened."""
+    _record("error", "events_expiring", webhook_id=webhook_id, at=at)
+
+
+def webhook_active(*, webhook_id: str) -> None:
+    """Log that an endpoint has answered its ping, and gets events from now on."""
+    _record("info", "webhook_active", webhook_id=webhook_id)
+
+
+def webhook_off(*, webhook_id: str, reason: str) -> None:
+    """Log that an endpoint was switched off, because it failed for too long."""
+    _record("error", "webhook_off", webhook_id=webhook_id, reason=reason)
+
+
+def webhook_failing(*, webhook_id: str, reason: str) -> None:
+    """Log that an attempt to deliver to an endpoint failed."""
+    _record_seldom("warning", "webhook_failing", webhook_id, webhook_id=webhook_id, reason=reason)
+
+
+def event_set_aside(*, webhook_id: str, event_id: str, reason: str) -> None:
+    """Log that an event could not be delivered for ``events.hold_seconds``, and is tried apart from the others."""
+    _record("warning", "event_set_aside", webhook_id=webhook_id, event_id=event_id, reason=reason)
+
+
+def event_given_up(*, webhook_id: str, event_id: str) -> None:
+    """Log that an event is not delivered to an endpoint: it failed for too long. It can be sent again by hand."""
+    _record("error", "event_given_up", webhook_id=webhook_id, event_id=event_id)

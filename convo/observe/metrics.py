@@ -189,6 +189,15 @@ retired_total = _folding.count("convo_retired_total", "What was over and was rem
 for _what in RETIRED:
     retired_total.labels(_what)
 
+# --- events
+events_numbered_total = _folding.count(
+    "convo_events_numbered_total", "Events that this process has put in their order."
+).labels()
+
+webhook_attempts_total = _folding.count(
+    "convo_webhook_attempts_total", "Attempts to deliver an event or a ping to an endpoint, by outcome.", "outcome"
+)
+
 # --- the committer
 intake_batch_rows = _folding.distribution(
     "convo_intake_batch_rows", "Conversations in one transaction of the committer.", bounds=ROW_BOUNDS

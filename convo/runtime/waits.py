@@ -47,6 +47,9 @@ NAMES: dict[str, str] = {
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
+    "db.courier": "reading events for endpoints, and noting what these have confirmed",
+    "db.webhooks": "reading or changing the endpoints of webhooks, for a request",
+    "db.events": "numbering events, and removing those that are over",
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.retire_month": "reading a whole month before it is dropped",
     "db.months": "making the partitions of the next months, and beginning a month",
@@ -73,6 +76,8 @@ NAMES: dict[str, str] = {
     "db.migrate": "bringing the schema up to date, after any other process that does so",
     # the dependencies: the language model, the memory service
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
+    # endpoints of webhooks
+    "webhook.attempt": "one attempt to deliver an event to an endpoint, or to ping it",
     # an erasure
     "erase.accepts": "the end of the accepts that were under way when an erasure began",
     "erasures.file": "reading or writing the list of erasures in the data folder",

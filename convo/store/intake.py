@@ -25,6 +25,7 @@ from convo.store.installation_key import InstallationKey
 from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
 from convo.store.lookup import STATES
+from convo.store.outbox import APPEND_ACCEPTED, NO_EVENTS, Outbox
 from convo.store.postgres import SINGLE, Connection, DedicatedConnection
 from convo.store.receipts import GivenReceipts
 from convo.store.sessions import CONFIRM
@@ -95,9 +96,10 @@ class Committer:
         unit_seconds: float,
         committed: Callable[[list[CommittedLog]], None],
         receipts: GivenReceipts,
+        outbox: Outbox = NO_EVENTS,
     ) -> None:
         self._dedicated = dedicated
-        self._insert = insert_statements(fair_key)
+        self._insert = insert_statements(fair_key, events=outbox.wants("conversation.accepted"))
         self._committed = committed
         self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
@@ -275,7 +277,7 @@ WITH sent AS MATERIALIZED (
     INSERT INTO ledger (day, kind, n) SELECT {DAY}, 'accepted', count(*) FROM fresh GROUP BY 1
 ), jobs AS (
     INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh JOIN sent USING (seq)
-)
+$events)
 SELECT seq, id_hash, digest, turns, received_at, notes, '' AS state FROM fresh
 """
 # While nothing was ever erased, no HMAC is computed. Where that is not so any more, nothing is inserted, and the other
@@ -302,11 +304,11 @@ InsertStatements = tuple[str, str]
 """Accept's statement as long as nothing was ever erased, and the one that looks for each id on the list."""
 
 
-def insert_statements(fair_key: FairKey) -> InsertStatements:
-    """Return accept's statement in both forms."""
-    first, second = (
-        _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key]).replace("$refused", refused) for refused in _REFUSALS
-    )
+def insert_statements(fair_key: FairKey, *, events: bool = False) -> InsertStatements:
+    """Return accept's statement in both forms; with ``events`` it appends the event of each new conversation."""
+    appending = APPEND_ACCEPTED if events else ""
+    whole = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key]).replace("$events", appending)
+    first, second = (whole.replace("$refused", refused) for refused in _REFUSALS)
     return first, second
 
 

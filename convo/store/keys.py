@@ -21,8 +21,8 @@ from convo.store import audit_log
 from convo.store.audit_log import AuditEntry
 from convo.store.postgres import RELAXED, Connection, Postgres
 
-Scope = Literal["read", "write", "erase", "admin"]
-SCOPES: tuple[Scope, ...] = ("read", "write", "erase", "admin")
+Scope = Literal["read", "write", "erase", "webhooks", "admin"]
+SCOPES: tuple[Scope, ...] = ("read", "write", "erase", "webhooks", "admin")
 PREFIX = "convo_"
 KEYS_MAX = 10_000
 """So many are held in memory: the newest ones, if there are more."""

@@ -17,7 +17,7 @@ from convo.store.postgres import RELAXED, Connection, Postgres
 
 Value = str | int
 
-ACCEPTING = frozenset({"fairness.key", "digest"})
+ACCEPTING = frozenset({"fairness.key", "digest", "events.types"})
 """What a process that only accepts must share with those that take jobs."""
 
 # Any number that no other lock of ours has.
@@ -54,6 +54,7 @@ def shared_settings(settings: Settings) -> dict[str, Value]:
     """
     return {
         "digest": DIGEST_VERSION,
+        "events.types": " ".join(sorted(settings.events.types)) or "none",
         "fairness.key": settings.fairness.key,
         "jobs.attempts_max": settings.jobs.attempts_max,
         "jobs.give_up_seconds": f"{settings.jobs.give_up_seconds:g}",

@@ -32,12 +32,13 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
     **dict.fromkeys(("db.take", "db.watch"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
+    **dict.fromkeys(("db.events", "db.courier"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.retire", "db.months", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
-    **dict.fromkeys(("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase"), "readers"),
+    **dict.fromkeys(("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase", "db.webhooks"), "readers"),
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""
 

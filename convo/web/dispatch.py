@@ -26,6 +26,7 @@ from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
+from convo.web.webhooks import WebhookRoutes
 
 
 class Api(Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Api(Struct, frozen=True, kw_only=True):
     auditing: AuditLogRoute
     erasing: EraseRoutes
     operations: OperationsRoutes
+    webhooks: WebhookRoutes
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -68,6 +70,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "retry_dead_letters": lambda request: dead.retry(request.query, _caller(request)),
         "read_relationship": lambda request: reading.relationship(request.values["user_id"], request.query),
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query),
+        **_webhook_functions(api.webhooks),
         "list_audit_log": lambda request: api.auditing.page(request.query),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
@@ -79,6 +82,20 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "openapi": lambda _: documentation.show_openapi(),
         "docs": lambda _: documentation.show_docs(),
         "handbook": lambda request: documentation.answer_topic(request.values["topic"], api.settings.web),
+    }
+
+
+def _webhook_functions(routes: WebhookRoutes) -> Mapping[str, RouteFunction]:
+    return {
+        "make_webhook": lambda request: routes.make(request, _caller(request)),
+        "list_webhooks": lambda _: routes.many(),
+        "read_webhook": lambda request: routes.one(request.values["webhook_id"]),
+        "change_webhook": lambda request: routes.change(request.values["webhook_id"], request, _caller(request)),
+        "delete_webhook": lambda request: routes.delete(request.values["webhook_id"], _caller(request)),
+        "rotate_webhook_secret": lambda request: routes.rotate(request.values["webhook_id"], request, _caller(request)),
+        "ping_webhook": lambda request: routes.ping(request.values["webhook_id"]),
+        "list_webhook_attempts": lambda request: routes.attempts(request.values["webhook_id"], request.query),
+        "replay_webhook": lambda request: routes.replay(request.values["webhook_id"], request.query),
     }
 
 

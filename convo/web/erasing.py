@@ -11,6 +11,7 @@ from convo import erasure, user_erasure
 from convo.erasure import Erasure
 from convo.observe import log_records
 from convo.store.audit_log import Caller
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import Postgres
 from convo.store.untold import Telling
 from convo.web import queries
@@ -32,6 +33,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
     erased: Callable[[Sequence[int]], None]
     services: tuple[str, ...]
     telling: Telling | None = None
+    outbox: Outbox = NO_EVENTS
 
     async def conversation(self, conversation_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
         """Erase one conversation, or count its rows.
@@ -48,6 +50,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             erased=self.erased,
             telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
+            outbox=self.outbox,
         )
         return self._answer(done)
 
@@ -67,6 +70,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             until=trio.current_effective_deadline() - _MARGIN_SECONDS,
             telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
+            outbox=self.outbox,
         )
         return self._answer(done)
 
@@ -123,6 +127,12 @@ REMAINS = (
         where="backups",
         what="all of it; a restore erases it again by the list that each process keeps in its data folder",
         until="you delete those that were made before",
+    ),
+    RemainsView(
+        where="the table event",
+        what="events conversation.erased and user.erased, where they are chosen: the ids of what was erased, so that"
+        " receivers learn what to erase",
+        until="events.keep_days are over",
     ),
     RemainsView(
         where="logs of convo",

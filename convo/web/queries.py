@@ -111,13 +111,22 @@ def since_of(query: Mapping[str, str]) -> datetime | None:
     Raises:
         Invalid: ``since`` is no RFC 3339 time.
     """
-    text = query.get("since")
+    return time_of(query, "since")
+
+
+def time_of(query: Mapping[str, str], name: str) -> datetime | None:
+    """Return a time to filter by.
+
+    Raises:
+        Invalid: it is no RFC 3339 time.
+    """
+    text = query.get(name)
     if text is None:
         return None
     try:
         return instant(text)
     except (ValueError, OverflowError):
-        raise Invalid(f"since={text!r} is not an RFC 3339 time, e.g. 2026-03-02T08:00:00Z", path="since") from None
+        raise Invalid(f"{name}={text!r} is not an RFC 3339 time, e.g. 2026-03-02T08:00:00Z", path=name) from None
 
 
 def flag_of(query: Mapping[str, str], name: str) -> bool:

@@ -149,6 +149,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         explaining=nothing,
         auditing=nothing,
         erasing=nothing,
+        webhooks=nothing,
         operations=nothing,
     )
 

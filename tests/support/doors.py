@@ -245,6 +245,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         explaining=Mock(),
         auditing=Mock(),
         erasing=Mock(),
+        webhooks=Mock(),
         operations=Mock(),
     )
 

@@ -41,6 +41,7 @@ from convo.store.jobs.part_writer import PartWriter
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
+from convo.store.outbox import Outbox
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import ProcessEntry
 from convo.store.receipts import GivenReceipts
@@ -192,11 +193,12 @@ class Process:
         self.bell = Bell()
         self.taken: list[CommittedLog] = []
         self.ended: list[int] = []
+        self.outbox = Outbox(settings.events.types, settings.score)
         self.log_store = LogStore(postgres)
         self.recent_logs = RecentLogs(self.log_store.take, settings.jobs.handover_bytes)
-        self.jobs = Jobs(postgres, settings.jobs, owner, recent_logs=self.recent_logs)
+        self.jobs = Jobs(postgres, settings.jobs, owner, recent_logs=self.recent_logs, outbox=self.outbox)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
-        self.settler = Settler(postgres, settings.score)
+        self.settler = Settler(postgres, settings.score, self.outbox)
         self.receipts = GivenReceipts()
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.committer = Committer(
@@ -206,6 +208,7 @@ class Process:
             postgres.unit_seconds,
             self._take,
             self.receipts,
+            self.outbox,
         )
         self.dependencies: dict[str, Dependency] = {}
 

@@ -210,6 +210,24 @@ _FILL = (
            decode(md5((seq % 100)::text), 'hex')
     FROM conversation ORDER BY seq
     """,
+    # Nearly all are numbered and confirmed; what is behind the cursors is as much in each database.
+    """
+    INSERT INTO event (salt, sequence, type, at, seq, conversation_id, user_id, bot_id, data)
+    SELECT seq, CASE WHEN seq <= :rows - 20 THEN seq END, 'conversation.accepted', received_at, seq, conversation_id,
+           user_id, bot_id, '{"turns": 12}'
+    FROM conversation ORDER BY seq
+    """,
+    "UPDATE event_counter SET last_sequence = :rows - 20",
+    """
+    INSERT INTO webhook (webhook_id, url, types, bots, secret, state, cursor)
+    SELECT 'wh_' || n, 'http://receiver.example/', '{}', '{}', 's', 'active', :rows - 100
+    FROM generate_series(1, 3) AS n
+    """,
+    "INSERT INTO webhook_aside (webhook_id, number) SELECT 'wh_2', seq FROM conversation WHERE seq <= :rows - 100",
+    """
+    INSERT INTO webhook_attempt (webhook_id, event_id, status, answer, seconds)
+    SELECT 'wh_' || 1 + seq % 2, seq || '-0', 204, '', 0.1 FROM conversation ORDER BY seq
+    """,
     "INSERT INTO part_ticket (seq, name, ticket) SELECT seq, 'memories', 't' FROM job WHERE state = 'leased'",
 )
 _SAMPLE = """

@@ -89,6 +89,7 @@ def _read(client: httpx.Client, name: str) -> str:
     path = (
         operation.path.replace("{conversation_id}", "canary-0")
         .replace("{user_id}", "user-1")
+        .replace("{webhook_id}", "wh_1")
         .replace("{topic}", "operating")
     )
     if operation.takes_conversation or operation.takes_batch:

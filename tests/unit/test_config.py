@@ -31,6 +31,8 @@ KEYS = [
 
 def default(section: str, key: str) -> Any:
     value = getattr(getattr(Settings(), section), key)
+    if isinstance(value, tuple):
+        return list(value)
     return value.reveal() if isinstance(value, Secret) else value
 
 

@@ -54,6 +54,11 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("255 s", "120 s"),
     ),
     (
+        {"webhooks": {"attempt_seconds": 20.0}, "events": {"hold_seconds": 15.0}},
+        ("webhooks.attempt_seconds", "events.hold_seconds"),
+        ("20 s", "15 s"),
+    ),
+    (
         {"jobs": {"heartbeat_seconds": 11.0}},
         ("jobs.heartbeat_seconds", "jobs.lease_seconds"),
         ("33 s", "30 s"),

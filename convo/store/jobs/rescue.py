@@ -15,6 +15,7 @@ from convo.store import ledger
 from convo.store.job_sql import DEAD, DELAYED, FREE, PARKED_SINCE, POISON_AT, SUSPECT
 from convo.store.jobs.runs import NOTE_RESCUED
 from convo.store.jobs.suspects import RELEASE_CLAIM
+from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 BATCH_ROWS = 1000
@@ -50,7 +51,12 @@ _Step = Callable[[Connection], Awaitable[_Batch]]
 
 
 async def rescue(
-    postgres: Postgres, settings: JobsSettings, *, gives_up: bool = True, pass_seconds: float = _PASS_SECONDS
+    postgres: Postgres,
+    settings: JobsSettings,
+    *,
+    gives_up: bool = True,
+    pass_seconds: float = _PASS_SECONDS,
+    outbox: Outbox = NO_EVENTS,
 ) -> Rescue:
     """Make ready what is leased past its end, whoever has it; bury what is poison or was parked for too long.
 
@@ -66,7 +72,7 @@ async def rescue(
     until = trio.current_time() + pass_seconds
     rescued = 0
     buried: dict[int, str] = {}
-    for step in _steps(settings, gives_up=gives_up):
+    for step in _steps(settings, outbox, gives_up=gives_up):
         while True:
             batch = await postgres.run("db.rescue", step, begin=RELAXED)
             rescued += batch.rescued
@@ -78,7 +84,7 @@ async def rescue(
     return Rescue(rescued=rescued, buried=buried)
 
 
-def _steps(settings: JobsSettings, *, gives_up: bool) -> Sequence[_Step]:
+def _steps(settings: JobsSettings, outbox: Outbox, *, gives_up: bool) -> Sequence[_Step]:
     """List what a rescue does, the urgent first: a conversation waits for each lease, and for no burial."""
 
     async def take_back(connection: Connection) -> _Batch:
@@ -89,20 +95,22 @@ def _steps(settings: JobsSettings, *, gives_up: bool) -> Sequence[_Step]:
         return _Batch(rows=len(await connection.fetch(_DUE_AGAIN, _AHEAD_SECONDS, BATCH_ROWS)))
 
     async def bury_poison(connection: Connection) -> _Batch:
-        return await _bury(connection, _BURY_POISON, POISON_AT)
+        return await _bury(connection, outbox, _BURY_POISON, POISON_AT)
 
     async def give_up(connection: Connection) -> _Batch:
-        return await _bury(connection, _GIVE_UP, settings.give_up_seconds)
+        return await _bury(connection, outbox, _GIVE_UP, settings.give_up_seconds)
 
     steps = (take_back, make_due, bury_poison)
     return (*steps, give_up) if gives_up else steps
 
 
-async def _bury(connection: Connection, statement: str, limit: float) -> _Batch:
+async def _bury(connection: Connection, outbox: Outbox, statement: str, limit: float) -> _Batch:
     rows = await connection.fetch(statement, limit, BATCH_ROWS)
     if rows:
         await ledger.book(connection, "dead", [row["seq"] for row in rows])
-    return _Batch(rows=len(rows), buried={row["seq"]: row["last_error"] for row in rows})
+    reasons = {row["seq"]: row["last_error"] for row in rows}
+    await outbox.append_dead(connection, reasons)
+    return _Batch(rows=len(rows), buried=reasons)
 
 
 async def release_owned(postgres: Postgres, owner: str) -> int:

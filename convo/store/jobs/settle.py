@@ -6,6 +6,7 @@ deletes the rows of the job and of its parts. So ``job`` and ``part`` hold what 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
 from convo.store.jobs import parts, runs, tickets
 from convo.store.jobs.lease import Holder, Lease, hold, lost
-from convo.store.jobs.parts import PartRow
+from convo.store.jobs.parts import PartRow, Resolved
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
+from convo.store.outbox import NO_EVENTS, NewPart, Outbox
 from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
@@ -40,9 +42,10 @@ _NO_EMOTION = "neutral"
 class Settler:
     """Settles the jobs of several workers in one transaction."""
 
-    def __init__(self, postgres: Postgres, weights: Weights) -> None:
+    def __init__(self, postgres: Postgres, weights: Weights, outbox: Outbox = NO_EVENTS) -> None:
         self._postgres = postgres
         self._weights = weights
+        self._outbox = outbox
         self._group: Group[_Item, Score] = Group(
             self._commit,
             rows_max=_ROWS_MAX,
@@ -80,6 +83,7 @@ class Settler:
             fresh = await parts.resolve(
                 connection, [row for item in items if item[0].token in holders for row in _rows(*item)]
             )
+            new = await self._new_parts(connection, fresh)
             if leaves:
                 await parts.insert(connection, fresh)
             records = await _records(connection, held, holders, fresh)
@@ -93,6 +97,8 @@ class Settler:
             else:
                 await _move(connection, final)
             await _relate(connection, final)
+            await self._outbox.append_parts(connection, new)
+            await self._append(connection, final)
             return {one.lease.token: one.score for one in done}
 
         scores = await self._postgres.run("db.settle", body)
@@ -109,7 +115,27 @@ class Settler:
             weights_version=found.weights_version,
             parts=tuple(records.values()),
         )
-        return _Done(lease=lease, score=found, emotion=emotion, details=details)
+        return _Done(lease=lease, score=found, emotion=emotion, stored=stored, details=details)
+
+    async def _new_parts(self, connection: Connection, fresh: Resolved) -> list[NewPart]:
+        """Leave out what is stored already, where it matters: an earlier answer of the database may have been lost."""
+        if not self._outbox.wants("part.done"):
+            return []
+        before = await parts.found(connection, sorted({row.seq for row, _ in fresh}))
+        return [
+            NewPart(seq=row.seq, name=row.name, by=row.by, stored=one)
+            for row, one in fresh
+            if row.name not in before.get(row.seq, {})
+        ]
+
+    async def _append(self, connection: Connection, done: Sequence[_Done]) -> None:
+        """Append the events of what this transaction has made true."""
+        scores = {one.lease.seq: one.score for one in done}
+        await self._outbox.append_analysed(connection, scores, {one.lease.seq: one.stored for one in done})
+        added: Counter[str] = Counter()
+        for one in done:
+            added[one.lease.user_id] += one.score.value
+        await self._outbox.append_levels(connection, added)
 
     async def _leaves_jobs(self, connection: Connection) -> bool:
         """Return whether done jobs stay in ``job``: a program may be at work that looks for them there.
@@ -127,6 +153,7 @@ class _Done(Struct, frozen=True, kw_only=True):
     lease: Lease
     score: Score
     emotion: str | None
+    stored: Mapping[PartName, StoredFinding]
     details: OutcomeDetails
 
 

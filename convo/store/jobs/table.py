@@ -78,6 +78,7 @@ from convo.store.jobs.parts import PartRow
 from convo.store.jobs.rescue import Rescue
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.logs import CommittedLog, RecentLogs
+from convo.store.outbox import NO_EVENTS, NewPart, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.processes import ProcessEntry
 
@@ -88,7 +89,7 @@ FoundPart = tuple[Lease, PartName, str, Finding]
 class Jobs:
     """The job table, as the process called ``owner`` works on it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the table, who works on it, and what that brings along)
         self,
         postgres: Postgres,
         settings: JobsSettings,
@@ -96,6 +97,7 @@ class Jobs:
         dependencies: Collection[str] = tuple(DEPENDENCIES),
         *,
         recent_logs: RecentLogs | None = None,
+        outbox: Outbox = NO_EVENTS,
     ) -> None:
         """Work on the table with these ``dependencies`` switched on: jobs that wait for another one are left alone.
 
@@ -105,6 +107,7 @@ class Jobs:
         self._recent_logs = recent_logs
         self._dependencies = dependencies
         self._settings = settings
+        self._outbox = outbox
         self.owner = owner
         self._entry: ProcessEntry | None = None
         # The fair key of the job that was leased last, or looked at in vain: the next round goes on behind it.
@@ -234,7 +237,7 @@ class Jobs:
                 if lease.token in held
             ]
             if mine:
-                await parts.store(connection, mine)
+                await store_new_parts(connection, mine, self._outbox)
             used = [(lease.seq, name) for lease, name, _, _ in found if name in lease.tickets and lease.token in held]
             if used:
                 await tickets.remove(connection, used)
@@ -269,6 +272,7 @@ class Jobs:
             if last:
                 await connection.execute(_BURY, lease.seq, reason)
                 await ledger.book(connection, "dead", [lease.seq])
+                await self._outbox.append_dead(connection, {lease.seq: reason})
             else:
                 await connection.execute(_FAIL, lease.seq, reason, later)
 
@@ -343,7 +347,7 @@ class Jobs:
         """Take back and bury what nobody works on any more; as ``crashes.declare_dead`` and ``rescue.rescue``."""
         for name in await crashes.declare_dead(self._postgres, self.owner):
             log_records.process_declared_dead(process=name)
-        return await rescue.rescue(self._postgres, self._settings, gives_up=gives_up)
+        return await rescue.rescue(self._postgres, self._settings, gives_up=gives_up, outbox=self._outbox)
 
     async def give_back(self, attempts: Mapping[int, int], dependency: str) -> int:
         """Give back attempts, by ``seq``, that a fault of ``dependency`` cost; as ``giving_back.give_back``."""
@@ -372,6 +376,22 @@ class Jobs:
     async def count(self) -> tuple[dict[str, int], float]:
         """Count the jobs that are not done; as ``counts.count``."""
         return await counts.count(self._postgres)
+
+
+async def store_new_parts(connection: Connection, mine: Sequence[PartRow], outbox: Outbox) -> None:
+    """Store parts, and append the event of each that was not stored before."""
+    if not outbox.wants("part.done"):
+        await parts.store(connection, mine)
+        return
+    seqs = sorted({one.seq for one in mine})
+    before = await parts.found(connection, seqs)
+    await parts.store(connection, mine)
+    now = await parts.found(connection, seqs)
+    fresh = {(one.seq, one.name): one for one in reversed(mine) if one.name not in before.get(one.seq, {})}
+    await outbox.append_parts(
+        connection,
+        [NewPart(seq=seq, name=name, by=one.by, stored=now[seq][name]) for (seq, name), one in reversed(fresh.items())],
+    )
 
 
 def _lease(row: Mapping[str, Any], digest: str, stored: Brought) -> Lease:

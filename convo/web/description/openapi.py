@@ -18,11 +18,13 @@ from convo import errors
 from convo.conversation.decode import METADATA_BYTES_MAX
 from convo.conversation.found_log import OTHER_LOG_NAMES
 from convo.conversation.model import ConversationEnded
+from convo.event_types import EVENT_TYPES, EventType
 from convo.web.description import log_items, samples
 from convo.web.description.batch_views import MEDIA_OF_BATCHES
+from convo.web.description.event_documents import event_documents
 from convo.web.description.messages import Problem, problem_view
-from convo.web.description.parameters import REQUEST_TIMEOUT, Parameter
-from convo.web.description.routes import ROUTES, Route, RouteResponse
+from convo.web.description.parameters import REQUEST_TIMEOUT, SIGNATURE_HEADERS, Parameter
+from convo.web.description.routes import ROUTES, Route, RouteBody, RouteResponse
 
 Json = dict[str, Any]
 
@@ -131,6 +133,7 @@ def document() -> Json:
         },
         "tags": [{"name": name} for name in dict.fromkeys(route.tag for route in ROUTES)],
         "paths": dict(paths),
+        "webhooks": {kind: _webhook(kind, schemas) for kind in EVENT_TYPES},
         "components": {
             "headers": _HEADERS,
             "schemas": schemas.components,
@@ -174,10 +177,13 @@ def _sent_properties(described: Json) -> Json:
 
 def _types() -> Iterable[Any]:
     yield from (ConversationEnded, Problem, REQUEST_TIMEOUT.type, *log_items.ITEM_SHAPES)
+    yield from (one.type for one in SIGNATURE_HEADERS)
     for route in ROUTES:
         yield from (parameter.type for parameter in route.parameters)
         for answer in route.answers:
             yield from _bodies(answer) if answer.media else ()
+        yield from () if route.takes is None else (route.takes.type,)
+    yield from event_documents().values()
 
 
 def _bodies(answer: RouteResponse) -> tuple[Any, ...]:
@@ -210,10 +216,27 @@ def _operation(route: Route, schemas: _Schemas) -> Json:
         described["requestBody"] = _body(schemas)
     if route.takes_batch:
         described["requestBody"] = _batch_body(schemas)
+    if route.takes is not None:
+        described["requestBody"] = _own_body(route.takes, schemas)
     described["security"] = [{"key": [route.scope]}] if route.scope else []
     responses = _answers(route.answers, schemas) | _problems(_errors_of(route), schemas)
     described["responses"] = dict(sorted(responses.items()))
     return described
+
+
+def _webhook(kind: EventType, schemas: _Schemas) -> Json:
+    content = {"schema": schemas.of(event_documents()[kind])}
+    return {
+        "post": {
+            "operationId": kind.replace(".", "_"),
+            "tags": ["webhooks"],
+            "summary": kind,
+            "description": EVENT_TYPES[kind],
+            "parameters": [_parameter(one, schemas) for one in SIGNATURE_HEADERS],
+            "requestBody": {"required": True, "content": {"application/cloudevents+json": content}},
+            "responses": {"2XX": {"description": "It is confirmed; any other answer is tried again."}},
+        }
+    }
 
 
 def _errors_of(route: Route) -> Iterable[type[errors.ConvoError]]:
@@ -246,6 +269,12 @@ def _batch_body(schemas: _Schemas) -> Json:
     examples = {"one line": {"value": next(iter(samples.SENT.values()))}}
     line = {"schema": schemas.of(ConversationEnded), "examples": examples}
     return {"description": _BATCH_TEXT, "required": True, "content": dict.fromkeys(MEDIA_OF_BATCHES, line)}
+
+
+def _own_body(body: RouteBody, schemas: _Schemas) -> Json:
+    sample = msgspec.to_builtins(body.sample, builtin_types=())
+    content = {"schema": schemas.of(body.type), "examples": {"sample": {"value": sample}}}
+    return {"description": "JSON.", "required": True, "content": {"application/json": content}}
 
 
 def _answers(answers: Iterable[RouteResponse], schemas: _Schemas) -> Json:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from convo.audit_actions import AuditAction
 from convo.conversation.model import Identifier, StateFilter
+from convo.event_types import EventType
 from convo.web.description import samples
 
 
@@ -31,6 +32,18 @@ REQUEST_TIMEOUT = Parameter(
 )
 """Every route takes it."""
 
+SIGNATURE_HEADERS = (
+    Parameter(name="webhook-id", where="header", text="The event's id.", type=str),
+    Parameter(name="webhook-timestamp", where="header", text="When it was sent: seconds since 1970.", type=int),
+    Parameter(
+        name="webhook-signature",
+        where="header",
+        text="As standardwebhooks.com defines it, for each valid secret one, with a blank between them.",
+        type=str,
+    ),
+)
+"""Every event that is posted to an endpoint has them."""
+
 WITHOUT_NUL = Annotated[str, Meta(pattern=r"^[^\x00]*$")]
 CONVERSATION_ID = Parameter(
     name="conversation_id",
@@ -46,6 +59,12 @@ USER_ID = Parameter(
     type=Identifier,
     sample=samples.RELATIONSHIP.user_id,
 )
+WEBHOOK_ID = Parameter(name="webhook_id", where="path", text="As it was made.", type=str, sample=samples.WEBHOOK.id)
+EVENT = Parameter(
+    name="event", where="query", text="The id of one event.", type=str, sample=samples.ATTEMPTS.attempts[0].event_id
+)
+EVENT_TYPE = Parameter(name="type", where="query", text="Only events of this type.", type=EventType)
+UNTIL = Parameter(name="until", where="query", text="Only what happened before.", type=datetime)
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
 )

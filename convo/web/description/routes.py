@@ -13,7 +13,7 @@ from msgspec import Struct
 from convo import errors
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
-from convo.web.description import batch_views, erasure_views, samples, service_views, views
+from convo.web.description import batch_views, erasure_views, samples, service_views, views, webhook_views
 from convo.web.description.parameters import (
     AUDIT_ACTION,
     AUDIT_SINCE,
@@ -21,6 +21,8 @@ from convo.web.description.parameters import (
     COUNT_ONLY,
     CURSOR,
     DRY_RUN,
+    EVENT,
+    EVENT_TYPE,
     IF_NONE_MATCH,
     LIMIT,
     LOG_FORM,
@@ -31,8 +33,10 @@ from convo.web.description.parameters import (
     STATE,
     TOPIC,
     TURNS_LIMIT,
+    UNTIL,
     USER_ID,
     WAIT,
+    WEBHOOK_ID,
     WITHOUT_NUL,
     Parameter,
     filter_by,
@@ -48,6 +52,13 @@ class RouteResponse(Struct, frozen=True, kw_only=True):
     media: tuple[str, ...] = ("application/json",)
     headers: tuple[str, ...] = ()
     sample: Any = None
+
+
+class RouteBody(Struct, frozen=True, kw_only=True):
+    """What is sent to a route in a body, as JSON."""
+
+    type: Any
+    sample: Any
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -69,6 +80,7 @@ class Route(Struct, frozen=True, kw_only=True):
     parameters: tuple[Parameter, ...] = ()
     takes_conversation: bool = False
     takes_batch: bool = False
+    takes: RouteBody | None = None
     scope: Scope | None = None
     needs_database: bool = False
     on_operations: bool = False
@@ -422,6 +434,161 @@ _ALERTS = (
     ),
 )
 
+_BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
+_WEBHOOKS = (
+    Route(
+        path="/v1/webhooks",
+        method="post",
+        name="make_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Register an endpoint for events",
+        text="It is pinged at once, and gets what happens from now on as soon as it has answered.",
+        takes=RouteBody(type=webhook_views.NewWebhook, sample=samples.NEW_WEBHOOK),
+        answers=(
+            RouteResponse(
+                status=201,
+                text="The endpoint, with its secret, which is shown here only.",
+                body=webhook_views.NewWebhookView,
+                headers=("Location",),
+                sample=samples.NEW_WEBHOOK_MADE,
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.TooMany),
+    ),
+    Route(
+        path="/v1/webhooks",
+        name="list_webhooks",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="List the endpoints",
+        answers=(
+            RouteResponse(status=200, text="All of them.", body=webhook_views.WebhooksView, sample=samples.WEBHOOKS),
+        ),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}",
+        name="read_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Read one endpoint",
+        parameters=(WEBHOOK_ID,),
+        answers=(
+            RouteResponse(status=200, text="The endpoint.", body=webhook_views.WebhookView, sample=samples.WEBHOOK),
+        ),
+        problems=(errors.NotFound,),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}",
+        method="patch",
+        name="change_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Change an endpoint",
+        text="With another address, or switched on again, it has to answer a ping first.",
+        parameters=(WEBHOOK_ID,),
+        takes=RouteBody(type=webhook_views.SentChange, sample=samples.WEBHOOK_CHANGE),
+        answers=(
+            RouteResponse(status=200, text="The endpoint.", body=webhook_views.WebhookView, sample=samples.WEBHOOK),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.NotFound),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}",
+        method="delete",
+        name="delete_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Remove an endpoint",
+        parameters=(WEBHOOK_ID,),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="It is no more.",
+                body=webhook_views.WebhookDeletedView,
+                sample=samples.WEBHOOK_DELETED,
+            ),
+        ),
+        problems=(errors.NotFound,),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}/secret",
+        method="post",
+        name="rotate_webhook_secret",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Give an endpoint another secret",
+        text="For a day events are signed with the secret before it, too.",
+        parameters=(WEBHOOK_ID,),
+        takes=RouteBody(type=webhook_views.NewSecret, sample=webhook_views.NewSecret()),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The endpoint, with its new secret, which is shown here only.",
+                body=webhook_views.NewWebhookView,
+                sample=samples.NEW_WEBHOOK_MADE,
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.NotFound),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}/ping",
+        method="post",
+        name="ping_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Ping an endpoint now",
+        text="One that was new is active if it answers with 2xx.",
+        parameters=(WEBHOOK_ID,),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="What came of it.",
+                body=webhook_views.WebhookPingView,
+                sample=samples.WEBHOOK_PING,
+            ),
+        ),
+        problems=(errors.NotFound,),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}/attempts",
+        name="list_webhook_attempts",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="List the attempts to deliver, newest first",
+        parameters=(WEBHOOK_ID, LIMIT, CURSOR),
+        answers=(
+            RouteResponse(status=200, text="One page.", body=webhook_views.AttemptsView, sample=samples.ATTEMPTS),
+        ),
+        problems=(errors.NotFound, errors.Invalid),
+    ),
+    Route(
+        path="/v1/webhooks/{webhook_id}/replay",
+        method="post",
+        name="replay_webhook",
+        scope="webhooks",
+        needs_database=True,
+        tag="webhooks",
+        summary="Send events to an endpoint again",
+        text="One event by its id, or all that it has got, by time and type. They keep their ids.",
+        parameters=(WEBHOOK_ID, EVENT, SINCE, UNTIL, EVENT_TYPE, CURSOR),
+        answers=(
+            RouteResponse(
+                status=202, text="So many are sent again.", body=webhook_views.ReplayView, sample=samples.REPLAY
+            ),
+        ),
+        problems=(errors.NotFound, errors.Invalid),
+    ),
+)
+
 _SERVICE = (
     Route(
         path="/livez",
@@ -519,4 +686,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_AUDIT_LOG, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)

@@ -21,7 +21,7 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.web.description import batch_views, erasure_views, service_views, views
+from convo.web.description import batch_views, erasure_views, service_views, views, webhook_views
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -306,3 +306,39 @@ NOT_READY = service_views.ReadyView(
     },
     warnings=("fsync is off: a receipt may not outlive a crash of the database's machine",),
 )
+
+_EVENT_ID = "4711-0f3a92c4d5e6b7"
+WEBHOOK = webhook_views.WebhookView(
+    id="wh_5f0c9a7e3b1d4a20",
+    url="https://receiver.example/convo",
+    types=("conversation.analysed", "conversation.erased"),
+    bots=(),
+    state="active",
+    reason=None,
+    created_at=_DONE,
+    failing_since=None,
+    old_secret_until=None,
+    confirmed=4711,
+)
+NEW_WEBHOOK = webhook_views.NewWebhook(url=WEBHOOK.url, types=WEBHOOK.types)
+NEW_WEBHOOK_MADE = webhook_views.NewWebhookView(
+    **msgspec.structs.asdict(WEBHOOK),
+    secret="whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",  # noqa: S106  (invented)
+)
+WEBHOOK_CHANGE = webhook_views.SentChange(bots=("pika",))
+WEBHOOKS = webhook_views.WebhooksView(webhooks=(WEBHOOK,))
+WEBHOOK_DELETED = webhook_views.WebhookDeletedView(id=WEBHOOK.id)
+WEBHOOK_PING = webhook_views.WebhookPingView(id=WEBHOOK.id, good=True, status=204, error=None, answer="", seconds=0.031)
+ATTEMPTS = webhook_views.AttemptsView(
+    attempts=(
+        webhook_views.AttemptView(
+            event_id=_EVENT_ID,
+            at=_DONE,
+            status=500,
+            error="answered 500",
+            answer="no room",
+            seconds=0.031,
+        ),
+    ),
+)
+REPLAY = webhook_views.ReplayView(events=12)

@@ -285,6 +285,21 @@ def test_a_copied_folder_is_reported_with_both_processes() -> None:
     assert one.evidence.figures == {"process": "b.2", "other": "here/a.1"}
 
 
+@pytest.mark.parametrize(
+    ("record", "kind", "level"),
+    [
+        ("webhook_off", "WEBHOOK_OFF", "HIGH"),
+        ("event_set_aside", "EVENT_ASIDE", "MEDIUM"),
+        ("event_given_up", "EVENT_UNDELIVERED", "HIGH"),
+        ("events_expiring", "EVENTS_EXPIRING", "HIGH"),
+    ],
+)
+def test_what_goes_wrong_with_an_endpoint_is_an_alert_of_that_endpoint(record: str, kind: str, level: str) -> None:
+    (one,) = causes().conditions(1.0, seen(record, webhook_id="wh_1", reason="answered 500"))
+    assert (one.type, one.component, one.level) == (kind, "wh_1", level)
+    assert one.evidence.figures == {"reason": "answered 500"}
+
+
 def test_keys_that_are_too_old_are_critical_and_name_the_reason() -> None:
     (one,) = causes().conditions(1.0, seen("keys_too_old", reason="no connection"))
     assert (one.type, one.component, one.level) == ("KEYS_NOT_READ", "keys", "CRITICAL")

@@ -127,6 +127,7 @@ def test_the_types_of_the_old_service_and_ours_are_there_with_their_levels() -> 
         "MEMORY_TIMEOUT": "MEDIUM", "MEMORY_UNAVAILABLE": "HIGH", "SLOW_REQUEST": "HIGH", "SLOW_DATABASE_QUERY": "LOW",
         "BACKLOG_OLD": "HIGH", "DEAD_LETTER": "CRITICAL", "LOOP_BLOCKED": "HIGH", "DEADLINE_BURN": "HIGH",
         "LEDGER_GAP": "CRITICAL", "SILENCE": "MEDIUM", "FOLDER_COPIED": "HIGH", "KEYS_NOT_READ": "CRITICAL",
+        "WEBHOOK_OFF": "HIGH", "EVENT_ASIDE": "MEDIUM", "EVENT_UNDELIVERED": "HIGH", "EVENTS_EXPIRING": "HIGH",
     }  # fmt: skip
     assert {name: KINDS[name].level for name in promised} == promised
 

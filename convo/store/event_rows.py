@@ -1,0 +1,55 @@
+"""A stored event as its readers get it, and the id by which the outside knows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from convo.event_types import EventType
+
+_ID = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{14})")
+
+EVENT_COLUMNS = "number, salt, sequence, type, at, conversation_id, user_id, bot_id, data"
+"""What ``stored_event`` takes."""
+
+
+class StoredEvent(Struct, frozen=True, kw_only=True):
+    """An event with its number in the order; ``data`` is its JSON, None where what it was about has been erased."""
+
+    number: int
+    salt: int
+    sequence: int
+    type: EventType
+    at: datetime
+    conversation_id: str | None
+    user_id: str | None
+    bot_id: str | None
+    data: str | None
+
+    @property
+    def id(self) -> str:
+        """Return its id, which stays the same for ever."""
+        return event_id(self.number, self.salt)
+
+
+def stored_event(row: Mapping[str, Any]) -> StoredEvent:
+    """Make an event of a row."""
+    return StoredEvent(**{name: row[name] for name in StoredEvent.__struct_fields__})
+
+
+def event_id(number: int, salt: int) -> str:
+    """Return the id of an event."""
+    return f"{number}-{salt:014x}"
+
+
+def parse_event_id(text: str) -> tuple[int, int] | None:
+    """Return the number and the salt of an id; None where it is none."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        return None
+    number, salt = int(found[1]), int(found[2], 16)
+    return (number, salt) if number < 1 << 63 else None
