@@ -19,8 +19,9 @@ from datetime import datetime
 import trio
 from msgspec import Struct
 
-from convo.conversation.identity import IdKind, id_hash
+from convo.conversation.identity import IdKind
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import Reach, Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
@@ -30,7 +31,9 @@ from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.jobs.erased_memories import erase_outliving
 from convo.store.jobs.memories import ERASED_AT_ONCE
+from convo.store.lookup import SEQ
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import reached
 
 _BATCH_ROWS = 200
 _LOOK_SECONDS = 0.01
@@ -60,8 +63,9 @@ class _Counted(ConvoError):
         self.last_seq = last_seq
 
 
-async def erase_conversation(
+async def erase_conversation(  # noqa: C901, PLR0913  (which one, who asks, and how far; its units of work)
     postgres: Postgres,
+    reach: Reach,
     conversation_id: str,
     caller: Caller,
     *,
@@ -71,13 +75,18 @@ async def erase_conversation(
     """Erase one conversation, or with ``dry_run`` count its rows; ``erased`` is called with its ``seq``.
 
     Raises:
-        NotFound: no conversation has this id, and none had it that was erased.
+        NotFound: no conversation that is reached has this id, and none had it that was erased.
         Unavailable: an older program is at work, which would store it anew.
     """
+    tenant = reach.tenant
+    hashed = tenant.id_hash(conversation_id)
 
     async def begin(connection: Connection) -> tuple[bytes, erasures.NotedErasure | None]:
-        hmac = (await read_installation_key(connection)).hmac_of("conversation", conversation_id)
-        if await connection.fetchval(_STORED, id_hash(conversation_id)):
+        hmac = (await read_installation_key(connection)).hmac_of("conversation", tenant.own(conversation_id))
+        # Of what has gone nothing says which bot's it was, so whoever reaches some bots only does not learn of it.
+        if reach.bots is not None and not await connection.fetchval(_REACHED, hashed, *reach.values):
+            raise NotFound(f"there is no conversation {conversation_id!r}")
+        if await connection.fetchval(_STORED, hashed):
             return hmac, await _noted_begin(connection, "conversation", hmac, dry_run=dry_run)
         noted = await erasures.noted_erasure(connection, hmac)
         if noted is None:
@@ -85,19 +94,19 @@ async def erase_conversation(
         return hmac, noted
 
     async def rows(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
-        seq = await connection.fetchval(_STORED, id_hash(conversation_id))
+        seq = await connection.fetchval(_STORED, hashed)
         await outcomes.lock_jobs(connection, [seq])
         # Another request may have erased it meanwhile: then this is its receipt.
         if await connection.fetchval(_LOCK_RECEIPT, seq) is None:
             return [], ErasedCounts(), None
         seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
-        counts = await _erase_rows(connection, seq, hmac, expired=user_id is None)
+        counts = await _erase_rows(connection, tenant, seq, hmac, expired=user_id is None)
         if dry_run:
             raise _Counted(counts, 0)
         at = await erasures.note_counts(connection, hmac, counts, ended=True)
         target = AuditTarget(kind="conversation", id=conversation_id, user_id=user_id or "")
-        await audit_log.append(connection, AuditEntry(action="erase", caller=caller, target=target))
+        await audit_log.append(connection, AuditEntry(action="erase", tenant=tenant, caller=caller, target=target))
         return seqs, counts, at
 
     hmac, noted = await postgres.run("db.erase", begin)
@@ -114,15 +123,16 @@ async def erase_conversation(
     return Erasure(kind="conversation", hmac=hmac, begun_at=noted.begun_at, ended_at=ended_at, counts=counts)
 
 
-async def _erase_rows(connection: Connection, seq: int, hmac: bytes, *, expired: bool) -> ErasedCounts:
+async def _erase_rows(connection: Connection, tenant: Tenant, seq: int, hmac: bytes, *, expired: bool) -> ErasedCounts:
     """Erase a conversation; of one that has expired, what is remembered from it."""
-    counts = await erase_conversations(connection, [seq], [hmac])
-    outliving = await erase_outliving(connection, [seq]) if expired else 0
+    counts = await erase_conversations(connection, tenant, [seq], [hmac])
+    outliving = await erase_outliving(connection, tenant, [seq]) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 
 
 async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     postgres: Postgres,
+    tenant: Tenant,
     user_id: str,
     caller: Caller,
     *,
@@ -140,8 +150,8 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     """
 
     async def begin(connection: Connection) -> tuple[bytes, erasures.NotedErasure | None]:
-        hmac = (await read_installation_key(connection)).hmac_of("user", user_id)
-        if await connection.fetchval(_ANY_LEFT, user_id) and user_id != CANARY_USER:
+        hmac = (await read_installation_key(connection)).hmac_of("user", tenant.own(user_id))
+        if await connection.fetchval(_ANY_LEFT, user_id, tenant.number) and user_id != CANARY_USER:
             return hmac, await _noted_begin(connection, "user", hmac, dry_run=dry_run)
         noted = await erasures.noted_erasure(connection, hmac)
         if noted is None:
@@ -152,12 +162,12 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
 
     hmac, noted = await postgres.run("db.erase", begin)
     if dry_run:
-        counts = await _count_user(postgres, user_id)
+        counts = await _count_user(postgres, tenant, user_id)
         return Erasure(kind="user", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
     if noted is None or noted.ended_at is not None:
         return _answer("user", hmac, noted, repeated=True)
     await _await_accepts(postgres)
-    batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=noted.begun_at, caller=caller)
+    batch = _UserBatch(tenant=tenant, user_id=user_id, hmac=hmac, begun_at=noted.begun_at, caller=caller)
     counts = noted.counts
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
@@ -171,6 +181,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
 class _UserBatch(Struct, frozen=True, kw_only=True):
     """A batch of a user's conversations, or, where there is none left, all else of the user."""
 
+    tenant: Tenant
     user_id: str
     hmac: bytes
     begun_at: datetime
@@ -179,25 +190,27 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     async def erase(self, postgres: Postgres, before: ErasedCounts) -> tuple[list[int], ErasedCounts, datetime | None]:
         async def body(connection: Connection) -> tuple[list[int], ErasedCounts, datetime | None]:
             key = await read_installation_key(connection)
-            batch = [row["seq"] for row in await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS)]
+            batch = [
+                row["seq"]
+                for row in await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS, self.tenant.number)
+            ]
             await outcomes.lock_jobs(connection, batch)
             # Another request, or retention, may have removed some of them while this one waited.
             found = await connection.fetch(_LEFT, batch)
             seqs, ended = [row["seq"] for row in found], False
             if batch:
-                gone = [key.hmac_of("conversation", row["conversation_id"]) for row in found]
-                counts = before + await erase_conversations(connection, seqs, gone)
+                gone = [key.hmac_of("conversation", self.tenant.own(row["conversation_id"])) for row in found]
+                counts = before + await erase_conversations(connection, self.tenant, seqs, gone)
                 await erasures.note_conversations(connection, gone)
             else:
-                rest = await erase_rest_of_user(connection, self.user_id, self.begun_at)
+                rest = await erase_rest_of_user(connection, self.tenant, self.user_id, self.begun_at)
                 counts = before + rest
                 ended = rest.removed.get("memory", 0) < ERASED_AT_ONCE
             at = await erasures.note_counts(connection, self.hmac, counts, ended=ended)
             target = AuditTarget(kind="user", id=self.user_id, user_id=self.user_id)
             detail = {"conversations": len(seqs), "ended": ended}
-            await audit_log.append(
-                connection, AuditEntry(action="erase", caller=self.caller, target=target, detail=detail)
-            )
+            entry = AuditEntry(action="erase", tenant=self.tenant, caller=self.caller, target=target, detail=detail)
+            await audit_log.append(connection, entry)
             return seqs, counts, at
 
         return await postgres.run("db.erase", body)
@@ -246,20 +259,20 @@ async def _count_conversation(postgres: Postgres, erase: Callable[[Connection], 
     return ErasedCounts()
 
 
-async def _count_user(postgres: Postgres, user_id: str) -> ErasedCounts:
+async def _count_user(postgres: Postgres, tenant: Tenant, user_id: str) -> ErasedCounts:
     """Count what an erasure of this user would remove, batch by batch, and keep nothing of it."""
     after, counts = 0, ErasedCounts()
 
     async def body(connection: Connection) -> None:
-        found = await connection.fetch(_BATCH_AFTER, user_id, after, _BATCH_ROWS)
+        found = await connection.fetch(_BATCH_AFTER, user_id, after, _BATCH_ROWS, tenant.number)
         if found:
             seqs = [row["seq"] for row in found]
             await outcomes.lock_jobs(connection, seqs)
-            batch = await erase_conversations(connection, seqs, [b"%d" % seq for seq in seqs])
+            batch = await erase_conversations(connection, tenant, seqs, [b"%d" % seq for seq in seqs])
             raise _Counted(batch, found[-1]["seq"])
 
     async def whole(connection: Connection) -> ErasedCounts:
-        row = await connection.fetchrow(_COUNT_OF_USER, user_id) or {}
+        row = await connection.fetchrow(_COUNT_OF_USER, user_id, tenant.number) or {}
         return ErasedCounts(removed={name: n for name, n in row.items() if n})
 
     while True:
@@ -282,22 +295,26 @@ def _answer(kind: IdKind, hmac: bytes, noted: erasures.NotedErasure | None, *, r
 
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
+_REACHED = f"SELECT seq FROM conversation AS c WHERE seq = {SEQ} AND {reached('c', 2)}"
 _LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
 _ANY_LEFT = """
-SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1) OR EXISTS (SELECT FROM memory WHERE user_id = $1)
-    OR EXISTS (SELECT FROM relationship WHERE user_id = $1)
+SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1 AND tenant = $2)
+    OR EXISTS (SELECT FROM memory WHERE user_id = $1 AND tenant = $2)
+    OR EXISTS (SELECT FROM relationship WHERE user_id = $1 AND tenant = $2)
 """
 # conversation_by_user
 _BATCH = """
 SELECT c.seq FROM conversation c
-WHERE c.user_id = $1 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
+WHERE c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
 """
 _LEFT = "SELECT seq, conversation_id FROM conversation WHERE seq = ANY($1::bigint[]) ORDER BY seq"
-_BATCH_AFTER = "SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.seq > $2 ORDER BY c.seq LIMIT $3"
+_BATCH_AFTER = """
+SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.tenant = $4 AND c.seq > $2 ORDER BY c.seq LIMIT $3
+"""
 _COUNT_OF_USER = """
-SELECT (SELECT count(*) FROM memory WHERE user_id = $1) AS memory,
-       (SELECT count(*) FROM relationship WHERE user_id = $1) AS relationship
+SELECT (SELECT count(*) FROM memory WHERE user_id = $1 AND tenant = $2) AS memory,
+       (SELECT count(*) FROM relationship WHERE user_id = $1 AND tenant = $2) AS relationship
 """
 # Migration 14 waits until no older program is left, and then this column goes.
 _OLDER_AT_WORK = """

@@ -10,6 +10,7 @@ import trio
 from convo import erasure
 from convo.conversation.identity import id_hash
 from convo.conversation.model import Finding, Mood, PartName
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import Erased, LeaseLost, NotFound, Unavailable
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
@@ -49,7 +50,7 @@ async def settled(process: Process, conversation_id: str, **fields: Any) -> None
 
 async def erase(process: Process, conversation_id: str = "talk-1", *, dry_run: bool = False) -> erasure.Erasure:
     return await erasure.erase_conversation(
-        process.postgres, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
+        process.postgres, WHOLE_DEFAULT, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
     )
 
 
@@ -58,7 +59,7 @@ async def erase_user(
 ) -> erasure.Erasure:
     until = trio.current_time() + seconds
     return await erasure.erase_user(
-        process.postgres, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
+        process.postgres, DEFAULT, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
     )
 
 
@@ -215,11 +216,15 @@ async def test_a_read_of_an_erased_id_says_so(process: Process) -> None:
     await process.accepted("talk-1")
     await erase(process)
     reader = Reader(process.postgres, LogStore(process.postgres))
-    for read in (reader.one("talk-1"), reader.log_sizes("talk-1"), process.jobs.retry("talk-1", CALLER)):
+    for read in (
+        reader.one(WHOLE_DEFAULT, "talk-1"),
+        reader.log_sizes(WHOLE_DEFAULT, "talk-1"),
+        process.jobs.retry(WHOLE_DEFAULT, "talk-1", CALLER),
+    ):
         with pytest.raises(Erased, match="'talk-1' was erased"):
             await read
     with pytest.raises(NotFound):
-        await reader.one("talk-2")
+        await reader.one(WHOLE_DEFAULT, "talk-2")
 
 
 async def test_an_erasure_that_is_repeated_has_the_same_receipt_and_no_second_row_in_the_audit_log(
@@ -364,7 +369,7 @@ async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Proc
     await process.settler.settle(
         await process.analysed(await process.leased(), {**THREE, "memories": remembering("tea")})
     )
-    batch = erasure._UserBatch(user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
+    batch = erasure._UserBatch(tenant=DEFAULT, user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
     counts, ended_at = ErasedCounts(), None
     while ended_at is None:
         _, counts, ended_at = await batch.erase(process.postgres, counts)
