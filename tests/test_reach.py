@@ -27,6 +27,8 @@ NAMED = re.compile(
 WHOLE: Mapping[str, str] = {
     "convo.alerts.shared": "alerts are the operator's: of_all",
     "convo.retention": "the keeper looks through all tenants, and judges each by its own days",
+    "convo.retention_months": "a month goes when it is over for every tenant",
+    "convo.store.months": "the tables of a month hold all tenants",
     "convo.retention_report": "a command on the database",
     "convo.store.audit": "a command on the database",
     "convo.store.contents": "a command on the database",
