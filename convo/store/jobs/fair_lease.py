@@ -133,8 +133,8 @@ _COME_DUE_MAX = 1_000
 _COME_DUE = f"""
 WITH come AS (UPDATE job SET delayed = false WHERE seq = ANY(ARRAY(
     SELECT seq FROM job WHERE {DELAYED} AND available_at <= convo_now()
-    ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED)))
-SELECT number > 0 FROM tenant ORDER BY number DESC LIMIT 1
+    ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING 1)
+SELECT (SELECT number > 0 FROM tenant ORDER BY number DESC LIMIT 1) AS several, count(*) FROM come
 """
 
 
