@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from convo import scrub
 from convo.analysis.memory import MemoryService
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.embedded import access, location
 from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
@@ -238,15 +239,22 @@ async def _refuse_unserved(settings: Settings, connection: DedicatedConnection) 
 # --- the keys of clients
 
 
-async def new_key(
-    settings: Settings, name: str, scopes: Sequence[Scope], requests_per_second: float, expires: Expiry
+async def new_key(  # noqa: PLR0913  (as store.keys.new)
+    settings: Settings,
+    name: str,
+    scopes: Sequence[Scope],
+    requests_per_second: float,
+    expires: Expiry,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    bots: Sequence[str] = (),
 ) -> str:
     """Make a key for a client and return it; as ``store.keys.new``.
 
     The database is made where there is none: the first key can be made before the first server starts.
     """
     async with _running_database(settings) as url, _migrated(settings, url) as postgres:
-        return await keys.new(postgres, name, scopes, requests_per_second, expires=expires)
+        return await keys.new(postgres, name, scopes, requests_per_second, expires=expires, tenant=tenant, bots=bots)
 
 
 async def rotate_key(settings: Settings, key_id: str, overlap: timedelta, expires: Expiry | None) -> str:
