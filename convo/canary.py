@@ -13,6 +13,7 @@ import trio
 
 from convo import erase
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import ConvoError, Unavailable
 from convo.observe import log_records, metrics
 from convo.runtime.deadline import deadline
@@ -87,7 +88,7 @@ class Canary:
 
     async def _await_result(self, conversation_id: str) -> None:
         while True:
-            answer = await self._reading.one(conversation_id, _WAIT, "")
+            answer = await self._reading.one(conversation_id, _WAIT, "", WHOLE_DEFAULT)
             state = msgspec.json.decode(answer.body)["state"]
             if state == "dead":
                 raise Unavailable("the canary's job is a dead letter")

@@ -49,6 +49,7 @@ def encode_event(event: StoredEvent) -> bytes:
             id=event.id,
             type=event.type,
             time=event.at,
+            tenant=event.tenant,
             sequence=event.sequence,
             subject=UNSET if subject is None else subject,
             data=UNSET if event.data is None else _data(event, event.data),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import DEFAULT, Tenant
 from convo.store import intake, ledger, logs, outbox, outcomes
 from convo.store.erasures import ErasedCounts
 from convo.store.jobs import memories, parts, runs, settle, table, tickets
@@ -39,26 +40,30 @@ ERASURES_OF_USER: Mapping[str, tuple[str, ...]] = {
     "relationship": settle.ERASE_USER_RELATIONSHIPS,
     "event": (outbox.ERASE_USER_EVENTS,),
 }
-"""The same for what a user has besides the conversations: ``$1`` is the user, ``$2`` when the erasure began."""
+"""The same for what a user has besides the conversations.
+
+``$1`` is the user, ``$2`` the number of the tenant, ``$3`` when the erasure began.
+"""
 
 # At one canary a minute, a day of failed erasures is mended within three minutes.
 _ROWS_MAX = 500
 
 
 async def erase_conversations(
-    connection: Connection, seqs: Sequence[int], hmacs: Sequence[bytes] | None = None
+    connection: Connection, tenant: Tenant, seqs: Sequence[int], hmacs: Sequence[bytes] | None = None
 ) -> ErasedCounts:
-    """Erase these conversations, whose jobs are locked, in the caller's transaction; return how many rows that were.
+    """Erase these conversations of one tenant in the caller's transaction; return how many rows that were.
 
-    Their receipts stay, under these ``hmacs`` of their ids; without them they go, as those of canaries do.
+    Their jobs are locked. Their receipts stay, under these ``hmacs`` of their ids; without them they go, as those of
+    canaries do.
     """
     counts = ErasedCounts()
     user_ids = [row["user_id"] for row in await connection.fetch(_USERS, seqs)]
-    await memories.lock_users(connection, user_ids)
+    await memories.lock_users(connection, [tenant.own(one) for one in user_ids])
     # In the order in which settling locks them.
-    await connection.execute(_LOCK_RELATIONSHIPS, user_ids)
+    await connection.execute(_LOCK_RELATIONSHIPS, user_ids, tenant.number)
     if hmacs is not None:
-        await leave_tombstones(connection, seqs)
+        await leave_tombstones(connection, tenant, seqs)
     for table_name, statements in ERASURES.items():
         if hmacs is not None and table_name == "receipt":
             tags = [await connection.execute(intake.ERASE_FROM_RECEIPTS, seqs, hmacs)]
@@ -68,14 +73,14 @@ async def erase_conversations(
     return counts
 
 
-async def erase_rest_of_user(connection: Connection, user_id: str, until: datetime) -> ErasedCounts:
+async def erase_rest_of_user(connection: Connection, tenant: Tenant, user_id: str, until: datetime) -> ErasedCounts:
     """Erase what is left of a user without the conversations, as far as it is from ``until`` or before."""
-    await memories.lock_users(connection, [user_id])
-    await connection.execute(_LOCK_RELATIONSHIPS, [user_id])
+    await memories.lock_users(connection, [tenant.own(user_id)])
+    await connection.execute(_LOCK_RELATIONSHIPS, [user_id], tenant.number)
     counts = ErasedCounts()
     for table_name, statements in ERASURES_OF_USER.items():
         for statement in statements:
-            values = (user_id, until) if "$2" in statement else (user_id,)
+            values = (user_id, tenant.number, until) if "$3" in statement else (user_id, tenant.number)
             counts += _counted(table_name, [await connection.execute(statement, *values)])
     return counts
 
@@ -102,7 +107,7 @@ async def erase_canaries(postgres: Postgres, conversation_ids: Sequence[str]) ->
         ]
         if seqs:
             await outcomes.lock_jobs(connection, seqs)
-            await erase_conversations(connection, seqs)
+            await erase_conversations(connection, DEFAULT, seqs)
         return len(seqs)
 
     return await postgres.run("db.canary", body)
@@ -112,11 +117,11 @@ async def erase_canaries(postgres: Postgres, conversation_ids: Sequence[str]) ->
 # there are thousands: the oldest go first, and the next canary takes the next ones.
 _ENDED_CANARIES = """
 SELECT seq FROM conversation JOIN every_job USING (seq)
-WHERE user_id = $1 AND state IN ('done', 'dead')
+WHERE user_id = $1 AND tenant = 0 AND state IN ('done', 'dead')
   AND (conversation_id = ANY($2::text[]) OR received_at < convo_now() - interval '1 hour')
 ORDER BY seq LIMIT $3
 """
 _USERS = "SELECT DISTINCT user_id FROM conversation WHERE seq = ANY($1::bigint[])"
 _LOCK_RELATIONSHIPS = """
-SELECT FROM relationship WHERE user_id = ANY($1::text[]) ORDER BY user_id, bot_id FOR UPDATE
+SELECT FROM relationship WHERE user_id = ANY($1::text[]) AND tenant = $2 ORDER BY user_id, bot_id FOR UPDATE
 """

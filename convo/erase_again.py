@@ -1,8 +1,8 @@
 """Erases again what was erased before: after a restore, and where an erasure was broken off.
 
-Open it to change how that is found, of which only the HMAC is known: each id is looked at once, page by page. What is
-to be erased stands in the table ``erase_again``, and goes from there when it is done. So whoever is killed in between
-leaves it to the next start, which does it before requests are served.
+Open it to change how that is found, of which only the HMAC is known: each id is looked at once, page by page, as that
+of its tenant. What is to be erased stands in the table ``erase_again``, and goes from there when it is done. So whoever
+is killed in between leaves it to the next start, which does it before requests are served.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from convo.conversation.tenant import Reach, Tenant
 from convo.erasure import await_accepts, erase_conversation, older_at_work
 from convo.store import erasure_list
 from convo.store.audit_log import NO_CALLER
@@ -45,10 +46,12 @@ class ErasedAgain(Struct, frozen=True, kw_only=True):
 class _Wanted(Struct, frozen=True, kw_only=True):
     """What is to be found, by HMAC: of users until when, of memories (user, key) up to which ``seq``.
 
-    ``hashes`` lead from the HMAC of an id's hash to that of the id.
+    ``hashes`` lead from the HMAC of an id's hash to that of the id. ``tenants`` are all that there are, by number: what
+    one has that is made later was never erased.
     """
 
     key: InstallationKey
+    tenants: Mapping[int, Tenant]
     conversations: frozenset[bytes]
     hashes: Mapping[bytes, bytes]
     users: Mapping[bytes, datetime]
@@ -74,15 +77,25 @@ async def erase_again(
     wanted = await postgres.run("db.erasures", _put_on_list)
     await await_accepts(postgres)
     found = await _find(postgres, wanted)
-    for user_id, hmac in found.users.items():
+    for (tenant, user_id), hmac in found.users.items():
         until = wanted.users[hmac]
         await go_on_with_user(
-            postgres, user_id, hmac, until, NO_CALLER, erased=erased, until=inf, telling=telling, outbox=outbox
+            postgres,
+            tenant,
+            user_id,
+            hmac,
+            until,
+            caller=NO_CALLER,
+            erased=erased,
+            until=inf,
+            telling=telling,
+            outbox=outbox,
         )
     conversations = 0
-    for conversation_id in found.conversations:
+    for tenant, conversation_id in found.conversations:
+        whole = Reach(tenant=tenant)
         done = await erase_conversation(
-            postgres, conversation_id, NO_CALLER, erased=erased, telling=telling, outbox=outbox
+            postgres, whole, conversation_id, NO_CALLER, erased=erased, telling=telling, outbox=outbox
         )
         conversations += not done.repeated
     memories = await postgres.run("db.erasures", partial(_end, wanted=wanted, found=found))
@@ -120,6 +133,7 @@ async def _put_on_list(connection: Connection) -> _Wanted:
     last_seq, now = await connection.fetchval(_LAST_SEQ), await connection.fetchval("SELECT convo_now()")
     return _Wanted(
         key=await read_installation_key(connection),
+        tenants={row["number"]: Tenant(**dict(row)) for row in await connection.fetch(_TENANTS)},
         conversations=frozenset(row["hmac"] for row in rows if row["kind"] == "conversation"),
         hashes={row["other"]: row["hmac"] for row in rows if row["kind"] == "conversation" and row["other"]},
         users=users,
@@ -136,34 +150,42 @@ class _Found:
 
     def __init__(self, wanted: _Wanted) -> None:
         self._wanted = wanted
-        self.users: dict[str, bytes] = {}
-        self.conversations: list[str] = []
+        self.users: dict[tuple[Tenant, str], bytes] = {}
+        self.conversations: list[tuple[Tenant, str]] = []
         self.memories: list[int] = []
         self.receipts: dict[int, bytes] = {}
 
     def note_user(self, row: Mapping[str, Any]) -> None:
-        """Look at a user."""
-        hmac = self._wanted.key.hmac_of("user", row["user_id"])
-        if hmac in self._wanted.users:
-            self.users[row["user_id"]] = hmac
+        """Look at a user, who may be one of several tenants."""
+        for tenant in self._of(*row["tenants"]):
+            hmac = self._wanted.key.hmac_of("user", tenant.own(row["user_id"]))
+            if hmac in self._wanted.users:
+                self.users[tenant, row["user_id"]] = hmac
 
     def note_conversation(self, row: Mapping[str, Any]) -> None:
         """Look at a conversation."""
-        if self._wanted.key.hmac_of("conversation", row["conversation_id"]) in self._wanted.conversations:
-            self.conversations.append(row["conversation_id"])
+        for tenant in self._of(row["tenant"]):
+            hmac = self._wanted.key.hmac_of("conversation", tenant.own(row["conversation_id"]))
+            if hmac in self._wanted.conversations:
+                self.conversations.append((tenant, row["conversation_id"]))
 
     def note_memory(self, row: Mapping[str, Any]) -> None:
         """Look at a memory."""
         key = self._wanted.key
-        barred = key.hmac_of("user", row["user_id"]), key.hmac_of_memory(row["user_id"], row["key"])
-        if row["last_seq"] <= self._wanted.memories.get(barred, 0):
-            self.memories.append(row["at"])
+        for tenant in self._of(row["tenant"]):
+            own_user = tenant.own(row["user_id"])
+            barred = key.hmac_of("user", own_user), key.hmac_of_memory(own_user, row["key"])
+            if row["last_seq"] <= self._wanted.memories.get(barred, 0):
+                self.memories.append(row["at"])
 
     def note_receipt(self, row: Mapping[str, Any]) -> None:
         """Look at the receipt of an expired conversation."""
         hmac = self._wanted.hashes.get(self._wanted.key.hmac_of_hash(row["id_hash"]))
         if hmac is not None:
             self.receipts[row["at"]] = hmac
+
+    def _of(self, *numbers: int) -> list[Tenant]:
+        return [self._wanted.tenants[number] for number in numbers if number in self._wanted.tenants]
 
 
 async def _find(postgres: Postgres, wanted: _Wanted) -> _Found:
@@ -237,7 +259,8 @@ SELECT kind, id_hmac AS hmac, (extract(epoch FROM begun_at) * 1000000)::bigint A
 FROM erasure WHERE ended_at IS NULL AND begun_at < convo_now() - make_interval(secs => $1)
 ORDER BY begun_at LIMIT 1000
 """
-# By the index of the user in each table, one probe a user.
+_TENANTS = "SELECT number, name FROM tenant"
+# By the index of the user in each table, one probe a user, and one more for its tenants where there is one tenant.
 _USERS = tuple(
     f"""
 WITH RECURSIVE users (user_id) AS (
@@ -246,14 +269,17 @@ WITH RECURSIVE users (user_id) AS (
     SELECT (SELECT t.user_id FROM {table} t WHERE t.user_id > users.user_id ORDER BY t.user_id LIMIT 1)
     FROM users WHERE users.user_id IS NOT NULL
 )
-SELECT user_id, user_id AS at FROM users WHERE user_id IS NOT NULL LIMIT $2
+SELECT user_id, user_id AS at, ARRAY(
+    SELECT number FROM tenant
+    WHERE (SELECT true FROM {table} t WHERE t.user_id = users.user_id AND t.tenant = tenant.number LIMIT 1)) AS tenants
+FROM users WHERE user_id IS NOT NULL LIMIT $2
 """
     for table in ("conversation", "memory", "relationship")
 )
-_CONVERSATIONS = "SELECT conversation_id, seq AS at FROM conversation WHERE seq > $1 ORDER BY seq LIMIT $2"
+_CONVERSATIONS = "SELECT conversation_id, tenant, seq AS at FROM conversation WHERE seq > $1 ORDER BY seq LIMIT $2"
 _RECEIPTS = "SELECT id_hash, seq AS at FROM receipt WHERE seq > $1 AND state = 'x' ORDER BY seq LIMIT $2"
 _MEMORIES = """
-SELECT user_id, key, coalesce(last_seq, seq) AS last_seq, memory_seq AS at
+SELECT user_id, tenant, key, coalesce(last_seq, seq) AS last_seq, memory_seq AS at
 FROM memory WHERE memory_seq > $1 ORDER BY memory_seq LIMIT $2
 """
 _ERASE_MEMORIES = "DELETE FROM memory WHERE memory_seq = ANY($1::bigint[])"

@@ -21,7 +21,8 @@ from datetime import datetime
 import trio
 from msgspec import Struct
 
-from convo.conversation.identity import IdKind, id_hash
+from convo.conversation.identity import IdKind
+from convo.conversation.tenant import Reach, Tenant
 from convo.erase import erase_conversations
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
@@ -30,8 +31,10 @@ from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.jobs.erased_memories import erase_outliving
+from convo.store.lookup import SEQ
 from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import reached
 from convo.store.untold import Telling
 
 _LOOK_SECONDS = 0.01
@@ -63,8 +66,9 @@ class Counted(ConvoError):
         self.last_seq = last_seq
 
 
-async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
+async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how far; its units of work)
     postgres: Postgres,
+    reach: Reach,
     conversation_id: str,
     caller: Caller,
     *,
@@ -76,14 +80,18 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
     """Erase one conversation, or with ``dry_run`` count its rows; ``erased`` is called with its ``seq``.
 
     Raises:
-        NotFound: no conversation has this id, and none had it that was erased.
+        NotFound: no conversation that is reached has this id, and none had it that was erased.
         Unavailable: an older program is at work, which would store it anew.
     """
-    hashed = id_hash(conversation_id)
+    tenant = reach.tenant
+    hashed = tenant.id_hash(conversation_id)
 
     async def begin(connection: Connection) -> tuple[bytes, erasures.NotedErasure | None]:
         key = await read_installation_key(connection)
-        hmac = key.hmac_of("conversation", conversation_id)
+        hmac = key.hmac_of("conversation", tenant.own(conversation_id))
+        # Of what has gone nothing says which bot's it was, so whoever reaches some bots only does not learn of it.
+        if reach.bots is not None and not await connection.fetchval(_REACHED, hashed, *reach.values):
+            raise NotFound(f"there is no conversation {conversation_id!r}")
         if await connection.fetchval(_STORED, hashed):
             hash_hmac = key.hmac_of_hash(hashed)
             return hmac, await put_on_list(connection, "conversation", hmac, hash_hmac, dry_run=dry_run)
@@ -100,15 +108,15 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
             return []
         seqs = [seq]
         user_id = await connection.fetchval(_USER, seq)
-        await outbox.append_erased(connection, {seq: conversation_id})
+        await outbox.append_erased(connection, tenant, {seq: conversation_id})
         points = await connection.fetchval(_POINTS, seq)
-        counts = await _erase_rows(connection, seq, hmac, telling, expired=user_id is None)
-        await outbox.append_levels(connection, {user_id: -points} if points else {})
+        counts = await _erase_rows(connection, tenant, seq, hmac, telling, expired=user_id is None)
+        await outbox.append_levels(connection, {(tenant.number, user_id): -points} if points else {})
         if dry_run:
             raise Counted(counts, 0)
         await erasures.note_counts(connection, hmac, counts, ended=True)
         target = AuditTarget(kind="conversation", id=conversation_id, user_id=user_id or "")
-        await audit_log.append(connection, AuditEntry(action="erase", caller=caller, target=target))
+        await audit_log.append(connection, AuditEntry(action="erase", tenant=tenant, caller=caller, target=target))
         return seqs
 
     hmac, noted = await postgres.run("db.erase", begin)
@@ -123,15 +131,15 @@ async def erase_conversation(  # noqa: PLR0913  (what, who asks, and how far)
     return await read_receipt(postgres, "conversation", hmac, repeated=not seqs)
 
 
-async def _erase_rows(
-    connection: Connection, seq: int, hmac: bytes, telling: Telling | None, *, expired: bool
+async def _erase_rows(  # noqa: PLR0913  (whose, which, and how)
+    connection: Connection, tenant: Tenant, seq: int, hmac: bytes, telling: Telling | None, *, expired: bool
 ) -> ErasedCounts:
     """Erase a conversation; of one that has expired, what is remembered from it."""
     if telling is not None:
         note = untold.note_outliving if expired else untold.note_deletions
         await note(connection, telling, hmac, [seq])
-    counts = await erase_conversations(connection, [seq], [hmac])
-    outliving = await erase_outliving(connection, [seq]) if expired else 0
+    counts = await erase_conversations(connection, tenant, [seq], [hmac])
+    outliving = await erase_outliving(connection, tenant, [seq]) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 
 
@@ -206,6 +214,7 @@ async def read_receipt(postgres: Postgres, kind: IdKind, hmac: bytes, *, repeate
 
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
+_REACHED = f"SELECT seq FROM conversation AS c WHERE seq = {SEQ} AND {reached('c', 2)}"
 _LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
 _POINTS = "SELECT score FROM every_job WHERE seq = $1 AND state = 'done'"

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import tenant_of
 from convo.settings import RetentionSettings
 from convo.store import ledger
 from convo.store.installation_key import read_installation_key
@@ -35,6 +36,7 @@ from convo.store.months import DROPPED_TABLES, MONTH_TABLES, MonthTable
 from convo.store.outcomes import ERASE_OUTCOMES, hold_ended
 from convo.store.postgres import Connection
 from convo.store.process_programs import OlderProcess, older_processes
+from convo.store.reaching import TENANT_NAME
 
 RetiredKind = Literal["conversations", "dead_letters", "logs", "runs", "memories", "audit_rows"]
 PassName = Literal["conversations", "memories", "audit_log"]
@@ -70,11 +72,11 @@ FindOver = Callable[[Connection, RetentionSettings, tuple[Any, ...] | None, int]
 def passes(settings: RetentionSettings) -> dict[PassName, FindOver]:
     """Return what has to be looked through by these settings: nothing where all days are 0."""
     found: dict[PassName, FindOver] = {}
-    if _shortest_days(settings):
+    if settings.shortest(*_OF_CONVERSATIONS):
         found["conversations"] = find_conversations
-    if settings.memories_days:
+    if settings.shortest("memories_days"):
         found["memories"] = find_memories
-    if settings.audit_log_days:
+    if settings.shortest("audit_log_days"):
         found["audit_log"] = find_audit_rows
     return found
 
@@ -101,10 +103,10 @@ async def find_conversations(
     """Look at the next conversations by the time of their receipt, as far back as the shortest of the days."""
     after, seq = position or (_FIRST, 0)
     waiting = _waiting(settings)
-    page = await connection.fetch(_CONVERSATIONS, after, 24 * _shortest_days(settings), seq, rows)
+    page = await connection.fetch(_CONVERSATIONS, after, 24 * settings.shortest(*_OF_CONVERSATIONS), seq, rows)
     ended, logs, runs = [], [], []
     for row in page:
-        days = settings.of_bot(row["bot_id"])
+        days = settings.of(row["tenant_name"], row["bot_id"])
         if row["user_id"] == CANARY_USER:
             continue
         if row["state"] == "dead" and _is_over(row["ended_at"], days.dead_days, row["now"]):
@@ -138,8 +140,12 @@ async def find_memories(
 ) -> Over:
     """Look at the next memories, oldest first, as far as any of them can be over."""
     (after,) = position or (0,)
-    page = await connection.fetch(_MEMORIES, after, 24 * settings.memories_days, rows)
-    over = [(row["memory_seq"], row["last_seq"]) for row in page if row["over"]]
+    page = await connection.fetch(_MEMORIES, after, 24 * settings.shortest("memories_days"), rows)
+    over = [
+        (row["memory_seq"], row["last_seq"])
+        for row in page
+        if row["over"] and _is_over(row["said_at"], settings.of(row["tenant_name"]).memories_days, row["now"])
+    ]
     more = len(page) == rows and page[-1]["old"]
     return Over(position=(page[-1]["memory_seq"],) if more else None, memories=over)
 
@@ -149,19 +155,12 @@ async def find_audit_rows(
 ) -> Over:
     """Look at the next rows of the audit log, oldest first, as far as any of them can be over."""
     (after,) = position or (0,)
-    page = await connection.fetch(_AUDIT_ROWS, after, 24 * settings.audit_log_days, rows)
-    over = [row["number"] for row in page if row["over"]]
+    page = await connection.fetch(_AUDIT_ROWS, after, 24 * settings.shortest("audit_log_days"), rows)
+    over = [
+        row["number"] for row in page if _is_over(row["at"], settings.of(row["tenant_name"]).audit_log_days, row["now"])
+    ]
     more = len(page) == rows and page[-1]["over"]
     return Over(position=(page[-1]["number"],) if more else None, audit_rows=over)
-
-
-def _shortest_days(settings: RetentionSettings) -> int:
-    """Return after how many days the first part of any conversation is over; 0 where none ever is."""
-    rules = [settings, *(settings.of_bot(bot_id) for bot_id in settings.bots)]
-    days = [
-        each for one in rules for each in (one.logs_days, one.conversations_days, one.runs_days, one.dead_days) if each
-    ]
-    return min(days, default=0)
 
 
 def _is_over(since: datetime, days: int, now: datetime) -> bool:
@@ -216,7 +215,10 @@ async def retire(connection: Connection, over: Over) -> dict[RetiredKind, int]:
 async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> None:
     # Whose they were is kept as an HMAC: an erasure of the user finds their receipts.
     key = await read_installation_key(connection)
-    users = {row["seq"]: key.hmac_of("user", row["user_id"]) for row in await connection.fetch(_USERS, seqs)}
+    users = {
+        row["seq"]: key.hmac_of("user", tenant_of(row["tenant"], row["tenant_name"]).own(row["user_id"]))
+        for row in await connection.fetch(_USERS, seqs)
+    }
     await connection.execute(_EXPIRE_RECEIPTS, list(users), list(users.values()))
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
@@ -239,16 +241,18 @@ def _rows(tag: str) -> int:
 
 
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
+_OF_CONVERSATIONS = ("logs_days", "conversations_days", "runs_days", "dead_days")
 # job_queued: its first row.
 _LIVE_WAITS = f"""
 SELECT coalesce(min(available_at) < convo_now() - interval '1 second', false) FROM job WHERE {QUEUED}
 """
 # conversation_by_time; a batch of accepts has one time. OFFSET 0: one look-up for each, whatever the planner thinks.
+_TENANT_NAME = TENANT_NAME.format("nullif(c.tenant, 0)")
 _CONVERSATIONS = f"""
 SELECT c.seq, c.received_at, c.user_id, c.bot_id, {LogStore.RETIRED}, {DROPPED_TABLES}, job.state,
-       job.ended_at, convo_now() AS now
+       job.ended_at, convo_now() AS now, {_TENANT_NAME} AS tenant_name
 FROM (
-    SELECT seq, received_at, user_id, bot_id, log_retired FROM conversation
+    SELECT seq, received_at, user_id, bot_id, log_retired, tenant FROM conversation
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)
       AND (received_at, seq) > ($1, $3::bigint)
     ORDER BY received_at, seq LIMIT $4
@@ -256,38 +260,42 @@ FROM (
 ORDER BY c.received_at, c.seq
 """
 # The receipt of the conversation that spoke of it last says when that was, also where that one is gone.
-_MEMORIES = """
-SELECT m.memory_seq, m.last_seq, m.old, m.old AND coalesce(said.received_at < m.before, true) AS over
+_MEMORIES = f"""
+SELECT c.memory_seq, c.last_seq, c.old, c.old AND coalesce(said.received_at < c.before, true) AS over,
+       coalesce(said.received_at, c.first_seen_at) AS said_at, convo_now() AS now, {_TENANT_NAME} AS tenant_name
 FROM (
-    SELECT memory_seq, coalesce(last_seq, seq) AS last_seq, first_seen_at < before AS old, before
+    SELECT memory_seq, coalesce(last_seq, seq) AS last_seq, first_seen_at < before AS old, before, first_seen_at, tenant
     FROM memory, (SELECT convo_now() - make_interval(hours => $2) AS before) AS time
     WHERE memory_seq > $1 ORDER BY memory_seq LIMIT $3
-) AS m LEFT JOIN LATERAL (SELECT received_at FROM receipt WHERE seq = m.last_seq OFFSET 0) AS said ON true
-ORDER BY m.memory_seq
+) AS c LEFT JOIN LATERAL (SELECT received_at FROM receipt WHERE seq = c.last_seq OFFSET 0) AS said ON true
+ORDER BY c.memory_seq
 """
-_AUDIT_ROWS = """
-SELECT number, at < convo_now() - make_interval(hours => $2) AS over
-FROM audit_log WHERE number > $1 ORDER BY number LIMIT $3
+_AUDIT_ROWS = f"""
+SELECT number, at, at < convo_now() - make_interval(hours => $2) AS over, convo_now() AS now,
+       {_TENANT_NAME} AS tenant_name
+FROM audit_log AS c WHERE number > $1 ORDER BY number LIMIT $3
 """
-_USERS = "SELECT seq, user_id FROM conversation WHERE seq = ANY($1::bigint[])"
+_USERS = f"""
+SELECT seq, user_id, tenant, {_TENANT_NAME} AS tenant_name FROM conversation AS c WHERE seq = ANY($1::bigint[])
+"""
 _EXPIRE_RECEIPTS = """
 UPDATE receipt SET state = 'x', user_hmac = gone.user_hmac
 FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, user_hmac) WHERE receipt.seq = gone.seq
 """
 _GONE = """
-    SELECT user_id, bot_id, sum(job.score)::bigint AS score, count(*)::integer AS conversations
-    FROM conversation JOIN every_job AS job USING (seq)
-    WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id
+    SELECT user_id, bot_id, c.tenant, sum(job.score)::bigint AS score, count(*)::integer AS conversations
+    FROM conversation c JOIN every_job AS job USING (seq)
+    WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id, c.tenant
 """
 # In the order in which settlers lock them.
 _HOLD_RELATIONSHIPS = f"""
-SELECT FROM ({_GONE}) AS gone JOIN relationship AS r USING (user_id, bot_id)
+SELECT FROM ({_GONE}) AS gone JOIN relationship AS r USING (user_id, bot_id, tenant)
 ORDER BY user_id, bot_id FOR UPDATE OF r
 """
 _NOTE_SCORES = f"""
 UPDATE relationship AS r SET retired_score = coalesce(r.retired_score, 0) + gone.score,
                              retired_conversations = coalesce(r.retired_conversations, 0) + gone.conversations
-FROM ({_GONE}) AS gone WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id
+FROM ({_GONE}) AS gone WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.tenant = gone.tenant
 """
 _MARK_LOGS = "UPDATE conversation SET log_retired = true WHERE seq = ANY($1::bigint[])"
 _RUNS_OVER = """

@@ -29,7 +29,9 @@ _DAYS: Mapping[RetiredKind, str] = {
 
 
 class DueKind(Struct, frozen=True, kw_only=True):
-    """What retention removes of one kind: after how many days (0: never), by bot where that differs.
+    """What retention removes of one kind: after how many days (0: never), by bot and by tenant where that differs.
+
+    A bot of another tenant than the default one stands as ``TENANT/BOT``.
 
     ``goes_at`` is when the oldest goes by ``days``, if it has ended by then; ``over`` is how many are over, None where
     they were not counted.
@@ -41,6 +43,7 @@ class DueKind(Struct, frozen=True, kw_only=True):
     oldest_at: datetime | None
     goes_at: datetime | None
     over: int | None
+    days_of_tenants: dict[str, int] = {}
 
 
 async def read_due(postgres: Postgres, settings: RetentionSettings, *, count: bool) -> list[DueKind]:
@@ -54,11 +57,16 @@ def _due(
     settings: RetentionSettings, kind: RetiredKind, oldest_at: datetime | None, counts: Counter[RetiredKind] | None
 ) -> DueKind:
     days: int = getattr(settings, _DAYS[kind])
-    own = {bot_id: getattr(bot, _DAYS[kind], None) for bot_id, bot in settings.bots.items()}
+    bots = {**settings.bots}
+    for name, tenant in settings.tenants.items():
+        bots |= {bot_id if name == "default" else f"{name}/{bot_id}": bot for bot_id, bot in tenant.bots.items()}
+    own = {bot_id: getattr(bot, _DAYS[kind], None) for bot_id, bot in bots.items()}
+    of_tenants = {name: getattr(tenant, _DAYS[kind]) for name, tenant in settings.tenants.items()}
     return DueKind(
         kind=kind,
         days=days,
         days_of_bots={bot_id: days for bot_id, days in own.items() if days is not None},
+        days_of_tenants={name: days for name, days in of_tenants.items() if days is not None},
         oldest_at=oldest_at,
         goes_at=oldest_at + timedelta(days=days) if oldest_at is not None and days else None,
         over=None if counts is None else counts[kind],

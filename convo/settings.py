@@ -111,6 +111,12 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     read_bytes_max: Bytes = 64 << 20
 
 
+class TenantLimits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What all keys of one tenant may send together; a rate of 0 is no limit."""
+
+    requests_per_second: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+
+
 class ClientsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limits of one client, by its address; a rate of 0 is no limit."""
 
@@ -119,6 +125,7 @@ class ClientsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=
     bytes_per_second: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
     bytes_burst: Annotated[float, Meta(ge=1, le=1e12)] = 16_777_216.0
     tracked_max: Count = 10_000
+    tenants: dict[str, TenantLimits] = {}
 
 
 class DatabaseSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -309,8 +316,22 @@ class BotRetention(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dead_days: Days | None = None
 
 
+class TenantRetention(BotRetention, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """After how many days what belongs to one tenant goes, and of it what belongs to some of its bots.
+
+    None is as for the other tenants, 0 is never.
+    """
+
+    memories_days: Days | None = None
+    audit_log_days: Days | None = None
+    bots: dict[str, BotRetention] = {}
+
+
 class RetentionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """After how many days what is over goes by itself; 0 is never."""
+    """After how many days what is over goes by itself; 0 is never.
+
+    ``bots`` are those of the tenant ``default``: the bots of another tenant stand with that one.
+    """
 
     logs_days: Days = 0
     conversations_days: Days = 0
@@ -319,22 +340,37 @@ class RetentionSettings(Section, frozen=True, kw_only=True, forbid_unknown_field
     memories_days: Days = 0
     audit_log_days: Days = 0
     bots: dict[str, BotRetention] = {}
+    tenants: dict[str, TenantRetention] = {}
     whole_months: bool = False
     look_seconds: Seconds = 600.0
 
     def days_of_month(self, name: Literal["logs_days", "runs_days"]) -> int:
-        """Return after how many days such rows are over whichever bot they are of; 0 where some stay for ever."""
-        every = [self, *(self.of_bot(bot_id) for bot_id in self.bots)]
+        """Return after how many days such rows are over whosever they are; 0 where some stay for ever."""
+        named = [("default", None), *(("default", bot) for bot in self.bots)]
+        named += [(one, bot) for one, tenant in self.tenants.items() for bot in (None, *tenant.bots)]
+        every = [self, *(self.of(one, bot) for one, bot in named)]
         # They go with their conversation, too.
         own = [(getattr(one, name), one.conversations_days) for one in every]
         first = [min((days for days in pair if days), default=0) for pair in own]
         return max(first) if all(first) else 0
 
-    def of_bot(self, bot_id: str) -> RetentionSettings:
-        """Return the days of one bot."""
-        own = self.bots.get(bot_id)
-        given = {} if own is None else {name: days for name, days in structs.asdict(own).items() if days is not None}
+    def of(self, tenant: str | None, bot_id: str | None = None) -> RetentionSettings:
+        """Return the days of one bot of one tenant, None being the default one; without a bot those of the tenant."""
+        whole = self.tenants.get(tenant or "default", TenantRetention())
+        bots = {**self.bots, **whole.bots} if tenant in (None, "default") else whole.bots
+        own = bots.get(bot_id) if bot_id is not None else None
+        given = _given(whole) | ({} if own is None else _given(own))
         return structs.replace(self, **given) if given else self
+
+    def shortest(self, *names: str) -> int:
+        """Return the fewest of these days of all tenants and bots; 0 where all are 0."""
+        tenants = self.tenants.values()
+        every = (self, *self.bots.values(), *tenants, *(bot for one in tenants for bot in one.bots.values()))
+        return min((days for one in every for name in names if (days := getattr(one, name, None))), default=0)
+
+
+def _given(own: BotRetention) -> dict[str, int]:
+    return {name: days for name, days in structs.asdict(own).items() if name != "bots" and days is not None}
 
 
 class EventsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

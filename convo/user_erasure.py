@@ -12,8 +12,8 @@ from typing import Any
 import trio
 from msgspec import Struct, structs
 
-from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.erasure import Counted, Erasure, await_accepts, put_on_list, read_receipt
 from convo.errors import NotFound
@@ -34,6 +34,7 @@ _RECEIPT_ROWS = 1000
 
 async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     postgres: Postgres,
+    tenant: Tenant,
     user_id: str,
     caller: Caller,
     *,
@@ -53,8 +54,8 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     """
 
     async def begin(connection: Connection) -> tuple[bytes, erasures.NotedErasure | None]:
-        hmac = (await read_installation_key(connection)).hmac_of("user", user_id)
-        if await connection.fetchval(_ANY_LEFT, user_id, hmac) and user_id != CANARY_USER:
+        hmac = (await read_installation_key(connection)).hmac_of("user", tenant.own(user_id))
+        if await connection.fetchval(_ANY_LEFT, user_id, tenant.number, hmac) and user_id != CANARY_USER:
             return hmac, await put_on_list(connection, "user", hmac, dry_run=dry_run)
         noted = await erasures.noted_erasure(connection, hmac)
         if noted is None:
@@ -65,30 +66,42 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
 
     hmac, noted = await postgres.run("db.erase", begin)
     if dry_run:
-        counts = await _count_user(postgres, user_id, hmac)
+        counts = await _count_user(postgres, tenant, user_id, hmac)
         return Erasure(kind="user", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
     if noted is None or noted.ended_at is not None:
         return await read_receipt(postgres, "user", hmac, repeated=True)
     await await_accepts(postgres)
     return await go_on_with_user(
-        postgres, user_id, hmac, noted.begun_at, caller, erased=erased, until=until, telling=telling, outbox=outbox
+        postgres,
+        tenant,
+        user_id,
+        hmac,
+        noted.begun_at,
+        caller=caller,
+        erased=erased,
+        until=until,
+        telling=telling,
+        outbox=outbox,
     )
 
 
 async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     postgres: Postgres,
+    tenant: Tenant,
     user_id: str,
     hmac: bytes,
     begun_at: datetime,
-    caller: Caller,
     *,
+    caller: Caller,
     erased: Callable[[Sequence[int]], None],
     until: float,
     telling: Telling | None = None,
     outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
     """Erase of a user what was received or ended until ``begun_at``: of an erasure that is on the list."""
-    batch = _UserBatch(user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox)
+    batch = _UserBatch(
+        tenant=tenant, user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox
+    )
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
         seqs, nothing_left = await batch.erase(postgres)
@@ -101,6 +114,7 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
 class _UserBatch(Struct, frozen=True, kw_only=True):
     """A batch of a user's conversations, or, where there is none left, all else of the user."""
 
+    tenant: Tenant
     user_id: str
     hmac: bytes
     begun_at: datetime
@@ -112,13 +126,14 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         """Erase it; return which conversations went, and whether nothing is left."""
 
         async def body(connection: Connection) -> tuple[list[int], bool]:
-            batch = [row["seq"] for row in await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS)]
+            rows = await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS, self.tenant.number)
+            batch = [row["seq"] for row in rows]
             await outcomes.lock_jobs(connection, batch)
             # Another request, or retention, may have removed some of them while this one waited.
             found = await connection.fetch(_LEFT, batch)
             seqs = [row["seq"] for row in found]
             if self.telling is not None:
-                await untold.note_user(connection, self.telling, self.hmac, self.user_id, seqs)
+                await untold.note_user(connection, self.telling, self.hmac, self.tenant, self.user_id, seqs=seqs)
             if batch:
                 counts, ended = await self._erase_conversations(connection, found), False
             else:
@@ -126,9 +141,8 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
             await erasures.note_counts(connection, self.hmac, counts, ended=ended, begun_at=self.begun_at)
             target = AuditTarget(kind="user", id=self.user_id, user_id=self.user_id)
             detail = {"conversations": len(seqs), "ended": ended}
-            await audit_log.append(
-                connection, AuditEntry(action="erase", caller=self.caller, target=target, detail=detail)
-            )
+            entry = AuditEntry(action="erase", tenant=self.tenant, caller=self.caller, target=target, detail=detail)
+            await audit_log.append(connection, entry)
             return seqs, ended
 
         return await postgres.run("db.erase", body)
@@ -136,14 +150,15 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     async def _erase_conversations(self, connection: Connection, found: Sequence[Mapping[str, Any]]) -> ErasedCounts:
         key = await read_installation_key(connection)
         seqs, ids = [row["seq"] for row in found], [row["conversation_id"] for row in found]
-        gone = [key.hmac_of("conversation", one) for one in ids]
-        await self.outbox.append_erased(connection, dict(zip(seqs, ids, strict=True)))
-        counts = await erase_conversations(connection, seqs, gone)
-        await erasures.note_conversations(connection, gone, [key.hmac_of_hash(id_hash(one)) for one in ids])
+        gone = [key.hmac_of("conversation", self.tenant.own(one)) for one in ids]
+        await self.outbox.append_erased(connection, self.tenant, dict(zip(seqs, ids, strict=True)))
+        counts = await erase_conversations(connection, self.tenant, seqs, gone)
+        hash_hmacs = [key.hmac_of_hash(self.tenant.id_hash(one)) for one in ids]
+        await erasures.note_conversations(connection, gone, hash_hmacs)
         return _of_batch(counts)
 
     async def _erase_rest(self, connection: Connection) -> tuple[ErasedCounts, bool]:
-        counts = await erase_rest_of_user(connection, self.user_id, self.begun_at)
+        counts = await erase_rest_of_user(connection, self.tenant, self.user_id, self.begun_at)
         receipts = await self._erase_receipts(connection)
         if receipts:
             counts += ErasedCounts(changed={"receipt": receipts})
@@ -151,7 +166,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         ended = counts.removed.get("memory", 0) < ERASED_AT_ONCE and receipts < _RECEIPT_ROWS
         ended = ended and events < ERASED_EVENTS_AT_ONCE
         if ended:
-            await self.outbox.append_user_erased(connection, self.user_id)
+            await self.outbox.append_user_erased(connection, self.tenant, self.user_id)
         return counts, ended
 
     async def _erase_receipts(self, connection: Connection) -> int:
@@ -169,20 +184,20 @@ def _of_batch(counts: ErasedCounts) -> ErasedCounts:
     return structs.replace(counts, changed={name: n for name, n in counts.changed.items() if name == "receipt"})
 
 
-async def _count_user(postgres: Postgres, user_id: str, hmac: bytes) -> ErasedCounts:
+async def _count_user(postgres: Postgres, tenant: Tenant, user_id: str, hmac: bytes) -> ErasedCounts:
     """Count what an erasure of this user would remove, batch by batch, and keep nothing of it."""
     after, counts = 0, ErasedCounts()
 
     async def body(connection: Connection) -> None:
-        found = await connection.fetch(_BATCH_AFTER, user_id, after, _BATCH_ROWS)
+        found = await connection.fetch(_BATCH_AFTER, user_id, after, _BATCH_ROWS, tenant.number)
         if found:
             seqs = [row["seq"] for row in found]
             await outcomes.lock_jobs(connection, seqs)
-            batch = await erase_conversations(connection, seqs, [b"%d" % seq for seq in seqs])
+            batch = await erase_conversations(connection, tenant, seqs, [b"%d" % seq for seq in seqs])
             raise Counted(batch, found[-1]["seq"])
 
     async def whole(connection: Connection) -> ErasedCounts:
-        row = await connection.fetchrow(_COUNT_OF_USER, user_id) or {}
+        row = await connection.fetchrow(_COUNT_OF_USER, user_id, tenant.number) or {}
         expired = await connection.fetchval(_COUNT_EXPIRED, hmac)
         changed = {"receipt": expired} if expired else {}
         return ErasedCounts(removed={name: n for name, n in row.items() if n}, changed=changed)
@@ -200,20 +215,24 @@ async def _count_user(postgres: Postgres, user_id: str, hmac: bytes) -> ErasedCo
 
 
 _ANY_LEFT = """
-SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1) OR EXISTS (SELECT FROM memory WHERE user_id = $1)
-    OR EXISTS (SELECT FROM relationship WHERE user_id = $1) OR EXISTS (SELECT FROM receipt WHERE user_hmac = $2)
+SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1 AND tenant = $2)
+    OR EXISTS (SELECT FROM memory WHERE user_id = $1 AND tenant = $2)
+    OR EXISTS (SELECT FROM relationship WHERE user_id = $1 AND tenant = $2)
+    OR EXISTS (SELECT FROM receipt WHERE user_hmac = $3)
 """
 # conversation_by_user
 _BATCH = """
 SELECT c.seq FROM conversation c
-WHERE c.user_id = $1 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
+WHERE c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
 """
 _LEFT = "SELECT seq, conversation_id FROM conversation WHERE seq = ANY($1::bigint[]) ORDER BY seq"
-_BATCH_AFTER = "SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.seq > $2 ORDER BY c.seq LIMIT $3"
-_COUNT_OF_USER = """
-SELECT (SELECT count(*) FROM memory WHERE user_id = $1) AS memory,
-       (SELECT count(*) FROM relationship WHERE user_id = $1) AS relationship
+_BATCH_AFTER = """
+SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.tenant = $4 AND c.seq > $2 ORDER BY c.seq LIMIT $3
 """
-# receipt_of_user
+_COUNT_OF_USER = """
+SELECT (SELECT count(*) FROM memory WHERE user_id = $1 AND tenant = $2) AS memory,
+       (SELECT count(*) FROM relationship WHERE user_id = $1 AND tenant = $2) AS relationship
+"""
+# receipt_of_user; the HMAC is that of the user of one tenant.
 _EXPIRED = "SELECT seq, id_hash FROM receipt WHERE user_hmac = $1 AND received_at <= $2 LIMIT $3 FOR UPDATE"
 _COUNT_EXPIRED = "SELECT count(*) FROM receipt WHERE user_hmac = $1"

@@ -174,6 +174,7 @@ TESTED_BY: dict[str, str] = {
     # It only connects: each of its connections is one that a test of the whole service uses.
     "convo.components": "integration/test_service.py",
     # Values that behave only where they are read.
+    "convo.store.reaching": "test_reach.py",
     "convo.audit_actions": "integration/store/test_audit_log.py",
     "convo.runtime.waits": "test_deadlines.py",
     "convo.event_types": "integration/store/test_outbox.py",

@@ -195,13 +195,13 @@ class MemoryService(RemoteAnalyst):
     def _request(self, conversation: Conversation) -> dict[str, Any]:
         shown = excerpt(conversation.turns, TEXT_CHARS_MAX)
         turns = [{"role": _ROLES[turn.speaker], "content": turn.text} for turn in shown.head + shown.tail]
-        request: dict[str, Any] = {"user_id": conversation.user_id, self._dialect.turns_field: turns}
+        request: dict[str, Any] = {"user_id": conversation.remote_user, self._dialect.turns_field: turns}
         if self._dialect.names_conversation:
-            request["conversation_id"] = conversation.conversation_id
+            request["conversation_id"] = conversation.remote_id
         if self._paths.list:
             # It comes back in the list. mem0 leaves out of its answer what is no news, so nothing else tells whose a
             # memory is whose answer was lost.
-            request["metadata"] = {"conversation_id": conversation.conversation_id}
+            request["metadata"] = {"conversation_id": conversation.remote_id}
         if self._settings.api_version == "v2":
             request["version"] = "v2"
         return request
@@ -243,7 +243,7 @@ class MemoryService(RemoteAnalyst):
         Raises:
             RemotePending: the list does not show it yet.
         """
-        held = await self._list(conversation.user_id)
+        held = await self._list(conversation.remote_user)
         own = _of(conversation, held or [])
         if own:
             return memories_of((ticket.facts + own)[:FACTS_MAX])
@@ -255,7 +255,7 @@ class MemoryService(RemoteAnalyst):
 
     async def _listed_ones(self, conversation: Conversation, found: Memories) -> Memories:
         """Find in its list what it added, where its answer tells only that it has ended."""
-        held = await self._list(conversation.user_id)
+        held = await self._list(conversation.remote_user)
         if held is None:
             return replace(found, uncertain=True)
         return _joined(found, memories_of(_of(conversation, held)))
@@ -269,7 +269,7 @@ class MemoryService(RemoteAnalyst):
         unsure = [fact.key for fact in found.facts if fact.operation == "NONE"]
         if not self._paths.list:
             return replace(found, uncertain=bool(unsure))
-        held = await self._list(conversation.user_id)
+        held = await self._list(conversation.remote_user)
         if held is None:
             return replace(found, uncertain=True)
         keys = {key_of(ServiceFact(id=fact.id), "") for fact in held}
@@ -386,7 +386,7 @@ class MemoryService(RemoteAnalyst):
 
 def _of(conversation: Conversation, held: list[ServiceFact]) -> tuple[ServiceFact, ...]:
     """Return what a list has of this conversation, as added by it."""
-    own = (fact for fact in held if fact.conversation_id == conversation.conversation_id)
+    own = (fact for fact in held if fact.conversation_id == conversation.remote_id)
     return tuple(replace(fact, operation="ADD", conversation_id=None) for fact in own)[:FACTS_MAX]
 
 

@@ -213,7 +213,7 @@ class RemoteAnalyst(ABC):
 
 def idempotency_key(conversation: Conversation, part: PartName) -> str:
     """Name one part of one conversation's content in ASCII, the same at each attempt."""
-    return f"{quote(conversation.conversation_id, safe='')}:{part}:{conversation.digest}"
+    return f"{conversation.remote_prefix}{quote(conversation.conversation_id, safe='')}:{part}:{conversation.digest}"
 
 
 def key_text(name: str, api_key: Secret) -> str:

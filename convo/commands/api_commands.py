@@ -190,6 +190,9 @@ def _add_import_options(imported: argparse.ArgumentParser) -> None:
     imported.add_argument(
         "--id", default="cutover", help="each total is added once under this id (default: %(default)s)"
     )
+    imported.add_argument(
+        "--tenant", default="default", metavar="NAME", help="whose relationships they are (default: %(default)s)"
+    )
     imported.add_argument("--rate", type=float, metavar="N", help="at most so many conversations a second")
     imported.add_argument("--dry-run", action="store_true", help="show what would be refused, and send nothing")
     imported.add_argument(
@@ -278,7 +281,12 @@ def _import(asked: argparse.Namespace) -> int:
     if asked.relationships is not None:
         settings = config.load_settings(asked.config, arguments=arguments_of(asked))
         return importing.import_relationships(
-            settings, asked.relationships, asked.id, dry_run=asked.dry_run, as_json=asked.json
+            settings,
+            asked.relationships,
+            asked.id,
+            tenant=asked.tenant,
+            dry_run=asked.dry_run,
+            as_json=asked.json,
         )
     if asked.dry_run:
         settings = config.read_settings(asked.config, arguments=arguments_of(asked))

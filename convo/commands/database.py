@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from convo import scrub
 from convo.analysis.memory import MemoryService
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.embedded import access, location
 from convo.embedded.access import new_database
 from convo.embedded.server import Embedded, open_embedded, running_dsn
@@ -27,7 +28,7 @@ from convo.runtime.deadline import deadline
 from convo.scrub import Scrubbed, ScrubbedTable, Size
 from convo.settings import Settings
 from convo.startup import describe_url
-from convo.store import audit_log, erasure_file, erasure_list, keys, ledger
+from convo.store import audit_log, erasure_file, erasure_list, keys, ledger, tenants
 from convo.store.audit import anomalies
 from convo.store.backup import read_made_at, restore_backup, write_backup
 from convo.store.contents import read_contents
@@ -220,9 +221,14 @@ async def retention_due(settings: Settings, *, count: bool) -> list[DueKind]:
 
 
 async def import_totals(
-    settings: Settings, import_id: str, totals: Sequence[EarlierTotal], booked: Callable[[BookedTotals], None]
+    settings: Settings,
+    import_id: str,
+    totals: Sequence[EarlierTotal],
+    booked: Callable[[BookedTotals], None],
+    *,
+    tenant: str = DEFAULT_TENANT,
 ) -> None:
-    """Add totals of an earlier service to relationships, a batch a transaction, each once under ``import_id``.
+    """Add totals of an earlier service to a tenant's relationships, batch by batch, each once under ``import_id``.
 
     ``booked`` is called after each batch.
 
@@ -237,7 +243,7 @@ async def import_totals(
                 if older := await held_back_by(unit):
                     at_work = "; ".join(map(str, older))
                     raise Refused(f"nothing more is imported while an older convo is at work: {at_work}")
-                return await book_totals(unit, import_id, batch)
+                return await book_totals(unit, await tenants.find_or_make(unit, tenant), import_id, batch)
 
             booked(await postgres.run("db.import", body))
 
@@ -266,15 +272,22 @@ async def _refuse_unserved(settings: Settings, connection: DedicatedConnection) 
 # --- the keys of clients
 
 
-async def new_key(
-    settings: Settings, name: str, scopes: Sequence[Scope], requests_per_second: float, expires: Expiry
+async def new_key(  # noqa: PLR0913  (as store.keys.new)
+    settings: Settings,
+    name: str,
+    scopes: Sequence[Scope],
+    requests_per_second: float,
+    expires: Expiry,
+    *,
+    tenant: str = DEFAULT_TENANT,
+    bots: Sequence[str] = (),
 ) -> str:
     """Make a key for a client and return it; as ``store.keys.new``.
 
     The database is made where there is none: the first key can be made before the first server starts.
     """
     async with _running_database(settings) as url, _migrated(settings, url) as postgres:
-        return await keys.new(postgres, name, scopes, requests_per_second, expires=expires)
+        return await keys.new(postgres, name, scopes, requests_per_second, expires=expires, tenant=tenant, bots=bots)
 
 
 async def rotate_key(settings: Settings, key_id: str, overlap: timedelta, expires: Expiry | None) -> str:

@@ -162,7 +162,7 @@ def show_keys(keys: Sequence[ApiKey]) -> None:
 
 def draw_keys(keys: Sequence[ApiKey]) -> RenderableType:
     """Draw keys, one a row; one that has expired says so."""
-    names = ("key", "name", "scopes", "a second", "made", "last used", "expires", "replaces")
+    names = ("key", "name", "tenant", "bots", "scopes", "a second", "made", "last used", "expires", "replaces")
     return RecordTable(names=names, leading=2, rows=tuple(map(_key_row, keys)))
 
 
@@ -171,7 +171,9 @@ def _key_row(key: ApiKey) -> tuple[Text, ...]:
     expires: Any = key.expires_at or "never"
     if key.expires_at is not None and (key.expires_in or 0) <= 0:
         expires = plain(f"expired {utc_text(key.expires_at)}", _STYLES["dead"])
-    cells = (key.key_id, key.name, ", ".join(key.scopes), limit, key.created_at, key.last_used_at, expires)
+    bots = "all" if key.reach.bots is None else ", ".join(key.reach.bots)
+    whose = (key.reach.tenant.name, bots)
+    cells = (key.key_id, key.name, *whose, ", ".join(key.scopes), limit, key.created_at, key.last_used_at, expires)
     return tuple(map(make_cell, (*cells, key.replaces)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -205,8 +206,10 @@ def _count(report: ImportReport, file: str, line: ImportLine, outcome: Receipt |
         report.refuse(file, line.number, f"{outcome}{at}")
 
 
-def import_relationships(settings: Settings, file: str, import_id: str, *, dry_run: bool, as_json: bool) -> int:
-    """Add the totals of a file to relationships, and print how many; nothing is added where a line is wrong.
+def import_relationships(  # noqa: PLR0913  (which totals, whose they are, and how that is shown)
+    settings: Settings, file: str, import_id: str, *, tenant: str, dry_run: bool, as_json: bool
+) -> int:
+    """Add the totals of a file to a tenant's relationships, and print how many; nothing where a line is wrong.
 
     Raises:
         Refused: the file cannot be read, or as ``database.import_totals``.
@@ -231,7 +234,7 @@ def import_relationships(settings: Settings, file: str, import_id: str, *, dry_r
 
     if not dry_run:
         with open_log(settings.observe):
-            trio.run(database.import_totals, settings, import_id, list(totals.values()), add)
+            trio.run(partial(database.import_totals, settings, import_id, list(totals.values()), add, tenant=tenant))
     if as_json:
         print_json({"dry_run": dry_run, "totals": len(totals), **msgspec.structs.asdict(booked)})
         return 0

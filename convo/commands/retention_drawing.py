@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -19,14 +19,32 @@ def show_retention(found: Sequence[DueKind]) -> None:
 def draw_retention(found: Sequence[DueKind]) -> RenderableType:
     """Draw what retention removes, one kind a row; how many are over only where they were counted."""
     counted = any(one.over is not None for one in found)
-    names = ("what", "goes after", "for some bots", "the oldest", "goes", *(["over now"] if counted else []))
+    names = (
+        "what",
+        "goes after",
+        "for some bots",
+        "for some tenants",
+        "the oldest",
+        "goes",
+        *(["over now"] if counted else []),
+    )
     return RecordTable(names=names, leading=2, rows=tuple(_due_row(one, counted=counted) for one in found))
 
 
 def _due_row(one: DueKind, *, counted: bool) -> tuple[Text, ...]:
-    bots = ", ".join(f"{bot_id}: {_days(days)}" for bot_id, days in one.days_of_bots.items()) or None
-    cells = (one.kind.replace("_", " "), _days(one.days), bots, one.oldest_at, one.goes_at)
+    cells = (
+        one.kind.replace("_", " "),
+        _days(one.days),
+        _own(one.days_of_bots),
+        _own(one.days_of_tenants),
+        one.oldest_at,
+        one.goes_at,
+    )
     return tuple(map(make_cell, (*cells, *([one.over] if counted else []))))
+
+
+def _own(days_of: Mapping[str, int]) -> str | None:
+    return ", ".join(f"{name}: {_days(days)}" for name, days in days_of.items()) or None
 
 
 def _days(days: int) -> str:

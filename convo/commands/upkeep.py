@@ -127,7 +127,13 @@ def add_keys(commands: Commands) -> None:
         help="what it allows: write, read, erase, webhooks, admin (default: write,read)",
     )
     new.add_argument("--requests-per-second", type=float, default=0.0, help="the limit of this key (0: none)")
-    add_settings(add_command(actions, "list", "list the keys that are not revoked", _list_keys))
+    new.add_argument(
+        "--tenant", default="default", metavar="NAME", help="whose conversations it reaches; made with its first key"
+    )
+    new.add_argument("--bots", default="", metavar="IDS", help="the bots it is bound to, by commas (default: all)")
+    listed = add_command(actions, "list", "list the keys that are not revoked", _list_keys)
+    listed.add_argument("--tenant", metavar="NAME", help="only those of this tenant")
+    add_settings(listed)
     rotate = add_command(actions, "rotate", "make a key that replaces another, and print it", _rotate_key)
     rotate.add_argument("--overlap", default="1d", metavar="SPAN", help="how long the old one is valid yet (1d)")
     for parser, default in ((new, "never"), (rotate, "")):
@@ -147,9 +153,13 @@ def _new_key(asked: argparse.Namespace) -> int:
         raise Refused(f"--scopes {asked.scopes!r}: choose from {', '.join(keys.SCOPES)}, separated by commas")
     if not 0 <= asked.requests_per_second <= _REQUESTS_PER_SECOND_MAX:
         raise Refused(f"--requests-per-second {asked.requests_per_second:g}: choose a number above 0, or 0")
+    bots = [bot.strip() for bot in asked.bots.split(",")] if asked.bots else []
+    if not all(bots):
+        raise Refused(f"--bots {asked.bots!r}: give the ids of bots, separated by commas")
     expires = read_expiry(asked.expires)
     settings = settings_of(asked)
-    key = _run(settings, database.new_key, asked.name, scopes, asked.requests_per_second, expires)
+    make = partial(database.new_key, tenant=asked.tenant, bots=bots)
+    key = _run(settings, make, asked.name, scopes, asked.requests_per_second, expires)
     if asked.json:
         output.print_json({"key": key})
     else:
@@ -184,12 +194,19 @@ def _rotate_key(asked: argparse.Namespace) -> int:
 def _list_keys(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
     found = _run(settings, database.list_keys)
+    if asked.tenant is not None:
+        found = [key for key in found if key.reach.tenant.name == asked.tenant]
     if asked.json:
-        output.print_json([{name: value for name, value in asdict(key).items() if name != "digest"} for key in found])
+        output.print_json(list(map(_shown_key, found)))
     else:
         drawing.show_keys(found)
     _warn_of_no_effect(settings)
     return 0
+
+
+def _shown_key(key: keys.ApiKey) -> dict[str, Any]:
+    shown = {name: value for name, value in asdict(key).items() if name not in ("digest", "reach")}
+    return {**shown, "tenant": key.reach.tenant.name, "bots": key.reach.bots}
 
 
 def _revoke_key(asked: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ IdKind = Literal["conversation", "user"]
 """What an id is of: a conversation and a user of the same id have different HMACs."""
 
 DEFAULT_TENANT = "default"
-"""The tenant of every conversation today; ids are unique within one."""
+"""The tenant of all that no key says otherwise of; ids are unique within one (``tenant``)."""
 
 _HASH_BYTES = 16
 

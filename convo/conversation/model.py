@@ -69,8 +69,10 @@ class Conversation(Struct, frozen=True, kw_only=True, dict=True):
     """What an analyst reads: one conversation with its turns in order.
 
     ``asked_before``: an earlier run may have asked the remote services, and its answers may be lost. ``tickets`` hold,
-    by part, what to ask a service with that was still at work on it. In ``__dict__`` analysts keep what they have made
-    of the turns, as ``functools.cached_property`` does.
+    by part, what to ask a service with that was still at work on it. ``remote_prefix`` tells its tenant where a service
+    is given ids: those of two tenants are two users, and two conversations, to it.
+
+    In ``__dict__`` analysts keep what they have made of the turns, as ``functools.cached_property`` does.
     """
 
     conversation_id: str
@@ -80,6 +82,17 @@ class Conversation(Struct, frozen=True, kw_only=True, dict=True):
     turns: tuple[Turn, ...]
     asked_before: bool = False
     tickets: Mapping[PartName, str] = {}
+    remote_prefix: str = ""
+
+    @property
+    def remote_id(self) -> str:
+        """What a service is given as the id of the conversation."""
+        return self.remote_prefix + self.conversation_id
+
+    @property
+    def remote_user(self) -> str:
+        """What a service is given as the id of the user."""
+        return self.remote_prefix + self.user_id
 
 
 class Links(Struct, frozen=True, kw_only=True, gc=False):

@@ -176,4 +176,5 @@ def _conversation(lease: Lease, packed: bytes) -> Conversation:
         turns=transcript.turns(logs.unpack(packed), lease.started_at, lease.ended_at),
         asked_before=lease.asked_before,
         tickets=lease.tickets,
+        remote_prefix=lease.remote_prefix,
     )

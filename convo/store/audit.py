@@ -10,7 +10,6 @@ from typing import Any
 
 from msgspec import Struct
 
-from convo.conversation.identity import DEFAULT_TENANT
 from convo.store.ledger import COMPARE_SECONDS, UNBOUND
 from convo.store.months import DROPPED_LOG, first_seq_of_next
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection
@@ -87,13 +86,13 @@ _OLDEST_SEQ = f"SELECT least({', '.join(f'(SELECT min(seq) FROM {name} WHERE seq
 _NEWEST_SEQ = f"SELECT greatest({', '.join(f'(SELECT max(seq) FROM {name} WHERE seq < $1)' for name in _TABLES)})"
 _BY_SEQ = {
     # The hash, too, is made again: a receipt under another hash would let its id be stored a second time.
-    "conversations without their receipt": f"""
-        SELECT conversation_id AS name FROM conversation c
+    "conversations without their receipt": """
+        SELECT conversation_id AS name FROM conversation c LEFT JOIN tenant ON tenant.number = c.tenant
         WHERE c.seq > $1 AND c.seq <= $2
           AND NOT EXISTS (
               SELECT FROM receipt r WHERE r.seq = c.seq AND r.seq > $1 AND r.seq <= $2 AND r.state = ''
                 AND (r.turns, r.received_at) = (c.turns, c.received_at)
-                AND r.id_hash = convo_id_hash('{DEFAULT_TENANT}', c.conversation_id))""",
+                AND r.id_hash = convo_id_hash(tenant.name, c.conversation_id))""",
     # What has expired keeps its receipt; that one says so.
     "receipts without a conversation": """
         SELECT seq::text AS name FROM receipt r
@@ -161,10 +160,11 @@ _SUMS = """
     SELECT coalesce(r.user_id, s.user_id) || ' ' || coalesce(r.bot_id, s.bot_id) AS name
     FROM (SELECT * FROM relationship WHERE user_id > $1 AND ($2::text IS NULL OR user_id <= $2)) AS r
     FULL JOIN (
-        SELECT user_id, bot_id, sum(score) AS score, count(*) AS conversations
+        SELECT user_id, bot_id, tenant, sum(score) AS score, count(*) AS conversations
         FROM conversation JOIN every_job USING (seq)
-        WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2) GROUP BY user_id, bot_id
-    ) AS s USING (user_id, bot_id)
+        WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2)
+        GROUP BY user_id, bot_id, tenant
+    ) AS s USING (user_id, bot_id, tenant)
     WHERE r.conversations = 0 OR (r.score, r.conversations) IS DISTINCT FROM (
         coalesce(s.score, 0) + coalesce(r.retired_score, 0),
         coalesce(s.conversations, 0) + coalesce(r.retired_conversations, 0))"""

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from convo.audit_actions import AuditAction
 from convo.conversation.identity import IdKind
+from convo.conversation.tenant import DEFAULT, Tenant
 from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.postgres import Connection
 
@@ -41,9 +42,13 @@ class AuditTarget(Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """One row that is to be added; ``detail`` is small and holds no text of a conversation."""
+    """One row that is to be added; ``detail`` is small and holds no text of a conversation.
+
+    ``tenant`` is whose the target is; what concerns the whole installation stands with the default one.
+    """
 
     action: AuditAction
+    tenant: Tenant = DEFAULT
     caller: Caller = NO_CALLER
     target: AuditTarget | None = None
     detail: Mapping[str, Any] | None = None
@@ -66,10 +71,11 @@ def _row(entry: AuditEntry, key: InstallationKey | None) -> tuple[Any, ...]:
     target, kind, of_user = None, None, None
     if entry.target is not None and key is not None:
         kind = entry.target.kind
-        target = key.hmac_of(kind, entry.target.id)
-        of_user = key.hmac_of("user", entry.target.user_id)
+        target = key.hmac_of(kind, entry.tenant.own(entry.target.id))
+        of_user = key.hmac_of("user", entry.tenant.own(entry.target.user_id))
     detail = None if entry.detail is None else msgspec.json.encode(entry.detail).decode()
-    return entry.action, entry.caller.key_id, entry.caller.address, kind, target, of_user, detail
+    caller = entry.caller
+    return entry.action, caller.key_id, caller.address, kind, target, of_user, detail, entry.tenant.number
 
 
 def restored(made_at: str, size_bytes: int, *, without_erasures: bool = False) -> str:
@@ -91,6 +97,6 @@ $convo$;
 """
 
 
-COLUMNS = "action, key_id, address, target_kind, target, of_user, detail"
-ARRAYS = "$1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::jsonb[]"
+COLUMNS = "action, key_id, address, target_kind, target, of_user, detail, tenant"
+ARRAYS = "$1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::jsonb[], $8::smallint[]"
 _APPEND = f"INSERT INTO audit_log ({COLUMNS}) SELECT {COLUMNS} FROM unnest({ARRAYS}) AS entry ({COLUMNS})"

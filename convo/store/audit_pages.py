@@ -1,8 +1,8 @@
 """Reads the audit log, newest first: all of it, or by action, key, conversation, user and time.
 
-Open it to change a filter. One filter finds rows by its index; the others are checked on what it finds. So a page looks
-at a bounded number of rows, whatever is asked for. Where few of them match, the page is short, and the next one goes on
-behind them.
+Each tenant sees its own rows. Open it to change a filter. One filter finds rows by its index; the others are checked on
+what it finds. So a page looks at a bounded number of rows, whatever is asked for. Where few of them match, the page is
+short, and the next one goes on behind them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from convo.audit_actions import AUDIT_ACTIONS, AuditAction
+from convo.conversation.tenant import Tenant
 from convo.store.installation_key import read_installation_key
 from convo.store.postgres import RELAXED, Connection, Postgres
 
@@ -44,15 +45,15 @@ class AuditPage(Struct, frozen=True, kw_only=True):
     next_before: int | None
 
 
-async def read_audit_log(postgres: Postgres, wanted: AuditFilter, limit: int) -> AuditPage:
-    """Read up to ``limit`` rows, newest first."""
+async def read_audit_log(postgres: Postgres, tenant: Tenant, wanted: AuditFilter, limit: int) -> AuditPage:
+    """Read up to ``limit`` rows of a tenant, newest first."""
 
     async def body(connection: Connection) -> AuditPage:
-        values = await _values(connection, wanted)
+        values = await _values(connection, tenant, wanted)
         looked_at = limit + 1 if not (values or wanted.since) else max(_LOOKED_AT_MAX, limit + 1)
-        statement, value = _statement(wanted, values)
+        statement, value = _statement(tenant, wanted, values)
         last = _NEWEST if wanted.before is None else wanted.before - 1
-        rows = await connection.fetch(statement, *value, last, looked_at)
+        rows = await connection.fetch(statement, tenant.number, last, looked_at, *value)
         found = [row for row in rows if _is_meant(row, values, wanted.since)]
         if len(found) > limit:
             return AuditPage(rows=found[:limit], next_before=found[limit - 1]["number"])
@@ -62,15 +63,15 @@ async def read_audit_log(postgres: Postgres, wanted: AuditFilter, limit: int) ->
     return await postgres.run("db.audit_log", body, begin=RELAXED)
 
 
-async def _values(connection: Connection, wanted: AuditFilter) -> dict[str, object]:
+async def _values(connection: Connection, tenant: Tenant, wanted: AuditFilter) -> dict[str, object]:
     """Return what the columns must hold, by their names."""
     values: dict[str, object] = {"action": wanted.action, "key_id": wanted.key_id}
     if wanted.conversation_id is not None or wanted.user_id is not None:
         key = await read_installation_key(connection)
         if wanted.conversation_id is not None:
-            values["target"] = key.hmac_of("conversation", wanted.conversation_id)
+            values["target"] = key.hmac_of("conversation", tenant.own(wanted.conversation_id))
         if wanted.user_id is not None:
-            values["of_user"] = key.hmac_of("user", wanted.user_id)
+            values["of_user"] = key.hmac_of("user", tenant.own(wanted.user_id))
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -78,37 +79,35 @@ def _is_meant(row: AuditRow, values: Mapping[str, object], since: datetime | Non
     return all(row[name] == value for name, value in values.items()) and (since is None or row["at"] >= since)
 
 
-def _statement(wanted: AuditFilter, values: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
-    """Return the statement that reads the fewest rows for a page, and what it takes before the number and the limit."""
+def _statement(tenant: Tenant, wanted: AuditFilter, values: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
+    """Return the statement that reads the fewest rows for a page, and what it takes behind the limit."""
     for name, statement in _BY_VALUE.items():
         if name in values:
             return statement, (values[name],)
     if wanted.action is not None and wanted.action != "log_read":
         return _BY_ACTION[wanted.action], ()
-    return _ALL, ()
+    return _ALL_OF_TENANT if tenant.number else _ALL, ()
 
 
 _FIELDS = "SELECT number, at, action, key_id, address, target_kind, target, of_user, detail FROM audit_log"
 
 
-def _range(column: str, value: str, last: str, condition: str) -> str:
+def _range(column: str, value: str, condition: str) -> str:
     # By two ends and its own order, as in ``listing``: else the planner may walk the primary key over all other rows.
     return (
-        f"WHERE {condition} AND ({column}, number) >= ({value}, 0) AND ({column}, number) <= ({value}, {last})"
-        f" ORDER BY {column} DESC, number DESC"
+        f"WHERE tenant = $1 AND {condition}"
+        f" AND ({column}, number) >= ({value}, 0) AND ({column}, number) <= ({value}, $2)"
+        f" ORDER BY {column} DESC, number DESC LIMIT $3"
     )
 
 
-_ALL = f"{_FIELDS} WHERE number <= $1 ORDER BY number DESC LIMIT $2"
+_ALL = f"{_FIELDS} WHERE tenant = $1 AND number <= $2 ORDER BY number DESC LIMIT $3"
+# audit_log_of_tenant
+_ALL_OF_TENANT = f"{_FIELDS} {_range('tenant', '$1', 'tenant > 0')}"
 # The one that is most probably seldom comes first.
-_BY_VALUE = {
-    name: f"{_FIELDS} {_range(name, '$1', '$2', f'{name} IS NOT NULL')} LIMIT $3"
-    for name in ("target", "of_user", "key_id")
-}
+_BY_VALUE = {name: f"{_FIELDS} {_range(name, '$4', f'{name} IS NOT NULL')}" for name in ("target", "of_user", "key_id")}
 _NO_READ = "action <> 'log_read'"
 # The action is part of the text: only then does the planner use a partial index.
 _BY_ACTION = {
-    action: f"{_FIELDS} {_range('action', repr(action), '$1', _NO_READ)} LIMIT $2"
-    for action in AUDIT_ACTIONS
-    if action != "log_read"
+    action: f"{_FIELDS} {_range('action', repr(action), _NO_READ)}" for action in AUDIT_ACTIONS if action != "log_read"
 }

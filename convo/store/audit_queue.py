@@ -139,6 +139,6 @@ _DRAW = "SELECT nextval('audit_log_number') AS number FROM generate_series(1, $1
 _STORE = f"""
 INSERT INTO audit_log (number, at, {COLUMNS})
 SELECT number, convo_now() - make_interval(secs => age), {COLUMNS}
-FROM unnest({ARRAYS}, $8::bigint[], $9::float8[]) AS entry ({COLUMNS}, number, age)
+FROM unnest({ARRAYS}, $9::bigint[], $10::float8[]) AS entry ({COLUMNS}, number, age)
 ON CONFLICT (number) DO NOTHING
 """

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from convo.conversation.identity import id_hash
-from convo.conversation.model import PartName
+from convo.conversation.model import CANARY_USER, PartName
+from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import in_tenant, memory_reached, reached
 
 ConversationRow = Mapping[str, Any]
 T = TypeVar("T")
@@ -61,7 +62,7 @@ class Reader:
         self._postgres = postgres
         self._log_store = log_store
 
-    async def one(self, conversation_id: str) -> FoundConversation:
+    async def one(self, reach: Reach, conversation_id: str) -> FoundConversation:
         """Read one conversation.
 
         Raises:
@@ -70,9 +71,9 @@ class Reader:
         """
 
         async def body(connection: Connection) -> ConversationRow:
-            row = await connection.fetchrow(_ONE, id_hash(conversation_id))
+            row = await connection.fetchrow(_ONE, reach.tenant.id_hash(conversation_id), *reach.values)
             if row is None:
-                raise await absent(connection, conversation_id)
+                raise await absent(connection, reach, conversation_id)
             return row
 
         row = await self._postgres.run("db.read", body, begin=RELAXED)
@@ -80,7 +81,7 @@ class Reader:
         records = read_parts(row["parts"]) if details is None else details.parts
         return FoundConversation(row=row, parts={part.name: part for part in records}, details=details)
 
-    async def log_sizes(self, conversation_id: str) -> FoundLog:
+    async def log_sizes(self, reach: Reach, conversation_id: str) -> FoundLog:
         """Read how long one conversation's log is, and what belongs to it.
 
         Raises:
@@ -89,9 +90,9 @@ class Reader:
         """
 
         async def body(connection: Connection) -> ConversationRow:
-            row = await connection.fetchrow(_TIMES, id_hash(conversation_id))
+            row = await connection.fetchrow(_TIMES, reach.tenant.id_hash(conversation_id), *reach.values)
             if row is None:
-                raise await absent(connection, conversation_id)
+                raise await absent(connection, reach, conversation_id)
             return row
 
         row = await self._postgres.run("db.read", body, begin=RELAXED)
@@ -108,9 +109,11 @@ class Reader:
         """
         return _there(await self._log_store.read(found.row["seq"]), found.row["conversation_id"])
 
-    async def many(self, wanted: ListFilter, limit: int) -> FoundPage:
+    async def many(self, reach: Reach, wanted: ListFilter, limit: int) -> FoundPage:
         """Read up to ``limit`` conversations, newest first, and where the next page begins; as ``listing``."""
-        statements = list_statements(wanted, limit + 1)
+        if wanted.bot_id is not None and not reach.has_bot(wanted.bot_id):
+            return FoundPage(rows=(), next_before=None)
+        statements = list_statements(reach, wanted, limit + 1)
 
         async def body(connection: Connection) -> FoundPage:
             rows = await connection.fetch(statements.page, *statements.page_values)
@@ -121,7 +124,7 @@ class Reader:
 
         return await self._postgres.run("db.list", body, begin=RELAXED)
 
-    async def relationship(self, user_id: str, *, before: int | None, limit: int) -> FoundRelationship:
+    async def relationship(self, reach: Reach, user_id: str, *, before: int | None, limit: int) -> FoundRelationship:
         """Read a user's relationship: its sums, and up to ``limit`` bots, the one with the newest conversation first.
 
         Only bots with a smaller ``last_seq`` than ``before`` are among them.
@@ -129,25 +132,31 @@ class Reader:
         Raises:
             NotFound: nothing of this user is stored.
         """
+        number, some = reach.values
+        bots = [] if some is None else [some]
 
         async def body(connection: Connection) -> FoundRelationship:
-            rows = await connection.fetch(_RELATIONSHIP, user_id, before, limit)
+            rows = await connection.fetch(_RELATIONSHIP[bool(bots)], user_id, before, limit, number, *bots)
             if not rows[0]["bots"]:
-                await _unless_unknown(connection, user_id, ())
+                await _unless_unknown(connection, reach, user_id, ())
             return FoundRelationship(sums=rows[0], bots=[row for row in rows if row["bot_id"] is not None])
 
         return await self._postgres.run("db.read", body, begin=RELAXED)
 
-    async def memories(self, user_id: str, *, before: int | None, limit: int) -> Sequence[ConversationRow]:
+    async def memories(
+        self, reach: Reach, user_id: str, *, before: int | None, limit: int
+    ) -> Sequence[ConversationRow]:
         """Read up to ``limit`` memories of a user, newest first, of those with a ``memory_seq`` below ``before``.
+
+        A memory belongs to no bot: whoever reaches some bots only sees those that conversations of these told first.
 
         Raises:
             NotFound: nothing of this user is stored.
         """
 
         async def body(connection: Connection) -> Sequence[ConversationRow]:
-            rows = await connection.fetch(_MEMORIES, user_id, before, limit)
-            return await _unless_unknown(connection, user_id, rows)
+            rows = await connection.fetch(_MEMORIES, user_id, before, limit, *reach.values)
+            return await _unless_unknown(connection, reach, user_id, rows)
 
         return await self._postgres.run("db.read", body, begin=RELAXED)
 
@@ -167,14 +176,14 @@ def _there(found: T | None, conversation_id: str) -> T:
 
 
 async def _unless_unknown(
-    connection: Connection, user_id: str, rows: Sequence[ConversationRow]
+    connection: Connection, reach: Reach, user_id: str, rows: Sequence[ConversationRow]
 ) -> Sequence[ConversationRow]:
     """Return the rows; where there are none, look whether anything of the user is stored.
 
     Raises:
         NotFound: nothing is. A misspelt id must not read as a stranger.
     """
-    if not rows and not await connection.fetch(_ANY_OF_USER, user_id):
+    if not rows and not await connection.fetch(_ANY_OF_USER, user_id, *reach.values):
         raise NotFound(f"nothing is stored of a user {user_id!r}")
     return rows
 
@@ -182,35 +191,42 @@ async def _unless_unknown(
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
        {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
-FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq) WHERE r.id_hash = $1
+FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq)
+WHERE r.id_hash = $1 AND {reached("c", 2)}
 """
 _TIMES = f"""
 SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES}
-FROM conversation AS c WHERE seq = {SEQ}
+FROM conversation AS c WHERE seq = {SEQ} AND {reached("c", 2)}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part
-# reads the index relationship_newest by itself: what they would share is all of the user's bots.
-_OF_USER = f"FROM relationship c WHERE user_id = $1 AND {NO_CANARY}"
-_RELATIONSHIP = f"""
+# reads the index relationship_newest_bots by itself: what they would share is all of the user's bots. The second form
+# is for whoever reaches some bots only: it looks at each row for its bot, which the index does not have.
+_OF_USER = f"FROM relationship c WHERE user_id = $1 AND {NO_CANARY} AND {in_tenant('c', 4)}"
+_RELATIONSHIP = tuple(
+    f"""
 WITH sums AS (
     SELECT count(*) AS bots, coalesce(sum(score), 0)::bigint AS total_score,
-           coalesce(sum(conversations), 0)::bigint AS total_conversations {_OF_USER}
+           coalesce(sum(conversations), 0)::bigint AS total_conversations {rows}
 ), page AS (
-    SELECT bot_id, score, conversations, last_emotion, last_seq {_OF_USER}
+    SELECT bot_id, score, conversations, last_emotion, last_seq {rows}
         AND last_seq < coalesce($2::bigint, {2**63 - 1}) ORDER BY last_seq DESC LIMIT $3
 )
-SELECT sums.*, (SELECT last_emotion {_OF_USER} ORDER BY last_seq DESC LIMIT 1) AS newest_emotion, page.*
+SELECT sums.*, (SELECT last_emotion {rows} ORDER BY last_seq DESC LIMIT 1) AS newest_emotion, page.*
 FROM sums LEFT JOIN page ON true ORDER BY page.last_seq DESC
 """
+    for rows in (_OF_USER, f"{_OF_USER} AND c.bot_id = ANY($5::text[])")
+)
 _MEMORIES = f"""
 SELECT m.memory_seq, m.text, m.kind, m.first_seen_at, c.conversation_id
 FROM memory m LEFT JOIN conversation c USING (seq)
 WHERE m.user_id = $1 AND NOT m.deleted AND {NO_CANARY.replace("c.", "m.")} AND ($2::bigint IS NULL OR m.memory_seq < $2)
+  AND {memory_reached(4)}
 ORDER BY m.memory_seq DESC LIMIT $3
 """
 # A relationship and a memory stay when retention has removed the conversations.
 _ANY_OF_USER = f"""
-(SELECT 1 AS stored FROM conversation c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1)
-UNION ALL (SELECT 1 FROM relationship c WHERE user_id = $1 AND {NO_CANARY} LIMIT 1)
-UNION ALL (SELECT 1 FROM memory c WHERE user_id = $1 AND NOT deleted AND {NO_CANARY} LIMIT 1)
+(SELECT 1 AS stored FROM conversation c WHERE user_id = $1 AND {NO_CANARY} AND {reached("c", 2)} LIMIT 1)
+UNION ALL (SELECT 1 FROM relationship c WHERE user_id = $1 AND {NO_CANARY} AND {reached("c", 2)} LIMIT 1)
+UNION ALL (SELECT 1 FROM memory m LEFT JOIN conversation c USING (seq)
+           WHERE m.user_id = $1 AND NOT deleted AND m.user_id <> '{CANARY_USER}' AND {memory_reached(2)} LIMIT 1)
 """

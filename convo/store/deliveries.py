@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.conversation.tenant import Tenant
 from convo.errors import NotFound
 from convo.event_types import EventType
 from convo.store.event_rows import EVENT_COLUMNS, StoredEvent, stored_event
@@ -45,6 +46,7 @@ class LeasedWebhook(Struct, frozen=True, kw_only=True):
     active: bool
     cursor: int
     version: int
+    tenant: int
 
 
 class AsideEvent(Struct, frozen=True, kw_only=True):
@@ -114,7 +116,7 @@ async def read_page(postgres: Postgres, endpoint: LeasedWebhook, after: int, row
     """Read the next events behind ``after``, and leave out what the endpoint does not want."""
 
     async def body(connection: Connection) -> EventPage:
-        found = await connection.fetch(_PAGE, after, rows, list(endpoint.types), list(endpoint.bots))
+        found = await connection.fetch(_PAGE, after, rows, list(endpoint.types), list(endpoint.bots), endpoint.tenant)
         wanted = [stored_event(row) for row in found if row["wanted"]]
         return EventPage(events=wanted, looked_to=found[-1]["sequence"] if found else after)
 
@@ -177,7 +179,7 @@ class PingTarget(Struct, frozen=True, kw_only=True):
     version: int
 
 
-async def ping_target(postgres: Postgres, webhook_id: str) -> PingTarget:
+async def ping_target(postgres: Postgres, tenant: Tenant, webhook_id: str) -> PingTarget:
     """Read where a ping goes that somebody asks for.
 
     Raises:
@@ -185,7 +187,7 @@ async def ping_target(postgres: Postgres, webhook_id: str) -> PingTarget:
     """
 
     async def body(connection: Connection) -> PingTarget:
-        row = await connection.fetchrow(_PING_TARGET, webhook_id)
+        row = await connection.fetchrow(_PING_TARGET, webhook_id, tenant.number)
         if row is None:
             raise NotFound(f"there is no webhook {webhook_id!r}")
         return PingTarget(url=row["url"], secrets=_secrets(row), version=row["version"])
@@ -235,7 +237,7 @@ async def _move_aside(connection: Connection, webhook_id: str, found: Sequence[D
 
 def _leased(row: Mapping[str, Any]) -> LeasedWebhook:
     return LeasedWebhook(
-        **{name: row[name] for name in ("webhook_id", "url", "cursor", "version")},
+        **{name: row[name] for name in ("webhook_id", "url", "cursor", "version", "tenant")},
         token=row["lease_token"],
         types=tuple(row["types"]),
         bots=tuple(row["bots"]),
@@ -250,7 +252,7 @@ def _secrets(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 _PING_TARGET = """
 SELECT url, secret, version, CASE WHEN old_until > convo_now() THEN old_secret END AS old_secret
-FROM webhook WHERE webhook_id = $1
+FROM webhook WHERE webhook_id = $1 AND tenant = $2
 """
 _ANSWERED = """
 UPDATE webhook SET state = 'active', failing_since = NULL, version = version + 1
@@ -268,7 +270,7 @@ WHERE webhook_id = ANY(ARRAY(
                               OR leased_until IS NULL OR leased_until < convo_now()
                               OR leased_until > convo_now() + make_interval(secs => $2 * 2))
     ORDER BY webhook_id LIMIT $3 FOR UPDATE SKIP LOCKED))
-RETURNING webhook_id, url, types, bots, secret, state, cursor, version, lease_token,
+RETURNING webhook_id, tenant, url, types, bots, secret, state, cursor, version, lease_token,
           CASE WHEN old_until > convo_now() THEN old_secret END AS old_secret
 """
 _RELEASE = """
@@ -278,7 +280,7 @@ UPDATE webhook SET leased_until = NULL WHERE webhook_id = ANY(ARRAY(
 # event_by_sequence
 _PAGE = f"""
 SELECT {EVENT_COLUMNS}, (cardinality($3::text[]) = 0 OR type = ANY($3))
-                  AND (cardinality($4::text[]) = 0 OR bot_id IS NULL OR bot_id = ANY($4)) AS wanted
+                  AND (cardinality($4::text[]) = 0 OR bot_id IS NULL OR bot_id = ANY($4)) AND tenant = $5 AS wanted
 FROM event WHERE sequence > $1 ORDER BY sequence LIMIT $2
 """
 # webhook_aside_due; what one replay brought is due at one time, and goes in its order.

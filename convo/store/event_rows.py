@@ -9,16 +9,24 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.event_types import EventType
+from convo.store.reaching import TENANT_NAME
 
 _ID = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{14})")
 
-EVENT_COLUMNS = "number, salt, sequence, type, at, conversation_id, user_id, bot_id, data"
+EVENT_COLUMNS = f"""
+    event.number, salt, sequence, type, at, conversation_id, user_id, bot_id, data,
+    {TENANT_NAME.format("event.tenant")} AS tenant
+"""
 """What ``stored_event`` takes."""
 
 
 class StoredEvent(Struct, frozen=True, kw_only=True):
-    """An event with its number in the order; ``data`` is its JSON, None where what it was about has been erased."""
+    """An event with its number in the order, of the ``tenant`` of this name.
+
+    ``data`` is its JSON, None where what it was about has been erased.
+    """
 
     number: int
     salt: int
@@ -29,6 +37,7 @@ class StoredEvent(Struct, frozen=True, kw_only=True):
     user_id: str | None
     bot_id: str | None
     data: str | None
+    tenant: str = DEFAULT_TENANT
 
     @property
     def id(self) -> str:

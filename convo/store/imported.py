@@ -12,6 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from convo.conversation.model import CANARY_USER, EmotionName, Identifier
+from convo.conversation.tenant import Tenant
 from convo.store.erasures import erased_among
 from convo.store.installation_key import read_installation_key
 from convo.store.postgres import Connection
@@ -44,24 +45,26 @@ class BookedTotals(Struct, frozen=True, kw_only=True):
         )
 
 
-async def book_totals(connection: Connection, import_id: str, totals: Sequence[EarlierTotal]) -> BookedTotals:
-    """Add these totals, each of another user or bot, in the caller's transaction."""
+async def book_totals(
+    connection: Connection, tenant: Tenant, import_id: str, totals: Sequence[EarlierTotal]
+) -> BookedTotals:
+    """Add these totals of a tenant, each of another user or bot, in the caller's transaction."""
     key = await read_installation_key(connection)
-    of_users = {key.hmac_of("user", total.user_id): total.user_id for total in totals}
+    of_users = {key.hmac_of("user", tenant.own(total.user_id)): total.user_id for total in totals}
     erased = {of_users[hmac] for hmac in await erased_among(connection, of_users)}
     # Sorted as settlers lock relationships.
     kept = sorted(
         (total for total in totals if total.user_id not in erased and total.user_id != CANARY_USER),
         key=lambda total: (total.user_id, total.bot_id),
     )
-    hmacs = [key.hmac_of_total(import_id, total.user_id, total.bot_id) for total in kept]
+    hmacs = [key.hmac_of_total(import_id, tenant.own(total.user_id), total.bot_id) for total in kept]
     fresh = {row["hmac"] for row in await connection.fetch(_NOTE, sorted(hmacs))}
     added = [total for total, hmac in zip(kept, hmacs, strict=True) if hmac in fresh]
     columns = [
         [getattr(total, name) for total in added]
         for name in ("user_id", "bot_id", "score", "conversations", "last_emotion")
     ]
-    await connection.execute(_ADD, *columns)
+    await connection.execute(_ADD, *columns, tenant.number)
     return BookedTotals(added=len(added), before=len(kept) - len(added), erased=len(totals) - len(kept))
 
 
@@ -72,11 +75,11 @@ INSERT INTO imported_relationship (hmac) SELECT unnest($1::bytea[]) ON CONFLICT 
 """
 _ADD = """
 INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq,
-                               retired_score, retired_conversations)
-SELECT user_id, bot_id, score, conversations, last_emotion, nextval('conversation_seq_seq'), score, conversations
+                               retired_score, retired_conversations, tenant)
+SELECT user_id, bot_id, score, conversations, last_emotion, nextval('conversation_seq_seq'), score, conversations, $6
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::text[])
     AS total (user_id, bot_id, score, conversations, last_emotion)
-ON CONFLICT (user_id, bot_id) DO UPDATE SET
+ON CONFLICT (tenant, user_id, bot_id) DO UPDATE SET
     score = r.score + excluded.score,
     conversations = r.conversations + excluded.conversations,
     retired_score = coalesce(r.retired_score, 0) + excluded.retired_score,

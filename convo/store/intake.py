@@ -6,6 +6,7 @@ its receipt alone, which stays when the conversation has gone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,8 +15,8 @@ import trio
 from msgspec import UNSET, Struct
 
 from convo.conversation import digest as digests
-from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER, ConversationEnded
+from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, DatabaseUnavailable, Erased, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
 from convo.settings import FairKey, IntakeSettings
@@ -27,6 +28,7 @@ from convo.store.logs import CommittedLog, LogStore
 from convo.store.lookup import STATES
 from convo.store.outbox import APPEND_ACCEPTED, NO_EVENTS, Outbox
 from convo.store.postgres import SINGLE, Connection, DedicatedConnection
+from convo.store.reaching import FAIR_PREFIX
 from convo.store.receipts import GivenReceipts
 from convo.store.sessions import CONFIRM
 
@@ -63,6 +65,12 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     body: bytes
     log_hash: bytes
     notes: bytes | None
+    tenant: Tenant = DEFAULT
+
+    @property
+    def own_id(self) -> str:
+        """Its id, apart from the same id of another tenant."""
+        return self.tenant.own(self.ended.conversation_id)
 
 
 class Stored(Struct, frozen=True, kw_only=True, gc=False):
@@ -159,8 +167,8 @@ class Committer:
         # The first item of an id makes the receipt. Its digest tells what the others are: replays or conflicts.
         unique: dict[str, Accept] = {}
         for accept in batch:
-            unique.setdefault(accept.ended.conversation_id, accept)
-        rows = [unique[conversation_id] for conversation_id in sorted(unique)]
+            unique.setdefault(accept.own_id, accept)
+        rows = [unique[own_id] for own_id in sorted(unique)]
         started = trio.current_time()
         try:
             fresh, known = await self._dedicated.run(
@@ -177,9 +185,9 @@ class Committer:
         self._report(rows, fresh, trio.current_time() - started)
         outcomes = []
         for accept in batch:
-            conversation_id = accept.ended.conversation_id
-            mine = unique[conversation_id] is accept and conversation_id in fresh
-            row = fresh.get(conversation_id) or known.get(conversation_id)
+            own_id = accept.own_id
+            mine = unique[own_id] is accept and own_id in fresh
+            row = fresh.get(own_id) or known.get(own_id)
             outcomes.append(_refused(accept) if row is None else _outcome(accept, row, replayed=not mine))
         # Canaries are erased when they came through: no sign of anything.
         given = [
@@ -211,7 +219,7 @@ class Committer:
             [
                 CommittedLog(seq=found["seq"], digest=row.digest, body=row.body)
                 for row in rows
-                if (found := fresh.get(row.ended.conversation_id)) is not None
+                if (found := fresh.get(row.own_id)) is not None
             ]
         )
 
@@ -254,10 +262,10 @@ WITH sent AS MATERIALIZED (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                 $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
                 $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[],
-                $20::bytea[])
+                $20::bytea[]$arrays)
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
               started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
-              id_hash, id_hmac, user_hmac)
+              id_hash, id_hmac, user_hmac$column)
 ), fresh AS (
     INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
@@ -267,22 +275,29 @@ WITH sent AS MATERIALIZED (
 ), conversations AS (
     INSERT INTO conversation (seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
                               started_at, ended_at, received_at, turns, exchanges,
-                              language, timezone, metadata, log_hash)
+                              language, timezone, metadata, log_hash$column)
     OVERRIDING SYSTEM VALUE
     SELECT seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
            coalesce(started_at, ended_at, convo_now()), coalesce(ended_at, greatest(started_at, convo_now())),
-           convo_now(), sent.turns, exchanges, language, timezone, metadata, log_hash
+           convo_now(), sent.turns, exchanges, language, timezone, metadata, log_hash$column
     FROM fresh JOIN sent USING (seq)
 ), logs AS ({LogStore.PUT}), books AS (
-    INSERT INTO ledger (day, kind, n) SELECT {DAY}, 'accepted', count(*) FROM fresh GROUP BY 1
+    INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key) SELECT seq, $fair_key FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column) SELECT seq, $fair_key$column FROM fresh JOIN sent USING (seq)
 $events)
 SELECT seq, id_hash, digest, turns, received_at, notes, '' AS state FROM fresh
 """
 # While nothing was ever erased, no HMAC is computed. Where that is not so any more, nothing is inserted, and the other
 # statement is run: this session has met the list.
 _REFUSALS = ("NOT (SELECT EXISTS (SELECT FROM erasure))", NOT_REFUSED)
+# Where there is no other tenant, an accept pays nothing for what one needs.
+_PLAIN = {"$arrays": "", "$column": "", "$booked": "fresh GROUP BY 1"}
+_TENANTED = {
+    "$arrays": ", $21::smallint[]",
+    "$column": ", tenant",
+    "$booked": "fresh JOIN sent USING (seq) GROUP BY 1, tenant",
+}
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
@@ -300,20 +315,26 @@ FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq 
 """For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""
 
 Rows = dict[str, Mapping[str, Any]]
-InsertStatements = tuple[str, str]
-"""Accept's statement as long as nothing was ever erased, and the one that looks for each id on the list."""
+InsertStatements = Mapping[tuple[bool, bool], str]
+"""Accept's statement in its forms: whether it looks for each id on the list of what was erased, which it does not as
+long as nothing ever was, and whether the batch has conversations of another tenant than the default one."""
 
 
 def insert_statements(fair_key: FairKey, *, events: bool = False) -> InsertStatements:
-    """Return accept's statement in both forms; with ``events`` it appends the event of each new conversation."""
-    appending = APPEND_ACCEPTED if events else ""
-    whole = _INSERT.replace("$fair_key", _FAIR_KEYS[fair_key]).replace("$events", appending)
-    first, second = (whole.replace("$refused", refused) for refused in _REFUSALS)
-    return first, second
+    """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation."""
+    found = {}
+    for looks, tenanted in itertools.product((False, True), repeat=2):
+        prefix, form = (f"{FAIR_PREFIX} || ", _TENANTED) if tenanted else ("", _PLAIN)
+        text = _INSERT.replace("$events", APPEND_ACCEPTED if events else "").replace("$refused", _REFUSALS[looks])
+        text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
+        for name, part in form.items():
+            text = text.replace(name, part)
+        found[looks, tenanted] = text
+    return found
 
 
 async def _insert(connection: Connection, insert: InsertStatements, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
-    """Insert what is new; return the new rows and those that were there before, by conversation id.
+    """Insert what is new; return the new rows and those that were there before, by ``Accept.own_id``.
 
     What is in neither was erased. Two statements, each a transaction of its own: within one, a row that another process
     commits meanwhile is neither inserted nor visible. What the first one inserted stays stored when the second one
@@ -322,18 +343,19 @@ async def _insert(connection: Connection, insert: InsertStatements, rows: Sequen
     hashes in that order.
     """
     key = met_list(connection)
-    columns = _columns(rows)
-    ids = dict(zip(columns[-1], columns[0], strict=True))
-    new = await connection.fetch(insert[key is not None], *columns, *_hmacs(key, rows))
+    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in rows]
+    ids = dict(zip(hashes, (row.own_id for row in rows), strict=True))
+    numbers = [row.tenant.number for row in rows]
+    tenants = [numbers] if any(numbers) else []
+    statement = insert[key is not None, bool(tenants)]
+    new = await connection.fetch(statement, *_columns(rows), hashes, *_hmacs(key, rows), *tenants)
     fresh = {ids[row["id_hash"]]: row for row in new}
     missing = [hashed for hashed, one in ids.items() if one not in fresh]
     known = {ids[row["id_hash"]]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
     if len(known) < len(missing):
         if key is None and await meet_list(connection) is not None:
             return await _insert(connection, insert, rows)
-        await _check_erased(
-            connection, key, [row for row in rows if row.ended.conversation_id not in {**fresh, **known}]
-        )
+        await _check_erased(connection, key, [row for row in rows if row.own_id not in {**fresh, **known}])
     if any(row["awaited"] for row in known.values()):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
         await connection.fetch(CONFIRM)
@@ -356,8 +378,8 @@ def _hmacs(key: InstallationKey | None, rows: Sequence[Accept]) -> tuple[list[by
     if key is None:
         return [], []
     return (
-        [key.hmac_of("conversation", row.ended.conversation_id) for row in rows],
-        [key.hmac_of("user", row.ended.user_id) for row in rows],
+        [key.hmac_of("conversation", row.own_id) for row in rows],
+        [key.hmac_of("user", row.tenant.own(row.ended.user_id)) for row in rows],
     )
 
 
@@ -381,7 +403,6 @@ def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:
         _sparse([_metadata(e) for e in ended]),
         _sparse([row.notes for row in rows]),
         [row.log_hash for row in rows],
-        [id_hash(e.conversation_id) for e in ended],
     )
 
 

@@ -30,7 +30,7 @@ PARKED_SINCE = "state = 'ready' AND parked_since IS NOT NULL"
 
 # OFFSET 0: the planner must look each one up. Joined freely, it reads all conversations that there are.
 THEIRS = """CROSS JOIN LATERAL (
-    SELECT conversation_id, user_id, bot_id FROM conversation WHERE seq = job.seq OFFSET 0) AS c"""
+    SELECT conversation_id, user_id, bot_id, tenant FROM conversation WHERE seq = job.seq OFFSET 0) AS c"""
 """The conversations of the rows of ``job``, one look-up for each."""
 
 UNLEASED = "lease_token = NULL, leased_at = NULL, leased_until = NULL, leased_by = NULL, lease_seconds = NULL"

@@ -16,10 +16,13 @@ import trio
 from msgspec import Struct
 
 from convo.audit_actions import AuditAction
+from convo.conversation.identity import DEFAULT_TENANT
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant
 from convo.errors import NotFound, Refused
-from convo.store import audit_log
+from convo.store import audit_log, tenants
 from convo.store.audit_log import AuditEntry
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import TENANT_NAME
 
 Scope = Literal["read", "write", "erase", "webhooks", "admin"]
 SCOPES: tuple[Scope, ...] = ("read", "write", "erase", "webhooks", "admin")
@@ -49,16 +52,19 @@ class ApiKey(Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     expires_in: float | None
     replaces: str | None
+    reach: Reach = WHOLE_DEFAULT
 
 
 class GoodKeys(Struct, frozen=True, kw_only=True):
     """All valid keys, and a mark that changes with them; ``keys`` is None where the mark was known already.
 
-    10,000 keys take 100 ms of the loop, so they are only read after a change.
+    10,000 keys take 100 ms of the loop, so they are only read after a change. ``several``: there is another tenant than
+    the default one.
     """
 
     mark: str
     keys: list[ApiKey] | None
+    several: bool = False
 
 
 def digest_of(secret: str) -> bytes:
@@ -66,30 +72,43 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-async def new(
+async def new(  # noqa: PLR0913  (what it allows, how much, how long, and whose it is)
     postgres: Postgres,
     name: str,
     scopes: Sequence[Scope],
     requests_per_second: float,
     *,
     expires: Expiry = "never",
+    tenant: str = DEFAULT_TENANT,
+    bots: Sequence[str] = (),
 ) -> str:
     """Make a key and return it in full: it cannot be read anywhere afterwards.
 
+    It is of ``tenant``, which is made where there is none of that name, and bound to ``bots``, or to none where that is
+    empty.
+
     Raises:
-        Refused: it would have expired already.
+        Refused: it would have expired already, the tenant cannot be made, an older program is at work that would let
+            the key reach more, or a key that is bound to bots would have the scope ``admin``.
     """
+    if bots and "admin" in scopes:
+        raise Refused("a key with the scope admin concerns all bots: leave admin out of --scopes, or leave --bots out")
 
     async def body(connection: Connection) -> str:
-        key = await _insert(connection, (name, list(scopes), requests_per_second), expires)
-        await _note(connection, "key_made", key_id=_id_in(key), name=name, scopes=scopes)
+        whose = await tenants.find_or_make(connection, tenant)
+        if bots:
+            await tenants.check_alone(connection, "the key cannot be bound to bots")
+        kept = (name, list(scopes), requests_per_second, whose.number, list(bots) or None)
+        key = await _insert(connection, kept, expires)
+        bound = {"bots": list(bots)} if bots else {}
+        await _note(connection, "key_made", whose, key_id=_id_in(key), name=name, scopes=scopes, **bound)
         return key
 
     return await postgres.run("db.keys", body)
 
 
 async def rotate(postgres: Postgres, key_id: str, overlap: timedelta, *, expires: Expiry | None = None) -> str:
-    """Make a key that replaces another, with its name, scopes and limit; the old one expires after ``overlap``.
+    """Make a key that replaces another, with all that it had; the old one expires after ``overlap``.
 
     Raises:
         NotFound: there is no valid key of this id.
@@ -103,18 +122,17 @@ async def rotate(postgres: Postgres, key_id: str, overlap: timedelta, *, expires
         if expires is None and old["expires_at"] is not None:
             raise Refused(f"the key {key_id} expires: decide with --expires when the new one does, or --expires never")
         await connection.execute(_END, key_id, overlap)
-        kept = (old["name"], old["scopes"], old["requests_per_second"])
+        kept = tuple(old[name] for name in ("name", "scopes", "requests_per_second", "tenant", "bots"))
         key = await _insert(connection, kept, expires or "never", key_id)
         names = {"name": old["name"], "scopes": old["scopes"]}
-        await _note(connection, "key_rotated", key_id=_id_in(key), replaces=key_id, **names)
+        whose = Tenant(number=old["tenant"], name=old["tenant_name"])
+        await _note(connection, "key_rotated", whose, key_id=_id_in(key), replaces=key_id, **names)
         return key
 
     return await postgres.run("db.keys", body)
 
 
-async def _insert(
-    connection: Connection, kept: tuple[str, list[str], float], expires: Expiry, replaces: str | None = None
-) -> str:
+async def _insert(connection: Connection, kept: tuple[Any, ...], expires: Expiry, replaces: str | None = None) -> str:
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     at = expires if isinstance(expires, datetime) else None
     after = expires if isinstance(expires, timedelta) else None
@@ -130,19 +148,20 @@ async def read_good(postgres: Postgres, known_mark: str = "") -> GoodKeys:
         DatabaseUnavailable, DeadlineExceeded: they cannot be read now.
     """
 
-    async def body(connection: Connection) -> tuple[str, Sequence[Mapping[str, Any]] | None]:
+    async def body(connection: Connection) -> tuple[str, bool, Sequence[Mapping[str, Any]] | None]:
         # Before the keys: where one changes between the two, the mark is an old one, and they are read again next time.
-        mark: str = await connection.fetchval(_MARK)
-        return mark, None if mark == known_mark else await connection.fetch(_GOOD, KEYS_MAX)
+        row = await connection.fetchrow(_MARK) or {}
+        mark: str = row["mark"]
+        return mark, row["several"], None if mark == known_mark else await connection.fetch(_GOOD, KEYS_MAX)
 
-    mark, rows = await postgres.run("db.keys", body, begin=RELAXED)
+    mark, several, rows = await postgres.run("db.keys", body, begin=RELAXED)
     if rows is None:
-        return GoodKeys(mark=mark, keys=None)
+        return GoodKeys(mark=mark, keys=None, several=several)
     keys: list[ApiKey] = []
     for start in range(0, len(rows), _SLICE):
         await trio.lowlevel.checkpoint()
         keys += map(_key, rows[start : start + _SLICE])
-    return GoodKeys(mark=mark, keys=keys)
+    return GoodKeys(mark=mark, keys=keys, several=several)
 
 
 async def find_good(postgres: Postgres, key_ids: Collection[str]) -> list[ApiKey]:
@@ -175,9 +194,10 @@ async def revoke(postgres: Postgres, key_id: str) -> None:
     """
 
     async def body(connection: Connection) -> object:
-        revoked = await connection.fetchval(_REVOKE, key_id)
+        revoked = await connection.fetchrow(_REVOKE, key_id)
         if revoked:
-            await _note(connection, "key_revoked", key_id=key_id)
+            whose = Tenant(number=revoked["tenant"], name=revoked["tenant_name"])
+            await _note(connection, "key_revoked", whose, key_id=key_id)
         return revoked
 
     if await postgres.run("db.keys", body) is None:
@@ -200,8 +220,8 @@ def _id_in(key: str) -> str:
     return key.removeprefix(PREFIX).partition("_")[0]
 
 
-async def _note(connection: Connection, action: AuditAction, **detail: object) -> None:
-    await audit_log.append(connection, AuditEntry(action=action, detail=detail))
+async def _note(connection: Connection, action: AuditAction, tenant: Tenant, **detail: object) -> None:
+    await audit_log.append(connection, AuditEntry(action=action, tenant=tenant, detail=detail))
 
 
 def _no_such_key(key_id: str) -> NotFound:
@@ -209,18 +229,26 @@ def _no_such_key(key_id: str) -> NotFound:
 
 
 def _key(row: Mapping[str, Any]) -> ApiKey:
-    return ApiKey(**{**row, "scopes": tuple(row["scopes"])})
+    own = {name: row[name] for name in _OWN}
+    tenant = Tenant(number=row["tenant"], name=row["tenant_name"]) if row["tenant"] else DEFAULT
+    bots = None if row["bots"] is None else tuple(row["bots"])
+    reach = Reach(tenant=tenant, bots=bots) if tenant is not DEFAULT or bots is not None else WHOLE_DEFAULT
+    return ApiKey(**{**own, "scopes": tuple(row["scopes"]), "reach": reach})
+
+
+_OWN = tuple(name for name in ApiKey.__struct_fields__ if name != "reach")
 
 
 _NEW = """
-INSERT INTO api_key (key_id, digest, name, scopes, requests_per_second, expires_at, replaces)
-SELECT $1, $2, $3, $4, $5, expires_at, $8
-FROM (SELECT COALESCE($6::timestamptz, convo_now() + $7::interval) AS expires_at) AS asked
+INSERT INTO api_key (key_id, digest, name, scopes, requests_per_second, tenant, bots, expires_at, replaces)
+SELECT $1, $2, $3, $4, $5, $6, $7, expires_at, $10
+FROM (SELECT COALESCE($8::timestamptz, convo_now() + $9::interval) AS expires_at) AS asked
 WHERE expires_at IS NULL OR expires_at > convo_now() RETURNING 1
 """
-_FIELDS = """
+_FIELDS = f"""
 SELECT key_id, digest, name, scopes, requests_per_second, created_at, last_used_at, expires_at,
-       EXTRACT(EPOCH FROM expires_at - convo_now())::float8 AS expires_in, replaces
+       EXTRACT(EPOCH FROM expires_at - convo_now())::float8 AS expires_in, replaces, bots,
+       tenant, {TENANT_NAME.format("tenant")} AS tenant_name
 FROM api_key WHERE revoked_at IS NULL
 """
 _NOT_REVOKED = f"{_FIELDS} ORDER BY created_at DESC LIMIT $1"
@@ -228,17 +256,21 @@ _VALID = "(expires_at IS NULL OR expires_at > convo_now())"
 # All that can change of a key that is valid: which there are, and when they expire. Their hashes are added up, so that
 # no order matters.
 _MARK = f"""
-SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(concat(key_id, EXTRACT(EPOCH FROM expires_at)), 0)), 0)
+SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(concat(key_id, EXTRACT(EPOCH FROM expires_at)), 0)), 0) AS mark,
+       EXISTS (SELECT FROM tenant WHERE number > 0) AS several
 FROM api_key WHERE revoked_at IS NULL AND {_VALID}
 """
 _GOOD = f"{_FIELDS} AND {_VALID} ORDER BY created_at DESC LIMIT $1"
 _GOOD_OF = f"{_FIELDS} AND {_VALID} AND key_id = ANY($1::text[])"
 _LOCK = f"""
-SELECT name, scopes, requests_per_second, expires_at
+SELECT name, scopes, requests_per_second, expires_at, bots, tenant, {TENANT_NAME.format("tenant")} AS tenant_name
 FROM api_key WHERE key_id = $1 AND revoked_at IS NULL AND {_VALID} FOR UPDATE
 """
 _END = "UPDATE api_key SET expires_at = LEAST(expires_at, convo_now() + $2::interval) WHERE key_id = $1"
-_REVOKE = "UPDATE api_key SET revoked_at = convo_now() WHERE key_id = $1 AND revoked_at IS NULL RETURNING 1"
+_REVOKE = f"""
+UPDATE api_key SET revoked_at = convo_now() WHERE key_id = $1 AND revoked_at IS NULL
+RETURNING tenant, {TENANT_NAME.format("tenant")} AS tenant_name
+"""
 # In the order of ids: two processes that note the same keys must not wait for each other in a circle.
 _USED = """
 UPDATE api_key SET last_used_at = convo_now() WHERE key_id IN (

@@ -108,39 +108,40 @@ async def _gaps(connection: Connection, query: str, *values: object) -> list[Gap
 TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 _DAYS = "SELECT DISTINCT day FROM ledger ORDER BY day"
 _BOOK = f"""
-INSERT INTO ledger (day, kind, n)
-SELECT {DAY}, $1, count(*) * $3 FROM conversation WHERE seq = ANY($2::bigint[]) GROUP BY 1
+INSERT INTO ledger (day, kind, n, tenant)
+SELECT {DAY}, $1, count(*) * $3, tenant FROM conversation WHERE seq = ANY($2::bigint[]) GROUP BY 1, 4
 """
 BOOK_DONE = f"""
-INSERT INTO ledger (day, kind, n)
-SELECT {DAY}, 'done', count(*) FROM conversation WHERE seq = ANY($1::bigint[]) GROUP BY 1
+INSERT INTO ledger (day, kind, n, tenant)
+SELECT {DAY}, 'done', count(*), tenant FROM conversation WHERE seq = ANY($1::bigint[]) GROUP BY 1, 4
 """
 """For the statement that makes them done, as a part of it."""
 ERASE_BOOKED = f"""
-INSERT INTO ledger (day, kind, n)
-SELECT {DAY}, booked.kind, -count(*)
+INSERT INTO ledger (day, kind, n, tenant)
+SELECT {DAY}, booked.kind, -count(*), tenant
 FROM conversation JOIN every_job AS job USING (seq), LATERAL (VALUES ('accepted'), (job.state)) AS booked (kind)
-WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2
+WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2, 4
 """
 # At a time that has passed: else what is taken off would lower the number of those done in the last minute (explain).
 BOOK_RETIRED = f"""
-INSERT INTO ledger (day, kind, n, at)
-SELECT {DAY}, booked.kind, sum(booked.n), convo_now() - interval '2 minutes'
+INSERT INTO ledger (day, kind, n, at, tenant)
+SELECT {DAY}, booked.kind, sum(booked.n), convo_now() - interval '2 minutes', tenant
 FROM conversation JOIN every_job AS job USING (seq),
      LATERAL (VALUES ('retired', 1), (job.state, -1)) AS booked (kind, n)
-WHERE seq = ANY($1::bigint[]) GROUP BY 1, 2
+WHERE seq = ANY($1::bigint[]) GROUP BY 1, 2, 5
 """
 # In the order of their sums: each batch makes one row of all that it takes of a sum, so each batch leaves fewer rows.
 _FOLD = """
 WITH old AS (
     DELETE FROM ledger WHERE ctid = ANY(ARRAY(
         SELECT entry.ctid FROM ledger AS entry JOIN (
-            SELECT day, kind FROM ledger WHERE at < convo_now() - interval '1 minute'
-            GROUP BY day, kind HAVING count(*) > 1) AS many USING (day, kind)
-        WHERE at < convo_now() - interval '1 minute' ORDER BY day, kind LIMIT $1))
-    RETURNING day, kind, n, at
+            SELECT day, kind, tenant FROM ledger WHERE at < convo_now() - interval '1 minute'
+            GROUP BY day, kind, tenant HAVING count(*) > 1) AS many USING (day, kind, tenant)
+        WHERE at < convo_now() - interval '1 minute' ORDER BY day, kind, tenant LIMIT $1))
+    RETURNING day, kind, n, at, tenant
 ), summed AS (
-    INSERT INTO ledger (day, kind, n, at) SELECT day, kind, sum(n), max(at) FROM old GROUP BY day, kind
+    INSERT INTO ledger (day, kind, n, at, tenant)
+    SELECT day, kind, sum(n), max(at), tenant FROM old GROUP BY day, kind, tenant
 )
 SELECT count(*) FROM old
 """

@@ -3,15 +3,20 @@
 Open it to change a filter. One filter finds rows by its index, newest first; the others are checked on what it finds.
 So a page looks at a bounded number of rows, whatever is asked for. Where few of them match, the page is short and the
 next one goes on behind them.
+
+Other tenants than the default one have indexes of their own, which hold nothing where there is none. The default one
+walks the common indexes: where others have sent much since, over that as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec import Struct
 
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import Reach
 from convo.store.job_sql import PARKED
 
 LOOKED_AT_MAX = 250
@@ -40,31 +45,27 @@ class ListStatements(Struct, frozen=True, kw_only=True):
     """``page`` returns the rows; ``last`` the ``seq`` of the last row that a page looks at, if it looks at so many."""
 
     page: str
-    page_values: Sequence[str]
+    page_values: Sequence[Any]
     last: str
-    last_values: Sequence[str]
+    last_values: Sequence[Any]
 
 
-def list_statements(wanted: ListFilter, limit: int) -> ListStatements:
+def list_statements(reach: Reach, wanted: ListFilter, limit: int) -> ListStatements:
     """Make the statements of one page of up to ``limit`` rows."""
-    values = [value for value in (wanted.user_id, wanted.bot_id) if value is not None]
-    filters = [] if wanted.user_id is None else ["c.user_id = $1"]
-    filters += [] if wanted.bot_id is None else [f"c.bot_id = ${len(values)}"]
-    filters += [] if wanted.state is None else [_STATES[wanted.state]]
     looked_at = max(LOOKED_AT_MAX, limit)
-    # By the user where there is one, else by the state, else by the bot. Nearly all are done, so that state comes last.
-    by_user, by_bot = wanted.user_id is not None, wanted.bot_id is not None
-    if by_user or (by_bot and wanted.state in (None, "done")):
-        found, used = _range("user_id" if by_user else "bot_id", "$1", wanted.before), values[:1]
-        first, looked = "c", f"SELECT * FROM conversation AS c {found}"
-    elif wanted.state == "done":
-        first, looked, used = "done", _done(wanted.before, looked_at), []
-    elif wanted.state is not None:
-        open_jobs = "SELECT seq, state, waits_for, attempts, last_error, NULL::integer AS score FROM job"
-        first, looked, used = "job", f"{open_jobs} {_by_state(wanted)}", []
-    else:
-        found, used = f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC", []
-        first, looked = "c", f"SELECT * FROM conversation AS c {found}"
+    search = _search(reach, wanted, looked_at)
+    values: list[Any] = [reach.tenant.number, *search.value]
+    # That its tenant is the caller's is checked again on each: done jobs have none in their own row.
+    used, filters = tuple(values), ["c.tenant = $1::smallint"]
+    for column, value in (("user_id", wanted.user_id), ("bot_id", wanted.bot_id)):
+        if value is not None:
+            values.append(value)
+            filters.append(f"c.{column} = ${len(values)}")
+    if reach.bots is not None:
+        values.append(list(reach.bots))
+        filters.append(f"c.bot_id = ANY(${len(values)}::text[])")
+    filters += [] if wanted.state is None else [_STATES[wanted.state]]
+    first, looked = search.first, search.looked
     # OFFSET 0: each is looked up when its turn comes, and no more of them than the page needs.
     others = "".join(
         f"CROSS JOIN LATERAL (SELECT * FROM {table} AS {name} WHERE {name}.seq = {first}.seq OFFSET 0) AS {name}\n"
@@ -79,30 +80,71 @@ SELECT {SUMMARY} FROM ({looked} LIMIT {looked_at}) AS {first}
     return ListStatements(page=page, page_values=values, last=last, last_values=used)
 
 
-def _range(column: str, value: str, before: int | None, also: str = "true") -> str:
-    """Return the search in the index on this column and ``seq``.
+class _Search(Struct, frozen=True, kw_only=True):
+    """How rows are found, newest first, and what they are called; ``$1`` is the tenant, ``$2`` the ``value`` if any."""
+
+    first: str = "c"
+    looked: str
+    value: tuple[Any, ...] = ()
+
+
+def _search(reach: Reach, wanted: ListFilter, looked_at: int) -> _Search:  # noqa: PLR0911  (one for each index)
+    # By the user where there is one, else by the bots that are reached, by the state, or by the bot. Nearly all are
+    # done, so that state comes last.
+    all_of, own, before = "SELECT * FROM conversation AS c", reach.tenant.number > 0, wanted.before
+    if wanted.user_id is not None:
+        return _Search(looked=f"{all_of} {_range('user_id', '$2', before, _TENANT)}", value=(wanted.user_id,))
+    if wanted.bot_id is not None and (reach.bots is not None or wanted.state in (None, "done")):
+        return _Search(looked=f"{all_of} {_of_bot('$2', before, own=own)}", value=(wanted.bot_id,))
+    if reach.bots is not None:
+        one = f"{all_of} {_of_bot('bot.id', before, own=own)} LIMIT {looked_at}"
+        each = f"unnest($2::text[]) AS bot (id) CROSS JOIN LATERAL ({one}) AS one"
+        return _Search(looked=f"SELECT * FROM {each} ORDER BY seq DESC", value=(list(reach.bots),))
+    if wanted.state == "done" and not own:
+        return _Search(first="done", looked=_done(before, looked_at))
+    if wanted.state not in (None, "done"):
+        open_jobs = "SELECT seq, state, waits_for, attempts, last_error, NULL::integer AS score FROM job"
+        return _Search(first="job", looked=f"{open_jobs} {_by_state(wanted, own=own)}")
+    if own:
+        return _Search(looked=f"{all_of} {_range('tenant', '$1', before, _OTHER)}")
+    return _Search(looked=f"{all_of} WHERE {_TENANT} AND seq <= {_last(before)} ORDER BY seq DESC")
+
+
+_TENANT = "tenant = $1::smallint"
+# The condition of the indexes of other tenants: only then does the planner use them.
+_OTHER = f"tenant > 0 AND {_TENANT}"
+
+
+def _range(columns: str, values: str, before: int | None, also: str) -> str:
+    """Return the search in the index on these columns and ``seq``.
 
     By two ends and its own order: with ``column = value`` the planner may walk the primary key instead, over a million
     rows of others where those that are looked for are old.
     """
     return (
-        f"WHERE {also} AND ({column}, seq) >= ({value}, 0) AND ({column}, seq) <= ({value}, {_last(before)})"
-        f" ORDER BY {column} DESC, seq DESC"
+        f"WHERE {also} AND ({columns}, seq) >= ({values}, 0) AND ({columns}, seq) <= ({values}, {_last(before)})"
+        f" ORDER BY {columns.replace(',', ' DESC,')} DESC, seq DESC"
     )
 
 
-def _by_state(wanted: ListFilter) -> str:
-    if wanted.state == "parked":
-        return _range("state", "'ready'", wanted.before, also="waits_for <> ''")
+def _of_bot(bot: str, before: int | None, *, own: bool) -> str:
+    return _range("tenant, bot_id", f"$1, {bot}", before, _OTHER) if own else _range("bot_id", bot, before, _TENANT)
+
+
+def _by_state(wanted: ListFilter, *, own: bool) -> str:
+    parked = wanted.state == "parked"
+    state, also = ("'ready'", "waits_for <> '' AND ") if parked else (f"'{wanted.state}'", "")
+    if own:
+        return _range("tenant, state", f"$1, {state}", wanted.before, also + _OTHER)
     if wanted.state == "ready":
         # No index has these alone: accept would write it. Most of the table is ready, or leased and few.
-        return f"WHERE seq <= {_last(wanted.before)} ORDER BY seq DESC"
-    return _range("state", f"'{wanted.state}'", wanted.before, also="state <> 'ready'")
+        return f"WHERE {_TENANT} AND seq <= {_last(wanted.before)} ORDER BY seq DESC"
+    return _range("state", state, wanted.before, (also or "state <> 'ready' AND ") + _TENANT)
 
 
 def _done(before: int | None, rows: int) -> str:
     """Return the search for done jobs: the outcomes, and what stays in ``job`` beside an older program."""
-    left = _range("state", "'done'", before, also="state <> 'ready'")
+    left = _range("state", "'done'", before, f"state <> 'ready' AND {_TENANT}")
     outcomes = f"WHERE seq <= {_last(before)} ORDER BY seq DESC"
     return f"""
     SELECT seq FROM ((SELECT seq FROM job {left} LIMIT {rows}) UNION ALL

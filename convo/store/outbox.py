@@ -19,6 +19,7 @@ from convo.analysis.part import PARTS, StoredFinding
 from convo.analysis.scoring import Score
 from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.score import Weights, level
+from convo.conversation.tenant import Tenant
 from convo.event_data import ScoreData
 from convo.event_types import EventType
 from convo.store.postgres import Connection
@@ -40,6 +41,9 @@ class NewPart(Struct, frozen=True, kw_only=True):
     by: str
     stored: StoredFinding
 
+
+UserKey = tuple[int, str]
+"""A user: the number of the tenant, and the id."""
 
 _WEIGHTS = Weights()
 
@@ -104,7 +108,7 @@ class Outbox:
                 ],
             )
 
-    async def append_levels(self, connection: Connection, added: Mapping[str, int]) -> None:
+    async def append_levels(self, connection: Connection, added: Mapping[UserKey, int]) -> None:
         """Append which of these users have another level, now that so much was added to their scores.
 
         Of two transactions that add to different bots of one user, neither sees the other one's score. So the second
@@ -113,10 +117,11 @@ class Outbox:
         """
         if not added or not self.wants("relationship.level_changed"):
             return
-        users = [user for user in added if user != CANARY_USER]
-        await connection.execute(_LOCK_LEVELS, users)
+        users = [user for user in added if user[1] != CANARY_USER]
+        columns = [number for number, _ in users], [user_id for _, user_id in users]
+        await connection.execute(_LOCK_LEVELS, *columns)
         rows = []
-        totals = {row["user_id"]: row["score"] for row in await connection.fetch(_TOTALS, users)}
+        totals = {(row["tenant"], row["user_id"]): row["score"] for row in await connection.fetch(_TOTALS, *columns)}
         for user in users:
             # A user whose last conversation was erased has no relationship any more.
             now = totals.get(user, 0)
@@ -125,23 +130,24 @@ class Outbox:
                 rows.append((user, {"level": reached, "before": before, "score": now}))
         await self._append_of_users(connection, "relationship.level_changed", rows)
 
-    async def append_erased(self, connection: Connection, gone: Mapping[int, str]) -> None:
-        """Append that these conversations, ids by ``seq``, are erased; their rows must still be there."""
+    async def append_erased(self, connection: Connection, tenant: Tenant, gone: Mapping[int, str]) -> None:
+        """Append that these conversations of a tenant, ids by ``seq``, are erased; their rows must still be there."""
         if gone and self.wants("conversation.erased"):
-            await connection.execute(_APPEND_ERASED, list(gone), list(gone.values()))
+            await connection.execute(_APPEND_ERASED, list(gone), list(gone.values()), tenant.number)
             self._appended()
 
-    async def append_user_erased(self, connection: Connection, user_id: str) -> None:
-        """Append that this user is erased."""
+    async def append_user_erased(self, connection: Connection, tenant: Tenant, user_id: str) -> None:
+        """Append that this user of a tenant is erased."""
         if self.wants("user.erased"):
-            await self._append_of_users(connection, "user.erased", [(user_id, {})])
+            await self._append_of_users(connection, "user.erased", [((tenant.number, user_id), {})])
 
     async def _append_of_users(
-        self, connection: Connection, kind: EventType, rows: Sequence[tuple[str, Mapping[str, Any]]]
+        self, connection: Connection, kind: EventType, rows: Sequence[tuple[UserKey, Mapping[str, Any]]]
     ) -> None:
         if rows:
             datas = [msgspec.json.encode(data).decode() for _, data in rows]
-            await connection.execute(_APPEND_OF_USERS, kind, [user for user, _ in rows], datas)
+            numbers, ids = [number for (number, _), _ in rows], [user_id for (_, user_id), _ in rows]
+            await connection.execute(_APPEND_OF_USERS, kind, ids, datas, numbers)
             self._appended()
 
 
@@ -164,36 +170,39 @@ def _part(one: NewPart) -> dict[str, object]:
 
 
 _APPEND = f"""
-INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data)
-SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data
+INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data, tenant)
+SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data, c.tenant
 FROM unnest($1::text[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY AS new (type, seq, data, place)
 JOIN conversation c ON c.seq = new.seq
 WHERE c.user_id <> '{CANARY_USER}' ORDER BY place
 """
 APPEND_ACCEPTED = f"""), events AS (
-    INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data)
-    SELECT 'conversation.accepted', seq, conversation_id, user_id, bot_id, jsonb_build_object('turns', fresh.turns)
+    INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data$column)
+    SELECT 'conversation.accepted', seq, conversation_id, user_id, bot_id,
+           jsonb_build_object('turns', fresh.turns)$column
     FROM fresh JOIN sent USING (seq) WHERE user_id <> '{CANARY_USER}'
 """
-"""For accept, whose own statement appends the event of each new conversation."""
+"""For accept, whose own statement appends the event of each new conversation, and has a column of the tenant or not."""
 _APPEND_OF_USERS = """
-INSERT INTO event (type, user_id, data)
-SELECT $1, user_id, data FROM unnest($2::text[], $3::jsonb[]) AS new (user_id, data)
+INSERT INTO event (type, user_id, data, tenant)
+SELECT $1, user_id, data, tenant FROM unnest($2::text[], $3::jsonb[], $4::smallint[]) AS new (user_id, data, tenant)
 """
 # Without its seq: what is erased by it leaves this one. Of one that has expired only the id is known.
 _APPEND_ERASED = """
-INSERT INTO event (type, conversation_id, user_id, bot_id, data)
-SELECT 'conversation.erased', gone.conversation_id, c.user_id, c.bot_id, '{}'::jsonb
+INSERT INTO event (type, conversation_id, user_id, bot_id, data, tenant)
+SELECT 'conversation.erased', gone.conversation_id, c.user_id, c.bot_id, '{}'::jsonb, $3
 FROM unnest($1::bigint[], $2::text[]) AS gone (seq, conversation_id) LEFT JOIN conversation c ON c.seq = gone.seq
 ORDER BY gone.seq
 """
 _LOCK_LEVELS = """
 SELECT pg_advisory_xact_lock(key)
-FROM (SELECT DISTINCT hashtextextended(user_id, 1) AS key FROM unnest($1::text[]) AS user_id ORDER BY key) AS sorted
+FROM (SELECT DISTINCT hashtextextended(user_id, 1 + tenant) AS key
+      FROM unnest($1::smallint[], $2::text[]) AS users (tenant, user_id) ORDER BY key) AS sorted
 """
 _TOTALS = """
-SELECT user_id, sum(score)::bigint AS score FROM relationship WHERE user_id = ANY($1::text[])
-GROUP BY user_id ORDER BY user_id
+SELECT tenant, user_id, sum(score)::bigint AS score
+FROM relationship JOIN unnest($1::smallint[], $2::text[]) AS users (tenant, user_id) USING (tenant, user_id)
+GROUP BY tenant, user_id ORDER BY tenant, user_id
 """
 _EMPTY = "conversation_id = NULL, user_id = NULL, bot_id = NULL, data = NULL"
 ERASE_EVENTS = f"UPDATE event SET {_EMPTY} WHERE seq = ANY($1::bigint[])"
@@ -202,6 +211,7 @@ ERASED_EVENTS_AT_ONCE = 1000
 """So many events of a user become stubs in one transaction; where there were so many, there may be more."""
 ERASE_USER_EVENTS = f"""
 UPDATE event SET {_EMPTY} WHERE number = ANY(ARRAY(
-    SELECT number FROM event WHERE user_id = $1 AND at <= $2 AND type NOT IN ('conversation.erased', 'user.erased')
+    SELECT number FROM event WHERE user_id = $1 AND tenant = $2 AND at <= $3
+        AND type NOT IN ('conversation.erased', 'user.erased')
     LIMIT {ERASED_EVENTS_AT_ONCE}))
 """

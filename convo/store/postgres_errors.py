@@ -21,6 +21,9 @@ from convo.observe import log_records, metrics
 # SQLSTATEs, by how they begin. The transaction is gone, and the same one may succeed at once: a lost connection, a
 # server that stops, a serialization failure, a deadlock.
 _LOST = ("08", "57P01", "57P02", "57P05", "40001", "40P01", "25P03")
+# Where a row may be there, statements say ON CONFLICT. Where two unique indexes have the same columns, as between the
+# two steps of a migration, that does not see a row which is made under the other one at the same moment.
+_MADE_MEANWHILE = "23505"
 # The content itself cannot be stored.
 _BAD_ROW = ("22", "23", "54")
 # A lock was taken, it took too long under its own, or it met a deadlock.
@@ -63,6 +66,8 @@ def _map(error: BaseException) -> ConvoError | None:
 
 
 def _map_sqlstate(sqlstate: str, error: BaseException) -> ConvoError:
+    if sqlstate == _MADE_MEANWHILE:
+        return TransactionLost(f"another transaction made the same row at this moment (SQLSTATE {sqlstate})")
     if sqlstate.startswith(_BAD_ROW):
         return BadRow(f"the database refuses the content (SQLSTATE {sqlstate})", sqlstate=sqlstate)
     if sqlstate == "53100":

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from convo.conversation.identity import id_hash
+from convo.conversation.tenant import hash_of_own
 from convo.store.erasures import erased_among
 from convo.store.installation_key import read_installation_key
 from convo.store.postgres import RELAXED, Connection, Postgres
@@ -24,7 +24,7 @@ _CHUNK = 1_000
 
 
 class GivenReceipts:
-    """The ids of what was acknowledged in the last ten minutes, at most 100,000 of them.
+    """The ids of what was acknowledged in the last ten minutes, at most 100,000 of them, each as ``Tenant.own`` has it.
 
     ``contradicted`` is called when the database gives a ``seq`` again that it gave to this process before.
     """
@@ -35,14 +35,14 @@ class GivenReceipts:
         self._count = 0
         self._newest_seq = 0
 
-    def note(self, conversation_ids: Collection[str], new_seqs: Sequence[int]) -> None:
+    def note(self, own_ids: Collection[str], new_seqs: Sequence[int]) -> None:
         """Note the conversations of one batch, and the numbers that the new ones among them were given.
 
         One committer inserts its batches one after the other, so the numbers of the next batch are higher.
         """
         now = trio.current_time()
-        self._batches.append((now, tuple(conversation_ids)))
-        self._count += len(conversation_ids)
+        self._batches.append((now, tuple(own_ids)))
+        self._count += len(own_ids)
         while self._count > _KEPT_MAX or self._batches[0][0] < now - _KEPT_SECONDS:
             self._count -= len(self._batches.popleft()[1])
             if not self._batches:
@@ -66,7 +66,7 @@ class GivenReceipts:
         Raises:
             DatabaseUnavailable, DeadlineExceeded: it does not answer.
         """
-        given = {conversation_id: None for _, ids in self._batches for conversation_id in ids}
+        given = {own_id: None for _, ids in self._batches for own_id in ids}
         unknown: list[str] = []
         for chunk in _chunks(given):
             unknown += await postgres.run("db.receipts", partial(_unknown, ids=chunk), begin=RELAXED)
@@ -80,13 +80,13 @@ def _chunks(ids: Iterable[str]) -> Iterable[list[str]]:
 
 
 async def _unknown(connection: Connection, ids: list[str]) -> list[str]:
-    hashes = {one: id_hash(one) for one in ids}
+    hashes = {one: hash_of_own(one) for one in ids}
     rows = await connection.fetch("SELECT id_hash FROM receipt WHERE id_hash = ANY($1)", list(hashes.values()))
     known = {row["id_hash"] for row in rows}
     unknown = [one for one, hashed in hashes.items() if hashed not in known]
     if not unknown:
         return []
     key = await read_installation_key(connection)
-    hmacs = {one: (key.hmac_of("conversation", one), key.hmac_of_hash(hashes[one])) for one in unknown}
+    hmacs = {own: (key.hmac_of("conversation", own), key.hmac_of_hash(hashes[own])) for own in unknown}
     erased = await erased_among(connection, [hmac for pair in hmacs.values() for hmac in pair])
-    return [one for one, pair in hmacs.items() if erased.isdisjoint(pair)]
+    return [own for own, pair in hmacs.items() if erased.isdisjoint(pair)]

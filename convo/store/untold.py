@@ -11,8 +11,10 @@ from typing import Literal
 
 from msgspec import Struct
 
+from convo.conversation.tenant import Tenant
 from convo.store import erasures
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import OF_REMOTE, REMOTE_PREFIX, remote_prefix
 
 UntoldKind = Literal["memory", "conversation", "user"]
 
@@ -67,11 +69,11 @@ async def note_outliving(connection: Connection, telling: Telling, hmac: bytes, 
     await connection.execute(_OUTLIVING, hmac, telling.service, seqs)
 
 
-async def note_user(
-    connection: Connection, telling: Telling, hmac: bytes, user_id: str, seqs: Sequence[int] = ()
+async def note_user(  # noqa: PLR0913  (who is told, and of whom)
+    connection: Connection, telling: Telling, hmac: bytes, tenant: Tenant, user_id: str, *, seqs: Sequence[int] = ()
 ) -> None:
     """Note that a user goes, with these conversations among others."""
-    await connection.execute(_USER, hmac, telling.service, user_id, list(seqs))
+    await connection.execute(_USER, hmac, telling.service, user_id, list(seqs), tenant.number)
 
 
 async def waiting_for(connection: Connection, hmac: bytes) -> dict[str, int]:
@@ -115,13 +117,16 @@ async def failed(postgres: Postgres, one: Untold, reason: str, *, later_seconds:
     await postgres.run("db.untold", body)
 
 
-async def stored_of_user(postgres: Postgres, user_id: str, conversation_ids: Collection[str]) -> tuple[bool, set[str]]:
-    """Return whether any conversation of a user is stored, and which of these are."""
+async def stored_of_user(postgres: Postgres, whose: str, conversation_ids: Collection[str]) -> tuple[bool, set[str]]:
+    """Return whether any conversation of a user is stored, and which of these are; all ids as the service has them."""
 
     async def body(connection: Connection) -> tuple[bool, set[str]]:
-        any_stored = await connection.fetchval(_ANY_STORED, user_id)
-        rows = await connection.fetch(_STORED, user_id, list(conversation_ids)) if any_stored else []
-        return any_stored, {row["conversation_id"] for row in rows}
+        user = await connection.fetchrow(OF_REMOTE, whose) or {}
+        any_stored = await connection.fetchval(_ANY_STORED, user["user_id"], user["tenant"])
+        if not any_stored:
+            return False, set()
+        rows = await connection.fetch(_STORED, user["user_id"], user["tenant"], user["prefix"], list(conversation_ids))
+        return True, {row["remote_id"] for row in rows}
 
     return await postgres.run("db.untold", body, begin=RELAXED)
 
@@ -131,26 +136,26 @@ _AGAIN = "ON CONFLICT (erasure, kind, what) DO UPDATE SET due_at = greatest(unto
 # By the user too, as memories.ERASE_MEMORIES. A service's ids have no spaces; the key of what has no id is its text.
 _MEMORIES = f"""
 INSERT INTO untold (erasure, service, kind, whose, what, due_at)
-SELECT DISTINCT $1::bytea, $2::text, 'memory', m.user_id, m.key, {_DUE}
+SELECT DISTINCT $1::bytea, $2::text, 'memory', {REMOTE_PREFIX} || m.user_id, m.key, {_DUE}
 FROM memory m JOIN conversation c ON c.user_id = m.user_id
 WHERE c.seq = ANY($3::bigint[]) AND (m.seq = c.seq OR m.last_seq = c.seq) AND m.key !~ '\\s'
 {_AGAIN}
 """
 _OUTLIVING = f"""
 INSERT INTO untold (erasure, service, kind, whose, what)
-SELECT $1::bytea, $2::text, 'memory', user_id, key FROM memory
+SELECT $1::bytea, $2::text, 'memory', {remote_prefix("memory.tenant", "memory.user_id")} || user_id, key FROM memory
 WHERE (seq = ANY($3::bigint[]) OR last_seq = ANY($3::bigint[])) AND key !~ '\\s'
 {_AGAIN}
 """
 _CONVERSATIONS = f"""
 INSERT INTO untold (erasure, service, kind, whose, what, due_at)
-SELECT $1::bytea, $2::text, 'conversation', user_id, conversation_id, {_DUE}
-FROM conversation WHERE seq = ANY($3::bigint[])
+SELECT $1::bytea, $2::text, 'conversation', {REMOTE_PREFIX} || user_id, {REMOTE_PREFIX} || conversation_id, {_DUE}
+FROM conversation AS c WHERE seq = ANY($3::bigint[])
 {_AGAIN}
 """
 _USER = f"""
 INSERT INTO untold (erasure, service, kind, whose, what, due_at)
-SELECT $1::bytea, $2::text, 'user', $3::text, '',
+SELECT $1::bytea, $2::text, 'user', {remote_prefix("$5::smallint", "$3::text")} || $3::text, '',
        greatest(convo_now(), (SELECT max(leased_until) FROM job WHERE seq = ANY($4::bigint[])))
 {_AGAIN}
 """
@@ -173,6 +178,9 @@ _FAILED = """
 UPDATE untold SET attempts = attempts + 1, last_error = $2, due_at = convo_now() + make_interval(secs => $3)
 WHERE number = $1
 """
-_ANY_STORED = "SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1)"
+_ANY_STORED = "SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1 AND tenant = $2)"
 # conversation_by_user
-_STORED = "SELECT conversation_id FROM conversation WHERE user_id = $1 AND conversation_id = ANY($2::text[])"
+_STORED = """
+SELECT $3::text || conversation_id AS remote_id FROM conversation
+WHERE user_id = $1 AND tenant = $2 AND $3::text || conversation_id = ANY($4::text[])
+"""

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from convo.audit_actions import AuditAction
+from convo.conversation.tenant import Tenant
 from convo.errors import NotFound, TooMany
 from convo.event_types import EventType, WebhookState
 from convo.standard_webhooks import new_secret
@@ -97,7 +98,7 @@ class Replayed(Struct, frozen=True, kw_only=True):
     next_after: int | None
 
 
-async def make_webhook(postgres: Postgres, draft: WebhookDraft, caller: Caller) -> tuple[Webhook, str]:
+async def make_webhook(postgres: Postgres, tenant: Tenant, draft: WebhookDraft, caller: Caller) -> tuple[Webhook, str]:
     """Register an endpoint for what happens from now on; return it and its secret, a new one where none is given.
 
     Raises:
@@ -108,7 +109,7 @@ async def make_webhook(postgres: Postgres, draft: WebhookDraft, caller: Caller) 
     wanted = list(draft.types), list(draft.bots)
 
     async def body(connection: Connection) -> Webhook:
-        row = await connection.fetchrow(_MAKE, webhook_id, draft.url, *wanted, kept, WEBHOOKS_MAX)
+        row = await connection.fetchrow(_MAKE, webhook_id, draft.url, *wanted, kept, WEBHOOKS_MAX, tenant.number)
         if row is None:
             raise TooMany(f"there are {WEBHOOKS_MAX} endpoints already; delete one that is not needed any more")
         await audit_log.append(connection, _noted("webhook_made", webhook_id, caller))
@@ -117,16 +118,16 @@ async def make_webhook(postgres: Postgres, draft: WebhookDraft, caller: Caller) 
     return await postgres.run("db.webhooks", body), kept
 
 
-async def list_webhooks(postgres: Postgres) -> list[Webhook]:
+async def list_webhooks(postgres: Postgres, tenant: Tenant) -> list[Webhook]:
     """Return every endpoint, the oldest first."""
 
     async def body(connection: Connection) -> list[Webhook]:
-        return [_webhook(row) for row in await connection.fetch(_LIST, WEBHOOKS_MAX)]
+        return [_webhook(row) for row in await connection.fetch(_LIST, WEBHOOKS_MAX, tenant.number)]
 
     return await postgres.run("db.webhooks", body, begin=RELAXED)
 
 
-async def read_webhook(postgres: Postgres, webhook_id: str) -> Webhook:
+async def read_webhook(postgres: Postgres, tenant: Tenant, webhook_id: str) -> Webhook:
     """Return one endpoint.
 
     Raises:
@@ -134,12 +135,14 @@ async def read_webhook(postgres: Postgres, webhook_id: str) -> Webhook:
     """
 
     async def body(connection: Connection) -> Webhook:
-        return _webhook(await connection.fetchrow(_READ, webhook_id), webhook_id)
+        return _webhook(await connection.fetchrow(_READ, webhook_id, tenant.number), webhook_id)
 
     return await postgres.run("db.webhooks", body, begin=RELAXED)
 
 
-async def change_webhook(postgres: Postgres, webhook_id: str, change: WebhookChange, caller: Caller) -> Webhook:
+async def change_webhook(
+    postgres: Postgres, tenant: Tenant, webhook_id: str, change: WebhookChange, caller: Caller
+) -> Webhook:
     """Change an endpoint; with another address, or switched on, it gets events again when it has answered a ping.
 
     Raises:
@@ -149,14 +152,16 @@ async def change_webhook(postgres: Postgres, webhook_id: str, change: WebhookCha
     async def body(connection: Connection) -> Webhook:
         values = [None if value is UNSET else value for value in (change.url, change.types, change.bots, change.active)]
         listed = [list(value) if isinstance(value, tuple) else value for value in values]
-        found = _webhook(await connection.fetchrow(_CHANGE, webhook_id, *listed), webhook_id)
+        found = _webhook(await connection.fetchrow(_CHANGE, webhook_id, *listed, tenant.number), webhook_id)
         await audit_log.append(connection, _noted("webhook_changed", webhook_id, caller))
         return found
 
     return await postgres.run("db.webhooks", body)
 
 
-async def rotate_secret(postgres: Postgres, webhook_id: str, secret: str, caller: Caller) -> tuple[Webhook, str]:
+async def rotate_secret(
+    postgres: Postgres, tenant: Tenant, webhook_id: str, secret: str, caller: Caller
+) -> tuple[Webhook, str]:
     """Give an endpoint another secret; for a day events are signed with the one before, too.
 
     Raises:
@@ -165,14 +170,16 @@ async def rotate_secret(postgres: Postgres, webhook_id: str, secret: str, caller
     kept = secret or new_secret()
 
     async def body(connection: Connection) -> Webhook:
-        found = _webhook(await connection.fetchrow(_ROTATE, webhook_id, kept, _ROTATION_DAYS), webhook_id)
+        found = _webhook(
+            await connection.fetchrow(_ROTATE, webhook_id, kept, _ROTATION_DAYS, tenant.number), webhook_id
+        )
         await audit_log.append(connection, _noted("webhook_changed", webhook_id, caller))
         return found
 
     return await postgres.run("db.webhooks", body), kept
 
 
-async def delete_webhook(postgres: Postgres, webhook_id: str, caller: Caller) -> None:
+async def delete_webhook(postgres: Postgres, tenant: Tenant, webhook_id: str, caller: Caller) -> None:
     """Remove an endpoint; its attempts, and what it was to get apart from the order, go with the events.
 
     Raises:
@@ -180,14 +187,16 @@ async def delete_webhook(postgres: Postgres, webhook_id: str, caller: Caller) ->
     """
 
     async def body(connection: Connection) -> None:
-        if await connection.fetchval(_DELETE, webhook_id) is None:
+        if await connection.fetchval(_DELETE, webhook_id, tenant.number) is None:
             raise _absent(webhook_id)
         await audit_log.append(connection, _noted("webhook_deleted", webhook_id, caller))
 
     await postgres.run("db.webhooks", body)
 
 
-async def read_attempts(postgres: Postgres, webhook_id: str, before: int | None, limit: int) -> list[Attempt]:
+async def read_attempts(
+    postgres: Postgres, tenant: Tenant, webhook_id: str, before: int | None, limit: int
+) -> list[Attempt]:
     """Return the newest attempts, one more than ``limit`` where there are more.
 
     Raises:
@@ -195,7 +204,7 @@ async def read_attempts(postgres: Postgres, webhook_id: str, before: int | None,
     """
 
     async def body(connection: Connection) -> list[Attempt]:
-        _webhook(await connection.fetchrow(_READ, webhook_id), webhook_id)
+        _webhook(await connection.fetchrow(_READ, webhook_id, tenant.number), webhook_id)
         last = (1 << 63) - 1 if before is None else before - 1
         rows = await connection.fetch(_ATTEMPTS, webhook_id, last, limit + 1)
         return [Attempt(**{name: row[name] for name in Attempt.__struct_fields__}) for row in rows]
@@ -203,7 +212,7 @@ async def read_attempts(postgres: Postgres, webhook_id: str, before: int | None,
     return await postgres.run("db.webhooks", body, begin=RELAXED)
 
 
-async def replay(postgres: Postgres, webhook_id: str, wanted: ReplayFilter) -> Replayed:
+async def replay(postgres: Postgres, tenant: Tenant, webhook_id: str, wanted: ReplayFilter) -> Replayed:
     """Have events sent again that an endpoint has got, in their order, apart from those that it is yet to get.
 
     One call looks at 20,000 of them at most.
@@ -213,16 +222,16 @@ async def replay(postgres: Postgres, webhook_id: str, wanted: ReplayFilter) -> R
     """
 
     async def body(connection: Connection) -> Replayed:
-        endpoint = _webhook(await connection.fetchrow(_READ, webhook_id), webhook_id)
+        endpoint = _webhook(await connection.fetchrow(_READ, webhook_id, tenant.number), webhook_id)
         if wanted.event is not None:
-            if await connection.fetchval(_RESEND, webhook_id, *wanted.event) is None:
+            if await connection.fetchval(_RESEND, webhook_id, *wanted.event, tenant.number) is None:
                 raise NotFound("there is no such event; events are kept for events.keep_days")
             return Replayed(count=1, next_after=None)
         after = max(wanted.after, await _before(connection, wanted.since) if wanted.since else 0)
         row = await connection.fetchrow(
             _REPLAY,
             *(webhook_id, after, endpoint.confirmed, _LOOKED_AT_MAX, wanted.since, wanted.until, wanted.type),
-            *(list(endpoint.types), list(endpoint.bots)),
+            *(list(endpoint.types), list(endpoint.bots), tenant.number),
         )
         found = row or {"n": 0, "looked_at": 0, "last": None}
         return Replayed(count=found["n"], next_after=found["last"] if found["looked_at"] == _LOOKED_AT_MAX else None)
@@ -265,13 +274,13 @@ def _webhook(row: Mapping[str, Any] | None, webhook_id: str = "") -> Webhook:
 _COLUMNS = """webhook_id, url, types, bots, state, reason, created_at, failing_since, cursor,
           CASE WHEN old_until > convo_now() THEN old_until END AS old_until"""
 _MAKE = f"""
-INSERT INTO webhook (webhook_id, url, types, bots, secret, cursor)
-SELECT $1, $2, $3::text[], $4::text[], $5, (SELECT last_sequence FROM event_counter)
+INSERT INTO webhook (webhook_id, url, types, bots, secret, tenant, cursor)
+SELECT $1, $2, $3::text[], $4::text[], $5, $7, (SELECT last_sequence FROM event_counter)
 WHERE (SELECT count(*) FROM webhook) < $6
 RETURNING {_COLUMNS}
 """
-_LIST = f"SELECT {_COLUMNS} FROM webhook ORDER BY created_at, webhook_id LIMIT $1"
-_READ = f"SELECT {_COLUMNS} FROM webhook WHERE webhook_id = $1"
+_LIST = f"SELECT {_COLUMNS} FROM webhook WHERE tenant = $2 ORDER BY created_at, webhook_id LIMIT $1"
+_READ = f"SELECT {_COLUMNS} FROM webhook WHERE webhook_id = $1 AND tenant = $2"
 _CHANGE = f"""
 UPDATE webhook SET url = coalesce($2, url), types = coalesce($3::text[], types), bots = coalesce($4::text[], bots),
     state = CASE WHEN $5::boolean IS FALSE THEN 'off' WHEN $5 OR (state <> 'off' AND $2 <> url) THEN 'new'
@@ -279,14 +288,14 @@ UPDATE webhook SET url = coalesce($2, url), types = coalesce($3::text[], types),
     reason = CASE WHEN $5 IS FALSE THEN 'switched off by hand' WHEN $5 THEN NULL ELSE reason END,
     failing_since = CASE WHEN $5 OR $2 <> url THEN NULL ELSE failing_since END,
     version = version + 1
-WHERE webhook_id = $1 RETURNING {_COLUMNS}
+WHERE webhook_id = $1 AND tenant = $6 RETURNING {_COLUMNS}
 """
 _ROTATE = f"""
 UPDATE webhook SET old_secret = secret, old_until = convo_now() + make_interval(days => $3), secret = $2,
                    version = version + 1
-WHERE webhook_id = $1 RETURNING {_COLUMNS}
+WHERE webhook_id = $1 AND tenant = $4 RETURNING {_COLUMNS}
 """
-_DELETE = "DELETE FROM webhook WHERE webhook_id = $1 RETURNING webhook_id"
+_DELETE = "DELETE FROM webhook WHERE webhook_id = $1 AND tenant = $2 RETURNING webhook_id"
 _ATTEMPTS = """
 SELECT attempt AS number, event_id, at, status, error, answer, seconds FROM webhook_attempt
 WHERE (webhook_id, attempt) >= ($1, 0) AND (webhook_id, attempt) <= ($1, $2)
@@ -297,13 +306,13 @@ ON CONFLICT (webhook_id, number) DO UPDATE SET attempts = 0, first_at = convo_no
 """
 _RESEND = f"""
 INSERT INTO webhook_aside (webhook_id, number)
-SELECT $1, number FROM event WHERE number = $2 AND salt = $3 AND sequence IS NOT NULL
+SELECT $1, number FROM event WHERE number = $2 AND salt = $3 AND tenant = $4 AND sequence IS NOT NULL
 {_AGAIN} RETURNING number
 """
 # event_by_sequence
 _REPLAY = f"""
 WITH page AS MATERIALIZED (
-    SELECT number, sequence, at, type, bot_id FROM event
+    SELECT number, sequence, at, type, bot_id, tenant FROM event
     WHERE sequence > $2 AND sequence <= $3 ORDER BY sequence LIMIT $4
 ), again AS (
     INSERT INTO webhook_aside (webhook_id, number)
@@ -312,6 +321,7 @@ WITH page AS MATERIALIZED (
       AND ($7::text IS NULL OR type = $7)
       AND (cardinality($8::text[]) = 0 OR type = ANY($8))
       AND (cardinality($9::text[]) = 0 OR bot_id IS NULL OR bot_id = ANY($9))
+      AND tenant = $10
     {_AGAIN} RETURNING number
 )
 SELECT (SELECT count(*) FROM again) AS n, count(*) AS looked_at, max(sequence) AS last FROM page

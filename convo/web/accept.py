@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from convo.conversation import digest as digests
 from convo.conversation import transcript
 from convo.conversation.decode import Received, decode
 from convo.conversation.model import CANARY_USER, Receipt, ReceiptNotes, UnreadItem
-from convo.errors import ConvoError, Invalid, Overloaded
+from convo.conversation.tenant import Reach
+from convo.errors import ConvoError, Forbidden, Invalid, Overloaded
 from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
@@ -39,8 +40,10 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
     readiness: Readiness
     admission: Admission
 
-    async def receive(self, head: Head, read: Read) -> Answer:
+    async def receive(self, head: Head, read: Read, reach: Reach) -> Answer:
         """Answer one request; ``read`` reads its body, after the head and the load of the process were checked.
+
+        The conversation becomes one of the caller's tenant.
 
         Raises:
             ConvoError: the request is wrong or comes at a bad time, and its conversation is not known yet.
@@ -55,7 +58,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
                 accept = await self._prepare_packed(body, head.content_encoding, place)
             else:
                 accept = await self.prepare(body)
-            return await self._store(accept, head.started, read_at, self.until(head))
+            return await self._store(owned(accept, reach), head.started, read_at, self.until(head))
 
     def until(self, head: Head) -> float:
         """Return when the request's time ends: with its budget, or earlier with the stop if one is under way."""
@@ -210,6 +213,22 @@ def _claimed_id(body: bytes) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return claimed if claimed is None or len(claimed) <= _CLAIMED_CHARACTERS_MAX else None
+
+
+def owned(accept: Accept, reach: Reach) -> Accept:
+    """Return the conversation as one of the caller's tenant.
+
+    Raises:
+        Forbidden: the caller's key is bound to other bots.
+    """
+    if not reach.has_bot(accept.ended.bot_id):
+        error = Forbidden(
+            f"this key is bound to the bots {', '.join(reach.bots or ())}, and the conversation is of the bot"
+            f" {accept.ended.bot_id!r}: send it with a key for that bot"
+        )
+        error.conversation_id = accept.ended.conversation_id
+        raise error
+    return structs.replace(accept, tenant=reach.tenant) if reach.tenant.number else accept
 
 
 def check_user(accept: Accept) -> None:

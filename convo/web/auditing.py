@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
+from convo.conversation.tenant import Reach
 from convo.store.audit_pages import AuditFilter, AuditRow, read_audit_log
 from convo.store.postgres import Postgres
 from convo.web import queries
@@ -22,8 +23,8 @@ class AuditLogRoute(Struct, frozen=True, kw_only=True):
     reads: Reads
     rows_max: int
 
-    async def page(self, query: Mapping[str, str]) -> Answer:
-        """Answer with a page of the audit log.
+    async def page(self, query: Mapping[str, str], reach: Reach) -> Answer:
+        """Answer with a page of the audit log of the caller's tenant.
 
         Raises:
             Invalid: a filter, the limit or the cursor is not valid.
@@ -38,7 +39,7 @@ class AuditLogRoute(Struct, frozen=True, kw_only=True):
         )
         limit = queries.limit_of(query, self.rows_max)
         with self.reads.begin():
-            found = await read_audit_log(self.postgres, wanted, limit)
+            found = await read_audit_log(self.postgres, reach.tenant, wanted, limit)
         cursor = None if found.next_before is None else queries.cursor_after(found.next_before)
         view = service_views.AuditLogView(entries=tuple(map(_entry, found.rows)), next_cursor=cursor)
         return Answer(status=200, body=encode(view))

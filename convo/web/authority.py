@@ -18,6 +18,7 @@ import re
 import trio
 from msgspec import Struct
 
+from convo.conversation.tenant import DEFAULT
 from convo.errors import ConvoError, Forbidden, KeysUnavailable, Unauthorized
 from convo.observe import log_records, metrics
 from convo.settings import AuthSettings
@@ -54,17 +55,23 @@ class Authority:
         self._next_at = -math.inf
         self._history = 0  # counts how often the database went back
         self._used: set[str] = set()
+        self._several = False  # whether there is another tenant than the default one
         self._age_max = KEYS_AGE_FACTOR * settings.refresh_seconds
         self._again_seconds = min(_AGAIN_SECONDS_MAX, settings.refresh_seconds / 10)
         self._wrong = WrongKeys(settings)
         self._lookup = KeyLookup(postgres, settings.refresh_seconds)
 
-    async def check(self, authorization: str, scope: Scope | None, address: str) -> ApiKey | None:
+    async def check(
+        self, authorization: str, scope: Scope | None, address: str, *, of_all: bool = False
+    ) -> ApiKey | None:
         """Return the key of a request that has the scope; None where no key is required.
+
+        ``of_all``: what it asks for concerns the whole installation. That takes a key of the default tenant, bound to
+        no bots; where there are other tenants, one with the scope ``admin``.
 
         Raises:
             Unauthorized: there is no key, or it is not valid.
-            Forbidden: the key does not have the scope.
+            Forbidden: the key does not have the scope, or does not reach so far.
             TooManyRequests: too many wrong keys came from this client's address, or too many unknown ones from all.
             KeysUnavailable: the database was not asked for too long, or cannot be asked for a key that is not known.
         """
@@ -80,7 +87,14 @@ class Authority:
             metrics.keys_refused_total.labels("wrong").inc()
             raise Unauthorized("this key is not valid: it is misspelt, revoked or expired; `convo key list` shows more")
         if scope not in key.scopes:
-            raise Forbidden(f"the key {key.key_id} ({key.name}) has the scopes {', '.join(key.scopes)}, not {scope}")
+            raise _lacks(key, scope)
+        if of_all and not key.reach.is_default:
+            raise Forbidden(
+                f"the key {key.key_id} ({key.name}) is of one tenant or of some bots, and this concerns the whole"
+                f" installation: it takes a key of the tenant {DEFAULT.name!r} that is bound to no bots"
+            )
+        if of_all and self._several and "admin" not in key.scopes:
+            raise _lacks(key, "admin")
         self._used.add(key.key_id)
         return key
 
@@ -119,6 +133,7 @@ class Authority:
         if history == self._history and found.asked_at >= self._read_at:
             # Without a mark: were it revoked before the next reading, the keys would have the same mark as before it.
             self._mark = ""
+            self._several = self._several or found.key.reach.tenant is not DEFAULT
             self._held[key_id] = _Held(found.key, _expiry(found.key, found.asked_at))
         return found.key
 
@@ -158,7 +173,7 @@ class Authority:
             if good.keys is not None:
                 self._held = {key.key_id: _Held(key, _expiry(key, asked_at)) for key in good.keys}
                 self._mark = good.mark
-            self._read_at = asked_at
+            self._read_at, self._several = asked_at, good.several
             self._next_at = asked_at + self._settings.refresh_seconds / _READS
         await self._note_used()
 
@@ -190,6 +205,10 @@ class Authority:
         while self._settings.keys:
             await trio.sleep_until(self._next_at)
             await self.refresh()
+
+
+def _lacks(key: ApiKey, scope: Scope) -> Forbidden:
+    return Forbidden(f"the key {key.key_id} ({key.name}) has the scopes {', '.join(key.scopes)}, not {scope}")
 
 
 def _fits(key: ApiKey, secret: str) -> bool:

@@ -20,7 +20,7 @@ from convo.http.request_body import too_large
 from convo.observe import log_records, metrics
 from convo.store.group import Submitted
 from convo.store.intake import Accept, Stored
-from convo.web.accept import AcceptRoute, check_user, log_conflict, receipt_of
+from convo.web.accept import AcceptRoute, check_user, log_conflict, owned, receipt_of
 from convo.web.admission import Admitted
 from convo.web.batch_lines import BatchLines
 from convo.web.description.batch_views import MEDIA_OF_BATCHES, batch_problem, batch_receipt
@@ -179,6 +179,7 @@ class _Batch:
                 place.grow(len(line))
                 place.enter()
                 accept = await self._intake.prepare(line)
+                accept = owned(accept, self._request.reach)
                 check_user(accept)
                 submitted = self._intake.committer.enqueue(accept, self._until, place.end)
                 stack.pop_all()

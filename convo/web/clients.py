@@ -33,6 +33,11 @@ class LimitRule(Struct, frozen=True, kw_only=True):
     burst: float
 
     @property
+    def unit_name(self) -> str:
+        """Return what its tokens stand for."""
+        return "bytes" if self.place == _BYTES else "requests"
+
+    @property
     def policy(self) -> str:
         """Return the rule as a header shows it: ``burst`` tokens in the seconds that fill the bucket."""
         return f'"{self.name}";q={math.floor(self.burst)};w={max(1, math.ceil(self.burst / self.rate))}{self.unit}'
@@ -57,7 +62,7 @@ class LimitRule(Struct, frozen=True, kw_only=True):
 
 
 class Clients:
-    """The limits of all clients: by key where clients have keys, by address otherwise."""
+    """The limits of all clients: by key where clients have keys, by address otherwise; and by tenant."""
 
     def __init__(self, settings: ClientsSettings) -> None:
         rules = (
@@ -71,35 +76,45 @@ class Clients:
             ),
         )
         self._rules = tuple(rule for rule in rules if rule.rate)
+        self._of_tenants = {
+            name: LimitRule(name="tenant", rate=own.requests_per_second, burst=max(1.0, own.requests_per_second))
+            for name, own in settings.tenants.items()
+            if own.requests_per_second
+        }
         self._buckets = Buckets(len(rules), settings.tracked_max)
 
     def spend_at(self, address: str, bytes_: int) -> AnswerHeaders:
         """Take one request of ``bytes_`` from what the client at an address may send; as ``spend``."""
         return self.spend(client_network(address), bytes_) if self._rules else ()
 
-    def spend(self, client: str, bytes_: int, own_per_second: float = 0.0) -> AnswerHeaders:
+    def spend(self, client: str, bytes_: int, own_per_second: float = 0.0, tenant: str = "") -> AnswerHeaders:
         """Take one request of ``bytes_`` from the client's buckets; return the headers that report what is left.
 
         ``own_per_second`` is this client's own limit of requests in a second, instead of the common one; 0 for none.
+        ``tenant`` is whose the client is: all clients of one share its limit, if it has one.
 
         Raises:
             TooManyRequests: a bucket is empty; nothing was taken.
         """
         rules = self._rules_of(own_per_second) if own_per_second else self._rules
-        if not rules:
+        shared = self._of_tenants.get(tenant)
+        if not rules and shared is None:
             return ()
         now = trio.current_time()
-        full_at = self._buckets.of(client, now)
-        waits = [rule.seconds_to_wait(full_at, now) for rule in rules]
+        # A tenant's name holds no space, and neither does a key's id or an address.
+        limits = [(rule, self._buckets.of(client, now), client) for rule in rules] if rules else []
+        if shared is not None:
+            limits.append((shared, self._buckets.of(f"tenant {tenant}", now), f"the tenant {tenant}"))
+        waits = [rule.seconds_to_wait(full_at, now) for rule, full_at, _ in limits]
         if not any(waits):
-            for rule in rules:
+            for rule, full_at, _ in limits:
                 rule.take(full_at, now, bytes_ if rule.place == _BYTES else 1)
-            return _headers(rules, full_at, now)
-        rule = next(rule for rule, wait in zip(rules, waits, strict=True) if wait)
+            return _headers(limits, now)
+        rule, _, whose = next(limit for limit, wait in zip(limits, waits, strict=True) if wait)
         raise TooManyRequests(
-            f"{client} is over its limit of {rule.rate:g} {rule.name} a second",
+            f"{whose} is over its limit of {rule.rate:g} {rule.unit_name} a second",
             retry_after_seconds=max(waits),
-            headers=_headers(rules, full_at, now),
+            headers=_headers(limits, now),
         )
 
     def _rules_of(self, own_per_second: float) -> tuple[LimitRule, ...]:
@@ -107,6 +122,6 @@ class Clients:
         return (own, *(rule for rule in self._rules if rule.place != _REQUESTS))
 
 
-def _headers(rules: Sequence[LimitRule], full_at: list[float], now: float) -> AnswerHeaders:
-    limits = (rule.limit(full_at, now) for rule in rules)
-    return [("RateLimit-Policy", ", ".join(rule.policy for rule in rules)), ("RateLimit", ", ".join(limits))]
+def _headers(limits: Sequence[tuple[LimitRule, list[float], str]], now: float) -> AnswerHeaders:
+    left = (rule.limit(full_at, now) for rule, full_at, _ in limits)
+    return [("RateLimit-Policy", ", ".join(rule.policy for rule, _, _ in limits)), ("RateLimit", ", ".join(left))]

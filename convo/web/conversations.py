@@ -14,6 +14,7 @@ from convo.analysis.part import PARTS, Part, PartsView
 from convo.analysis.scoring import Score, score
 from convo.conversation import digest as digests
 from convo.conversation.score import level
+from convo.conversation.tenant import Reach
 from convo.http.turns import end_turn
 from convo.observe import log_records
 from convo.settings import Settings
@@ -47,7 +48,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
     revived: Callable[[], None]
     audit_queue: AuditQueue
 
-    async def one(self, conversation_id: str, query: Mapping[str, str], if_none_match: str) -> Answer:
+    async def one(self, conversation_id: str, query: Mapping[str, str], if_none_match: str, reach: Reach) -> Answer:
         """Answer with one conversation; with ``wait``, when it has ended or the wait is over.
 
         Raises:
@@ -58,24 +59,24 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
         until = min(trio.current_time() + queries.wait_of(query), latest)
         with self.reads.begin() as read:
-            found = await self.reader.one(conversation_id)
+            found = await self.reader.one(reach, conversation_id)
             if found.row["state"] in _ENDED or until <= trio.current_time():
                 return await self._shown(read, found, if_none_match)
-        await self._until_ended(found, until)
+        await self._until_ended(found, until, reach)
         with self.reads.begin() as read:
-            return await self._shown(read, await self.reader.one(conversation_id), if_none_match)
+            return await self._shown(read, await self.reader.one(reach, conversation_id), if_none_match)
 
     async def _shown(self, read: ReadUnderWay, found: FoundConversation, if_none_match: str) -> Answer:
         bytes_ = sum(len(part.result) for part in found.parts.values()) + len(found.row["metadata"] or "")
         read.hold(2 * bytes_)
         return await read.answer(lambda: _tagged(encode(self._view(found)), if_none_match), bytes_)
 
-    async def _until_ended(self, found: FoundConversation, until: float) -> None:
+    async def _until_ended(self, found: FoundConversation, until: float, reach: Reach) -> None:
         end_turn()
         with self.watch.waiting(found.row["seq"]) as ended:
             # It may have ended between the first read and the watch.
             with self.reads.begin():
-                found = await self.reader.one(found.row["conversation_id"])
+                found = await self.reader.one(reach, found.row["conversation_id"])
             if found.row["state"] not in _ENDED:
                 with trio.move_on_at(until):
                     await ended.wait()  # no deadline: an event of ours
@@ -105,7 +106,9 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         # Only settling makes a score final, even if every part is done.
         return msgspec.structs.replace(provisional, final=False)
 
-    async def log(self, conversation_id: str, query: Mapping[str, str], if_none_match: str, caller: Caller) -> Answer:
+    async def log(
+        self, conversation_id: str, query: Mapping[str, str], if_none_match: str, caller: Caller, reach: Reach
+    ) -> Answer:
         """Answer with a page of the turns of one conversation, or with its log as it was sent.
 
         The audit log notes it, also where the client had the log already.
@@ -124,7 +127,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         if noted:
             self.audit_queue.check_room()
         with self.reads.begin() as read:
-            found = await self.reader.log_sizes(conversation_id)
+            found = await self.reader.log_sizes(reach, conversation_id)
             # Before the log is read: a small packed one can be a large log.
             read.hold(found.packed_bytes + found.unpacked_bytes * (1 if as_sent else TURNS_WEIGHT))
             packed = await self.reader.packed_log(found)
@@ -138,10 +141,12 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             # Before a byte of it is sent: a client that is gone by then may still have been one that reads.
             target = AuditTarget(kind="conversation", id=conversation_id, user_id=found.row["user_id"])
             detail = {"as": "sent"} if as_sent else None
-            self.audit_queue.add(AuditEntry(action="log_read", caller=caller, target=target, detail=detail))
+            self.audit_queue.add(
+                AuditEntry(action="log_read", tenant=reach.tenant, caller=caller, target=target, detail=detail)
+            )
         return answer
 
-    async def many(self, query: Mapping[str, str]) -> Answer:
+    async def many(self, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with a page of conversations, newest first.
 
         Raises:
@@ -155,7 +160,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             before=queries.cursor_of(query),
         )
         with self.reads.begin() as read:
-            found = await self.reader.many(wanted, limit)
+            found = await self.reader.many(reach, wanted, limit)
             cursor = None if found.next_before is None else queries.cursor_after(found.next_before)
 
             def view() -> Struct:
@@ -163,7 +168,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
             return await _page(read, found.rows, view)
 
-    async def retry(self, conversation_id: str, caller: Caller) -> Answer:
+    async def retry(self, conversation_id: str, caller: Caller, reach: Reach) -> Answer:
         """Make a dead letter ready again.
 
         Raises:
@@ -171,14 +176,14 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
-        await self.jobs.retry(conversation_id, caller)
+        await self.jobs.retry(reach, conversation_id, caller)
         log_records.job_retried(conversation_id=conversation_id)
         self.revived()
         links = views.links(conversation_id)
         view = views.RetryView(conversation_id=conversation_id, state="ready", attempts=0, links=links)
         return Answer(status=202, body=encode(view), headers=[("Location", links.self)])
 
-    async def acknowledge(self, conversation_id: str, caller: Caller) -> Answer:
+    async def acknowledge(self, conversation_id: str, caller: Caller, reach: Reach) -> Answer:
         """Mark a dead letter as reviewed, and leave it dead.
 
         Raises:
@@ -186,13 +191,13 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             Expired: its content is no longer stored.
             NotDead: it is not a dead letter.
         """
-        attempts = await self.jobs.acknowledge(conversation_id, caller)
+        attempts = await self.jobs.acknowledge(reach, conversation_id, caller)
         log_records.job_acknowledged(conversation_id=conversation_id)
         links = views.links(conversation_id)
         view = views.AcknowledgedView(conversation_id=conversation_id, state="dead", attempts=attempts, links=links)
         return _ok(view)
 
-    async def relationship(self, user_id: str, query: Mapping[str, str]) -> Answer:
+    async def relationship(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with the sum of a user's scores in all, and a page of it by bot.
 
         Raises:
@@ -202,7 +207,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         limit = queries.limit_of(query, self.settings.web.list_rows_max)
         before = queries.cursor_of(query)
         with self.reads.begin() as read:
-            found = await self.reader.relationship(user_id, before=before, limit=limit + 1)
+            found = await self.reader.relationship(reach, user_id, before=before, limit=limit + 1)
             return await _page(read, found.bots, lambda: self._relationship(user_id, found, limit))
 
     def _relationship(self, user_id: str, found: FoundRelationship, limit: int) -> Struct:
@@ -218,7 +223,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             next_cursor=queries.next_cursor(found.bots, limit, "last_seq"),
         )
 
-    async def memories(self, user_id: str, query: Mapping[str, str]) -> Answer:
+    async def memories(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with a page of what is remembered about a user, newest first.
 
         Raises:
@@ -234,7 +239,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             return views.MemoriesView(user_id=user_id, memories=found, next_cursor=next_cursor)
 
         with self.reads.begin() as read:
-            rows = await self.reader.memories(user_id, before=before, limit=limit + 1)
+            rows = await self.reader.memories(reach, user_id, before=before, limit=limit + 1)
             return await _page(read, rows, partial(view, rows))
 
 

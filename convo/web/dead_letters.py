@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 from msgspec import Struct
 
+from convo.conversation.tenant import Reach
 from convo.observe import log_records
 from convo.store.audit_log import Caller
 from convo.store.jobs.dead_letters import DeadFilter
@@ -23,16 +24,16 @@ class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
     rows_max: int
     revived: Callable[[], None]
 
-    async def by_reason(self, query: Mapping[str, str]) -> Answer:
+    async def by_reason(self, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with how many dead letters there are, by their reason.
 
         Raises:
             Invalid: a filter is not valid.
         """
-        found = await self.jobs.dead_reasons(_filter(query))
+        found = await self.jobs.dead_reasons(reach, _filter(query))
         return Answer(status=200, body=encode(msgspec.convert(found, views.DeadReasonsView, from_attributes=True)))
 
-    async def retry(self, query: Mapping[str, str], caller: Caller) -> Answer:
+    async def retry(self, query: Mapping[str, str], caller: Caller, reach: Reach) -> Answer:
         """Make a batch of dead letters ready again, or count it.
 
         Raises:
@@ -40,6 +41,7 @@ class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
         """
         dry_run = queries.flag_of(query, "dry_run")
         batch = await self.jobs.retry_many(
+            reach,
             _filter(query),
             after=queries.cursor_of(query) or 0,
             limit=queries.limit_of(query, self.rows_max),

@@ -48,30 +48,38 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
     reading, operations = api.reading, api.operations
     dead = DeadLetterRoutes(jobs=reading.jobs, rows_max=api.settings.web.list_rows_max, revived=reading.revived)
     return {
-        "end_conversation": lambda request: api.intake.receive(request.head, request.read),
+        "end_conversation": lambda request: api.intake.receive(request.head, request.read, request.reach),
         "end_conversations": BatchRoute(intake=api.intake).receive,
-        "list_conversations": lambda request: reading.many(request.query),
+        "list_conversations": lambda request: reading.many(request.query, request.reach),
         "read_conversation": lambda request: reading.one(
-            request.values["conversation_id"], request.query, request.if_none_match
+            request.values["conversation_id"], request.query, request.if_none_match, request.reach
         ),
         "read_log": lambda request: reading.log(
-            request.values["conversation_id"], request.query, request.if_none_match, _caller(request)
+            request.values["conversation_id"], request.query, request.if_none_match, _caller(request), request.reach
         ),
-        "explain_conversation": lambda request: api.explaining.explain(request.values["conversation_id"]),
-        "retry_conversation": lambda request: reading.retry(request.values["conversation_id"], _caller(request)),
+        "explain_conversation": lambda request: api.explaining.explain(
+            request.values["conversation_id"], request.reach
+        ),
+        "retry_conversation": lambda request: reading.retry(
+            request.values["conversation_id"], _caller(request), request.reach
+        ),
         "acknowledge_conversation": lambda request: reading.acknowledge(
-            request.values["conversation_id"], _caller(request)
+            request.values["conversation_id"], _caller(request), request.reach
         ),
         "erase_conversation": lambda request: api.erasing.conversation(
-            request.values["conversation_id"], request.query, _caller(request)
+            request.values["conversation_id"], request.query, _caller(request), request.reach
         ),
-        "erase_user": lambda request: api.erasing.user(request.values["user_id"], request.query, _caller(request)),
-        "read_dead_reasons": lambda request: dead.by_reason(request.query),
-        "retry_dead_letters": lambda request: dead.retry(request.query, _caller(request)),
-        "read_relationship": lambda request: reading.relationship(request.values["user_id"], request.query),
-        "list_memories": lambda request: reading.memories(request.values["user_id"], request.query),
+        "erase_user": lambda request: api.erasing.user(
+            request.values["user_id"], request.query, _caller(request), request.reach
+        ),
+        "read_dead_reasons": lambda request: dead.by_reason(request.query, request.reach),
+        "retry_dead_letters": lambda request: dead.retry(request.query, _caller(request), request.reach),
+        "read_relationship": lambda request: reading.relationship(
+            request.values["user_id"], request.query, request.reach
+        ),
+        "list_memories": lambda request: reading.memories(request.values["user_id"], request.query, request.reach),
         **_webhook_functions(api.webhooks),
-        "list_audit_log": lambda request: api.auditing.page(request.query),
+        "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
         "live": lambda _: operations.livez(),
@@ -88,14 +96,14 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
 def _webhook_functions(routes: WebhookRoutes) -> Mapping[str, RouteFunction]:
     return {
         "make_webhook": lambda request: routes.make(request, _caller(request)),
-        "list_webhooks": lambda _: routes.many(),
-        "read_webhook": lambda request: routes.one(request.values["webhook_id"]),
+        "list_webhooks": routes.many,
+        "read_webhook": lambda request: routes.one(request.values["webhook_id"], request),
         "change_webhook": lambda request: routes.change(request.values["webhook_id"], request, _caller(request)),
-        "delete_webhook": lambda request: routes.delete(request.values["webhook_id"], _caller(request)),
+        "delete_webhook": lambda request: routes.delete(request.values["webhook_id"], request, _caller(request)),
         "rotate_webhook_secret": lambda request: routes.rotate(request.values["webhook_id"], request, _caller(request)),
-        "ping_webhook": lambda request: routes.ping(request.values["webhook_id"]),
-        "list_webhook_attempts": lambda request: routes.attempts(request.values["webhook_id"], request.query),
-        "replay_webhook": lambda request: routes.replay(request.values["webhook_id"], request.query),
+        "ping_webhook": lambda request: routes.ping(request.values["webhook_id"], request),
+        "list_webhook_attempts": lambda request: routes.attempts(request.values["webhook_id"], request),
+        "replay_webhook": lambda request: routes.replay(request.values["webhook_id"], request),
     }
 
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import trio
 from msgspec import Struct, structs
 
+from convo.conversation.tenant import WHOLE_DEFAULT, Reach
 from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Invalid, NotFound, UnsupportedMedia
 from convo.http.request_body import too_large
 from convo.ladder import slow_seconds
@@ -38,6 +39,7 @@ _NO_VALUES: Mapping[str, str] = MappingProxyType({})
 class RouteRequest(Struct, frozen=True, kw_only=True, gc=False):
     """What a route function is called with; ``values`` are those in the path, ``query`` those that the door read.
 
+    ``reach`` is what its caller reaches, by the key.
     ``spend`` counts one more request against the client's limit, for a route that stands for many.
     """
 
@@ -49,6 +51,7 @@ class RouteRequest(Struct, frozen=True, kw_only=True, gc=False):
     query: Mapping[str, str] = _NO_VALUES
     if_none_match: str = ""
     on_operations: bool = False
+    reach: Reach = WHOLE_DEFAULT
 
 
 RouteFunction = Callable[[RouteRequest], Awaitable[Answer]]
@@ -81,9 +84,11 @@ class Door(Struct, frozen=True, kw_only=True):
             return await function(_with_query(route, request))
         if route.needs_database:
             self.readiness.check()
-        headers = await self.let_in(route, request.head)
+        reach, headers = await self.let_in(route, request.head)
+        if reach is not WHOLE_DEFAULT:
+            request = structs.replace(request, reach=reach)
         if route.takes_batch:
-            request = structs.replace(request, spend=partial(self._spend_again, request.head))
+            request = structs.replace(request, spend=partial(self._spend_again, request.head, reach))
         request = _with_query(route, request)
         if not request.values:
             return with_headers(await function(request), *headers)
@@ -104,36 +109,37 @@ class Door(Struct, frozen=True, kw_only=True):
                 error.detail += f"; to send a conversation to {request.head.path}, use POST"
             raise
 
-    async def let_in(self, route: Route, head: Head) -> AnswerHeaders:
+    async def let_in(self, route: Route, head: Head) -> tuple[Reach, AnswerHeaders]:
         """Check the request's key against the route's scope, and count the request against its client's limit.
 
-        Return the headers that report the limit.
+        Return what the caller reaches, and the headers that report the limit.
 
         Raises:
-            Unauthorized, Forbidden: the key is missing, unknown, or lacks the scope.
+            Unauthorized, Forbidden: the key is missing, unknown, lacks the scope, or does not reach so far.
             TooManyRequests: the client is over its limit, or its address has shown too many wrong keys.
             KeysUnavailable: no key can be checked now.
         """
-        key = await self.authority.check(head.authorization, route.scope, head.peer)
+        key = await self.authority.check(head.authorization, route.scope, head.peer, of_all=route.of_all)
         if key is not None:
             log_records.request_key.set(key.key_id)
+        reach = WHOLE_DEFAULT if key is None else key.reach
         if not route.needs_database:
-            return ()
+            return reach, ()
         bytes_ = 0
         if route.takes_conversation or route.takes_batch:
             # A body without a length may become as large as the limit; one that announces more is refused at the limit.
             bytes_ = self.raw_bytes_max if head.content_length is None else min(head.content_length, self.raw_bytes_max)
         if key is None:
-            return self.clients.spend_at(head.peer, bytes_)
-        return self.clients.spend(key.key_id, bytes_, key.requests_per_second)
+            return reach, self.clients.spend_at(head.peer, bytes_)
+        return reach, self.clients.spend(key.key_id, bytes_, key.requests_per_second, reach.tenant.name)
 
-    def _spend_again(self, head: Head) -> None:
+    def _spend_again(self, head: Head, reach: Reach) -> None:
         """Count one more request of a client that was let in. Raises: TooManyRequests."""
         key_id = log_records.request_key.get()
         if key_id is None:
             self.clients.spend_at(head.peer, 0)
         else:
-            self.clients.spend(key_id, 0, self.authority.requests_per_second(key_id))
+            self.clients.spend(key_id, 0, self.authority.requests_per_second(key_id), reach.tenant.name)
 
 
 def _with_query(route: Route, request: RouteRequest) -> RouteRequest:

@@ -8,7 +8,9 @@ import trio
 from msgspec import Struct
 
 from convo import erasure, user_erasure
+from convo.conversation.tenant import Reach
 from convo.erasure import Erasure
+from convo.errors import Forbidden
 from convo.observe import log_records
 from convo.store.audit_log import Caller
 from convo.store.outbox import NO_EVENTS, Outbox
@@ -35,7 +37,9 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
     telling: Telling | None = None
     outbox: Outbox = NO_EVENTS
 
-    async def conversation(self, conversation_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
+    async def conversation(
+        self, conversation_id: str, query: Mapping[str, str], caller: Caller, reach: Reach
+    ) -> Answer:
         """Erase one conversation, or count its rows.
 
         Raises:
@@ -45,6 +49,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
         """
         done = await erasure.erase_conversation(
             self.postgres,
+            reach,
             conversation_id,
             caller,
             erased=self.erased,
@@ -54,16 +59,23 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
         )
         return self._answer(done)
 
-    async def user(self, user_id: str, query: Mapping[str, str], caller: Caller) -> Answer:
+    async def user(self, user_id: str, query: Mapping[str, str], caller: Caller, reach: Reach) -> Answer:
         """Erase all of a user, or count it; 202 where the request's time was not enough for all of it.
 
         Raises:
+            Forbidden: the caller reaches some bots alone, and a user's memories are of all of them.
             NotFound: nothing of this user is stored.
             Invalid: ``dry_run`` is not valid.
             Unavailable: an older program is at work.
         """
+        if reach.bots is not None:
+            raise Forbidden(
+                f"this key is bound to the bots {', '.join(reach.bots)}, and a user is erased with what all bots know:"
+                " use a key that is bound to none, or erase the conversations one by one"
+            )
         done = await user_erasure.erase_user(
             self.postgres,
+            reach.tenant,
             user_id,
             caller,
             erased=self.erased,

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from convo.conversation.tenant import Reach
 from convo.resilience.dependency import Dependency
 from convo.store.job_sql import SUSPECT_AT
 from convo.store.jobs.cause import Standing, cause
@@ -25,7 +26,7 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
     reads: Reads
     dependencies: Mapping[str, Dependency]
 
-    async def explain(self, conversation_id: str) -> Answer:
+    async def explain(self, conversation_id: str, reach: Reach) -> Answer:
         """Answer with the cause of a conversation's state, how many jobs come before it, and its newest runs.
 
         Raises:
@@ -33,7 +34,7 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
             Expired: its content is no longer stored.
         """
         with self.reads.begin():
-            found = await read_explanation(self.postgres, conversation_id)
+            found = await read_explanation(self.postgres, reach, conversation_id)
         row = found.row
         standing = {name: row[name] for name in _STANDING}
         because = cause(Standing(**standing, leased_by=row["holder"], served=found.served, suspect_at=SUSPECT_AT))

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, Struct
 
-from convo.errors import BadRequest, Invalid, TooLarge
+from convo.conversation.tenant import Tenant
+from convo.errors import BadRequest, Forbidden, Invalid, TooLarge
 from convo.event_types import EVENT_TYPES, EventType
 from convo.settings import WebSettings
 from convo.standard_webhooks import signing_key
@@ -30,6 +31,19 @@ T = TypeVar("T")
 _BODY_BYTES_MAX = 256 << 10
 _VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+
+
+def tenant_of(request: RouteRequest) -> Tenant:
+    """Return whose endpoints a caller sees.
+
+    Raises:
+        Forbidden: the key is bound to some bots, and an endpoint is the whole tenant's.
+    """
+    if request.reach.bots is not None:
+        raise Forbidden(
+            "this key is bound to bots, and webhooks are of all bots: use a key without --bots (convo key new)"
+        )
+    return request.reach.tenant
 
 
 class WebhookRoutes(Struct, frozen=True, kw_only=True):
@@ -56,24 +70,25 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         _check_url(sent.url)
         _check_secret(sent.secret)
         draft = WebhookDraft(url=sent.url, types=sent.types, bots=sent.bots, secret=sent.secret)
-        made, secret = await webhooks.make_webhook(self.postgres, draft, caller)
+        made, secret = await webhooks.make_webhook(self.postgres, tenant_of(request), draft, caller)
         self.changed()
         view = webhook_views.NewWebhookView(**_shown(made), secret=secret)
         return Answer(status=201, body=encode(view), headers=[("Location", f"/v1/webhooks/{made.webhook_id}")])
 
-    async def many(self) -> Answer:
+    async def many(self, request: RouteRequest) -> Answer:
         """Answer with every endpoint."""
-        found = await webhooks.list_webhooks(self.postgres)
+        found = await webhooks.list_webhooks(self.postgres, tenant_of(request))
         view = webhook_views.WebhooksView(webhooks=tuple(map(_view, found)))
         return Answer(status=200, body=encode(view))
 
-    async def one(self, webhook_id: str) -> Answer:
+    async def one(self, webhook_id: str, request: RouteRequest) -> Answer:
         """Answer with one endpoint.
 
         Raises:
             NotFound: there is none of this id.
         """
-        return Answer(status=200, body=encode(_view(await webhooks.read_webhook(self.postgres, webhook_id))))
+        found = await webhooks.read_webhook(self.postgres, tenant_of(request), webhook_id)
+        return Answer(status=200, body=encode(_view(found)))
 
     async def change(self, webhook_id: str, request: RouteRequest, caller: Caller) -> Answer:
         """Change an endpoint.
@@ -88,7 +103,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         if sent.url is not UNSET:
             _check_url(sent.url)
         change = WebhookChange(url=sent.url, types=sent.types, bots=sent.bots, active=sent.active)
-        changed = await webhooks.change_webhook(self.postgres, webhook_id, change, caller)
+        changed = await webhooks.change_webhook(self.postgres, tenant_of(request), webhook_id, change, caller)
         self.changed()
         return Answer(status=200, body=encode(_view(changed)))
 
@@ -101,28 +116,28 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         """
         sent = await self._body(request, webhook_views.NewSecret)
         _check_secret(sent.secret)
-        found, secret = await webhooks.rotate_secret(self.postgres, webhook_id, sent.secret, caller)
+        found, secret = await webhooks.rotate_secret(self.postgres, tenant_of(request), webhook_id, sent.secret, caller)
         self.changed()
         return Answer(status=200, body=encode(webhook_views.NewWebhookView(**_shown(found), secret=secret)))
 
-    async def delete(self, webhook_id: str, caller: Caller) -> Answer:
+    async def delete(self, webhook_id: str, request: RouteRequest, caller: Caller) -> Answer:
         """Remove an endpoint.
 
         Raises:
             NotFound: there is none of this id.
         """
-        await webhooks.delete_webhook(self.postgres, webhook_id, caller)
+        await webhooks.delete_webhook(self.postgres, tenant_of(request), webhook_id, caller)
         self.changed()
         return Answer(status=200, body=encode(webhook_views.WebhookDeletedView(id=webhook_id)))
 
-    async def ping(self, webhook_id: str) -> Answer:
+    async def ping(self, webhook_id: str, request: RouteRequest) -> Answer:
         """Ping an endpoint now; one that was new is active if it answers.
 
         Raises:
             NotFound: there is none of this id.
             DeadlineExceeded: the request's time is over before the endpoint's.
         """
-        target = await ping_target(self.postgres, webhook_id)
+        target = await ping_target(self.postgres, tenant_of(request), webhook_id)
         outcome = (await self.sender.ping(target.url, target.secrets)).outcome
         await note_ping(self.postgres, webhook_id, target.version, outcome)
         self.changed()
@@ -136,26 +151,30 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         )
         return Answer(status=200, body=encode(view))
 
-    async def attempts(self, webhook_id: str, query: Mapping[str, str]) -> Answer:
+    async def attempts(self, webhook_id: str, request: RouteRequest) -> Answer:
         """Answer with a page of attempts.
 
         Raises:
             NotFound: there is none of this id.
             Invalid: the limit or the cursor is not valid.
         """
+        query = request.query
         limit = queries.limit_of(query, self.settings.list_rows_max)
-        found = await webhooks.read_attempts(self.postgres, webhook_id, queries.cursor_of(query), limit)
+        found = await webhooks.read_attempts(
+            self.postgres, tenant_of(request), webhook_id, queries.cursor_of(query), limit
+        )
         cursor = queries.cursor_after(found[limit - 1].number) if len(found) > limit else None
         view = webhook_views.AttemptsView(attempts=tuple(map(_attempt, found[:limit])), next_cursor=cursor)
         return Answer(status=200, body=encode(view))
 
-    async def replay(self, webhook_id: str, query: Mapping[str, str]) -> Answer:
+    async def replay(self, webhook_id: str, request: RouteRequest) -> Answer:
         """Have events sent again.
 
         Raises:
             NotFound: there is no such endpoint, or no such event.
             Invalid: a filter or the cursor is not valid.
         """
+        query = request.query
         wanted = ReplayFilter(
             since=queries.since_of(query),
             until=queries.time_of(query, "until"),
@@ -163,7 +182,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             event=_event_of(query),
             after=queries.cursor_of(query) or 0,
         )
-        found = await webhooks.replay(self.postgres, webhook_id, wanted)
+        found = await webhooks.replay(self.postgres, tenant_of(request), webhook_id, wanted)
         self.changed()
         cursor = None if found.next_after is None else queries.cursor_after(found.next_after)
         return Answer(status=202, body=encode(webhook_views.ReplayView(events=found.count, next_cursor=cursor)))

@@ -106,12 +106,13 @@ async def answer(body: bytes, group: Accepts) -> bytes:
 
 def committing(bridge: Bridge, connection: Any) -> Accepts:
     """Return a group commit on one connection, with convo's own bounds."""
-    insert, _ = intake.insert_statements("user")
+    insert = intake.insert_statements("user")[False, False]
 
     async def unit(batch: Sequence[Accept]) -> list[Row]:
-        rows = await connection.fetch(insert, *intake._columns(batch), [], [])
+        hashes = [id_hash(accept.ended.conversation_id) for accept in batch]
+        rows = await connection.fetch(insert, *intake._columns(batch), hashes, [], [])
         found = {row["id_hash"]: row for row in rows}
-        return [found[id_hash(accept.ended.conversation_id)] for accept in batch]
+        return [found[hashed] for hashed in hashes]
 
     async def commit(batch: Sequence[Accept]) -> list[Row]:
         return await bridge.cross(unit, batch)

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from convo.conversation.tenant import Reach
 from convo.http.connection import serve_connection
 from convo.http.connections import Connections
 from convo.http.context import ServerContext
@@ -72,7 +73,7 @@ async def _wire(stream: trio.SocketStream) -> None:
 class _Reads(AcceptRoute, frozen=True):
     """The connection alone: whoever reads the body has all he wanted."""
 
-    async def receive(self, _head: Head, read: Read) -> Answer:
+    async def receive(self, _head: Head, read: Read, _reach: Reach) -> Answer:
         await read(lambda _: None)
         return _ANSWER
 

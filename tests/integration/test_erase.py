@@ -7,6 +7,7 @@ import pytest
 
 from convo import erase
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import DEFAULT
 from convo.store import audit, ledger
 from convo.store.postgres import Connection
 from tests.support.making import Process, ask, open_dedicated, open_process, rows, shift_clock, tables_of
@@ -118,6 +119,7 @@ NOTHING_OF_ANYBODY = {
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
     "imported_relationship": "users and bots as HMACs alone",
+    "tenant": "the names of the owners",
 }
 """The other tables, each with why nothing is erased there."""
 OF_A_USER = ("user_id",)
@@ -146,7 +148,7 @@ async def test_the_rows_of_every_table_go_with_their_conversation_and_no_other_r
     before = await counts(process)
 
     async def body(connection: Connection) -> None:
-        await erase.erase_conversations(connection, [seq])
+        await erase.erase_conversations(connection, DEFAULT, [seq])
 
     await process.postgres.run("test.erase", body)
     assert await counts(process) == {table: count // 2 for table, count in before.items()}

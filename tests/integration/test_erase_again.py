@@ -9,6 +9,7 @@ import trio
 
 from convo import erasure, user_erasure
 from convo.conversation.identity import id_hash
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant
 from convo.erase_again import ErasedAgain, erase_again, note_broken_off
 from convo.errors import Erased, Refused
 from convo.store import audit, erasure_list, erasures, ledger
@@ -28,6 +29,7 @@ from tests.support.making import (
     rows,
     shift_clock,
 )
+from tests.support.tenants import ACME, BETA, OF_ACME, accept_of, make_tenants
 
 NOTHING = ErasedAgain()
 
@@ -48,12 +50,12 @@ def ignore(_seqs: Sequence[int]) -> None:
     pass
 
 
-async def erase(postgres: Postgres, conversation_id: str) -> None:
-    await erasure.erase_conversation(postgres, conversation_id, NO_CALLER, erased=ignore)
+async def erase(postgres: Postgres, conversation_id: str, reach: Reach = WHOLE_DEFAULT) -> None:
+    await erasure.erase_conversation(postgres, reach, conversation_id, NO_CALLER, erased=ignore)
 
 
-async def erase_user(postgres: Postgres, user_id: str) -> None:
-    await user_erasure.erase_user(postgres, user_id, NO_CALLER, erased=ignore, until=trio.current_time() + 10)
+async def erase_user(postgres: Postgres, user_id: str, tenant: Tenant = DEFAULT) -> None:
+    await user_erasure.erase_user(postgres, tenant, user_id, NO_CALLER, erased=ignore, until=trio.current_time() + 10)
 
 
 async def list_of(postgres: Postgres) -> ErasureList:
@@ -232,6 +234,41 @@ async def test_a_restore_that_was_killed_before_it_erased_leaves_that_to_the_nex
         # What it left belongs to the list, too, for a restore that comes before it is done.
         assert (await list_of(postgres)).listed.keys() == first.listed.keys()
         assert await again(postgres) == ErasedAgain(conversations=1)
+
+
+async def test_each_tenant_loses_again_what_was_erased_of_it_and_no_other_does(
+    process: Process, database: str, empty_database: str, tmp_path: Path
+) -> None:
+    await make_tenants(process.postgres)
+    for tenant in (DEFAULT, ACME, BETA):
+        for name, user, key in (("talk-1", "mia", "tea"), ("talk-2", "tom", "jam"), ("talk-3", "kim", "figs")):
+            await process.committer.accept(accept_of(tenant, name, user_id=user))
+            await process.settler.settle(
+                await process.analysed(await process.leased(), {**THREE, "memories": remembering(key)})
+            )
+
+    async def after(postgres: Postgres) -> None:
+        await erase(postgres, "talk-1", OF_ACME)
+        await erase_user(postgres, "tom", BETA)
+        # Of memories alone: the last word of it was said in a conversation that the backup does not have.
+        await process.committer.accept(accept_of(ACME, "talk-4", user_id="kim"))
+        await process.settler.settle(
+            await process.analysed(await process.leased(), {**THREE, "memories": remembering("figs")})
+        )
+        await erase(postgres, "talk-4", OF_ACME)
+
+    await restored_with(database, empty_database, tmp_path / "backup", after)
+    async with open_process(empty_database) as other:
+        assert await again(other.postgres) == ErasedAgain(conversations=1, users=1, memories=1)
+        stored = await rows(other.postgres, "SELECT tenant, conversation_id FROM conversation ORDER BY seq")
+        names = ("talk-1", "talk-2", "talk-3")
+        gone = {(1, "talk-1"), (2, "talk-2")}
+        assert stored == [one for number in range(3) for name in names if (one := (number, name)) not in gone]
+        remembered = await rows(other.postgres, "SELECT tenant, user_id FROM memory ORDER BY memory_seq")
+        users = [(0, "mia"), (0, "tom"), (0, "kim"), (1, "tom"), (2, "mia"), (2, "kim")]
+        assert remembered == users
+        assert await differences(other.postgres) == []
+        assert await again(other.postgres) == NOTHING
 
 
 # --- what was broken off

@@ -9,6 +9,7 @@ import trio
 from convo import erasure
 from convo.conversation.identity import id_hash
 from convo.conversation.model import Finding, Mood, PartName
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import Erased, LeaseLost, NotFound, Unavailable
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
@@ -45,7 +46,7 @@ async def settled(process: Process, conversation_id: str, **fields: Any) -> None
 
 async def erase(process: Process, conversation_id: str = "talk-1", *, dry_run: bool = False) -> erasure.Erasure:
     return await erasure.erase_conversation(
-        process.postgres, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
+        process.postgres, WHOLE_DEFAULT, conversation_id, CALLER, erased=process.ended.extend, dry_run=dry_run
     )
 
 
@@ -202,11 +203,15 @@ async def test_a_read_of_an_erased_id_says_so(process: Process) -> None:
     await process.accepted("talk-1")
     await erase(process)
     reader = Reader(process.postgres, LogStore(process.postgres))
-    for read in (reader.one("talk-1"), reader.log_sizes("talk-1"), process.jobs.retry("talk-1", CALLER)):
+    for read in (
+        reader.one(WHOLE_DEFAULT, "talk-1"),
+        reader.log_sizes(WHOLE_DEFAULT, "talk-1"),
+        process.jobs.retry(WHOLE_DEFAULT, "talk-1", CALLER),
+    ):
         with pytest.raises(Erased, match="'talk-1' was erased"):
             await read
     with pytest.raises(NotFound):
-        await reader.one("talk-2")
+        await reader.one(WHOLE_DEFAULT, "talk-2")
 
 
 async def test_an_erasure_that_is_repeated_has_the_same_receipt_and_no_second_row_in_the_audit_log(

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from convo import erasure, erasure_keeper
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.erasure_keeper import ErasureKeeper
 from convo.errors import Erased
 from convo.store import erasure_file
@@ -36,7 +37,7 @@ async def settled_keeper(process: Process, folder: Path, **others: Any) -> Erasu
 
 async def erase(process: Process, *conversation_ids: str) -> None:
     for one in conversation_ids:
-        await erasure.erase_conversation(process.postgres, one, NO_CALLER, erased=ignore)
+        await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, one, NO_CALLER, erased=ignore)
 
 
 def kept(folder: Path) -> dict[bytes, Listed]:

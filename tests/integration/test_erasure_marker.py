@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from convo import erasure, user_erasure
 from convo.conversation.model import Memories, MemoryFact, Questions
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.erase_again import erase_again
 from convo.store import erasure_list
 from convo.store.audit_log import NO_CALLER
@@ -59,7 +60,7 @@ async def every_way(process: Process, user_id: str) -> None:
         (lease,) = [one for one in await process.jobs.lease(2) if one.conversation_id == TALK]
         if await process.jobs.fail(lease, f"400 {MARKER}", {"emotion": ("test/1", MARKER)}, later=0):
             break
-    await process.jobs.retry(TALK, NO_CALLER)
+    await process.jobs.retry(WHOLE_DEFAULT, TALK, NO_CALLER)
     (lease,) = [one for one in await process.jobs.lease(2) if one.conversation_id == TALK]
     await store_part(process.jobs, lease, "questions", "test/1", Questions(questions=(f"{MARKER}?",)))
     await store_part(process.jobs, lease, "memories", "test/1", remembered())
@@ -157,7 +158,7 @@ async def test_after_an_erasure_and_a_vacuum_the_marker_stands_in_no_row_no_answ
 
 async def erased(process: Process, what: str, user_id: str) -> None:
     if what == "conversation":
-        await erasure.erase_conversation(process.postgres, TALK, NO_CALLER, erased=lambda _: None)
+        await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, TALK, NO_CALLER, erased=lambda _: None)
         return
     until = trio.current_time() + 10
-    await user_erasure.erase_user(process.postgres, user_id, NO_CALLER, erased=lambda _: None, until=until)
+    await user_erasure.erase_user(process.postgres, DEFAULT, user_id, NO_CALLER, erased=lambda _: None, until=until)

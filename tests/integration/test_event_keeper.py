@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from convo import event_keeper
+from convo.conversation.tenant import DEFAULT
 from convo.settings import EventsSettings, Settings
 from convo.store.audit_log import NO_CALLER
 from convo.store.event_expiry import expire_events, find_expiring
@@ -23,11 +24,11 @@ async def process(database: str) -> AsyncIterator[Process]:
 
 
 async def test_events_go_when_they_are_over_with_their_attempts_and_what_stepped_aside(process: Process) -> None:
-    made, _ = await make_webhook(process.postgres, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
+    made, _ = await make_webhook(process.postgres, DEFAULT, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
     await process.accepted("talk-1")
     await number_events(process.postgres)
     await ask(process.postgres, "UPDATE webhook SET cursor = 1")
-    assert (await replay(process.postgres, made.webhook_id, ReplayFilter())).count == 1
+    assert (await replay(process.postgres, DEFAULT, made.webhook_id, ReplayFilter())).count == 1
     await ask(
         process.postgres,
         "INSERT INTO webhook_attempt (webhook_id, event_id, answer, seconds) VALUES ('wh_1', '1-0', '', 1)",
@@ -43,10 +44,10 @@ async def test_events_go_when_they_are_over_with_their_attempts_and_what_stepped
 
 
 async def test_an_endpoint_that_has_not_confirmed_what_is_over_soon_is_found(process: Process) -> None:
-    late, _ = await make_webhook(process.postgres, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
+    late, _ = await make_webhook(process.postgres, DEFAULT, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
     await process.accepted("talk-1")
     await number_events(process.postgres)
-    await make_webhook(process.postgres, WebhookDraft(url="http://other.example/"), NO_CALLER)
+    await make_webhook(process.postgres, DEFAULT, WebhookDraft(url="http://other.example/"), NO_CALLER)
     assert await find_expiring(process.postgres, 7) == []
     await shift_clock(process.postgres, "6 days")
     assert [one.webhook_id for one in await find_expiring(process.postgres, 7)] == [late.webhook_id]
@@ -60,7 +61,7 @@ async def test_the_keeper_of_the_process_that_leads_reports_and_removes(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_keeper, "_LOOK_SECONDS", 0.01)
-    await make_webhook(process.postgres, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
+    await make_webhook(process.postgres, DEFAULT, WebhookDraft(url="http://receiver.example/"), NO_CALLER)
     await process.accepted("talk-1")
     await number_events(process.postgres)
     await shift_clock(process.postgres, "8 days")

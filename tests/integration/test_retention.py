@@ -10,6 +10,7 @@ import trio
 
 from convo import erasure, retention, user_erasure
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import Conflict, Erased, Expired
 from convo.settings import BotRetention, RetentionSettings
 from convo.store import audit, audit_log, ledger
@@ -138,7 +139,7 @@ async def test_a_replay_of_what_has_expired_is_known_and_other_content_a_conflic
     with pytest.raises(Conflict):
         await process.committer.accept(accept("talk-1", said=("Something else?",)))
     with pytest.raises(Expired, match="content"):
-        await Reader(process.postgres, process.log_store).one("talk-1")
+        await Reader(process.postgres, process.log_store).one(WHOLE_DEFAULT, "talk-1")
     assert await balanced(process)
 
 
@@ -218,7 +219,7 @@ async def test_a_dead_letter_that_is_retried_meanwhile_stays(process: Process) -
 
     over = await process.postgres.run("test.find", found)
     assert len(over.ended) == 2
-    await process.jobs.retry("talk-1")
+    await process.jobs.retry(WHOLE_DEFAULT, "talk-1")
     await settled(process, 1)
 
     async def body(connection: Connection) -> Any:
@@ -242,9 +243,9 @@ async def test_a_log_goes_before_its_conversation_which_says_so(process: Process
     assert await removed(process, after(logs_days=1)) == {}
     reader = Reader(process.postgres, process.log_store)
     with pytest.raises(Expired, match="log"):
-        await reader.log_sizes("talk-1")
-    assert (await reader.one("talk-1")).row["log_retired"]
-    assert (await reader.log_sizes("dead-1")).packed_bytes
+        await reader.log_sizes(WHOLE_DEFAULT, "talk-1")
+    assert (await reader.one(WHOLE_DEFAULT, "talk-1")).row["log_retired"]
+    assert (await reader.log_sizes(WHOLE_DEFAULT, "dead-1")).packed_bytes
     assert await balanced(process)
     await shift_clock(process.postgres, "3 days")
     assert await removed(process, after(logs_days=1, conversations_days=1)) == {"conversations": 1}
@@ -321,12 +322,12 @@ async def test_memories_and_the_relationship_outlive_the_conversations(process: 
     await shift_clock(process.postgres, "2 days")
     await removed(process, after(conversations_days=1))
     reader = Reader(process.postgres, process.log_store)
-    (memory,) = await reader.memories("user-1", before=None, limit=9)
+    (memory,) = await reader.memories(WHOLE_DEFAULT, "user-1", before=None, limit=9)
     assert (memory["text"], memory["conversation_id"]) == ("Likes Paris", None)
-    assert (await reader.relationship("user-1", before=None, limit=9)).sums["total_conversations"] == 1
+    assert (await reader.relationship(WHOLE_DEFAULT, "user-1", before=None, limit=9)).sums["total_conversations"] == 1
     await shift_clock(process.postgres, "9 days")
     assert await removed(process, after(memories_days=3)) == {"memories": 1}
-    assert await reader.memories("user-1", before=None, limit=9) == []
+    assert await reader.memories(WHOLE_DEFAULT, "user-1", before=None, limit=9) == []
 
 
 async def test_a_memory_that_is_spoken_of_meanwhile_stays(process: Process) -> None:
@@ -409,7 +410,7 @@ async def test_what_is_erased_is_taken_off_and_what_was_retired_stays_in_the_sum
     assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
     ((score, number, retired_score, retired, _),) = await relationships(process)
     assert (number, retired) == (2, 1)
-    await erasure.erase_conversation(process.postgres, "talk-2", **ERASED)
+    await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, "talk-2", **ERASED)
     assert await relationships(process) == [(retired_score, 1, retired_score, 1, "neutral")]
     assert score > retired_score
     assert await balanced(process)
@@ -421,7 +422,7 @@ async def test_a_retired_conversation_is_erased_from_its_receipt(process: Proces
     await shift_clock(process.postgres, "31 days")
     assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
     hashed = await ask(process.postgres, "SELECT id_hash FROM receipt")
-    await erasure.erase_conversation(process.postgres, "talk-1", **ERASED)
+    await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, "talk-1", **ERASED)
     assert await rows(process.postgres, "SELECT state::text FROM receipt") == [("e",)]
     assert await ask(process.postgres, "SELECT id_hash FROM receipt") != hashed
     assert await balanced(process)
@@ -439,7 +440,7 @@ async def test_with_a_retired_conversation_goes_what_is_remembered_from_it_and_d
         await process.settler.settle(await process.analysed(lease, THREE | {"memories": remembering(key)}))
     await shift_clock(process.postgres, "31 days")
     assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
-    erased = await erasure.erase_conversation(process.postgres, leases[0].conversation_id, **ERASED)
+    erased = await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, leases[0].conversation_id, **ERASED)
     assert erased.counts.removed["memory"] == 1
     assert await rows(process.postgres, "SELECT key FROM memory") == [("a cat",)]
     await store_part(process.jobs, late, "memories", "test/1", remembering("a dog"))
@@ -454,7 +455,7 @@ async def test_with_a_user_goes_what_was_retired_of_the_relationship(process: Pr
     await settled(process, 1)
     assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
     user = await ask(process.postgres, "SELECT user_id FROM relationship")
-    await user_erasure.erase_user(process.postgres, user, until=trio.current_time() + 60, **ERASED)
+    await user_erasure.erase_user(process.postgres, DEFAULT, user, until=trio.current_time() + 60, **ERASED)
     assert await relationships(process) == []
     assert await balanced(process)
 
@@ -469,6 +470,6 @@ async def test_what_a_user_keeps_after_the_erasure_is_the_whole_sum(process: Pro
     score = await ask(process.postgres, "SELECT score FROM every_job")
     # As if it had been received while the erasure was under way.
     await shift_clock(process.postgres, "30 days")
-    await user_erasure.erase_user(process.postgres, "user-1", until=trio.current_time() + 60, **ERASED)
+    await user_erasure.erase_user(process.postgres, DEFAULT, "user-1", until=trio.current_time() + 60, **ERASED)
     assert await relationships(process) == [(score, 1, None, None, "happy")]
     assert await balanced(process)

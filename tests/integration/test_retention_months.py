@@ -8,6 +8,7 @@ import trio
 import trio_asyncio
 
 from convo import retention, retention_months
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import Expired
 from convo.observe import metrics
 from convo.retention_keeper import RetentionKeeper
@@ -104,8 +105,8 @@ async def test_a_month_that_is_over_goes_as_a_whole_and_what_had_it_says_so(proc
     reader = Reader(process.postgres, process.log_store)
     for name in ("old-1", "new-1"):
         with pytest.raises(Expired, match="log"):
-            await reader.log_sizes(name)
-        assert (await reader.one(name)).row["log_retired"] is True
+            await reader.log_sizes(WHOLE_DEFAULT, name)
+        assert (await reader.one(WHOLE_DEFAULT, name)).row["log_retired"] is True
     # Not by an update of each.
     assert await ask(process.postgres, "SELECT count(*) FROM conversation WHERE log_retired") == 1
     assert await ask(process.postgres, "SELECT count(*) FROM run") == 4
@@ -213,8 +214,8 @@ async def test_what_was_not_analysed_keeps_its_log_and_its_runs_and_can_be_retri
     assert await keeper(process, logs_days=30, runs_days=30).look() == {"logs": 2, "runs": 2}
     assert await deleted_row_by_row(process, "conversation_log") == 0
     reader = Reader(process.postgres, process.log_store)
-    assert (await reader.log_sizes("dead-1")).packed_bytes
-    assert not (await reader.one("waits-1")).row["log_retired"]
+    assert (await reader.log_sizes(WHOLE_DEFAULT, "dead-1")).packed_bytes
+    assert not (await reader.one(WHOLE_DEFAULT, "waits-1")).row["log_retired"]
     # Its run is written into a month that is gone.
     await process.jobs.release(lease)
     assert await ask(process.postgres, "SELECT count(*) FROM run_0 WHERE ending = 'release'") == 1
@@ -223,7 +224,7 @@ async def test_what_was_not_analysed_keeps_its_log_and_its_runs_and_can_be_retri
     # And then it is over, too.
     assert await keeper(process, logs_days=30).look() == {"logs": 1}
     with pytest.raises(Expired, match="log"):
-        await reader.log_sizes("waits-1")
+        await reader.log_sizes(WHOLE_DEFAULT, "waits-1")
     assert await balanced(process)
 
 

@@ -17,6 +17,7 @@ import zstandard
 
 from convo import config, erasure, scrub, user_erasure
 from convo.commands import database
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import Refused
 from convo.scrub import ScrubbedTable, Size
 from convo.settings import Settings
@@ -38,9 +39,9 @@ def settings_of(folder: Path) -> Settings:
 
 
 async def erased(postgres: Postgres) -> None:
-    await erasure.erase_conversation(postgres, TALK, NO_CALLER, erased=lambda _: None)
+    await erasure.erase_conversation(postgres, WHOLE_DEFAULT, TALK, NO_CALLER, erased=lambda _: None)
     until = trio.current_time() + 10
-    await user_erasure.erase_user(postgres, USER, NO_CALLER, erased=lambda _: None, until=until)
+    await user_erasure.erase_user(postgres, DEFAULT, USER, NO_CALLER, erased=lambda _: None, until=until)
 
 
 @pytest.mark.blocks_loop("it reads every file of a server")

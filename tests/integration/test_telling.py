@@ -9,11 +9,14 @@ import httpx
 import pytest
 import trio
 
+from convo import user_erasure
 from convo.alerts.causes import UNTOLD_SECONDS
 from convo.alerts.shared import SharedState
 from convo.analysis.memory import MemoryService
+from convo.conversation.tenant import DEFAULT
 from convo.settings import AlertsSettings, MemorySettings
 from convo.store import untold
+from convo.store.audit_log import NO_CALLER
 from convo.store.postgres import Connection, Postgres
 from convo.store.untold import Telling
 from convo.telling import Teller, telling_of
@@ -29,6 +32,7 @@ from tests.support.fakes import (
 )
 from tests.support.making import ask, open_process, open_store, rows, shift_clock
 from tests.support.running import ended, serving
+from tests.support.tenants import ACME, BETA, accept_of, make_tenants
 
 END = "/v1/conversations/end"
 QUICK: dict[str, Any] = {"attempts": 1, "attempt_seconds": 0.5, "backoff_seconds": 0.01, "backoff_max_seconds": 0.02}
@@ -248,6 +252,61 @@ async def test_a_dialect_without_deletion_is_not_told_and_the_receipt_says_so(da
     (place,) = [one for one in found["remains"] if one["where"] == "memory"]
     assert place["until"] == "you erase it there: it has no way to be told"
     assert telling_of(None) is None
+
+
+async def test_a_service_is_told_of_the_user_of_one_tenant(database: str) -> None:
+    # A user of the default tenant, too, whose id looks like that of another one.
+    users = ((DEFAULT, "mia"), (DEFAULT, "acme/mia"), (ACME, "mia"), (ACME, "x/mia"), (BETA, "mia"))
+    known = ["mia", "default/acme/mia", "acme/mia", "acme/x/mia", "beta/mia"]
+    telling = Telling(service="memory", lists=True)
+    async with open_process(database) as process:
+        await make_tenants(process.postgres)
+        for n, (tenant, user_id) in enumerate(users):
+            await process.committer.accept(accept_of(tenant, f"talk-{n}", user_id=user_id))
+        memories = "INSERT INTO memory (user_id, key, kind, text, seq, tenant) SELECT user_id, 'm-' || seq, 'like', '',"
+
+        async def body(connection: Connection) -> None:
+            await connection.execute(f"{memories} seq, tenant FROM conversation")
+            for seq, (tenant, user_id) in enumerate(users, 1):
+                hmac = b"%d" % seq
+                await untold.note_deletions(connection, telling, hmac, [seq])
+                await untold.note_user(connection, telling, hmac, tenant, user_id)
+            await connection.execute("INSERT INTO erasure (id_hmac, kind) VALUES ('o', 'conversation')")
+            await untold.note_outliving(connection, telling, b"o", range(1, 6))
+
+        await process.postgres.run("test.note", body)
+        for kind in ("memory", "user", "conversation"):
+            query = "SELECT whose FROM untold WHERE kind = $1 AND erasure <> 'o' ORDER BY erasure"
+            assert [whose for (whose,) in await rows(process.postgres, query, kind)] == known
+        assert {
+            whose for (whose,) in await rows(process.postgres, "SELECT whose FROM untold WHERE erasure = 'o'")
+        } == set(known)
+        told_of = "SELECT what FROM untold WHERE kind = 'conversation' ORDER BY erasure"
+        talks = ["talk-0", "default/talk-1", "acme/talk-2", "acme/talk-3", "beta/talk-4"]
+        assert [what for (what,) in await rows(process.postgres, told_of)] == talks
+        # Asked in the words of the service, each finds its own conversation and no other.
+        for whose, talk in zip(known, talks, strict=True):
+            assert await untold.stored_of_user(process.postgres, whose, talks) == (True, {talk})
+        assert await untold.stored_of_user(process.postgres, "beta/x/mia", talks) == (False, set())
+
+
+async def test_with_a_user_of_one_tenant_the_same_id_of_another_keeps_its_memories_at_the_service(
+    database: str,
+) -> None:
+    async with open_mem0() as (server, _), open_process(database) as process:
+        await make_tenants(process.postgres)
+        await process.committer.accept(accept_of(DEFAULT, user_id="mia"))
+        await process.committer.accept(accept_of(ACME, user_id="mia"))
+        until = trio.current_time() + 9
+        telling = Telling(service="memory", lists=True)
+        await user_erasure.erase_user(
+            process.postgres, ACME, "mia", NO_CALLER, erased=lambda _: None, until=until, telling=telling
+        )
+        async with teller_of(process.postgres, server) as teller:
+            while await ask(process.postgres, "SELECT count(*) FROM untold"):
+                await due_now(process.postgres)
+                await teller.send_due()
+        assert [call.path for call in server.calls if call.method == "DELETE"] == ["/memories?user_id=acme%2Fmia"]
 
 
 async def test_a_conversation_at_work_is_told_of_when_its_lease_is_over(database: str) -> None:

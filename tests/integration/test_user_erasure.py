@@ -9,6 +9,7 @@ import trio
 
 from convo import erasure, retention, user_erasure
 from convo.conversation.identity import id_hash
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import Erased, LeaseLost, NotFound
 from convo.settings import RetentionSettings
 from convo.store import audit, ledger
@@ -49,7 +50,7 @@ async def erase_user(
 ) -> erasure.Erasure:
     until = trio.current_time() + seconds
     return await user_erasure.erase_user(
-        process.postgres, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
+        process.postgres, DEFAULT, user_id, CALLER, erased=process.ended.extend, until=until, dry_run=dry_run
     )
 
 
@@ -117,7 +118,7 @@ async def test_what_is_accepted_while_a_user_is_erased_stays_whole(process: Proc
     await process.settler.settle(
         await process.analysed(await process.leased(), {**THREE, "memories": remembering("tea")})
     )
-    batch = user_erasure._UserBatch(user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
+    batch = user_erasure._UserBatch(tenant=DEFAULT, user_id="mia", hmac=later[0], begun_at=later[1], caller=CALLER)
     nothing_left = False
     while not nothing_left:
         _, nothing_left = await batch.erase(process.postgres)
@@ -218,7 +219,7 @@ async def test_the_one_that_began_later_ends_it(process: Process) -> None:
     _, second_at = await read_until(process)
     ended = "SELECT ended_at IS NOT NULL FROM erasure WHERE kind = 'user'"
     for begun_at, expected in ((first_at, False), (second_at, True)):
-        batch = user_erasure._UserBatch(user_id="mia", hmac=hmac, begun_at=begun_at, caller=CALLER)
+        batch = user_erasure._UserBatch(tenant=DEFAULT, user_id="mia", hmac=hmac, begun_at=begun_at, caller=CALLER)
         while not (await batch.erase(process.postgres))[1]:
             pass
         assert await ask(process.postgres, ended) is expected
@@ -248,7 +249,7 @@ async def test_the_receipts_of_expired_conversations_of_a_user_lose_the_hashes_o
     assert (await erase_user(process)).repeated
     assert await differences(process) == []
     with pytest.raises(Erased):
-        await Reader(process.postgres, process.log_store).one("mia-1")
+        await Reader(process.postgres, process.log_store).one(WHOLE_DEFAULT, "mia-1")
     # The database has not lost it.
     assert await process.receipts.missing(process.postgres) == (2, [])
 

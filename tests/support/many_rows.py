@@ -63,6 +63,10 @@ async def fill(connection: Any, rows: int, shape: Shape) -> Sample:
             .replace(":rare", str(rows // 20 if shape == "calm" else 50))
         )
         await connection.execute(text, *([packed_details()] if "$1" in text else []))
+    # VACUUM does not mark a page as visible to all while a commit of its rows is not on the disk: then index-only scans
+    # read the table, more or less of it by chance. A commit that waits for the disk brings those before it there, too.
+    await connection.execute("SET synchronous_commit = on")
+    await connection.execute("SELECT pg_logical_emit_message(true, 'convo', '')")
     await connection.execute("VACUUM (ANALYZE)")
     return await _sample(connection, rows, open_from)
 

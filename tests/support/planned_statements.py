@@ -12,6 +12,7 @@ from typing import Any, cast
 from convo.audit_actions import AUDIT_ACTIONS
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import LAST_KEY, WHOLE_DEFAULT, turn_bounds
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from convo.store.months import MONTH_SEQS
@@ -79,7 +80,7 @@ def _caught(asked: Mapping[str, Any], limit: int) -> list[tuple[str, Values]]:
 
     # Nothing in it waits, so it ends at its first step.
     with suppress(StopIteration):
-        reader.many(ListFilter(**asked), limit).send(None)
+        reader.many(WHOLE_DEFAULT, ListFilter(**asked), limit).send(None)
     return caught
 
 
@@ -98,12 +99,13 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
         [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 12)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
-    "convo.store.audit_pages._ALL": lambda s: (s.done, 11),
-    "convo.store.audit_pages._BY_VALUE": lambda s: (hashed(s.done), 1 << 62, 11),
-    "convo.store.audit_pages._BY_VALUE 2": lambda s: (hashed(s.done % 100), 1 << 62, 11),
-    "convo.store.audit_pages._BY_VALUE 3": ("5f0c9a7e3b1d", 1 << 62, 11),
+    "convo.store.audit_pages._ALL": lambda s: (0, s.done, 11),
+    "convo.store.audit_pages._ALL_OF_TENANT": (1, 1 << 62, 11),
+    "convo.store.audit_pages._BY_VALUE": lambda s: (0, 1 << 62, 11, hashed(s.done)),
+    "convo.store.audit_pages._BY_VALUE 2": lambda s: (0, 1 << 62, 11, hashed(s.done % 100)),
+    "convo.store.audit_pages._BY_VALUE 3": (0, 1 << 62, 11, "5f0c9a7e3b1d"),
     **{
-        f"convo.store.audit_pages._BY_ACTION{number}": (1 << 62, 11)
+        f"convo.store.audit_pages._BY_ACTION{number}": (0, 1 << 62, 11)
         for number in ("", *(f" {number}" for number in range(2, len(AUDIT_ACTIONS))))
     },
     **dict.fromkeys([f"convo.store.audit._WHOLE{number}" for number in ("", " 2")], ()),
@@ -144,15 +146,16 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.erasure_list._PAGE": (b"", 10),
     "convo.store.erasure_list._MEMORY_PAGE": (b"", b"", 10),
     "convo.store.erasure_list._SINCE": ("1000000000",),
-    "convo.store.untold._ANY_STORED": (HEAVY,),
-    "convo.store.untold._STORED": lambda s: (s.user, [s.conversation_id]),
+    "convo.store.reaching.OF_REMOTE": ("default/user-1",),
+    "convo.store.untold._ANY_STORED": (HEAVY, 0),
+    "convo.store.untold._STORED": lambda s: (s.user, 0, "", [s.conversation_id]),
     "convo.store.untold._TAKE": ("memory", 60.0),
     "convo.store.untold._WAITING": (10_000,),
     "convo.store.untold._WAITING_FOR": (b"?",),
     "convo.store.untold._DELETE": (1,),
     "convo.store.untold._FAILED": (1, "why", 5.0),
     "convo.store.untold._CONVERSATIONS": lambda s: (b"?", "memory", [s.done]),
-    "convo.store.untold._USER": lambda s: (b"?", "memory", s.user, [s.done]),
+    "convo.store.untold._USER": lambda s: (b"?", "memory", s.user, [s.done], 0),
     "convo.retention._USERS": lambda s: ([s.done],),
     "convo.retention._LIVE_WAITS": (),
     "convo.retention._CONVERSATIONS": lambda s: (s.over_at, 24, s.done, FEW // 10),
@@ -171,22 +174,24 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.retention_months._NOT_ANALYSED": (0, MONTH_SEQS, FEW // 10),
     "convo.store.months._STANDS": (),
     "convo.erase._USERS": lambda s: ([s.done],),
-    "convo.erase._LOCK_RELATIONSHIPS": lambda s: ([s.user],),
+    "convo.erase._LOCK_RELATIONSHIPS": lambda s: ([s.user], 0),
     "convo.erasure._STORED": lambda s: (id_hash(s.conversation_id),),
     "convo.user_erasure._LEFT": lambda s: ([s.done],),
     "convo.erasure._LOCK_RECEIPT": lambda s: (s.done,),
+    "convo.erasure._REACHED": lambda s: (id_hash(s.conversation_id), 0, None),
     "convo.erasure._USER": lambda s: (s.done,),
-    "convo.user_erasure._ANY_LEFT": (HEAVY, b"?"),
-    "convo.user_erasure._BATCH_AFTER": (HEAVY, 0, FEW // 10),
+    "convo.user_erasure._ANY_LEFT": (HEAVY, 0, b"?"),
+    "convo.user_erasure._BATCH_AFTER": (HEAVY, 0, FEW // 10, 0),
     "convo.store.erasures._ANY_ERASED": (),
     "convo.store.erasures._AMONG": lambda s: ([hashed(s.done)],),
     "convo.store.erasures._NOTED": lambda s: (hashed(s.done),),
     "convo.store.erasures._COUNT": lambda s: (hashed(s.done), "{}", True, None),
-    "convo.store.conversations._ONE": lambda s: (id_hash(s.conversation_id),),
-    "convo.store.conversations._TIMES": lambda s: (id_hash(s.conversation_id),),
-    "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51),
-    "convo.store.conversations._MEMORIES": (HEAVY, None, 51),
-    "convo.store.conversations._ANY_OF_USER": (HEAVY,),
+    "convo.store.conversations._ONE": lambda s: (id_hash(s.conversation_id), 0, None),
+    "convo.store.conversations._TIMES": lambda s: (id_hash(s.conversation_id), 0, None),
+    "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51, 0),
+    "convo.store.conversations._RELATIONSHIP 2": (HEAVY, None, 51, 0, ["bot-3"]),
+    "convo.store.conversations._MEMORIES": (HEAVY, None, 51, 0, None),
+    "convo.store.conversations._ANY_OF_USER": (HEAVY, 0, None),
     "convo.store.intake._KNOWN": lambda s: ([id_hash(s.conversation_id)],),
     "convo.store.intake.ERASE_CONVERSATIONS": lambda s: ([s.done],),
     "convo.store.intake.ERASE_RECEIPTS": lambda s: ([s.done],),
@@ -197,27 +202,34 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.crashes._BLAME_LEASED": (["p1.x"],),
     "convo.store.jobs.crashes._BLAME_RESCUED": (["p0.w"], [_EPOCH]),
     "convo.store.jobs.crashes._GIVE_BACK": ("p0.w",),
-    "convo.store.jobs.dead_letters._RETRY": lambda s: (id_hash(s.conversation_id),),
-    "convo.store.jobs.dead_letters._ACKNOWLEDGE": lambda s: (id_hash(s.conversation_id),),
-    "convo.store.jobs.dead_letters._STATE": lambda s: (id_hash(s.conversation_id),),
-    "convo.store.jobs.dead_letters._GROUP": (None, None, HEAVY, None, FEW // 10),
-    "convo.store.jobs.dead_letters._BEYOND": (FEW // 10,),
-    "convo.store.jobs.dead_letters._WANTED": (None, None, HEAVY, None, 0, FEW // 10, FEW // 10),
+    "convo.store.jobs.dead_letters._RETRY": lambda s: (id_hash(s.conversation_id), 0, None),
+    "convo.store.jobs.dead_letters._ACKNOWLEDGE": lambda s: (id_hash(s.conversation_id), 0, None),
+    "convo.store.jobs.dead_letters._STATE": lambda s: (id_hash(s.conversation_id), 0, None),
+    **{
+        f"convo.store.jobs.dead_letters.{name}{form}": values
+        for form, tenant in (("", 0), (" 2", 1))
+        for name, values in (
+            ("_GROUP", (None, None, HEAVY, None, tenant, None, FEW // 10)),
+            ("_BEYOND", (tenant, FEW // 10)),
+            ("_WANTED", (None, None, HEAVY, None, tenant, None, 0, FEW // 10, FEW // 10)),
+        )
+    },
     "convo.store.jobs.dead_letters._RETRY_MANY": lambda s: ([s.dead],),
     "convo.store.jobs.erased_memories._ANY": (),
     "convo.store.jobs.erased_memories._OF_USERS": lambda s: ([hashed(s.done)],),
-    "convo.store.jobs.explain._ROW": lambda s: (id_hash(s.ready_id),),
+    "convo.store.jobs.explain._ROW": lambda s: (id_hash(s.ready_id), 0, None),
     "convo.store.jobs.explain._RUNS": lambda s: (s.done, 100),
-    "convo.store.jobs.explain._AHEAD": lambda s: (s.ready, FEW),
-    "convo.store.jobs.explain._RATE": (60.0,),
+    "convo.store.jobs.explain._AHEAD": lambda s: (s.ready, FEW, *turn_bounds(s.user), 0),
+    "convo.store.jobs.explain._RATE": (60.0, 0),
     "convo.store.jobs.fair_lease._COME_DUE": (FEW // 10,),
-    "convo.store.jobs.fair_lease._LEASE": (8, "p1.x", 30.0, "user-5", ALLOWED, 8),
+    "convo.store.jobs.fair_lease._LEASE": (8, "p1.x", 30.0, "user-5", ALLOWED, 8, "", LAST_KEY),
+    "convo.store.jobs.fair_lease._TURNS": (8, "", ALLOWED),
     "convo.store.jobs.giving_back._GIVE_BACK": lambda s: ([s.ready], [1], "llm", 5),
     "convo.store.jobs.lease._HOLD": lambda s: (list(s.leased), list(s.tokens)),
-    "convo.store.jobs.memories._KNOWN": lambda s: ([s.done], [HEAVY], ["key-12"]),
+    "convo.store.jobs.memories._KNOWN": lambda s: ([s.done], [HEAVY], ["key-12"], [0]),
     "convo.store.jobs.memories._MERGE": lambda s: (
         *([HEAVY], ["key-12"], ["like"], ["Likes tea"]),
-        *([s.newest], [s.newest], [s.newest], [False]),
+        *([s.newest], [s.newest], [s.newest], [False], [0]),
     ),
     "convo.store.jobs.brought._BRING": lambda s: (list(s.leased), list(s.leased), 65_536),
     "convo.store.jobs.parts._FOUND": lambda s: ([s.done],),
@@ -235,7 +247,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.outcomes._HOLD_ENDED 2": lambda s: ([s.done, s.dead],),
     "convo.store.outcomes.ERASE_OUTCOMES": lambda s: ([s.done],),
     "convo.store.jobs.settle._MOVE": lambda s: (list(s.leased), *([one] * 8 for one in (1, "sad", b"{}"))),
-    "convo.store.jobs.settle._RELATE": lambda s: ([HEAVY], ["bot-3"], [1], [1], ["sad"], [s.newest]),
+    "convo.store.jobs.settle._RELATE": lambda s: ([HEAVY], ["bot-3"], [1], [1], ["sad"], [s.newest], [0]),
     "convo.store.jobs.settle.ERASE_RELATIONSHIPS": lambda s: ([s.done],),
     "convo.store.jobs.settle.ERASE_RELATIONSHIPS 2": lambda s: ([s.done],),
     "convo.store.jobs.settle.ERASE_RELATIONSHIPS 3": lambda s: ([s.done],),
@@ -374,6 +386,10 @@ NOT_COMPARED: Mapping[str, str] = {
         "a table with a row for each key",
     ),
     **dict.fromkeys(
+        ("convo.store.tenants._NUMBER", "convo.store.tenants._LOCK", "convo.store.tenants._OLDER_AT_WORK"),
+        "a table with a row for each tenant, when a key is made",
+    ),
+    **dict.fromkeys(
         (
             "convo.store.audit_log._APPEND",
             "convo.store.audit_queue._STORE",
@@ -406,6 +422,7 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.erase_again._PUT",
             "convo.erase_again._PUT_MEMORIES",
             "convo.erase_again._RECEIPTS",
+            "convo.erase_again._TENANTS",
             *(f"convo.erase_again._USERS{number}" for number in ("", " 2", " 3")),
             "convo.erase_again._put_on_list",
             "convo.store.erasure_list._NOTE_AGAIN",
@@ -440,6 +457,14 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.jobs.fair_lease.LEASED",
             "convo.store.jobs.fair_lease.TAKEN",
             "convo.store.jobs.fair_lease._next_key",
+            "convo.store.jobs.fair_lease._next_key 2",
+            "convo.store.jobs.fair_lease._NEXT_TURN",
+            "convo.store.jobs.fair_lease._NEXT_TURN_BEHIND",
+            "convo.store.reaching.REMOTE_PREFIX",
+            "convo.store.reaching.remote_prefix",
+            "convo.store.reaching.remote_prefix 2",
+            "convo.store.reaching.TENANT_NAME",
+            "convo.retention._TENANT_NAME",
             "convo.store.jobs.rescue._oldest",
             "convo.store.jobs.runs.NOTE_RESCUED",
             "convo.store.jobs.runs.ASKED_BEFORE",
@@ -457,10 +482,11 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.listing.list_statements",
             "convo.store.listing.list_statements 2",
             "convo.store.listing.list_statements 3",
-            "convo.store.listing.list_statements 4",
-            "convo.store.listing.list_statements 5",
             "convo.store.listing._done",
             "convo.store.listing._done 2",
+            "convo.store.listing._search",
+            "convo.store.listing._search 2",
+            "convo.store.listing._search 3",
         ),
         "made for each list: see lists",
     ),

@@ -491,10 +491,10 @@ def test_the_days_of_bots_come_from_the_file_or_from_the_environment_as_json(tmp
         tmp_path, '[retention]\nlogs_days = 30\nbots = { pika = { logs_days = 7 }, "a bot" = { dead_days = 0 } }\n'
     )
     retention = load_settings(file, {}).retention
-    assert (retention.of_bot("pika").logs_days, retention.of_bot("other").logs_days) == (7, 30)
-    assert retention.of_bot("a bot").logs_days == 30
+    assert (retention.of(None, "pika").logs_days, retention.of(None, "other").logs_days) == (7, 30)
+    assert retention.of(None, "a bot").logs_days == 30
     retention = load_settings(None, {"CONVO_RETENTION__BOTS": '{"pika": {"conversations_days": 3}}'}).retention
-    assert retention.of_bot("pika").conversations_days == 3
+    assert retention.of(None, "pika").conversations_days == 3
 
 
 @pytest.mark.parametrize("bots", ["{ pika = { log_days = 7 } }", "{ pika = { logs_days = -1 } }", "{ pika = 7 }"])

@@ -9,17 +9,18 @@ from typing import Any
 from msgspec import Struct
 
 from convo.audit_actions import AuditAction
-from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import Reach
 from convo.errors import NotDead
 from convo.store import audit_log, ledger
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.job_sql import NOT_PARKED, THEIRS
 from convo.store.lookup import SEQ, absent
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
+from convo.store.reaching import reached
 
 
-async def retry_dead_letter(postgres: Postgres, conversation_id: str, caller: Caller) -> None:
+async def retry_dead_letter(postgres: Postgres, reach: Reach, conversation_id: str, caller: Caller) -> None:
     """Make a dead letter ready again, with all its attempts; its stored parts stay. Note who did it.
 
     Raises:
@@ -29,19 +30,19 @@ async def retry_dead_letter(postgres: Postgres, conversation_id: str, caller: Ca
     """
 
     async def body(connection: Connection) -> str | None:
-        row = await connection.fetchrow(_RETRY, id_hash(conversation_id))
+        row = await connection.fetchrow(_RETRY, reach.tenant.id_hash(conversation_id), *reach.values)
         if row is not None:
             await ledger.book(connection, "dead", [row["seq"]], -1)
-            await audit_log.append(connection, *_noted("retry", [row], caller))
+            await audit_log.append(connection, *_noted("retry", [row], caller, reach))
             return None
-        return await _state(connection, conversation_id)
+        return await _state(connection, reach, conversation_id)
 
     state = await postgres.run("db.retry", body)
     if state is not None:
         raise NotDead(f"conversation {conversation_id!r} is {state}; only a dead letter can be retried")
 
 
-async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str, caller: Caller) -> int:
+async def acknowledge_dead_letter(postgres: Postgres, reach: Reach, conversation_id: str, caller: Caller) -> int:
     """Note that somebody has reviewed a dead letter, which stays dead; return the attempts spent on it.
 
     A second time changes nothing, but it is noted who did it. A retry counts as a review too.
@@ -53,11 +54,11 @@ async def acknowledge_dead_letter(postgres: Postgres, conversation_id: str, call
     """
 
     async def body(connection: Connection) -> tuple[str, int]:
-        row = await connection.fetchrow(_ACKNOWLEDGE, id_hash(conversation_id))
+        row = await connection.fetchrow(_ACKNOWLEDGE, reach.tenant.id_hash(conversation_id), *reach.values)
         if row is not None:
-            await audit_log.append(connection, *_noted("acknowledge", [row], caller))
+            await audit_log.append(connection, *_noted("acknowledge", [row], caller, reach))
             return "dead", row["attempts"]
-        return await _state(connection, conversation_id), 0
+        return await _state(connection, reach, conversation_id), 0
 
     state, attempts = await postgres.run("db.acknowledge", body)
     if state != "dead":
@@ -105,12 +106,13 @@ class RetriedBatch(Struct, frozen=True, kw_only=True):
     next_after: int | None
 
 
-async def group_dead_letters(postgres: Postgres, wanted: DeadFilter) -> DeadReasons:
+async def group_dead_letters(postgres: Postgres, reach: Reach, wanted: DeadFilter) -> DeadReasons:
     """Count dead letters by their reason, the newest 20,000 of all."""
 
     async def body(connection: Connection) -> tuple[Sequence[Mapping[str, Any]], int]:
-        rows = await connection.fetch(_GROUP, *_values(wanted), _COUNTED_MAX)
-        return rows, await connection.fetchval(_BEYOND, _COUNTED_MAX)
+        own = reach.tenant.number > 0
+        rows = await connection.fetch(_GROUP[own], *_values(wanted), *reach.values, _COUNTED_MAX)
+        return rows, await connection.fetchval(_BEYOND[own], reach.tenant.number, _COUNTED_MAX)
 
     rows, beyond = await postgres.run("db.dead", body, begin=RELAXED)
     reasons = tuple(DeadReason(**{name: row[name] for name in DeadReason.__struct_fields__}) for row in rows)
@@ -118,7 +120,7 @@ async def group_dead_letters(postgres: Postgres, wanted: DeadFilter) -> DeadReas
 
 
 async def retry_dead_letters(  # noqa: PLR0913  (which ones, how many, and who asks)
-    postgres: Postgres, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller
+    postgres: Postgres, reach: Reach, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller
 ) -> RetriedBatch:
     """Make up to ``limit`` dead letters ready again, in the order of their receipt, those above the ``seq`` ``after``.
 
@@ -126,7 +128,8 @@ async def retry_dead_letters(  # noqa: PLR0913  (which ones, how many, and who a
     """
 
     async def body(connection: Connection) -> RetriedBatch:
-        found = await connection.fetchrow(_WANTED, *_values(wanted), after, _LOOKED_AT_MAX, limit) or {}
+        values = (*_values(wanted), *reach.values, after, _LOOKED_AT_MAX, limit)
+        found = await connection.fetchrow(_WANTED[reach.tenant.number > 0], *values) or {}
         seqs = list(found["seqs"] or ())
         next_after = seqs[-1] if len(seqs) == limit else found["last"] if found["n"] == _LOOKED_AT_MAX else None
         if dry_run or not seqs:
@@ -134,7 +137,7 @@ async def retry_dead_letters(  # noqa: PLR0913  (which ones, how many, and who a
         rows = await connection.fetch(_RETRY_MANY, seqs)
         if rows:
             await ledger.book(connection, "dead", [row["seq"] for row in rows], -1)
-            await audit_log.append(connection, *_noted("retry", rows, caller))
+            await audit_log.append(connection, *_noted("retry", rows, caller, reach))
         return RetriedBatch(count=len(rows), next_after=next_after)
 
     return await postgres.run("db.retry", body, begin=RELAXED if dry_run else DURABLE)
@@ -144,15 +147,15 @@ def _values(wanted: DeadFilter) -> tuple[object, ...]:
     return wanted.reason, wanted.since, wanted.user_id, wanted.bot_id
 
 
-def _noted(action: AuditAction, rows: Sequence[Mapping[str, Any]], caller: Caller) -> list[AuditEntry]:
+def _noted(action: AuditAction, rows: Sequence[Mapping[str, Any]], caller: Caller, reach: Reach) -> list[AuditEntry]:
     targets = [AuditTarget(kind="conversation", id=row["conversation_id"], user_id=row["user_id"]) for row in rows]
-    return [AuditEntry(action=action, caller=caller, target=target) for target in targets]
+    return [AuditEntry(action=action, tenant=reach.tenant, caller=caller, target=target) for target in targets]
 
 
-async def _state(connection: Connection, conversation_id: str) -> str:
-    state: str | None = await connection.fetchval(_STATE, id_hash(conversation_id))
+async def _state(connection: Connection, reach: Reach, conversation_id: str) -> str:
+    state: str | None = await connection.fetchval(_STATE, reach.tenant.id_hash(conversation_id), *reach.values)
     if state is None:
-        raise await absent(connection, conversation_id)
+        raise await absent(connection, reach, conversation_id)
     return state
 
 
@@ -160,16 +163,16 @@ _RETRY = f"""
 UPDATE job SET state = 'ready', attempts = 0, crashes = 0, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL,
                available_at = convo_now()
 FROM conversation c
-WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead'
+WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead' AND {reached("c", 2)}
 RETURNING job.seq, c.conversation_id, c.user_id
 """
 _ACKNOWLEDGE = f"""
 UPDATE job SET reviewed_at = coalesce(reviewed_at, convo_now())
 FROM conversation c
-WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead'
+WHERE job.seq = {SEQ} AND c.seq = job.seq AND job.state = 'dead' AND {reached("c", 2)}
 RETURNING job.attempts, c.conversation_id, c.user_id
 """
-_STATE = f"SELECT state FROM every_job WHERE seq = {SEQ}"
+_STATE = f"SELECT state FROM every_job JOIN conversation c USING (seq) WHERE seq = {SEQ} AND {reached('c', 2)}"
 
 # A page of a list is read in milliseconds; so many rows are, too, and no filter makes a statement read more.
 _LOOKED_AT_MAX = 2_000
@@ -184,24 +187,34 @@ _IS_WANTED = f"""
                       OR strpos(lower({_REASON}), lower($1)) > 0)
     AND ($2::timestamptz IS NULL OR job.ended_at >= $2)
     AND ($3::text IS NULL OR c.user_id = $3) AND ($4::text IS NULL OR c.bot_id = $4)
-    AND c.user_id <> '{CANARY_USER}'
+    AND c.user_id <> '{CANARY_USER}' AND {reached("c", 5)}
 """
-_GROUP = f"""
+# Each twice: of the default tenant by job_by_state, of the others by job_of_tenant.
+_DEAD = ("state = 'dead' AND tenant = {}", "state = 'dead' AND tenant > 0 AND tenant = {}")
+_GROUP = tuple(
+    f"""
 SELECT {_REASON} AS reason, count(*) AS count, min(job.ended_at) AS oldest_at, max(job.ended_at) AS newest_at
-FROM (SELECT seq, last_error, ended_at FROM job WHERE state = 'dead' ORDER BY seq DESC LIMIT $5) AS job
+FROM (SELECT seq, last_error, ended_at FROM job WHERE {dead.format("$5")} ORDER BY seq DESC LIMIT $7) AS job
 {THEIRS}
 WHERE {_IS_WANTED}
 GROUP BY 1 ORDER BY 2 DESC, 1
 """
-_BEYOND = "SELECT EXISTS (SELECT FROM job WHERE state = 'dead' ORDER BY seq DESC OFFSET $1)"
-_WANTED = f"""
+    for dead in _DEAD
+)
+_BEYOND = tuple(
+    f"SELECT EXISTS (SELECT FROM job WHERE {dead.format('$1')} ORDER BY seq DESC OFFSET $2)" for dead in _DEAD
+)
+_WANTED = tuple(
+    f"""
 WITH page AS (
-    SELECT seq, last_error, ended_at FROM job WHERE state = 'dead' AND seq > $5 ORDER BY seq LIMIT $6
+    SELECT seq, last_error, ended_at FROM job WHERE {dead.format("$5")} AND seq > $7 ORDER BY seq LIMIT $8
 ), wanted AS (
-    SELECT job.seq FROM page AS job {THEIRS} WHERE {_IS_WANTED} ORDER BY job.seq LIMIT $7
+    SELECT job.seq FROM page AS job {THEIRS} WHERE {_IS_WANTED} ORDER BY job.seq LIMIT $9
 )
 SELECT (SELECT array_agg(seq ORDER BY seq) FROM wanted) AS seqs, max(seq) AS last, count(*) AS n FROM page
 """
+    for dead in _DEAD
+)
 # Locked in the order in which settles lock them: two operators at once do not wait for each other in a circle.
 _RETRY_MANY = f"""
 WITH mine AS (

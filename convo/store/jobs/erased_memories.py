@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from convo.conversation.tenant import Tenant
 from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.postgres import Connection
 
 
 class Tombstones:
-    """The tombstones of some users."""
+    """The tombstones of some users, who stand here as ``Tenant.own`` has them."""
 
     __slots__ = ("_key", "_until")
 
@@ -23,40 +24,40 @@ class Tombstones:
         self._key = key
         self._until = until
 
-    def until_seq(self, user_id: str, key: str) -> int:
+    def until_seq(self, own_user: str, key: str) -> int:
         """Return up to which ``seq`` conversations are barred from this memory of the user; 0 where none is."""
         if self._key is None or not self._until:
             return 0
-        hmacs = self._key.hmac_of("user", user_id), self._key.hmac_of_memory(user_id, key)
+        hmacs = self._key.hmac_of("user", own_user), self._key.hmac_of_memory(own_user, key)
         return self._until.get(hmacs, 0)
 
 
-async def read_tombstones(connection: Connection, user_ids: Collection[str]) -> Tombstones:
+async def read_tombstones(connection: Connection, own_users: Collection[str]) -> Tombstones:
     """Read the tombstones of these users: one look at an empty table where nothing was ever erased."""
     if not await connection.fetchval(_ANY):
         return Tombstones(None, {})
     key = await read_installation_key(connection)
-    rows = await connection.fetch(_OF_USERS, [key.hmac_of("user", one) for one in user_ids])
+    rows = await connection.fetch(_OF_USERS, [key.hmac_of("user", own) for own in own_users])
     return Tombstones(key, {(row["user_hmac"], row["key_hmac"]): row["until_seq"] for row in rows})
 
 
-async def leave_tombstones(connection: Connection, seqs: Sequence[int]) -> None:
-    """Leave one for each memory that goes with these conversations, before it goes."""
-    await _leave(connection, await connection.fetch(_GOING, seqs))
+async def leave_tombstones(connection: Connection, tenant: Tenant, seqs: Sequence[int]) -> None:
+    """Leave one for each memory that goes with these conversations of a tenant, before it goes."""
+    await _leave(connection, tenant, await connection.fetch(_GOING, seqs))
 
 
-async def erase_outliving(connection: Connection, seqs: Sequence[int]) -> int:
-    """Erase what is remembered from conversations that have expired; return how many memories that were."""
+async def erase_outliving(connection: Connection, tenant: Tenant, seqs: Sequence[int]) -> int:
+    """Erase what is remembered from conversations of a tenant that have expired; return how many memories that were."""
     gone = await connection.fetch(_ERASE_OUTLIVING, seqs)
-    await _leave(connection, gone)
+    await _leave(connection, tenant, gone)
     return len(gone)
 
 
-async def _leave(connection: Connection, going: Sequence[Mapping[str, Any]]) -> None:
+async def _leave(connection: Connection, tenant: Tenant, going: Sequence[Mapping[str, Any]]) -> None:
     if going:
         key = await read_installation_key(connection)
-        users = [key.hmac_of("user", row["user_id"]) for row in going]
-        keys = [key.hmac_of_memory(row["user_id"], row["key"]) for row in going]
+        users = [key.hmac_of("user", tenant.own(row["user_id"])) for row in going]
+        keys = [key.hmac_of_memory(tenant.own(row["user_id"]), row["key"]) for row in going]
         await connection.execute(_LEAVE, users, keys)
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from convo.conversation.identity import id_hash
+from convo.conversation.tenant import Reach, turn_bounds
 from convo.store import process_settings
 from convo.store.job_sql import COUNTED_MAX, QUEUED
 from convo.store.ledger import BOOKED
 from convo.store.lookup import SEQ, absent
 from convo.store.outcomes import unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import reached
 
 RUNS_MAX = 100
 """So many of the newest runs are read: a job that is parked and released for days has thousands."""
@@ -31,7 +32,8 @@ class Explained(Struct, frozen=True, kw_only=True):
 
     ``served`` says whether a living process that takes jobs has what it waits for, if it waits for something.
     ``ahead`` is None unless the job is queued, and an estimate where more than ``COUNTED_MAX`` are. ``rate`` is in jobs
-    a second.
+    a second. Both are of its tenant alone, whatever others have waiting or done; whoever
+    reaches some bots only is told neither.
     """
 
     row: Mapping[str, Any]
@@ -41,7 +43,7 @@ class Explained(Struct, frozen=True, kw_only=True):
     rate: float
 
 
-async def read_explanation(postgres: Postgres, conversation_id: str) -> Explained:
+async def read_explanation(postgres: Postgres, reach: Reach, conversation_id: str) -> Explained:
     """Read the row and the runs of one conversation's job.
 
     Raises:
@@ -50,15 +52,19 @@ async def read_explanation(postgres: Postgres, conversation_id: str) -> Explaine
     """
 
     async def body(connection: Connection) -> Explained:
-        row = await connection.fetchrow(_ROW, id_hash(conversation_id))
+        number = reach.tenant.number
+        row = await connection.fetchrow(_ROW, reach.tenant.id_hash(conversation_id), *reach.values)
         if row is None:
-            raise await absent(connection, conversation_id)
+            raise await absent(connection, reach, conversation_id)
+        bounds, whole = turn_bounds(row["fair_key"] or ""), reach.bots is None
         return Explained(
             row=row,
             served=not await process_settings.unserved(connection, [row["waits_for"]]),
             runs=[*await connection.fetch(_RUNS, row["seq"], RUNS_MAX), *_last_run(row)][-RUNS_MAX:],
-            ahead=await connection.fetchval(_AHEAD, row["seq"], COUNTED_MAX) if row["queued"] else None,
-            rate=float(await connection.fetchval(_RATE, _RATE_SECONDS)),
+            ahead=await connection.fetchval(_AHEAD, row["seq"], COUNTED_MAX, *bounds, number)
+            if row["queued"] and whole
+            else None,
+            rate=float(await connection.fetchval(_RATE, _RATE_SECONDS, number)) if whole else 0.0,
         )
 
     return await postgres.run("db.explain", body, begin=RELAXED)
@@ -76,8 +82,9 @@ def _last_run(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 _ROW = f"""
 SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
+       CASE WHEN {QUEUED} THEN (SELECT fair_key FROM job AS open WHERE open.seq = job.seq) END AS fair_key,
        coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
-FROM every_job AS job WHERE seq = {SEQ}
+FROM every_job AS job JOIN conversation c USING (seq) WHERE seq = {SEQ} AND {reached("c", 2)}
 """
 _RUNS = """
 SELECT * FROM (
@@ -87,7 +94,8 @@ SELECT * FROM (
 """
 # Jobs are leased in rounds: before the third job of one key, every other key has up to three leased. So many due jobs
 # ($2) are looked at. Of more, the first ones by their keys stand for all, and the ledger knows how many that is. A job
-# with more than these before it under its own key comes about where its age is between the oldest and the newest.
+# with more than these before it under its own key comes about where its age is between the oldest and the newest
+# of that key. Keys are of one tenant each, and those of this one lie between $3 and $4.
 _AHEAD = f"""
 WITH me AS MATERIALIZED (
     SELECT fair_key, available_at, seq FROM job WHERE seq = $1
@@ -96,14 +104,16 @@ WITH me AS MATERIALIZED (
         SELECT FROM job, me WHERE {QUEUED} AND job.fair_key = me.fair_key
             AND (job.available_at, job.seq) < (me.available_at, me.seq) LIMIT $2) AS counted
 ), looked AS MATERIALIZED (
-    SELECT fair_key FROM job WHERE {QUEUED} ORDER BY fair_key LIMIT $2
+    SELECT fair_key FROM job WHERE {QUEUED} AND fair_key >= $3 AND fair_key < $4 ORDER BY fair_key LIMIT $2
 ), by_key AS MATERIALIZED (
     SELECT fair_key, count(*) AS jobs FROM looked GROUP BY fair_key
 ), ends AS (
     SELECT extract(epoch FROM me.available_at - min(job.available_at)) AS older,
            nullif(extract(epoch FROM max(job.available_at) - min(job.available_at)), 0) AS span
-    FROM me, LATERAL ((SELECT available_at FROM job WHERE {QUEUED} ORDER BY available_at LIMIT 1) UNION ALL
-                      (SELECT available_at FROM job WHERE {QUEUED} ORDER BY available_at DESC LIMIT 1)) AS job
+    FROM me, LATERAL ((SELECT available_at FROM job WHERE {QUEUED} AND fair_key = me.fair_key
+                       ORDER BY available_at LIMIT 1) UNION ALL
+                      (SELECT available_at FROM job WHERE {QUEUED} AND fair_key = me.fair_key
+                       ORDER BY available_at DESC LIMIT 1)) AS job
     GROUP BY me.available_at
 ), sums AS (
     SELECT sum(jobs) AS looked, coalesce(sum(least(jobs, before + 1))
@@ -113,8 +123,9 @@ WITH me AS MATERIALIZED (
 SELECT CASE WHEN before = $2 THEN greatest(before, (accepted - done - dead) * coalesce(older / span, 1))
             WHEN looked = $2 THEN before + others * greatest(accepted - done - dead, looked) / looked
             ELSE before + others END::bigint
-FROM sums, mine, ends, ({BOOKED}) AS books
+FROM sums, mine, ends, ({BOOKED} WHERE tenant = $5) AS books
 """
 _RATE = """
-SELECT coalesce(sum(n), 0)::float8 / $1 FROM ledger WHERE kind = 'done' AND at > convo_now() - make_interval(secs => $1)
+SELECT coalesce(sum(n), 0)::float8 / $1 FROM ledger
+WHERE kind = 'done' AND tenant = $2 AND at > convo_now() - make_interval(secs => $1)
 """

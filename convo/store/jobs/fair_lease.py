@@ -1,7 +1,8 @@
 """Which due jobs are leased next: in rounds, so that a user with many jobs does not hold up a user with few.
 
 Open it to change the order of work. In one round every key (``fairness.key``, by default the user) with a due job has
-one job leased; a key's own jobs come oldest first.
+one job leased; a key's own jobs come oldest first. Where there are several tenants, these take turns first, each with
+rounds of its own: one with a thousand users does not hold up one with a single user.
 
 The keys are found by a skip scan: one probe of the index for each key, however many rows it has. A window function
 over all ready rows would read every one of them.
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from msgspec import Struct
 
+from convo.conversation.tenant import LAST_KEY, turn_bounds
 from convo.store.job_sql import DELAYED, DUE
 from convo.store.jobs.runs import ASKED_BEFORE
 from convo.store.postgres import Connection
+from convo.store.reaching import REMOTE_PREFIX, TENANT_NAME
 
 JobRow = Mapping[str, Any]
 
@@ -33,31 +37,85 @@ LOOKS_MAX = 4
 each value of ``waits_for``: one finds the key, one its oldest rows."""
 
 
+class Rounds(Struct, frozen=True, kw_only=True):
+    """Where the rounds stand: behind which key the next tenant's turn begins, and of each tenant, the last key.
+
+    A tenant is named by the first of its ``turn_bounds``.
+    """
+
+    behind: str = ""
+    last_keys: Mapping[str, str] = {}
+
+
 class Taken(Struct, frozen=True, kw_only=True):
-    """The leased ``rows``, round by round, and the last key behind which it looked."""
+    """The leased ``rows``, round by round, and where the rounds stand now."""
 
     rows: Sequence[JobRow]
-    last_key: str
+    rounds: Rounds
 
 
-async def take(  # noqa: PLR0913  (who, how many, for how long, and where the round stands)
-    connection: Connection, count: int, *, owner: str, lease_seconds: float, after: str, allowed: Sequence[str]
+class _Look(Struct, frozen=True, kw_only=True):
+    """Who leases, for how long, and which values of ``waits_for``."""
+
+    owner: str
+    lease_seconds: float
+    allowed: Sequence[str]
+
+    async def take(
+        self, connection: Connection, count: int, after: str, bounds: tuple[str, str]
+    ) -> tuple[list[JobRow], str]:
+        """Lease up to ``count`` jobs with keys between these bounds; return them, and the key to go on behind."""
+        taken: list[JobRow] = []
+        last, keys = after, count
+        for _ in range(LOOKS_MAX):
+            rows = await connection.fetch(
+                _LEASE, count - len(taken), self.owner, self.lease_seconds, last, list(self.allowed), keys, *bounds
+            )
+            taken += [row for row in rows if row["seq"] is not None]
+            if not rows or rows[0]["keys"] < keys or len(taken) >= count:
+                break
+            last = rows[0]["last_key"]
+            keys = max(count, FURTHER_KEYS)
+        found = in_rounds(taken, after)
+        return found, found[-1]["fair_key"] if found else last
+
+
+async def take(  # noqa: PLR0913  (who, how many, for how long, and where the rounds stand)
+    connection: Connection, count: int, *, owner: str, lease_seconds: float, rounds: Rounds, allowed: Sequence[str]
 ) -> Taken:
-    """Lease up to ``count`` due jobs, those of the keys behind ``after`` first.
+    """Lease up to ``count`` due jobs, by turns of the tenants, and of each those of the keys behind its last one first.
 
     ``allowed`` are the values of ``waits_for`` whose jobs may be leased, in the order in which a key's own jobs come.
     """
-    await connection.execute(_COME_DUE, _COME_DUE_MAX)
-    taken: list[JobRow] = []
-    last, keys = after, count
-    for _ in range(LOOKS_MAX):
-        rows = await connection.fetch(_LEASE, count - len(taken), owner, lease_seconds, last, list(allowed), keys)
-        taken += [row for row in rows if row["seq"] is not None]
-        if not rows or rows[0]["keys"] < keys or len(taken) >= count:
-            break
-        last = rows[0]["last_key"]
-        keys = max(count, FURTHER_KEYS)
-    return Taken(rows=in_rounds(taken, after), last_key=last)
+    several = await connection.fetchval(_COME_DUE, _COME_DUE_MAX)
+    look = _Look(owner=owner, lease_seconds=lease_seconds, allowed=allowed)
+    if several:
+        return await _take_by_turns(connection, count, look, rounds)
+    rows, last = await look.take(connection, count, rounds.last_keys.get("", ""), ("", LAST_KEY))
+    return Taken(rows=rows, rounds=Rounds(last_keys={"": last}))
+
+
+async def _take_by_turns(connection: Connection, count: int, look: _Look, rounds: Rounds) -> Taken:
+    found = await connection.fetch(_TURNS, count, rounds.behind, list(look.allowed))
+    turns = list(dict.fromkeys(turn_bounds(row["key"]) for row in found))
+    of_turn: dict[tuple[str, str], list[JobRow]] = {turn: [] for turn in turns}
+    last_keys = dict(rounds.last_keys)
+    left, waiting = count, turns
+    while left and waiting:
+        share, full = -(-left // len(waiting)), []
+        for turn in waiting:
+            wanted = min(share, left)
+            if not wanted:
+                break
+            rows, last = await look.take(connection, wanted, last_keys.get(turn[0], turn[0]), turn)
+            of_turn[turn] += rows
+            last_keys[turn[0]], left = last, left - len(rows)
+            full += [turn] if len(rows) == wanted else []
+        # What one tenant has no jobs for is the others'.
+        waiting = full
+    rows = [row for one_each in zip_longest(*of_turn.values()) for row in one_each if row is not None]
+    behind = turn_bounds(rows[-1]["fair_key"])[1] if rows else rounds.behind
+    return Taken(rows=rows, rounds=Rounds(behind=behind, last_keys=last_keys))
 
 
 def in_rounds(rows: Sequence[JobRow], after: str) -> list[JobRow]:
@@ -71,17 +129,19 @@ def in_rounds(rows: Sequence[JobRow], after: str) -> list[JobRow]:
 
 
 _COME_DUE_MAX = 1_000
+# With it comes whether there are several tenants, so that this costs no statement more.
 _COME_DUE = f"""
-UPDATE job SET delayed = false WHERE seq = ANY(ARRAY(
+WITH come AS (UPDATE job SET delayed = false WHERE seq = ANY(ARRAY(
     SELECT seq FROM job WHERE {DELAYED} AND available_at <= convo_now()
-    ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED))
+    ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING 1)
+SELECT (SELECT number > 0 FROM tenant ORDER BY number DESC LIMIT 1) AS several, count(*) FROM come
 """
 
 
-def _next_key(condition: str) -> str:
+def _next_key(condition: str, allowed: str = "$5") -> str:
     """Return the search for the smallest key of a due job that satisfies ``condition``: a probe for each waits_for."""
     return f"""(
-        SELECT min(probe.fair_key) FROM unnest($5::text[]) AS allowed (waits_for), LATERAL (
+        SELECT min(probe.fair_key) FROM unnest({allowed}::text[]) AS allowed (waits_for), LATERAL (
             SELECT fair_key FROM job WHERE {DUE} AND job.waits_for = allowed.waits_for AND {condition}
             ORDER BY fair_key LIMIT 1) AS probe)"""
 
@@ -98,15 +158,17 @@ TAKEN = f"""
 """
 """Lease the rows of ``due``: ``$2`` is who leases, ``$3`` for how many seconds."""
 
-LEASED = """
+LEASED = f"""
     taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.exchanges,
+    c.tenant, {TENANT_NAME.format("nullif(c.tenant, 0)")} AS tenant_name, {REMOTE_PREFIX} AS remote_prefix,
     (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest"""
 _LEASE = f"""
 WITH RECURSIVE ahead (key, n) AS (
-    SELECT {_next_key("fair_key > $4")}, 1
-    UNION ALL SELECT {_next_key("fair_key > ahead.key")}, n + 1 FROM ahead WHERE key IS NOT NULL AND n < $6
+    SELECT {_next_key("fair_key > $4 AND fair_key < $8")}, 1
+    UNION ALL SELECT {_next_key("fair_key > ahead.key AND fair_key < $8")}, n + 1
+    FROM ahead WHERE key IS NOT NULL AND n < $6
 ), behind (key, n) AS (
-    SELECT {_next_key("fair_key <= $4")}, 1
+    SELECT {_next_key("fair_key >= $7 AND fair_key <= $4")}, 1
     UNION ALL SELECT {_next_key("fair_key > behind.key AND fair_key <= $4")}, n + 1
     FROM behind WHERE key IS NOT NULL AND n < $6
 ), keys AS (
@@ -123,4 +185,23 @@ WITH RECURSIVE ahead (key, n) AS (
 ), taken AS ({TAKEN})
 SELECT looked.keys, looked.last_key, {LEASED}
 FROM looked LEFT JOIN (taken JOIN conversation c USING (seq)) ON true
+"""
+
+
+# The key behind all those of the same tenant; null behind the default one, which is the last.
+_BEHIND = "CASE WHEN {0} = '' THEN chr(31) WHEN {0} < ' ' THEN left({0}, 6) || ' ' END"
+_NEXT_TURN = _next_key(f"fair_key >= {_BEHIND.format('ahead.key')}", "$3")
+_NEXT_TURN_BEHIND = _next_key(f"fair_key >= {_BEHIND.format('behind.key')} AND fair_key < $2", "$3")
+# A key of each tenant with a due job, those from $2 on first, at most $1 of them: a skip scan as above.
+_TURNS = f"""
+WITH RECURSIVE ahead (key, n) AS (
+    SELECT {_next_key("fair_key >= $2", "$3")}, 1
+    UNION ALL SELECT {_NEXT_TURN}, n + 1
+    FROM ahead WHERE key IS NOT NULL AND n < $1
+), behind (key, n) AS (
+    SELECT {_next_key("fair_key < $2", "$3")}, 1
+    UNION ALL SELECT {_NEXT_TURN_BEHIND}, n + 1
+    FROM behind WHERE key IS NOT NULL AND n < $1
+)
+SELECT key FROM (SELECT key FROM ahead UNION ALL SELECT key FROM behind) AS found WHERE key IS NOT NULL LIMIT $1
 """

@@ -12,6 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from convo.conversation.model import Finding, PartName
+from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import LeaseLost
 from convo.store.postgres import Connection
 
@@ -20,7 +21,8 @@ class Lease(Struct, frozen=True, kw_only=True):
     """The right to work on one job until the lease ends; ``parts`` are the findings that are stored already.
 
     ``asked_before``: an earlier lease of the job may have asked the remote services. ``tickets`` are stored ones.
-    ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it.
+    ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it. ``remote_prefix``
+    is what stands before its ids where they are sent to a service that many tenants share.
     """
 
     seq: int
@@ -37,6 +39,8 @@ class Lease(Struct, frozen=True, kw_only=True):
     exchanges: int
     parts: dict[PartName, Finding]
     asked_before: bool = False
+    tenant: Tenant = DEFAULT
+    remote_prefix: str = ""
     tickets: Mapping[PartName, str] = {}
 
 

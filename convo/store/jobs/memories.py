@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from convo.analysis.part import StoredFinding
 from convo.conversation.model import Memories, MemoryFact, bounded_key
+from convo.conversation.tenant import Tenant
 from convo.store.jobs.erased_memories import Tombstones, read_tombstones
 from convo.store.postgres import Connection
 
@@ -26,8 +27,14 @@ class MemoriesRow(Struct, frozen=True, kw_only=True):
     """The memories part of one conversation, before it is known which of it is new."""
 
     seq: int
+    tenant: Tenant
     user_id: str
     memories: Memories
+
+    @property
+    def own_user(self) -> str:
+        """Its user, apart from the same id of another tenant."""
+        return self.tenant.own(self.user_id)
 
 
 class _Said(Struct, frozen=True, kw_only=True):
@@ -47,30 +54,31 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
     """
     stored = {one.seq: StoredFinding(one.memories) for one in found}
     # Most conversations say nothing to remember.
-    found = sorted((one for one in found if one.memories.facts or one.memories.listed), key=lambda one: one.user_id)
+    found = sorted((one for one in found if one.memories.facts or one.memories.listed), key=lambda one: one.own_user)
     if not found:
         return stored
-    await lock_users(connection, [one.user_id for one in found])
-    tombstones = await read_tombstones(connection, {one.user_id for one in found})
+    await lock_users(connection, [one.own_user for one in found])
+    tombstones = await read_tombstones(connection, {one.own_user for one in found})
     for batch in _rounds(found):
         resolved = await _resolve(connection, batch, tombstones)
         words = [said for one in resolved for said in _said(one)]
         new = await _merge(
-            connection, [one for one in words if one.row.seq > tombstones.until_seq(one.row.user_id, one.key)]
+            connection, [one for one in words if one.row.seq > tombstones.until_seq(one.row.own_user, one.key)]
         )
         stored |= {one.seq: StoredFinding(one.memories, new[one.seq]) for one in resolved}
     return stored
 
 
-async def lock_users(connection: Connection, user_ids: Collection[str]) -> None:
-    """Keep all others from the memories of these users until the end of this transaction."""
-    await connection.execute(_LOCK_USERS, list(user_ids))
+async def lock_users(connection: Connection, own_users: Collection[str]) -> None:
+    """Keep all others from the memories of these users (``Tenant.own``) until the end of this transaction."""
+    # The database takes no NUL. Two users whose texts were the same then would only wait for each other.
+    await connection.execute(_LOCK_USERS, [one.replace("\0", "\n") for one in own_users])
 
 
 def _rounds(found: Sequence[MemoriesRow]) -> Iterator[list[MemoriesRow]]:
     """Divide them so that each round holds a user once; mostly there is one round."""
     while found:
-        first = list({one.user_id: one for one in reversed(found)}.values())[::-1]
+        first = list({one.own_user: one for one in reversed(found)}.values())[::-1]
         yield first
         found = [one for one in found if one not in first]
 
@@ -86,8 +94,9 @@ async def _resolve(
     if not listed:
         return batch
     seqs, users, keys = [one.seq for one, _ in listed], [one.user_id for one, _ in listed], [key for _, key in listed]
-    known = {(row["seq"], row["key"]) for row in await connection.fetch(_KNOWN, seqs, users, keys)}
-    lost = {(one.seq, key) for one, key in listed if not tombstones.until_seq(one.user_id, bounded_key(key))} - known
+    tenants = [one.tenant.number for one, _ in listed]
+    known = {(row["seq"], row["key"]) for row in await connection.fetch(_KNOWN, seqs, users, keys, tenants)}
+    lost = {(one.seq, key) for one, key in listed if not tombstones.until_seq(one.own_user, bounded_key(key))} - known
     return [
         replace(one, memories=_restored(one.memories, {key for seq, key in lost if seq == one.seq})) for one in batch
     ]
@@ -134,6 +143,7 @@ async def _merge(connection: Connection, said: Sequence[_Said]) -> Counter[int]:
         [one.row.seq for one in said],
         [one.row.seq if one.added else None for one in said],
         [one.fact.operation == "DELETE" for one in said],
+        [one.row.tenant.number for one in said],
     )
     here = {one.row.seq for one in said}
     return Counter(row["new_seq"] for row in rows if row["new_seq"] in here)
@@ -158,8 +168,8 @@ ERASED_AT_ONCE = 1000
 ERASE_USER_MEMORIES = f"""
 DELETE FROM memory WHERE memory_seq = ANY(ARRAY(
     SELECT memory_seq FROM memory AS m
-    WHERE user_id = $1 AND (first_seen_at <= $2 OR EXISTS (
-        SELECT FROM receipt AS r WHERE r.seq = m.seq AND (r.state = 'e' OR r.received_at <= $2)))
+    WHERE user_id = $1 AND tenant = $2 AND (first_seen_at <= $3 OR EXISTS (
+        SELECT FROM receipt AS r WHERE r.seq = m.seq AND (r.state = 'e' OR r.received_at <= $3)))
     LIMIT {ERASED_AT_ONCE}))
 """
 _LOCK_USERS = """
@@ -171,10 +181,10 @@ _LAST_SEQ = "coalesce(m.last_seq, m.seq)"
 _NEW_SEQ = "CASE WHEN m.last_seq IS NULL THEN m.seq ELSE m.new_seq END"
 # least and greatest leave NULL out.
 _MERGE = f"""
-INSERT INTO memory AS m (user_id, key, kind, text, seq, last_seq, new_seq, deleted)
+INSERT INTO memory AS m (user_id, key, kind, text, seq, last_seq, new_seq, deleted, tenant)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
-                     $8::boolean[])
-ON CONFLICT (user_id, key) DO UPDATE SET
+                     $8::boolean[], $9::smallint[])
+ON CONFLICT (user_id, key, tenant) DO UPDATE SET
     kind = CASE WHEN excluded.last_seq >= {_LAST_SEQ} THEN excluded.kind ELSE m.kind END,
     text = CASE WHEN excluded.last_seq >= {_LAST_SEQ} THEN excluded.text ELSE m.text END,
     deleted = CASE WHEN excluded.last_seq >= {_LAST_SEQ} THEN excluded.deleted ELSE m.deleted END,
@@ -187,6 +197,7 @@ RETURNING new_seq
 # A memory that counts for another conversation, unless an older one deleted it.
 _KNOWN = f"""
 SELECT mine.seq, mine.key
-FROM unnest($1::bigint[], $2::text[], $3::text[]) AS mine (seq, user_id, key) JOIN memory m USING (user_id, key)
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::smallint[]) AS mine (seq, user_id, key, tenant)
+JOIN memory m USING (user_id, key, tenant)
 WHERE {_NEW_SEQ} <> mine.seq AND (NOT m.deleted OR {_LAST_SEQ} > mine.seq)
 """

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from convo.analysis.part import FINDINGS, StoredFinding
 from convo.conversation.model import Finding, Memories, PartName
+from convo.conversation.tenant import Tenant
 from convo.errors import BadRow
 from convo.store.jobs import memories
 from convo.store.jobs.memories import MemoriesRow
@@ -25,6 +26,7 @@ class PartRow(Struct, frozen=True, kw_only=True):
     """One part that was found: of which job and user, by whom, and what it is."""
 
     seq: int
+    tenant: Tenant
     user_id: str
     name: PartName
     by: str
@@ -80,7 +82,7 @@ async def resolve(connection: Connection, found: Sequence[PartRow]) -> Resolved:
     remembered = await memories.remember(
         connection,
         [
-            MemoriesRow(seq=one.seq, user_id=one.user_id, memories=one.finding)
+            MemoriesRow(seq=one.seq, tenant=one.tenant, user_id=one.user_id, memories=one.finding)
             for one in unique
             if isinstance(one.finding, Memories)
         ],

@@ -27,7 +27,7 @@ from convo.store.jobs.lease import Holder, Lease, hold, lost
 from convo.store.jobs.parts import PartRow, Resolved
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
-from convo.store.outbox import NO_EVENTS, NewPart, Outbox
+from convo.store.outbox import NO_EVENTS, NewPart, Outbox, UserKey
 from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
@@ -132,9 +132,9 @@ class Settler:
         """Append the events of what this transaction has made true."""
         scores = {one.lease.seq: one.score for one in done}
         await self._outbox.append_analysed(connection, scores, {one.lease.seq: one.stored for one in done})
-        added: Counter[str] = Counter()
+        added: Counter[UserKey] = Counter()
         for one in done:
-            added[one.lease.user_id] += one.score.value
+            added[one.lease.tenant.number, one.lease.user_id] += one.score.value
         await self._outbox.append_levels(connection, added)
 
     async def _leaves_jobs(self, connection: Connection) -> bool:
@@ -168,7 +168,7 @@ def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
 
 def _rows(lease: Lease, _waits: Waits, found: FoundParts) -> list[PartRow]:
     return [
-        PartRow(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)
+        PartRow(seq=lease.seq, tenant=lease.tenant, user_id=lease.user_id, name=name, by=by, finding=finding)
         for name, (by, finding) in found.items()
     ]
 
@@ -214,16 +214,18 @@ async def _keep(connection: Connection, done: Sequence[_Done]) -> None:
 
 async def _relate(connection: Connection, done: Sequence[_Done]) -> None:
     """Add the scores to the relationships: one row for each user and bot, sorted, or two settlers would deadlock."""
-    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    sums: dict[tuple[str, str, int], dict[str, Any]] = {}
     for one in done:
-        row = sums.setdefault((one.lease.user_id, one.lease.bot_id), {"score": 0, "conversations": 0})
+        lease = one.lease
+        row = sums.setdefault((lease.user_id, lease.bot_id, lease.tenant.number), {"score": 0, "conversations": 0})
         row["score"] += one.score.value
         row["conversations"] += 1
         row["last_seq"] = one.lease.seq
         row["last_emotion"] = one.emotion or _NO_EMOTION
     keys = sorted(sums)
     columns = [[sums[key][name] for key in keys] for name in ("score", "conversations", "last_emotion", "last_seq")]
-    await connection.execute(_RELATE, [user for user, _ in keys], [bot for _, bot in keys], *columns)
+    users, bots, tenants = ([key[at] for key in keys] for at in range(3))
+    await connection.execute(_RELATE, users, bots, *columns, tenants)
 
 
 # Since migration 19 a job that is done cannot stay in its table.
@@ -246,9 +248,9 @@ FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, 
 WHERE job.seq = done.seq
 """
 _RELATE = """
-INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::bigint[])
-ON CONFLICT (user_id, bot_id) DO UPDATE SET
+INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq, tenant)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::bigint[], $7::smallint[])
+ON CONFLICT (user_id, bot_id, tenant) DO UPDATE SET
     score = r.score + excluded.score,
     conversations = r.conversations + excluded.conversations,
     last_emotion = CASE WHEN excluded.last_seq > r.last_seq THEN excluded.last_emotion ELSE r.last_emotion END,
@@ -261,46 +263,49 @@ ERASE_RELATIONSHIPS = (
     """
     UPDATE relationship AS r SET score = r.score - gone.score, conversations = r.conversations - gone.conversations
     FROM (
-        SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
+        SELECT user_id, bot_id, tenant, sum(job.score) AS score, count(*) AS conversations
         FROM conversation JOIN every_job AS job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done'
-        GROUP BY user_id, bot_id
+        GROUP BY user_id, bot_id, tenant
     ) AS gone
-    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id
+    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.tenant = gone.tenant
     """,
     """
     DELETE FROM relationship r USING conversation c
-    WHERE c.seq = ANY($1::bigint[]) AND r.user_id = c.user_id AND r.bot_id = c.bot_id AND r.conversations = 0
+    WHERE c.seq = ANY($1::bigint[]) AND r.user_id = c.user_id AND r.bot_id = c.bot_id AND r.tenant = c.tenant
+      AND r.conversations = 0
     """,
     f"""
     UPDATE relationship AS r SET last_seq = coalesce(newest.seq, r.last_seq),
                                  last_emotion = coalesce(newest.emotion, '{_NO_EMOTION}')
-    FROM (SELECT DISTINCT user_id, bot_id FROM conversation WHERE seq = ANY($1::bigint[])) AS gone
+    FROM (SELECT DISTINCT user_id, bot_id, tenant FROM conversation WHERE seq = ANY($1::bigint[])) AS gone
     LEFT JOIN LATERAL (
         SELECT seq, job.emotion
         FROM conversation c CROSS JOIN LATERAL (
             SELECT state, emotion FROM every_job AS job WHERE job.seq = c.seq OFFSET 0) AS job
-        WHERE c.user_id = gone.user_id AND c.bot_id = gone.bot_id AND job.state = 'done' AND seq <> ALL($1::bigint[])
+        WHERE c.user_id = gone.user_id AND c.bot_id = gone.bot_id AND c.tenant = gone.tenant
+          AND job.state = 'done' AND seq <> ALL($1::bigint[])
         ORDER BY seq DESC LIMIT 1
     ) AS newest ON true -- none where the others have been retired
-    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.last_seq = ANY($1::bigint[])
+    WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.tenant = gone.tenant
+      AND r.last_seq = ANY($1::bigint[])
     """,
 )
 # What a user has after that is the sum of the conversations that are left: those that ended after the erasure began.
 ERASE_USER_RELATIONSHIPS = (
     """
-    DELETE FROM relationship r WHERE r.user_id = $1 AND NOT EXISTS (
+    DELETE FROM relationship r WHERE r.user_id = $1 AND r.tenant = $2 AND NOT EXISTS (
         SELECT FROM conversation c JOIN every_job USING (seq)
-        WHERE c.user_id = r.user_id AND c.bot_id = r.bot_id AND state = 'done')
+        WHERE c.user_id = r.user_id AND c.bot_id = r.bot_id AND c.tenant = r.tenant AND state = 'done')
     """,
     """
     UPDATE relationship r SET score = kept.score, conversations = kept.conversations,
                               retired_score = NULL, retired_conversations = NULL
     FROM (
-        SELECT user_id, bot_id, sum(job.score) AS score, count(*) AS conversations
+        SELECT user_id, bot_id, tenant, sum(job.score) AS score, count(*) AS conversations
         FROM conversation JOIN every_job AS job USING (seq)
-        WHERE user_id = $1 AND state = 'done' GROUP BY user_id, bot_id
+        WHERE user_id = $1 AND tenant = $2 AND state = 'done' GROUP BY user_id, bot_id, tenant
     ) AS kept
-    WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id
+    WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id AND r.tenant = kept.tenant
       AND (r.score, r.conversations, r.retired_conversations) IS DISTINCT FROM (kept.score, kept.conversations, NULL)
     """,
 )

@@ -50,6 +50,7 @@ from typing import Any
 
 from convo.conversation import digest as digests
 from convo.conversation.model import Finding, PartName
+from convo.conversation.tenant import Reach, tenant_of
 from convo.dependencies import DEPENDENCIES
 from convo.errors import LeaseLost
 from convo.observe import log_records
@@ -73,6 +74,7 @@ from convo.store.jobs import (
 from convo.store.jobs.brought import Brought
 from convo.store.jobs.crashes import ComeBack
 from convo.store.jobs.dead_letters import DeadFilter, DeadReasons, RetriedBatch
+from convo.store.jobs.fair_lease import Rounds
 from convo.store.jobs.lease import Lease, hold, hold_one, lost
 from convo.store.jobs.parts import PartRow
 from convo.store.jobs.rescue import Rescue
@@ -110,10 +112,9 @@ class Jobs:
         self._outbox = outbox
         self.owner = owner
         self._entry: ProcessEntry | None = None
-        # The fair key of the job that was leased last, or looked at in vain: the next round goes on behind it.
-        self._last_key = ""
+        self._rounds = Rounds()
         # By dependency, the same for the jobs that find out whether it is back.
-        self._last_probe_keys: dict[str, str] = {}
+        self._probe_rounds: dict[str, Rounds] = {}
 
     def signed_in(self, entry: ProcessEntry) -> None:
         """Note under which name this process is registered; from now on it works under that name."""
@@ -122,13 +123,12 @@ class Jobs:
 
     def start_over(self) -> None:
         """Begin the rounds anew."""
-        self._last_key = ""
-        self._last_probe_keys.clear()
+        self._rounds = Rounds()
+        self._probe_rounds.clear()
 
     async def lease(self, count: int, *, out: Collection[str] = ()) -> list[Lease]:
         """Lease up to ``count`` due jobs in rounds, but none that waits for a dependency that is ``out``."""
-        leases, last_key = await self._lease(count, self._allowed(out), self._last_key)
-        self._last_key = leases[-1].fair_key if leases else last_key
+        leases, self._rounds = await self._lease(count, self._allowed(out), self._rounds)
         return leases
 
     async def lease_probe(self, dependency: str) -> list[Lease]:
@@ -136,8 +136,8 @@ class Jobs:
 
         Each time of another key: one that fails for a reason of its own must not be the only one that is tried.
         """
-        leases, last_key = await self._lease(1, [dependency], self._last_probe_keys.get(dependency, self._last_key))
-        self._last_probe_keys[dependency] = leases[-1].fair_key if leases else last_key
+        rounds = self._probe_rounds.get(dependency, self._rounds)
+        leases, self._probe_rounds[dependency] = await self._lease(1, [dependency], rounds)
         return leases
 
     async def lease_suspect(self, *, out: Collection[str] = ()) -> list[Lease]:
@@ -169,17 +169,17 @@ class Jobs:
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
 
-    async def _lease(self, count: int, allowed: Sequence[str], after: str) -> tuple[list[Lease], str]:
-        async def body(connection: Connection) -> tuple[list[Lease], str]:
+    async def _lease(self, count: int, allowed: Sequence[str], rounds: Rounds) -> tuple[list[Lease], Rounds]:
+        async def body(connection: Connection) -> tuple[list[Lease], Rounds]:
             taken = await fair_lease.take(
                 connection,
                 count,
                 owner=self.owner,
                 lease_seconds=self._settings.lease_seconds,
-                after=after,
+                rounds=rounds,
                 allowed=allowed,
             )
-            return await self._leases(connection, taken.rows), taken.last_key
+            return await self._leases(connection, taken.rows), taken.rounds
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
 
@@ -232,7 +232,7 @@ class Jobs:
         async def body(connection: Connection) -> Collection[int]:
             held = await hold(connection, [lease for lease, _, _, _ in found])
             mine = [
-                PartRow(seq=lease.seq, user_id=lease.user_id, name=name, by=by, finding=finding)
+                PartRow(seq=lease.seq, tenant=lease.tenant, user_id=lease.user_id, name=name, by=by, finding=finding)
                 for lease, name, by, finding in found
                 if lease.token in held
             ]
@@ -353,24 +353,24 @@ class Jobs:
         """Give back attempts, by ``seq``, that a fault of ``dependency`` cost; as ``giving_back.give_back``."""
         return await giving_back.give_back(self._postgres, attempts, dependency, self._settings.attempts_max)
 
-    async def retry(self, conversation_id: str, caller: Caller = NO_CALLER) -> None:
+    async def retry(self, reach: Reach, conversation_id: str, caller: Caller = NO_CALLER) -> None:
         """Make a dead letter ready again; as ``retry_dead_letter``."""
-        await dead_letters.retry_dead_letter(self._postgres, conversation_id, caller)
+        await dead_letters.retry_dead_letter(self._postgres, reach, conversation_id, caller)
 
-    async def acknowledge(self, conversation_id: str, caller: Caller = NO_CALLER) -> int:
+    async def acknowledge(self, reach: Reach, conversation_id: str, caller: Caller = NO_CALLER) -> int:
         """Note that somebody has reviewed a dead letter; as ``acknowledge_dead_letter``."""
-        return await dead_letters.acknowledge_dead_letter(self._postgres, conversation_id, caller)
+        return await dead_letters.acknowledge_dead_letter(self._postgres, reach, conversation_id, caller)
 
-    async def dead_reasons(self, wanted: DeadFilter) -> DeadReasons:
+    async def dead_reasons(self, reach: Reach, wanted: DeadFilter) -> DeadReasons:
         """Count dead letters by their reason; as ``group_dead_letters``."""
-        return await dead_letters.group_dead_letters(self._postgres, wanted)
+        return await dead_letters.group_dead_letters(self._postgres, reach, wanted)
 
-    async def retry_many(
-        self, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller = NO_CALLER
+    async def retry_many(  # noqa: PLR0913  (as retry_dead_letters)
+        self, reach: Reach, wanted: DeadFilter, *, after: int, limit: int, dry_run: bool, caller: Caller = NO_CALLER
     ) -> RetriedBatch:
         """Make a batch of dead letters ready again; as ``retry_dead_letters``."""
         return await dead_letters.retry_dead_letters(
-            self._postgres, wanted, after=after, limit=limit, dry_run=dry_run, caller=caller
+            self._postgres, reach, wanted, after=after, limit=limit, dry_run=dry_run, caller=caller
         )
 
     async def count(self) -> tuple[dict[str, int], float]:
@@ -396,12 +396,15 @@ async def store_new_parts(connection: Connection, mine: Sequence[PartRow], outbo
 
 def _lease(row: Mapping[str, Any], digest: str, stored: Brought) -> Lease:
     same = {name: row[name] for name in _SAME}
-    return Lease(**same, digest=digest, token=row["lease_token"], parts=stored.parts, tickets=stored.tickets)
+    tenant = tenant_of(row["tenant"], row["tenant_name"])
+    return Lease(
+        **same, tenant=tenant, digest=digest, token=row["lease_token"], parts=stored.parts, tickets=stored.tickets
+    )
 
 
 _SAME = (
     *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "log_hash"),
-    *("started_at", "ended_at", "exchanges", "asked_before"),
+    *("started_at", "ended_at", "exchanges", "asked_before", "remote_prefix"),
 )
 
 

@@ -66,7 +66,8 @@ class Route(Struct, frozen=True, kw_only=True):
 
     ``scope``: what a key must be allowed to do; ``None`` requires no key. ``needs_database``: it is refused until the
     database is migrated, and it counts against the client's limit. ``on_operations``: it is also served on the
-    operations' own address, without a key. ``direct``: a connection calls it without the framework.
+    operations' own address, without a key. ``direct``: a connection calls it without the framework. ``of_all``: it
+    shows the whole installation, so a key has to reach that (``convo.web.authority``).
     """
 
     path: str
@@ -85,6 +86,7 @@ class Route(Struct, frozen=True, kw_only=True):
     needs_database: bool = False
     on_operations: bool = False
     direct: bool = False
+    of_all: bool = False
 
     @property
     def query_names(self) -> tuple[str, ...]:
@@ -112,7 +114,8 @@ _CONVERSATIONS = (
         text=(
             "Answered after conversation, log and job are on disk. The same id with the same content always gets the "
             "same receipt, so a client without an answer sends the same request again. The same id with other content "
-            "is a conflict. Unknown fields are ignored."
+            "is a conflict. Unknown fields are ignored. With a key that is bound to bots, a conversation of another "
+            "bot is 403."
         ),
         takes_conversation=True,
         answers=(
@@ -410,6 +413,7 @@ _ALERTS = (
         path="/v1/alerts",
         name="list_alerts",
         scope="read",
+        of_all=True,
         tag="alerts",
         summary="Read the active and the recent alerts",
         text="Of this process only. The process that leads also reports what all processes share.",
@@ -420,6 +424,7 @@ _ALERTS = (
         method="post",
         name="test_alerts",
         scope="admin",
+        of_all=True,
         tag="alerts",
         summary="Send a test alert to every sink",
         answers=(
@@ -627,6 +632,7 @@ _SERVICE = (
         path="/metrics",
         name="metrics",
         scope="read",
+        of_all=True,
         on_operations=True,
         tag="service",
         summary="Read the metrics of this process",
@@ -636,6 +642,7 @@ _SERVICE = (
         path="/debug/tasks",
         name="tasks",
         scope="admin",
+        of_all=True,
         on_operations=True,
         tag="service",
         summary="List every task of this process, and where it waits",

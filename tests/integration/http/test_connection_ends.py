@@ -15,6 +15,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.http.asgi import App, AsgiMessage
 from convo.http.connection import ClientConnection
 from convo.observe import metrics
@@ -159,6 +160,7 @@ async def test_near_the_end_of_the_stop_a_request_is_answered_503_with_its_id() 
         answer = await intake.receive(
             Head(method="POST", path="/", peer="", started=trio.current_time(), content_type="application/json"),
             lambda grow: _read(body, grow),
+            WHOLE_DEFAULT,
         )
     assert (answer.status, json.loads(answer.body)["conversation_id"]) == (503, "talk-1")
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from convo.audit_actions import AUDIT_ACTIONS
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable, NotDead, NotFound, Refused
 from convo.settings import Settings
 from convo.store import audit_log, keys, ledger
@@ -51,7 +52,7 @@ async def hashed(database: str, kind: str, id_: str) -> bytes:
 
 async def test_a_retry_is_one_row_with_who_did_it_and_the_ids_as_hmacs(process: Process, database: str) -> None:
     await dead(process, "talk-1", user_id="user-9")
-    await process.jobs.retry("talk-1", SHE)
+    await process.jobs.retry(WHOLE_DEFAULT, "talk-1", SHE)
     (row,) = await rows_of(database)
     assert row.pop("number") == 1
     assert row.pop("at") is not None
@@ -68,10 +69,10 @@ async def test_a_retry_is_one_row_with_who_did_it_and_the_ids_as_hmacs(process: 
 
 async def test_each_dead_letter_of_a_batch_is_one_row_and_a_dry_run_is_none(process: Process, database: str) -> None:
     await dead(process, "talk-1", "talk-2", "talk-3")
-    await process.jobs.retry_many(ALL, after=0, limit=10, dry_run=True, caller=SHE)
+    await process.jobs.retry_many(WHOLE_DEFAULT, ALL, after=0, limit=10, dry_run=True, caller=SHE)
     assert await rows_of(database) == []
-    first = await process.jobs.retry_many(ALL, after=0, limit=2, dry_run=False, caller=SHE)
-    await process.jobs.retry_many(ALL, after=first.next_after or 0, limit=10, dry_run=False, caller=SHE)
+    first = await process.jobs.retry_many(WHOLE_DEFAULT, ALL, after=0, limit=2, dry_run=False, caller=SHE)
+    await process.jobs.retry_many(WHOLE_DEFAULT, ALL, after=first.next_after or 0, limit=10, dry_run=False, caller=SHE)
     found = await rows_of(database)
     assert {row["target"] for row in found} == {
         await hashed(database, "conversation", f"talk-{number}") for number in (1, 2, 3)
@@ -81,7 +82,7 @@ async def test_each_dead_letter_of_a_batch_is_one_row_and_a_dry_run_is_none(proc
 
 async def test_a_review_is_one_row(process: Process, database: str) -> None:
     await dead(process, "talk-1")
-    await process.jobs.acknowledge("talk-1", SHE)
+    await process.jobs.acknowledge(WHOLE_DEFAULT, "talk-1", SHE)
     (row,) = await rows_of(database)
     assert (row["action"], row["key_id"], row["target_kind"]) == ("acknowledge", SHE.key_id, "conversation")
 
@@ -90,9 +91,9 @@ async def test_what_is_refused_leaves_no_row(process: Process, database: str) ->
     await process.accepted("talk-1")
     for change in (process.jobs.retry, process.jobs.acknowledge):
         with pytest.raises(NotDead):
-            await change("talk-1", SHE)
+            await change(WHOLE_DEFAULT, "talk-1", SHE)
         with pytest.raises(NotFound):
-            await change("unknown", SHE)
+            await change(WHOLE_DEFAULT, "unknown", SHE)
     with pytest.raises(NotFound):
         await keys.revoke(process.postgres, "unknown")
     with pytest.raises(Refused):
@@ -117,9 +118,9 @@ async def test_a_retry_that_is_not_committed_leaves_no_row_and_no_retry(
         await connection.fetchval("SELECT pg_terminate_backend(pg_backend_pid())")
 
     monkeypatch.setattr(audit_log, "append", and_then_no_more)
-    batch = functools.partial(process.jobs.retry_many, ALL, after=0, limit=10, dry_run=False, caller=SHE)
+    batch = functools.partial(process.jobs.retry_many, WHOLE_DEFAULT, ALL, after=0, limit=10, dry_run=False, caller=SHE)
     with pytest.raises(DatabaseUnavailable):
-        await (batch() if many else process.jobs.retry("talk-1", SHE))
+        await (batch() if many else process.jobs.retry(WHOLE_DEFAULT, "talk-1", SHE))
     assert reached == [1], "it was there inside the transaction"
     assert await rows_of(database) == []
     assert (await process.state())[0] == "dead"
@@ -139,7 +140,7 @@ async def test_a_retry_whose_row_cannot_be_stored_is_no_retry(
     monkeypatch.setattr(ledger, "book", noted)
     await trio.to_thread.run_sync(query, database, "ALTER TABLE audit_log RENAME TO gone")
     with pytest.raises(DatabaseUnavailable):
-        await process.jobs.retry("talk-1", SHE)
+        await process.jobs.retry(WHOLE_DEFAULT, "talk-1", SHE)
     assert booked == ["dead"]
     assert (await process.state())[0] == "dead"
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from convo.conversation.tenant import DEFAULT
 from convo.store import audit_pages
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller, append
 from convo.store.audit_pages import AuditFilter, read_audit_log
@@ -39,6 +40,7 @@ async def numbers(postgres: Postgres, wanted: AuditFilter, limit: int = 50) -> l
     while True:
         page = await read_audit_log(
             postgres,
+            DEFAULT,
             AuditFilter(
                 action=wanted.action,
                 key_id=wanted.key_id,
@@ -117,12 +119,12 @@ async def test_rows_from_long_before_the_time_that_is_asked_for_are_not_looked_a
     # Between two rows, by the clock that wrote them: this file may have been read minutes ago.
     since = await ask(postgres, "SELECT at - interval '30 seconds' FROM audit_log WHERE number = 86")
     wanted = AuditFilter(since=since)
-    first = await read_audit_log(postgres, wanted, 10)
+    first = await read_audit_log(postgres, DEFAULT, wanted, 10)
     assert [row["number"] for row in first.rows][:2] == [100, 99]
     # An hour back is looked through, for a clock that was set back: from row 85 to about row 25.
     assert await numbers(postgres, wanted) == list(range(100, 85, -1))
-    late = await read_audit_log(postgres, AuditFilter(since=since, before=20), 10)
+    late = await read_audit_log(postgres, DEFAULT, AuditFilter(since=since, before=20), 10)
     assert (late.rows, late.next_before) == ([], None)
-    back = await read_audit_log(postgres, AuditFilter(since=since, before=80), 10)
+    back = await read_audit_log(postgres, DEFAULT, AuditFilter(since=since, before=80), 10)
     assert back.rows == []
     assert back.next_before is not None

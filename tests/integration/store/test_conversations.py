@@ -9,6 +9,7 @@ import pytest
 
 from convo.conversation.digest import expand
 from convo.conversation.model import CANARY_USER, Mood
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import NotFound
 from convo.settings import Settings
 from convo.store import listing
@@ -32,13 +33,13 @@ def reader(process: Process) -> Reader:
 
 
 async def listed(reader: Reader, **asked: object) -> list[str]:
-    return [row["conversation_id"] for row in (await reader.many(ListFilter(**asked), 100)).rows]  # type: ignore[arg-type]
+    return [row["conversation_id"] for row in (await reader.many(WHOLE_DEFAULT, ListFilter(**asked), 100)).rows]  # type: ignore[arg-type]
 
 
 async def test_one_conversation_is_read_as_it_was_accepted(process: Process, reader: Reader) -> None:
     sent = accept("talk/1?", bot_name="Bản tin", agent_tag="", end_time="2026-11-22T08:00:00+01:00")
     await process.committer.accept(sent)
-    found = await reader.one("talk/1?")
+    found = await reader.one(WHOLE_DEFAULT, "talk/1?")
     assert found.parts == {}
     assert {key: found.row[key] for key in ("user_id", "bot_id", "bot_name", "bot_type", "agent_tag")} == {
         "user_id": "user-1",
@@ -56,7 +57,7 @@ async def test_without_any_times_the_arrival_is_the_end_and_the_start_equals_it(
     process: Process, reader: Reader
 ) -> None:
     await process.accepted("talk-1")
-    row = (await reader.one("talk-1")).row
+    row = (await reader.one(WHOLE_DEFAULT, "talk-1")).row
     assert row["started_at"] == row["ended_at"] == row["received_at"]
 
 
@@ -64,7 +65,7 @@ async def test_a_conversation_that_starts_after_its_arrival_does_not_end_before_
     process: Process, reader: Reader
 ) -> None:
     await process.accepted("talk-1", start_time="2999-01-01T00:00:00Z")
-    row = (await reader.one("talk-1")).row
+    row = (await reader.one(WHOLE_DEFAULT, "talk-1")).row
     assert row["started_at"] == row["ended_at"] > row["received_at"]
 
 
@@ -73,7 +74,7 @@ async def test_its_parts_are_read_with_who_made_them_and_what_was_new(process: P
     lease = await process.leased()
     await store_part(process.jobs, lease, "memories", "test/1", THREE["memories"])
     await process.jobs.fail(lease, "llm: 429", {"emotion": ("model/1", "llm: 429")}, later=0)
-    found = await reader.one("talk-1")
+    found = await reader.one(WHOLE_DEFAULT, "talk-1")
     assert {name: (part.state, part.made_by, part.new_memories, part.error) for name, part in found.parts.items()} == {
         "memories": ("done", "test/1", 1, None),
         "emotion": ("failed", "model/1", 0, "llm: 429"),
@@ -84,7 +85,7 @@ async def test_its_parts_are_read_with_who_made_them_and_what_was_new(process: P
 async def test_its_log_is_read_as_it_was_sent(process: Process, reader: Reader) -> None:
     sent = accept("talk-1")
     await process.committer.accept(sent)
-    found = await reader.log_sizes("talk-1")
+    found = await reader.log_sizes(WHOLE_DEFAULT, "talk-1")
     assert await reader.packed_log(found) == sent.body
     assert (found.packed_bytes, found.unpacked_bytes) == (len(sent.body), len(unpack(sent.body)))
     assert found.row["log_hash"] == sent.log_hash
@@ -92,25 +93,25 @@ async def test_its_log_is_read_as_it_was_sent(process: Process, reader: Reader) 
 
 async def test_a_log_that_was_erased_before_it_was_read_is_not_found(process: Process, reader: Reader) -> None:
     await process.accepted("talk-1")
-    found = await reader.log_sizes("talk-1")
+    found = await reader.log_sizes(WHOLE_DEFAULT, "talk-1")
     await ask(process.postgres, "DELETE FROM conversation_log WHERE seq = $1", found.row["seq"])
     with pytest.raises(NotFound, match="'talk-1'"):
         await reader.packed_log(found)
     with pytest.raises(NotFound, match="'talk-1'"):
-        await reader.log_sizes("talk-1")
+        await reader.log_sizes(WHOLE_DEFAULT, "talk-1")
 
 
 async def test_what_is_not_there_is_not_found(reader: Reader) -> None:
     for read in (reader.one, reader.log_sizes):
         with pytest.raises(NotFound, match="'talk-9'"):
-            await read("talk-9")
+            await read(WHOLE_DEFAULT, "talk-9")
 
 
 async def test_a_list_is_newest_first_and_goes_on_where_it_ended(process: Process, reader: Reader) -> None:
     await process.accepted(*(f"talk-{n}" for n in range(5)))
-    first = await reader.many(ListFilter(), 2)
+    first = await reader.many(WHOLE_DEFAULT, ListFilter(), 2)
     assert [row["conversation_id"] for row in first.rows] == ["talk-4", "talk-3"]
-    rest = await reader.many(ListFilter(before=first.next_before), 3)
+    rest = await reader.many(WHOLE_DEFAULT, ListFilter(before=first.next_before), 3)
     assert [row["conversation_id"] for row in rest.rows] == ["talk-2", "talk-1", "talk-0"]
     assert rest.next_before is None
 
@@ -135,7 +136,7 @@ async def test_a_page_looks_at_so_many_rows_and_the_next_one_goes_on_behind_them
     seen: list[str] = []
     pages, before = 0, None
     while not pages or before is not None:
-        found = await reader.many(ListFilter(**wanted, before=before), 2)
+        found = await reader.many(WHOLE_DEFAULT, ListFilter(**wanted, before=before), 2)
         assert len(found.rows) <= 2
         seen += [row["conversation_id"] for row in found.rows]
         pages, before = pages + 1, found.next_before
@@ -211,14 +212,14 @@ async def test_a_users_memories_are_newest_first_and_each_names_where_it_was_fir
     for conversation_id, keys in (("talk-1", ("tea",)), ("talk-2", ("tea", "rain"))):
         await process.accepted(conversation_id)
         await store_part(process.jobs, await process.leased(), "memories", "test/1", remembering(*keys))
-    found = await reader.memories("user-1", before=None, limit=10)
+    found = await reader.memories(WHOLE_DEFAULT, "user-1", before=None, limit=10)
     assert [(row["text"], row["conversation_id"]) for row in found] == [
         ("Knows rain", "talk-2"),
         ("Knows tea", "talk-1"),
     ]
-    rest = await reader.memories("user-1", before=found[0]["memory_seq"], limit=10)
+    rest = await reader.memories(WHOLE_DEFAULT, "user-1", before=found[0]["memory_seq"], limit=10)
     assert [row["text"] for row in rest] == ["Knows tea"]
-    assert await reader.memories("user-1", before=1, limit=10) == []
+    assert await reader.memories(WHOLE_DEFAULT, "user-1", before=1, limit=10) == []
 
 
 async def test_a_relationship_has_a_row_a_bot_the_one_with_the_newest_conversation_first(
@@ -229,7 +230,7 @@ async def test_a_relationship_has_a_row_a_bot_the_one_with_the_newest_conversati
         parts = mood(emotion)  # type: ignore[arg-type]
         assert isinstance(parts["emotion"], Mood)
         await process.settler.settle(await process.analysed(await process.leased(), parts))
-    found = await reader.relationship("user-1", before=None, limit=10)
+    found = await reader.relationship(WHOLE_DEFAULT, "user-1", before=None, limit=10)
     assert [(row["bot_id"], row["score"], row["conversations"], row["last_emotion"]) for row in found.bots] == [
         ("b-2", 4, 1, "sad"),  # its memory was known by then
         ("b-1", 9, 1, "happy"),
@@ -243,7 +244,7 @@ async def test_each_page_of_a_relationship_has_the_sums_of_all_bots(process: Pro
     seen: list[list[str]] = []
     before = None
     for _ in range(4):
-        found = await reader.relationship("user-1", before=before, limit=2)
+        found = await reader.relationship(WHOLE_DEFAULT, "user-1", before=before, limit=2)
         sums = (found.sums["total_score"], found.sums["total_conversations"], found.sums["newest_emotion"])
         assert sums == (15, 10, "happy")
         seen.append([row["bot_id"] for row in found.bots])
@@ -269,10 +270,10 @@ async def test_a_page_of_5_000_bots_reads_its_own_and_adds_up_the_others_in_the_
     await process.postgres.run("test.vacuum", vacuum, begin=SINGLE)
     planning: Any = Planning(process.postgres)
     with pytest.raises(IndexError):  # what is planned returns no rows
-        await Reader(planning, process.log_store).relationship("user-1", before=before, limit=51)
+        await Reader(planning, process.log_store).relationship(WHOLE_DEFAULT, "user-1", before=before, limit=51)
     plan = planning.plans[0]
     scans = re.findall(r"-> +(\S.*Scan.*) on relationship .*actual rows=(\d+)", plan)
-    by_index = "Scan using relationship_newest"
+    by_index = "Scan using relationship_newest_bots"
     assert sorted(scans) == [
         (f"Index Only {by_index}", "5000"), (f"Index {by_index}", "1"), (f"Index {by_index}", "51")
     ], plan  # fmt: skip
@@ -283,14 +284,14 @@ async def test_a_user_without_a_result_yet_has_nothing_and_one_of_whom_nothing_i
 ) -> None:
     await process.accepted("talk-1", user_id="user-1")
     await process.accepted("canary-1", user_id=CANARY_USER)
-    found = await reader.relationship("user-1", before=None, limit=10)
+    found = await reader.relationship(WHOLE_DEFAULT, "user-1", before=None, limit=10)
     assert (found.bots, found.sums["total_score"], found.sums["newest_emotion"]) == ([], 0, None)
-    assert await reader.memories("user-1", before=None, limit=10) == []
+    assert await reader.memories(WHOLE_DEFAULT, "user-1", before=None, limit=10) == []
     for user_id in ("user-2", "user", "user-11", CANARY_USER):
         with pytest.raises(NotFound, match=user_id):
-            await reader.relationship(user_id, before=None, limit=10)
+            await reader.relationship(WHOLE_DEFAULT, user_id, before=None, limit=10)
         with pytest.raises(NotFound, match=user_id):
-            await reader.memories(user_id, before=None, limit=10)
+            await reader.memories(WHOLE_DEFAULT, user_id, before=None, limit=10)
 
 
 async def test_a_ping_asks_for_nothing(reader: Reader) -> None:

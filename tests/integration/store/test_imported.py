@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from convo import erasure, user_erasure
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.store import audit, ledger
 from convo.store.audit_log import Caller
 from convo.store.imported import BookedTotals, EarlierTotal, book_totals
@@ -29,7 +30,7 @@ def total(user_id: str, bot_id: str, score: int, **fields: Any) -> EarlierTotal:
 
 async def booked(process: Process, import_id: str, *totals: EarlierTotal) -> BookedTotals:
     async def body(connection: Connection) -> BookedTotals:
-        return await book_totals(connection, import_id, totals)
+        return await book_totals(connection, DEFAULT, import_id, totals)
 
     return await process.postgres.run("db.import", body)
 
@@ -89,14 +90,14 @@ async def test_what_was_erased_is_not_brought_back_and_what_was_imported_can_be_
     await settled(process, "talk-1", user_id="mia", bot_id="pika")
     await booked(process, "cutover", total("mia", "pika", 700), total("tom", "pika", 900))
 
-    await erasure.erase_conversation(process.postgres, "talk-1", CALLER, erased=process.ended.extend, dry_run=False)
+    await erasure.erase_conversation(process.postgres, WHOLE_DEFAULT, "talk-1", CALLER, erased=process.ended.extend)
     assert (await score_of(process, "mia"))[0] == 700
     assert await differences(process) == []
 
     for user in ("mia", "tom"):
         until = trio.current_time() + 5
         await user_erasure.erase_user(
-            process.postgres, user, CALLER, erased=process.ended.extend, until=until, dry_run=False
+            process.postgres, DEFAULT, user, CALLER, erased=process.ended.extend, until=until, dry_run=False
         )
     assert await ask(process.postgres, "SELECT count(*) FROM relationship") == 0
     assert await booked(process, "other", total("mia", "pika", 700)) == BookedTotals(erased=1)

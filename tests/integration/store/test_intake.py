@@ -17,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from convo.conversation import digest as digests
 from convo.conversation.identity import id_hash
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.erase import ERASURES
 from convo.errors import (
     BadRow,
@@ -623,20 +624,20 @@ async def test_an_expired_conversation_is_not_read_but_known(process: Process) -
     await settled(process, 2)
     await retire(process, "talk-1")
     reader = Reader(process.postgres, process.log_store)
-    asked: Sequence[Callable[[str], Any]] = (
+    asked: Sequence[Callable[..., Any]] = (
         *(reader.one, reader.log_sizes, process.jobs.retry, process.jobs.acknowledge),
         partial(read_explanation, process.postgres),
     )
     for one in asked:
         with pytest.raises(Expired, match=r"conversation 'talk-1', received at 20.+Z, has expired"):
-            await one("talk-1")
+            await one(WHOLE_DEFAULT, "talk-1")
         with pytest.raises(NotFound, match="there is no conversation 'talk-3'"):
-            await one("talk-3")
+            await one(WHOLE_DEFAULT, "talk-3")
     # What was lost is not said to have expired.
     await ask(process.postgres, "WITH gone AS (DELETE FROM job WHERE seq = 2) SELECT 1")
     for one in (process.jobs.retry, reader.one):
         with pytest.raises(NotFound):
-            await one("talk-2")
+            await one(WHOLE_DEFAULT, "talk-2")
 
 
 async def test_the_receipt_alone_decides_what_is_new_while_the_conversation_still_has_its_own_index(

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import trio
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.store import audit, ledger
 from convo.store.ledger import Gap
 from convo.store.postgres import Connection, DedicatedConnection
@@ -46,7 +47,7 @@ async def test_every_accept_settle_burial_and_retry_is_booked_under_the_day_of_r
         (-1, "done", 1),
         (0, "accepted", 1),
     ]
-    await process.jobs.retry("talk-2")
+    await process.jobs.retry(WHOLE_DEFAULT, "talk-2")
     assert (await ledger.totals(process.postgres)) == {"accepted": 3, "done": 1, "dead": 0}
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from convo.conversation.digest import compact
 from convo.conversation.identity import id_hash
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import Expired, NotFound
 from convo.store.lookup import absent
 from convo.store.postgres import Connection
@@ -31,6 +32,6 @@ async def test_what_is_not_stored_has_expired_or_is_not_known(database: str, sta
         await ask(process.postgres, f"WITH now AS (UPDATE receipt SET state = '{state}') SELECT 1")
 
         async def body(connection: Connection) -> Exception:
-            return await absent(connection, "talk-1")
+            return await absent(connection, WHOLE_DEFAULT, "talk-1")
 
         assert type(await process.postgres.run("test.absent", body)) is kind

@@ -13,6 +13,7 @@ from convo import erase, retention
 from convo.analysis.scoring import score
 from convo.conversation.model import CANARY_USER
 from convo.conversation.score import Weights
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import ConvoError
 from convo.store import audit, ledger, migrate
 from convo.store.conversations import FoundConversation, Reader
@@ -131,10 +132,13 @@ async def told(process: Process) -> dict[str, Any]:
     reader = Reader(process.postgres, process.log_store)
     found: dict[str, Any] = {}
     for name in NAMES:
-        found[name] = shown(await reader.one(name)), explained(await read_explanation(process.postgres, name))
+        found[name] = (
+            shown(await reader.one(WHOLE_DEFAULT, name)),
+            explained(await read_explanation(process.postgres, WHOLE_DEFAULT, name)),
+        )
     for state in (None, "ready", "done", "dead"):
         for more in ({}, {"user_id": "user-1"}, {"bot_id": "b-1"}):
-            page = await reader.many(ListFilter(state=state, **more), 10)  # type: ignore[arg-type]
+            page = await reader.many(WHOLE_DEFAULT, ListFilter(state=state, **more), 10)  # type: ignore[arg-type]
             found[f"{state} {more}"] = [dict(row) for row in page.rows]
     found["relationship"] = await rows(process.postgres, "SELECT * FROM relationship ORDER BY bot_id")
     return found

@@ -477,7 +477,15 @@ def test_retention_is_shown_as_a_table_or_as_json_and_counted_when_asked(
     assert "12" in capsys.readouterr().out
     assert cli.main(["retention", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == [
-        {"kind": "logs", "days": 7, "days_of_bots": {}, "oldest_at": None, "goes_at": None, "over": 12}
+        {
+            "kind": "logs",
+            "days": 7,
+            "days_of_bots": {},
+            "oldest_at": None,
+            "goes_at": None,
+            "over": 12,
+            "days_of_tenants": {},
+        }
     ]
     assert counted == [False, True, True]
 
@@ -487,7 +495,7 @@ def test_retention_is_shown_as_a_table_or_as_json_and_counted_when_asked(
 def test_a_key_that_has_no_effect_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str], on: str
 ) -> None:
-    async def work(*_arguments: object) -> list[Any]:
+    async def work(*_arguments: object, **_named: object) -> list[Any]:
         await trio.lowlevel.checkpoint()
         return []
 

@@ -15,6 +15,7 @@ from convo.commands import drawing, output
 from convo.commands.audit_drawing import AuditOverview, draw_audit_log
 from convo.commands.drawing import DeadOverview, Newest, RetriedMany
 from convo.conversation.score import Weights
+from convo.conversation.tenant import Reach, Tenant
 from convo.store.keys import ApiKey
 from convo.web.description import samples, views
 from tests.support.answers import ALL_FOUND, AT, NOTHING_YET, a_row, a_view
@@ -50,12 +51,24 @@ def test_a_key_is_shown_with_when_it_expires_and_which_one_it_replaces() -> None
         replaces=None,
     )
     ending = structs.replace(key, key_id="bbbbbbbbbbbb", expires_at=AT, expires_in=5.0, replaces="aaaaaaaaaaaa")
-    expired = structs.replace(ending, key_id="cccccccccccc", expires_in=-1.0)
+    bound = Reach(tenant=Tenant(number=1, name="acme"), bots=("pika", "tom"))
+    expired = structs.replace(ending, key_id="cccccccccccc", expires_in=-1.0, reach=bound)
     made = f"{AT:%Y-%m-%d %H:%M:%S}Z"
     assert rows_of(drawn(drawing.draw_keys([key, ending, expired]), 200)) == [
-        ["aaaaaaaaaaaa", "robots", "write, read", "2.5", made, "–", "never", "–"],
-        ["bbbbbbbbbbbb", "robots", "write, read", "2.5", made, "–", made, "aaaaaaaaaaaa"],
-        ["cccccccccccc", "robots", "write, read", "2.5", made, "–", f"expired {made}", "aaaaaaaaaaaa"],
+        ["aaaaaaaaaaaa", "robots", "default", "all", "write, read", "2.5", made, "–", "never", "–"],
+        ["bbbbbbbbbbbb", "robots", "default", "all", "write, read", "2.5", made, "–", made, "aaaaaaaaaaaa"],
+        [
+            "cccccccccccc",
+            "robots",
+            "acme",
+            "pika, tom",
+            "write, read",
+            "2.5",
+            made,
+            "–",
+            f"expired {made}",
+            "aaaaaaaaaaaa",
+        ],
     ]
 
 

@@ -16,6 +16,7 @@ import zstandard
 
 from convo.conversation import decode as decoding
 from convo.conversation.decode import Received
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import BadRequest, Overloaded
 from convo.runtime import threads
 from convo.settings import IntakeSettings, WebSettings
@@ -73,7 +74,7 @@ async def received(body: bytes, encoding: str, admission: Admission) -> tuple[An
         content_length=len(body),
         content_encoding=encoding,
     )
-    return await route.receive(head, read), committer.held
+    return await route.receive(head, read, WHOLE_DEFAULT), committer.held
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress, zlib.compress])

@@ -13,6 +13,7 @@ from msgspec import structs
 from structlog.testing import capture_logs
 
 from convo import errors
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.observe import log_records, metrics
 from convo.runtime.deadline import deadline
 from convo.settings import AlertsSettings, AuthSettings, ClientsSettings, Settings, WebSettings
@@ -129,11 +130,11 @@ async def test_with_keys_every_scope_is_required() -> None:
 
 async def test_only_a_key_that_is_valid_is_noted_for_the_access_log() -> None:
     class OneKey:
-        async def check(self, shown: str, *_: object) -> Any:
+        async def check(self, shown: str, *_: object, **__: object) -> Any:
             await trio.lowlevel.checkpoint()
             if shown != "good":
                 raise errors.Unauthorized("no")
-            return Mock(key_id="abc", requests_per_second=0)
+            return Mock(key_id="abc", requests_per_second=0, reach=WHOLE_DEFAULT)
 
     authority: Any = OneKey()
     locked = structs.replace(a_door(keys=True), authority=authority)

@@ -12,6 +12,7 @@ from convo.webhooks.course import Course, WaitingEvent
 AT = datetime(2026, 11, 29, tzinfo=UTC)
 ENDPOINT = LeasedWebhook(
     webhook_id="wh_1",
+    tenant=0,
     token=1,
     url="http://receiver.example/",
     types=(),

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable, LeaseLost
 from convo.settings import JobsSettings, Settings
 from convo.store.job_sql import POISON_AT, SUSPECT_AT
@@ -167,7 +168,7 @@ async def test_a_failure_waits_and_the_last_one_buries(house: House) -> None:
         await house.pass_time(41)
     row = await house.row("talk-1")
     assert (row["state"], row["attempts"], row["last_error"]) == ("dead", 3, "reason 3")
-    await house.jobs.retry("talk-1")
+    await house.jobs.retry(WHOLE_DEFAULT, "talk-1")
     assert await names(house, 1) == ["talk-1"]
 
 
@@ -315,7 +316,7 @@ async def test_three_more_crashes_with_nothing_beside_it_bury_it_as_poison(house
     ]
     row = await house.row("talk-1")
     assert (row["state"], row["attempts"]) == ("dead", 0)
-    await house.jobs.retry("talk-1")
+    await house.jobs.retry(WHOLE_DEFAULT, "talk-1")
     assert await names(house, 1) == ["talk-1"]
 
 

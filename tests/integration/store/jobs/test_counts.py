@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.store.jobs import counts
 from tests.support.making import Process, ask, open_process, shift_clock
 
@@ -51,5 +52,5 @@ async def test_dead_and_ready_follow_a_job_to_its_grave_and_back(process: Proces
     lease = (await process.jobs.lease(1))[0]
     await process.jobs.fail(msgspec.structs.replace(lease, attempts=4), "why", {}, later=0)
     assert (await process.jobs.count())[0] == {"ready": 1, "parked": 0, "leased": 0, "dead": 1}
-    await process.jobs.retry(lease.conversation_id)
+    await process.jobs.retry(WHOLE_DEFAULT, lease.conversation_id)
     assert (await process.jobs.count())[0] == {"ready": 2, "parked": 0, "leased": 0, "dead": 0}

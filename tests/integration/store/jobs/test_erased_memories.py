@@ -6,6 +6,7 @@ import pytest
 
 from convo import erasure
 from convo.conversation.model import CANARY_USER
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.erase import erase_canaries
 from convo.store.audit_log import NO_CALLER
 from convo.store.jobs.lease import Lease
@@ -20,7 +21,9 @@ async def process(database: str) -> AsyncIterator[Process]:
 
 
 async def erase(process: Process, lease: Lease) -> None:
-    await erasure.erase_conversation(process.postgres, lease.conversation_id, NO_CALLER, erased=lambda _: None)
+    await erasure.erase_conversation(
+        process.postgres, WHOLE_DEFAULT, lease.conversation_id, NO_CALLER, erased=lambda _: None
+    )
 
 
 async def test_the_retry_of_an_older_conversation_does_not_bring_back_what_was_erased(process: Process) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import NotFound
 from convo.store import ledger
 from convo.store.jobs import explain
@@ -19,7 +20,7 @@ async def process(database: str) -> AsyncIterator[Process]:
 
 
 async def explained(process: Process, conversation_id: str = "talk-1") -> Explained:
-    return await read_explanation(process.postgres, conversation_id)
+    return await read_explanation(process.postgres, WHOLE_DEFAULT, conversation_id)
 
 
 def endings(found: Explained) -> list[tuple[str, str | None]]:

@@ -229,8 +229,9 @@ async def test_at_200_000_ready_rows_a_lease_probes_the_index_so_often_and_no_mo
     database: str, others: int, looks: int
 ) -> None:
     async def probes(connection: Connection) -> tuple[int, int]:
+        rounds = fair_lease.Rounds(last_keys={"": "user-5"})
         taken = await fair_lease.take(
-            connection, 8, owner="here/one", lease_seconds=30.0, after="user-5", allowed=["llm", "memory", ""]
+            connection, 8, owner="here/one", lease_seconds=30.0, rounds=rounds, allowed=["llm", "memory", ""]
         )
         scans = await connection.fetchval("SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'job'")
         return len(taken.rows), scans

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from tests.support.making import Process, open_process, owned, rows, told
 
 BOOKED = "SELECT kind, sum(n)::integer FROM ledger GROUP BY kind ORDER BY kind"
@@ -32,7 +33,7 @@ async def test_a_dead_letter_that_somebody_reviewed_stays_one(process: Process) 
     jobs = owned(process, "here/one", attempts_max=1)
     (one,) = await jobs.lease(1)
     await jobs.fail(one, "why", {}, later=0)
-    await jobs.acknowledge("talk-1")
+    await jobs.acknowledge(WHOLE_DEFAULT, "talk-1")
     assert await jobs.give_back({one.seq: 1}, "llm") == 0
     assert await process.state() == ("dead", 1)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from convo import erase
 from convo.conversation.model import Memories, MemoryFact
+from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.store.conversations import Reader
 from convo.store.jobs.lease import Lease
 from convo.store.migrations import migrations
@@ -55,7 +56,7 @@ async def say(process: Process, lease: Lease, *facts: tuple[str, Operation], **f
 
 async def known(process: Process, user_id: str = "user-1") -> list[tuple[str, str]]:
     """Read what a client is shown of a user's memories: the text, and where it was first told."""
-    found = await Reader(process.postgres, process.log_store).memories(user_id, before=None, limit=100)
+    found = await Reader(process.postgres, process.log_store).memories(WHOLE_DEFAULT, user_id, before=None, limit=100)
     return sorted((row["text"], row["conversation_id"]) for row in found)
 
 
@@ -320,6 +321,6 @@ async def test_the_words_of_an_erased_conversation_go_and_so_does_its_count(proc
 
 async def erased(process: Process, lease: Lease) -> None:
     async def body(connection: Connection) -> None:
-        await erase.erase_conversations(connection, [lease.seq])
+        await erase.erase_conversations(connection, DEFAULT, [lease.seq])
 
     await process.postgres.run("test.erase", body)

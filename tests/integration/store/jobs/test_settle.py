@@ -9,6 +9,7 @@ import trio
 from convo.analysis.scoring import Score
 from convo.conversation.model import EmotionName
 from convo.conversation.score import Weights, weights_version
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
 from convo.store.jobs.lease import Lease
 from convo.store.outcomes import unpack_details
@@ -213,7 +214,7 @@ async def test_a_job_that_was_retried_after_its_burial_adds_its_score_once(proce
         await process.jobs.fail(await process.leased(), "why", {}, later=0)
     assert await process.state() == ("dead", 5)
     assert await relationship(process) == []
-    await process.jobs.retry("talk-1")
+    await process.jobs.retry(WHOLE_DEFAULT, "talk-1")
     await process.settler.settle(await process.analysed(await process.leased()))
     assert await process.state() == ("done", 1)
     assert await relationship(process) == [("bot-1", 9, 1, "happy")]
