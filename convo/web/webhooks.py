@@ -33,7 +33,7 @@ _VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
-def tenant_of(request: RouteRequest) -> Tenant:
+def _tenant_of(request: RouteRequest) -> Tenant:
     """Return whose endpoints a caller sees.
 
     Raises:
@@ -70,14 +70,14 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         _check_url(sent.url)
         _check_secret(sent.secret)
         draft = WebhookDraft(url=sent.url, types=sent.types, bots=sent.bots, secret=sent.secret)
-        made, secret = await webhooks.make_webhook(self.postgres, tenant_of(request), draft, caller)
+        made, secret = await webhooks.make_webhook(self.postgres, _tenant_of(request), draft, caller)
         self.changed()
         view = webhook_views.NewWebhookView(**_shown(made), secret=secret)
         return Answer(status=201, body=encode(view), headers=[("Location", f"/v1/webhooks/{made.webhook_id}")])
 
     async def many(self, request: RouteRequest) -> Answer:
         """Answer with every endpoint."""
-        found = await webhooks.list_webhooks(self.postgres, tenant_of(request))
+        found = await webhooks.list_webhooks(self.postgres, _tenant_of(request))
         view = webhook_views.WebhooksView(webhooks=tuple(map(_view, found)))
         return Answer(status=200, body=encode(view))
 
@@ -87,7 +87,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             NotFound: there is none of this id.
         """
-        found = await webhooks.read_webhook(self.postgres, tenant_of(request), webhook_id)
+        found = await webhooks.read_webhook(self.postgres, _tenant_of(request), webhook_id)
         return Answer(status=200, body=encode(_view(found)))
 
     async def change(self, webhook_id: str, request: RouteRequest, caller: Caller) -> Answer:
@@ -103,7 +103,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         if sent.url is not UNSET:
             _check_url(sent.url)
         change = WebhookChange(url=sent.url, types=sent.types, bots=sent.bots, active=sent.active)
-        changed = await webhooks.change_webhook(self.postgres, tenant_of(request), webhook_id, change, caller)
+        changed = await webhooks.change_webhook(self.postgres, _tenant_of(request), webhook_id, change, caller)
         self.changed()
         return Answer(status=200, body=encode(_view(changed)))
 
@@ -116,7 +116,9 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         """
         sent = await self._body(request, webhook_views.NewSecret)
         _check_secret(sent.secret)
-        found, secret = await webhooks.rotate_secret(self.postgres, tenant_of(request), webhook_id, sent.secret, caller)
+        found, secret = await webhooks.rotate_secret(
+            self.postgres, _tenant_of(request), webhook_id, sent.secret, caller
+        )
         self.changed()
         return Answer(status=200, body=encode(webhook_views.NewWebhookView(**_shown(found), secret=secret)))
 
@@ -126,7 +128,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             NotFound: there is none of this id.
         """
-        await webhooks.delete_webhook(self.postgres, tenant_of(request), webhook_id, caller)
+        await webhooks.delete_webhook(self.postgres, _tenant_of(request), webhook_id, caller)
         self.changed()
         return Answer(status=200, body=encode(webhook_views.WebhookDeletedView(id=webhook_id)))
 
@@ -137,7 +139,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             DeadlineExceeded: the request's time is over before the endpoint's.
         """
-        target = await ping_target(self.postgres, tenant_of(request), webhook_id)
+        target = await ping_target(self.postgres, _tenant_of(request), webhook_id)
         outcome = (await self.sender.ping(target.url, target.secrets)).outcome
         await note_ping(self.postgres, webhook_id, target.version, outcome)
         self.changed()
@@ -161,7 +163,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         query = request.query
         limit = queries.limit_of(query, self.settings.list_rows_max)
         found = await webhooks.read_attempts(
-            self.postgres, tenant_of(request), webhook_id, queries.cursor_of(query), limit
+            self.postgres, _tenant_of(request), webhook_id, queries.cursor_of(query), limit
         )
         cursor = queries.cursor_after(found[limit - 1].number) if len(found) > limit else None
         view = webhook_views.AttemptsView(attempts=tuple(map(_attempt, found[:limit])), next_cursor=cursor)
@@ -182,7 +184,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             event=_event_of(query),
             after=queries.cursor_of(query) or 0,
         )
-        found = await webhooks.replay(self.postgres, tenant_of(request), webhook_id, wanted)
+        found = await webhooks.replay(self.postgres, _tenant_of(request), webhook_id, wanted)
         self.changed()
         cursor = None if found.next_after is None else queries.cursor_after(found.next_after)
         return Answer(status=202, body=encode(webhook_views.ReplayView(events=found.count, next_cursor=cursor)))

@@ -15,17 +15,19 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from convo.store import keys
 from convo.web.description.routes import ROUTES
 from tests.support.asking import ask
 from tests.support.making import open_store
+from tests.support.receivers import receiving
 from tests.support.running import ended, serving
 
 END = "/v1/conversations/end"
 SAID = [{"character": "USER", "content": "I have a dog named Rex. Why do dogs bark?"}]
 OWN, HIDDEN, NOBODYS = "talk-1", "secret-1", "nobody-1"
-SCOPES = ("read", "write", "erase", "admin")
+SCOPES = ("read", "write", "erase", "webhooks", "admin")
 Request = tuple[str, str, Mapping[str, str]]
 
 
@@ -41,6 +43,7 @@ def of_ids(method: str, path: str, query: Mapping[str, str] | None = None) -> li
 # By the name of each route that needs a key: what is asked of it.
 WALK: Mapping[str, list[Request]] = {
     "end_conversation": [],
+    "end_conversations": [],
     "list_conversations": gets(
         "/v1/conversations",
         *({}, {"limit": "1"}, {"user_id": OWN}, {"user_id": HIDDEN}, {"bot_id": OWN}, {"bot_id": HIDDEN}),
@@ -68,6 +71,16 @@ WALK: Mapping[str, list[Request]] = {
         "/v1/audit-log",
         *({}, {"action": "key_made"}, {"action": "start"}, {"conversation_id": HIDDEN}, {"user_id": HIDDEN}),
     ),
+    # Endpoints have ids that the server makes: a test of their own, below, knows those of both.
+    "make_webhook": [],
+    "list_webhooks": gets("/v1/webhooks"),
+    "read_webhook": of_ids("GET", "/v1/webhooks/{}"),
+    "change_webhook": [],
+    "delete_webhook": of_ids("DELETE", "/v1/webhooks/{}"),
+    "rotate_webhook_secret": [],
+    "ping_webhook": of_ids("POST", "/v1/webhooks/{}/ping"),
+    "list_webhook_attempts": of_ids("GET", "/v1/webhooks/{}/attempts"),
+    "replay_webhook": of_ids("POST", "/v1/webhooks/{}/replay"),
     "list_alerts": gets("/v1/alerts"),
     "test_alerts": [("POST", "/v1/alerts/test", {})],
     "metrics": gets("/metrics"),
@@ -99,6 +112,14 @@ class Owner:
     async def post(self, conversation_id: str, **fields: Any) -> httpx.Response:
         body = ended(conversation_id, SAID, **fields)
         return await self._client.post(END, json=body, headers=self._headers)
+
+    async def get(self, method: str, path: str) -> httpx.Response:
+        return await self._client.request(method, path, headers=self._headers)
+
+    async def send(self, path: str, body: Any, method: str = "POST", kind: str = "application/json") -> httpx.Response:
+        content = body if isinstance(body, str) else json.dumps(body)
+        headers = {**self._headers, "Content-Type": kind}
+        return await self._client.request(method, path, content=content, headers=headers)
 
     async def done(self, conversation_id: str, **fields: Any) -> None:
         assert (await self.post(conversation_id, **fields)).status_code == 202
@@ -210,6 +231,48 @@ async def test_a_key_that_is_bound_to_bots_learns_of_no_other(database: str, tmp
         status, body = await bound.ask(("DELETE", f"/v1/users/{OWN}", {}))
         assert (status, json.loads(body)["code"]) == (403, "forbidden")
         assert (await bound.ask(("DELETE", f"/v1/conversations/{OWN}", {})))[0] == 200
+
+
+async def test_an_endpoint_is_its_tenants_own_and_gets_only_its_events(database: str, tmp_path: Path) -> None:
+    settings = {"events__types": '["conversation.accepted"]', "webhooks__allow_private": "true"}
+    made = ({"tenant": "acme"}, {"tenant": "beta"}, {"tenant": "acme", "bots": [OWN], "scopes": ("webhooks",)})
+    with receiving() as receiver:
+        async with owners(database, tmp_path, *made, **settings) as (mine, theirs, bound):
+            registered = await theirs.send("/v1/webhooks", {"url": receiver.url})
+            assert registered.status_code == 201
+            path = registered.headers["Location"]
+            asked = [("GET", path), ("PATCH", path), ("DELETE", path), ("GET", f"{path}/attempts")]
+            asked += [("POST", f"{path}/{what}") for what in ("rotate", "ping", "replay")]
+            for method, one in asked:
+                answer = (
+                    await mine.send(one, {}, method) if method in {"PATCH", "POST"} else await mine.get(method, one)
+                )
+                assert answer.status_code == 404, one
+            assert (await mine.get("GET", "/v1/webhooks")).json() == {"webhooks": []}
+            assert (await theirs.get("GET", path)).status_code == 200
+            assert (await bound.get("GET", "/v1/webhooks")).status_code == 403
+            with trio.fail_after(20):
+                while (await theirs.get("GET", path)).json()["state"] != "active":  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            assert (await mine.post("talk-1")).status_code == 202
+            assert (await theirs.post("talk-2")).status_code == 202
+            with trio.fail_after(20):
+                while not receiver.events():  # noqa: ASYNC110  (a server in a thread rings no bell)
+                    await trio.sleep(0.05)
+    assert [(one["subject"], one["tenant"]) for one in receiver.events()] == [("talk-2", "beta")]
+
+
+async def test_a_batch_is_of_the_tenant_of_its_key(database: str, tmp_path: Path) -> None:
+    scopes = ("read", "write")
+    made = ({"tenant": "acme", "scopes": scopes, "bots": [OWN]}, {"tenant": "default"})
+    async with owners(database, tmp_path, *made) as (bound, other):
+        bodies = [ended("talk-1", SAID, bot_id=OWN), ended("talk-2", SAID, bot_id=HIDDEN)]
+        lines = "\n".join(json.dumps(body) for body in bodies)
+        answer = await bound.send("/v1/conversations/batch", lines, kind="application/x-ndjson")
+        found = [json.loads(line) for line in answer.text.splitlines()]
+        assert [one.get("status", 202) for one in found] == [202, 403]
+        assert (await bound.ask(("GET", "/v1/conversations/talk-1", {})))[0] == 200
+        assert (await other.ask(("GET", "/v1/conversations/talk-1", {})))[0] == 404
 
 
 async def test_with_several_tenants_what_shows_all_needs_an_admin_of_the_default_one(
