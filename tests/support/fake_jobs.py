@@ -14,6 +14,7 @@ from convo.analysis.part import StoredFinding
 from convo.analysis.scoring import Score, score
 from convo.conversation.model import Finding, Memories, PartName
 from convo.conversation.score import Weights
+from convo.conversation.tenant import Reach
 from convo.dependencies import DEPENDENCIES
 from convo.errors import DatabaseUnavailable, LeaseLost
 from convo.settings import JobsSettings
@@ -325,7 +326,7 @@ class FakeJobs:
             for rows in self.table.due.get(dependency, {}).values():
                 yield from list(rows.values())[:1]
 
-    async def retry(self, conversation_id: str) -> None:
+    async def retry(self, _reach: Reach, conversation_id: str) -> None:
         await trio.lowlevel.checkpoint()
         self.table.named(conversation_id).write(
             state="ready", attempts=0, crashes=0, waits_for="", parked_since=None, available_at=self.table.now()

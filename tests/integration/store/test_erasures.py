@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from convo.conversation.identity import id_hash
 from convo.errors import Erased
 from convo.store import erasures, intake
 from convo.store.erasures import ErasedCounts
@@ -67,8 +68,9 @@ async def test_a_list_of_many_erasures_costs_an_accept_a_probe_for_each_conversa
         await connection.execute("ANALYZE erasure")
         rows = [accept(f"talk-{n}") for n in range(64)]
         key = await read_installation_key(connection)
-        values = (*intake._columns(rows), *intake._hmacs(key, rows))
-        _, insert = intake.insert_statements("user")
+        hashes = [id_hash(row.ended.conversation_id) for row in rows]
+        values = (*intake._columns(rows), hashes, *intake._hmacs(key, rows))
+        insert = intake.insert_statements("user")[True, False]
         plan = await connection.fetch(f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {insert}", *values)
         return "\n".join(row["QUERY PLAN"] for row in plan)
 

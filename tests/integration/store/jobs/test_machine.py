@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable, LeaseLost, NotDead
 from convo.settings import JobsSettings, Settings
 from convo.store import ledger
@@ -259,9 +260,9 @@ class Machine(RuleBasedStateMachine):
         state = self.model[known]
         if state[0] != "dead":
             with pytest.raises(NotDead):
-                self.portal.do(self.jobs["one.1"].retry, known)
+                self.portal.do(self.jobs["one.1"].retry, WHOLE_DEFAULT, known)
             return
-        self.portal.do(self.jobs["one.1"].retry, known)
+        self.portal.do(self.jobs["one.1"].retry, WHOLE_DEFAULT, known)
         state[:] = ["ready", 0, 0, None]
 
     # --- what holds after every step
