@@ -26,6 +26,7 @@ from convo.analysis.local import (
     forms,
     interrogative,
     mood,
+    slices,
     stated,
     tongues,
     utterances,
@@ -45,6 +46,7 @@ from convo.conversation import (
     nesting,
     score,
     sent,
+    tenant,
     times,
     transcript,
     voices,
@@ -218,7 +220,10 @@ CALLS: dict[Callable[..., object], list[Call]] = {
 READ_NO_TEXT = {
     *(forms.form, forms.alternatives, words.several, item_count.too_many_items, score.weights_version, score.share),
     # An id has 255 characters, a digest 67.
-    *(identity.id_hash, digest.compact, digest.expand),
+    *(identity.id_hash, digest.compact, digest.expand, tenant.hash_of_own),
+    *(tenant.tenant_of, tenant.turn_prefix, tenant.turn_bounds),
+    # It passes turns on.
+    slices.each,
     *(score.emotion_share, score.cap_share, score.within_bounds, score.level, nesting.too_deep),
 }
 

@@ -75,7 +75,11 @@ async def balanced(process: Process) -> bool:
 
 
 async def deleted_row_by_row(process: Process, table: str) -> int:
-    await ask(process.postgres, "SELECT pg_stat_force_next_flush()")
+    # What another session has counted is seen when that one has ended its next unit of work.
+    async def flush(connection: Connection) -> None:
+        await connection.execute("SELECT pg_stat_force_next_flush()")
+
+    await process.postgres.run("db.retire", flush)
     count: int = await ask(
         process.postgres,
         "SELECT coalesce(sum(n_tup_del), 0)::bigint FROM pg_stat_user_tables WHERE relname ~ ('^' || $1 || '_[0-9]+$')",

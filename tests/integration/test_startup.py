@@ -78,7 +78,7 @@ async def test_processes_that_may_open_more_connections_than_there_are_is_a_warn
         warnings: list[str] = []
         for number in range(3):
             warnings = await prepare(postgres, tmp_path / str(number), 15)
-    assert warnings == ["all convo processes may open 84 connections, the database takes 47"]
+    assert warnings == ["all convo processes may open 87 connections, the database takes 47"]
 
 
 async def test_each_part_has_the_embedded_analyst_until_a_remote_one_is_configured() -> None:

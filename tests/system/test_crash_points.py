@@ -28,12 +28,16 @@ def post(convo: Running) -> httpx.Response | None:
 
 @contextmanager
 def until_it_dies_at(point: str, data_dir: Path, database: str) -> Iterator[Running]:
-    """Run a convo that kills itself at this point. A release needs an analysis that does not end before the stop."""
+    """Run a convo that kills itself at this point.
+
+    A release needs an analysis that does not end before the stop, and a part that is stored by itself one that is late.
+    """
     with fake("model", "stuck") as url:
-        stuck = {"llm.base_url": url, "llm.model": "stuck"} if point.startswith("release.") else {}
+        late = point.startswith(("release.", "part."))
+        stuck = {"llm.base_url": url, "llm.model": "stuck"} if late else {}
         with running(data_dir, database, {**QUICK, **stuck}, program=("tests.support.crash", point)) as convo:
             yield convo
-            if stuck:
+            if point.startswith("release."):
                 until_called(url)
                 convo.signal(signal.SIGTERM)
             assert convo.ended() == -signal.SIGKILL

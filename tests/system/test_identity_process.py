@@ -72,7 +72,7 @@ def test_under_a_new_host_name_a_process_takes_its_own_back_at_once(database: st
             httpx.Client(base_url=convo.url, timeout=15) as client,
         ):
             assert until_ended(client, link, 20)["state"] == "done"
-    assert query(database, "SELECT crashes FROM job")[0][0] == 1
+    assert query(database, "SELECT crashes FROM every_job")[0][0] == 1
     assert query(database, "SELECT count(*) FROM process")[0][0] == 0
 
 

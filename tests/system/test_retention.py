@@ -191,7 +191,7 @@ def test_nothing_goes_while_the_last_release_is_at_work(empty_database: str, tmp
         with running(tmp_path / "new", empty_database, DAYS) as new:
             for number in range(3):
                 httpx.post(new.url + END, json=ended(f"talk-{number}"), timeout=15).raise_for_status()
-            until(lambda: count(empty_database, "SELECT count(*) FROM outcome") == 3)
+            until(lambda: count(empty_database, "SELECT count(*) FROM every_job WHERE state = 'done'") == 3)
             for statement in (aged.format("conversation"), aged.format("receipt"), "UPDATE ledger SET day = day - 10"):
                 query(empty_database, statement)
             # The old one leads. It looks every 5 s, so without its session the new one leads.

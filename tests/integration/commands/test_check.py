@@ -56,7 +56,7 @@ async def test_a_given_database_is_told_with_its_version_its_schema_and_its_room
     found = await checked("database", tmp_path, {"database.url": database})
     assert found.good
     assert re.match(
-        r"PostgreSQL \d+\.\d+.*; schema version \d+; takes \d+ connections, this process opens 17", found.detail
+        r"PostgreSQL \d+\.\d+.*; schema version \d+; takes \d+ connections, this process opens 18", found.detail
     )
     assert 0 < found.seconds < 10
 
@@ -277,7 +277,7 @@ def test_a_broken_rung_is_exit_code_1_with_what_would_happen_and_the_rest_is_ask
     assert re.search(r"│ +40 │ < +│ web\.request_seconds +│ +14 │ an accept that waits", said)
     assert re.search(r"jobs\.lease_seconds +│ +30 │ ok", said)
     assert re.search(r"database +│ ok", said)
-    assert said.rstrip().endswith("2 of 11 rungs are broken; all that is configured answers")
+    assert said.rstrip().endswith("2 of 12 rungs are broken; all that is configured answers")
 
 
 def test_a_dependency_that_fails_is_exit_code_1_and_no_secret_is_shown(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ async def test_a_process_without_workers_never_takes_jobs_and_shares_only_what_a
     accepting = only_accepting(Settings(score=Weights(question=9)))
     assert await compare(postgres, "there/two", only_accepting(BY_BOT)) == Comparison(takes_jobs=False)
     assert (await compare(postgres, "here/one", Settings())).takes_jobs
-    assert await compare(postgres, "there/three", accepting) == Comparison(takes_jobs=False)
+    assert await compare(postgres, "there/three", accepting) == Comparison(takes_jobs=False, others_take=True)
     assert named(await compare(postgres, "there/two", only_accepting(BY_BOT))) == [
         ("fairness.key", "bot", "user", "here/one")
     ]

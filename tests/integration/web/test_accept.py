@@ -544,7 +544,7 @@ def test_a_replay_after_a_restart_of_the_process_is_still_one(database: str, tmp
         assert again.headers["idempotent-replayed"] == "true"
         assert until_ended(client, "/v1/conversations/kept-1") == done
         problem(post(client, ended("kept-1", log=[])), 409, "conflict")
-    assert query(database, "SELECT count(*) FROM job")[0][0] == 1
+    assert query(database, "SELECT count(*) FROM every_job")[0][0] == 1
 
 
 def test_what_has_expired_is_still_a_replay_and_is_410_where_it_is_read(database: str, tmp_path: Path) -> None:
@@ -555,7 +555,7 @@ def test_what_has_expired_is_still_a_replay_and_is_410_where_it_is_read(database
         link = first.json()["links"]["self"]
         until_ended(client, link)
         # As a retention does.
-        for table in ("conversation", "conversation_log", "job", "part", "run"):
+        for table in ("conversation", "conversation_log", "job", "outcome", "part", "run"):
             query(database, f"DELETE FROM {table}")
         query(database, "UPDATE receipt SET state = 'x'")
         again = post(client, body)
