@@ -634,7 +634,7 @@ async def test_an_expired_conversation_is_not_read_but_known(process: Process) -
         with pytest.raises(NotFound, match="there is no conversation 'talk-3'"):
             await one(WHOLE_DEFAULT, "talk-3")
     # What was lost is not said to have expired.
-    await ask(process.postgres, "WITH gone AS (DELETE FROM job WHERE seq = 2) SELECT 1")
+    await ask(process.postgres, "WITH gone AS (DELETE FROM outcome WHERE seq = 2) SELECT 1")
     for one in (process.jobs.retry, reader.one):
         with pytest.raises(NotFound):
             await one(WHOLE_DEFAULT, "talk-2")

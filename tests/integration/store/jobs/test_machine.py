@@ -86,7 +86,9 @@ class Machine(RuleBasedStateMachine):
         self.portal.do(self._empty)
 
     async def _empty(self) -> None:
-        tables = "receipt, conversation, conversation_log, job, part, memory, relationship, process, ledger, run"
+        tables = (
+            "receipt, conversation, conversation_log, job, outcome, part, memory, relationship, process, ledger, run"
+        )
 
         async def body(connection: Any) -> None:
             await connection.execute(f"TRUNCATE {tables}, suspect_claim RESTART IDENTITY")
