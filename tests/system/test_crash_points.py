@@ -30,15 +30,18 @@ def post(convo: Running) -> httpx.Response | None:
 def until_it_dies_at(point: str, data_dir: Path, database: str) -> Iterator[Running]:
     """Run a convo that kills itself at this point.
 
-    A release needs an analysis that does not end before the stop, and a part that is stored by itself one that is late.
+    A release needs an analysis that does not end before the stop. A part is stored by itself where it was paid for and
+    another one is late.
     """
-    with fake("model", "stuck") as url:
-        late = point.startswith(("release.", "part."))
-        stuck = {"llm.base_url": url, "llm.model": "stuck"} if late else {}
-        with running(data_dir, database, {**QUICK, **stuck}, program=("tests.support.crash", point)) as convo:
+    with fake("model", "stuck") as stuck, fake("model", "healthy") as healthy:
+        remote = {
+            "release": {"llm.base_url": stuck, "llm.model": "stuck"},
+            "part": {"llm.base_url": healthy, "llm.model": "one", "memory.url": stuck},
+        }.get(point.partition(".")[0], {})
+        with running(data_dir, database, {**QUICK, **remote}, program=("tests.support.crash", point)) as convo:
             yield convo
             if point.startswith("release."):
-                until_called(url)
+                until_called(stuck)
                 convo.signal(signal.SIGTERM)
             assert convo.ended() == -signal.SIGKILL
 

@@ -55,7 +55,7 @@ def test_the_same_seed_is_the_same_schedule_and_another_one_is_not() -> None:
 
 def test_a_long_run_kills_20_processes_and_ten_databases() -> None:
     faults = [doing.fault for stage in torture.plan(1, torture.LONG) for doing in stage]
-    assert sum("kill -9" in fault for fault in faults) == 20
+    assert sum("kill -9" in fault for fault in faults if not fault.startswith("erasures")) == 20
     assert sum("PostgreSQL dies" in fault for fault in faults) == 10
 
 
