@@ -8,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from convo.conversation.tenant import Reach
 from convo.http.asgi import AsgiMessage
 from convo.web.description.messages import Answer, Head, Read
 from tests.support.doors import (
@@ -159,7 +160,7 @@ async def test_a_body_is_in_memory_once() -> None:
     peaks = []
 
     class Reads:
-        async def receive(self, _head: Head, read: Read) -> Answer:
+        async def receive(self, _head: Head, read: Read, _reach: Reach) -> Answer:
             tracemalloc.start()
             try:
                 assert len(await read(lambda _: None)) == size

@@ -64,6 +64,7 @@ async def test_a_retry_is_one_row_with_who_did_it_and_the_ids_as_hmacs(process: 
         "target": await hashed(database, "conversation", "talk-1"),
         "of_user": await hashed(database, "user", "user-9"),
         "detail": None,
+        "tenant": 0,
     }
 
 

@@ -221,7 +221,7 @@ def test_a_key_is_made_listed_and_revoked_from_the_terminal(empty_database: str,
     assert "robots" in listed.stdout
     assert secret not in listed.stdout + listed.stderr
     wrong = convo("key", "new", "robots", "--scopes", "write,fly", database=empty_database)
-    assert (wrong.returncode, "choose from read, write, erase, admin" in wrong.stderr) == (1, True)
+    assert (wrong.returncode, "choose from read, write, erase, webhooks, admin" in wrong.stderr) == (1, True)
     assert convo("key", "new", "robots", "--requests-per-second", "nan", database=empty_database).returncode == 1
     settings = {"auth.keys": "true", "auth.refresh_seconds": "0.1"}
     with running(tmp_path, empty_database, settings) as server, httpx.Client(base_url=server.url) as client:

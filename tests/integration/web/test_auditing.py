@@ -167,7 +167,7 @@ async def test_the_log_is_read_by_an_admin_page_by_page_and_by_the_ids_themselve
             return answer.json()
 
         whole = await asked()
-        assert [one["action"] for one in whole["entries"]] == [*3 * ["log_read"], "start", *4 * ["key_made"]]
+        assert [one["action"] for one in whole["entries"]] == [*3 * ["log_read"], "start", *5 * ["key_made"]]
         assert whole["next_cursor"] is None
         first = await asked(limit="5")
         rest = await asked(limit="5", cursor=first["next_cursor"])
