@@ -154,17 +154,18 @@ class Postgres:
                 return connection
             self._opened.discard(connection)
         try:
-            connection = await within(self._settings.acquire_seconds, self.connect())
+            # Not within(): a cancellation at the moment in which it is open would leave it to nobody.
+            connection = await self.connect(timeout_seconds=self._settings.acquire_seconds)
         except TimeoutError as error:
             within_ = f"within database.acquire_seconds = {self._settings.acquire_seconds:g} s"
             raise DatabaseUnavailable(f"no connection could be opened {within_}") from error
         self._opened.add(connection)
         return connection
 
-    async def connect(self, **settings: str) -> Any:
+    async def connect(self, timeout_seconds: float = 0.0, **settings: str) -> Any:
         """Open one connection, with server settings over the usual ones; call it on the asyncio side."""
         return await self.sessions.open(
-            timeout=self._settings.connect_seconds,
+            timeout=min(timeout_seconds or self._settings.connect_seconds, self._settings.connect_seconds),
             connection_class=PlainConnection,
             server_settings={**self.session_settings(), **settings},
         )
