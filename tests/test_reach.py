@@ -15,7 +15,8 @@ from tests.support.found_statements import found_statements
 from tests.support.source_tree import modules
 
 OWNED = re.compile(
-    r"\b(?:FROM|JOIN|UPDATE|INTO|USING)\s+(?:conversation|job|memory|relationship|audit_log|receipt|ledger)\b(?! FROM)"
+    r"\b(?:FROM|JOIN|UPDATE|INTO|USING)\s+(?:conversation|job|every_job|outcome|memory|relationship|audit_log|receipt"
+    r"|ledger|event|webhook)\b(?! FROM)"
 )
 SCOPED = re.compile(r"\btenant (?:=|> 0)|\bUSING \([^)]*\btenant\b|\btenant IS|\btenant\)|\btenant, 0\)")
 # By rows that the caller names: it found them in its own tenant, or works on what no request asked for.
@@ -32,6 +33,8 @@ WHOLE: Mapping[str, str] = {
     "convo.store.months": "the tables of a month hold all tenants",
     "convo.retention_report": "a command on the database",
     "convo.store.audit": "a command on the database",
+    "convo.store.event_expiry": "events go by their age, whosever they are; an alert on it is the operator's",
+    "convo.store.event_numbers": "all events have one order",
     "convo.store.contents": "a command on the database",
     "convo.store.jobs.counts": "gauges are the operator's: of_all",
     "convo.store.jobs.crashes": "what a dead process left, whosever it was",
@@ -49,6 +52,17 @@ SINGLE: Mapping[str, str] = {
         [f"convo.store.ledger.{name}" for name in ("_COMPARE", "_COMPARED_NOW", "_DAYS", "body", "totals")],
         "the books are compared for all tenants together",
     ),
+    **dict.fromkeys(
+        [
+            f"convo.store.deliveries.{name}"
+            for name in ("_ANSWERED", "_GIVE_UP", "_HOLD", "_LEASE", "_NOTE", "_RELEASE")
+        ],
+        "what was delivered to an endpoint that the process has leased, or that was found in the caller's tenant",
+    ),
+    "convo.store.deliveries._ERASED": "of events that were read for an endpoint of their tenant",
+    "convo.store.outbox.APPEND_ACCEPTED": "a piece of accept's, which has the column where it is another tenant",
+    "convo.store.webhooks._IS_OLD": "when a number was given, and nothing else",
+    "convo.store.webhooks._MAKE": "stores a row of the caller's tenant; how many there may be is the installation's",
     "convo.store.listing._done": "a piece of others: each that is found is checked by its conversation",
     "convo.store.listing._search": "a piece of others",
 }

@@ -111,8 +111,10 @@ async def make_webhook(postgres: Postgres, tenant: Tenant, draft: WebhookDraft, 
     async def body(connection: Connection) -> Webhook:
         row = await connection.fetchrow(_MAKE, webhook_id, draft.url, *wanted, kept, WEBHOOKS_MAX, tenant.number)
         if row is None:
-            raise TooMany(f"there are {WEBHOOKS_MAX} endpoints already; delete one that is not needed any more")
-        await audit_log.append(connection, _noted("webhook_made", webhook_id, caller))
+            raise TooMany(
+                f"an installation takes {WEBHOOKS_MAX} endpoints, and none is free; delete one that is not needed"
+            )
+        await audit_log.append(connection, _noted("webhook_made", tenant, webhook_id, caller))
         return _webhook(row)
 
     return await postgres.run("db.webhooks", body), kept
@@ -153,7 +155,7 @@ async def change_webhook(
         values = [None if value is UNSET else value for value in (change.url, change.types, change.bots, change.active)]
         listed = [list(value) if isinstance(value, tuple) else value for value in values]
         found = _webhook(await connection.fetchrow(_CHANGE, webhook_id, *listed, tenant.number), webhook_id)
-        await audit_log.append(connection, _noted("webhook_changed", webhook_id, caller))
+        await audit_log.append(connection, _noted("webhook_changed", tenant, webhook_id, caller))
         return found
 
     return await postgres.run("db.webhooks", body)
@@ -173,7 +175,7 @@ async def rotate_secret(
         found = _webhook(
             await connection.fetchrow(_ROTATE, webhook_id, kept, _ROTATION_DAYS, tenant.number), webhook_id
         )
-        await audit_log.append(connection, _noted("webhook_changed", webhook_id, caller))
+        await audit_log.append(connection, _noted("webhook_changed", tenant, webhook_id, caller))
         return found
 
     return await postgres.run("db.webhooks", body), kept
@@ -189,7 +191,7 @@ async def delete_webhook(postgres: Postgres, tenant: Tenant, webhook_id: str, ca
     async def body(connection: Connection) -> None:
         if await connection.fetchval(_DELETE, webhook_id, tenant.number) is None:
             raise _absent(webhook_id)
-        await audit_log.append(connection, _noted("webhook_deleted", webhook_id, caller))
+        await audit_log.append(connection, _noted("webhook_deleted", tenant, webhook_id, caller))
 
     await postgres.run("db.webhooks", body)
 
@@ -251,8 +253,8 @@ async def _before(connection: Connection, since: datetime) -> int:
     return low
 
 
-def _noted(action: AuditAction, webhook_id: str, caller: Caller) -> AuditEntry:
-    return AuditEntry(action=action, caller=caller, detail={"webhook": webhook_id})
+def _noted(action: AuditAction, tenant: Tenant, webhook_id: str, caller: Caller) -> AuditEntry:
+    return AuditEntry(action=action, tenant=tenant, caller=caller, detail={"webhook": webhook_id})
 
 
 def _absent(webhook_id: str) -> NotFound:

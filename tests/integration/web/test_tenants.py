@@ -113,8 +113,8 @@ class Owner:
         body = ended(conversation_id, SAID, **fields)
         return await self._client.post(END, json=body, headers=self._headers)
 
-    async def get(self, method: str, path: str) -> httpx.Response:
-        return await self._client.request(method, path, headers=self._headers)
+    async def get(self, method: str, path: str, **how: Any) -> httpx.Response:
+        return await self._client.request(method, path, headers=self._headers, **how)
 
     async def send(self, path: str, body: Any, method: str = "POST", kind: str = "application/json") -> httpx.Response:
         content = body if isinstance(body, str) else json.dumps(body)
@@ -259,6 +259,9 @@ async def test_an_endpoint_is_its_tenants_own_and_gets_only_its_events(database:
             with trio.fail_after(20):
                 while not receiver.events():  # noqa: ASYNC110  (a server in a thread rings no bell)
                     await trio.sleep(0.05)
+            query = {"params": {"action": "webhook_made"}}
+            assert (await mine.get("GET", "/v1/audit-log", **query)).json()["entries"] == []
+            assert len((await theirs.get("GET", "/v1/audit-log", **query)).json()["entries"]) == 1
     assert [(one["subject"], one["tenant"]) for one in receiver.events()] == [("talk-2", "beta")]
 
 
