@@ -118,7 +118,7 @@ REMAINS = (
     RemainsView(
         where="tables and indexes of the database",
         what="dead rows, and after a VACUUM what they left in the free room of their pages",
-        until="VACUUM, by itself or by hand, makes the room free, and new rows overwrite it; VACUUM FULL rewrites it",
+        until="VACUUM makes the room free, and new rows overwrite it; `convo erase --scrub` writes all of it anew",
     ),
     RemainsView(
         where="the planner's statistics",

@@ -18,7 +18,7 @@ from convo.settings import EventsSettings, Settings
 from convo.store.audit_log import NO_CALLER
 from convo.store.event_numbers import number_events
 from convo.store.intake import insert_statements
-from tests.support.making import Process, ask, open_process, rows, settled, shift_clock
+from tests.support.making import THREE, Process, ask, open_process, rows, settled, shift_clock
 
 ALL = Settings(events=EventsSettings(types=tuple(EVENT_TYPES)), score=Weights(acquaintance_from=9, friend_from=13))
 """The first conversation of the usual parts gives 9 points, and the second one 4: its memory is known already."""
@@ -73,6 +73,15 @@ async def test_a_part_that_is_stored_a_second_time_is_no_event(process: Process)
     lease = await process.leased()
     await process.analysed(lease)
     await process.analysed(lease)
+    assert (await types(process)).count("part.done") == 3
+
+
+async def test_a_part_that_is_settled_although_it_was_stored_is_one_event(process: Process) -> None:
+    """The answer to the storing was lost, so what was found goes along with the settle."""
+    await process.accepted("talk-1")
+    lease = await process.leased()
+    await process.analysed(lease)
+    await process.settler.settle(lease, found={name: ("test/1", finding) for name, finding in THREE.items()})
     assert (await types(process)).count("part.done") == 3
 
 
