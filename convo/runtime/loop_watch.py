@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import sys
 import threading
 import time
@@ -32,6 +31,7 @@ from msgspec import Struct
 
 from convo.observe import log_records, metrics
 from convo.runtime import stacks
+from convo.runtime.scheduled import ThreadTimes
 
 BlockCause = Literal["code", "collector", "suspended"]
 
@@ -104,10 +104,10 @@ class LoopWatch(trio.abc.Instrument):
 
     def __enter__(self) -> Self:
         self._thread, self._due = threading.get_ident(), math.inf
-        self._ours = _open_counts(threading.get_native_id())
-        self._its = None  # until it is known the watchdog does without
+        self._ours = ThreadTimes()
+        self._its: ThreadTimes | None = None  # until it is known the watchdog does without
         self._watchdog.start()
-        self._its = _open_counts(self._watchdog.native_id)
+        self._its = ThreadTimes(self._watchdog.native_id)
         self._mark = self._marked(0.0)
         gc.callbacks.append(self._on_collector)
         return self
@@ -120,7 +120,7 @@ class LoopWatch(trio.abc.Instrument):
         self._watchdog.join()
         for counts in (self._ours, self._its):
             if counts is not None:
-                os.close(counts)
+                counts.close()
 
     # --- in the loop's thread
 
@@ -176,7 +176,7 @@ class LoopWatch(trio.abc.Instrument):
         return LoopBlock(cause=cause, stack=stack, task=sight.task, conversation_id=sight.conversation_id, **figures)
 
     def _marked(self, stopped: float) -> _Mark:
-        return _Mark(time.perf_counter(), time.thread_time(), _queued_seconds(self._ours), stopped)
+        return _Mark(time.perf_counter(), time.thread_time(), self._ours.read()[1], stopped)
 
     def _on_collector(self, phase: str, info: dict[str, int]) -> None:
         # In whichever thread: it has the interpreter's lock, so the loop waits as well. Young generations are quick.
@@ -214,7 +214,7 @@ class LoopWatch(trio.abc.Instrument):
         return max(0.0, late - explained)
 
     def _both_queued(self) -> float:
-        return _queued_seconds(self._its) + _queued_seconds(self._ours)
+        return (0.0 if self._its is None else self._its.read()[1]) + self._ours.read()[1]
 
     def _look(self, now: float) -> float:
         """Look at the pass under way; return how long nothing will need another look."""
@@ -240,25 +240,6 @@ class LoopWatch(trio.abc.Instrument):
         task = stacks.task_of(self._root, frames)
         bound = {} if task is None else log_records.bound_in(task.context)
         self._sight = _Sight(began, stacks.summary(frames), task and task.name, bound.get("conversation_id"))
-
-
-def _open_counts(thread: int | None) -> int | None:
-    """Open what the kernel counts of a thread, where it does."""
-    try:
-        return os.open(f"/proc/self/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-
-
-def _queued_seconds(counts: int | None) -> float:
-    """Read for how long a thread could run but had no processor, since its start; 0 where the kernel does not say."""
-    if counts is None:
-        return 0.0
-    try:
-        # Some 60 times a second: no file object, no second opening.
-        return int(os.pread(counts, 64, 0).split()[1]) / 1e9
-    except ProcessLookupError:  # that thread has ended
-        return 0.0
 
 
 # --- for the service

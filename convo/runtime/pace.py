@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from time import thread_time
 
 import trio
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from convo.observe import metrics
 from convo.runtime import threads
+from convo.runtime.scheduled import ThreadTimes
 
 FLOOR = 0.1
 """The least share of the interpreter that analyses have: no backlog waits for ever."""
@@ -135,12 +136,16 @@ class Pacer:
         return self.pace.wait_seconds()
 
     async def run(self) -> None:
-        """Look again and again until cancelled."""
-        at, before, used, (worked, queued) = trio.current_time(), self._accepts(), self._analyst_seconds(), _scheduled()
+        """Look again and again until cancelled; run it in the loop's own thread."""
+        with ThreadTimes() as thread:
+            await self._look(partial(_scheduled, thread))
+
+    async def _look(self, scheduled: Callable[[], tuple[float, float]]) -> None:
+        at, before, used, (worked, queued) = trio.current_time(), self._accepts(), self._analyst_seconds(), scheduled()
         while True:
             await trio.sleep_until(at + _TICK_SECONDS)
             now, accepts, used_now = trio.current_time(), self._accepts(), self._analyst_seconds()
-            worked_now, queued_now = _scheduled()
+            worked_now, queued_now = scheduled()
             if self._refuses():
                 self.pace.note_load(1.0)
             else:
@@ -159,10 +164,6 @@ class Pacer:
             worked, queued = worked_now, queued_now
 
 
-def _scheduled() -> tuple[float, float]:
+def _scheduled(thread: ThreadTimes) -> tuple[float, float]:
     """Return for how many seconds this thread has worked, and waited for a processor where the kernel says that."""
-    try:
-        worked, queued = Path("/proc/thread-self/schedstat").read_text("ascii").split()[:2]
-    except OSError:
-        return thread_time(), 0.0
-    return int(worked) / 1e9, int(queued) / 1e9
+    return thread.read() if thread.counted else (thread_time(), 0.0)

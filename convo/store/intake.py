@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import trio
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, structs
 
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
@@ -165,10 +165,11 @@ class Committer:
 
     async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Erased | Unavailable]:
         # The first item of an id makes the receipt. Its digest tells what the others are: replays or conflicts.
-        unique: dict[str, Accept] = {}
-        for accept in batch:
-            unique.setdefault(accept.own_id, accept)
-        rows = [unique[own_id] for own_id in sorted(unique)]
+        own_ids = [accept.own_id for accept in batch]
+        first: dict[str, Accept] = {}
+        for own_id, accept in zip(own_ids, batch, strict=True):
+            first.setdefault(own_id, accept)
+        rows = {own_id: first[own_id] for own_id in sorted(first)}
         started = trio.current_time()
         try:
             fresh, known = await self._dedicated.run(
@@ -184,18 +185,17 @@ class Committer:
         self._note_success()
         self._report(rows, fresh, trio.current_time() - started)
         outcomes = []
-        for accept in batch:
-            own_id = accept.own_id
-            mine = unique[own_id] is accept and own_id in fresh
-            row = fresh.get(own_id) or known.get(own_id)
-            outcomes.append(_refused(accept) if row is None else _outcome(accept, row, replayed=not mine))
+        for own_id, accept in zip(own_ids, batch, strict=True):
+            stored = fresh.get(own_id) or known.get(own_id)
+            new = own_id in fresh and first[own_id] is accept
+            outcomes.append(_refused(accept) if stored is None else _outcome(accept, stored, new=new))
         # Canaries are erased when they came through: no sign of anything.
         given = [
-            one
-            for one, accept in unique.items()
-            if accept.ended.user_id != CANARY_USER and (one in fresh or one in known)
+            own_id
+            for own_id, accept in rows.items()
+            if accept.ended.user_id != CANARY_USER and (own_id in fresh or own_id in known)
         ]
-        self._receipts.note(given, [row["seq"] for row in fresh.values()])
+        self._receipts.note(given, [stored.seq for stored in fresh.values()])
         return outcomes
 
     def _note_failure(self, error: DatabaseUnavailable) -> None:
@@ -210,16 +210,15 @@ class Committer:
             log_records.accepts_returned(seconds=trio.current_time() - self._failing_since)
             self._failing_since = None
 
-    def _report(self, rows: Sequence[Accept], fresh: Mapping[str, Mapping[str, Any]], seconds: float) -> None:
-        bytes_ = sum(len(row.body) for row in rows)
+    def _report(self, rows: Mapping[str, Accept], fresh: Receipts, seconds: float) -> None:
+        bytes_ = sum(len(row.body) for row in rows.values())
         metrics.intake_batch_rows.observe(len(rows))
         metrics.intake_commit_seconds.observe(seconds)
         log_records.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
         self._committed(
             [
-                CommittedLog(seq=found["seq"], digest=row.digest, body=row.body)
-                for row in rows
-                if (found := fresh.get(row.own_id)) is not None
+                CommittedLog(seq=stored.seq, digest=rows[own_id].digest, body=rows[own_id].body)
+                for own_id, stored in fresh.items()
             ]
         )
 
@@ -230,28 +229,18 @@ def _refused(accept: Accept) -> Erased:
     )
 
 
-def _outcome(accept: Accept, row: Mapping[str, Any], *, replayed: bool) -> Stored | Conflict | Unavailable:
-    stored = digests.expand(row["digest"])
+def _outcome(accept: Accept, stored: Stored, *, new: bool) -> Stored | Conflict | Unavailable:
     try:
-        same = stored == accept.digest or digests.same(stored, accept.digest, accept.ended)
+        same = stored.digest == accept.digest or digests.same(stored.digest, accept.digest, accept.ended)
     except Unavailable as error:
         # A newer program made that digest, so this one cannot compare. The rest of the batch is committed.
         return error
     if not same:
         return Conflict(
-            f"conversation_id {accept.ended.conversation_id!r} is taken by other content (stored digest {stored},"
-            f" sent {accept.digest}); send it under an id of its own"
+            f"conversation_id {accept.ended.conversation_id!r} is taken by other content (stored digest"
+            f" {stored.digest}, sent {accept.digest}); send it under an id of its own"
         )
-    return Stored(
-        seq=row["seq"],
-        conversation_id=accept.ended.conversation_id,
-        digest=stored,
-        turns=row["turns"],
-        received_at=row["received_at"],
-        notes=row["notes"],
-        state=STATES[row["state"]],
-        replayed=replayed,
-    )
+    return stored if new or stored.replayed else structs.replace(stored, replayed=True)
 
 
 # The receipt's insert decides what is new, and all else is made of its rows. A number of the conversations' own
@@ -271,7 +260,7 @@ WITH sent AS MATERIALIZED (
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
     WHERE $refused
     ON CONFLICT (id_hash) DO NOTHING
-    RETURNING seq, id_hash, digest, turns, received_at, notes
+    RETURNING seq, id_hash, received_at
 ), conversations AS (
     INSERT INTO conversation (seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
                               started_at, ended_at, received_at, turns, exchanges,
@@ -286,7 +275,7 @@ WITH sent AS MATERIALIZED (
 ), jobs AS (
     INSERT INTO job (seq, fair_key$column) SELECT seq, $fair_key$column FROM fresh JOIN sent USING (seq)
 $events)
-SELECT seq, id_hash, digest, turns, received_at, notes, '' AS state FROM fresh
+SELECT seq, id_hash, received_at FROM fresh
 """
 # While nothing was ever erased, no HMAC is computed. Where that is not so any more, nothing is inserted, and the other
 # statement is run: this session has met the list.
@@ -313,8 +302,8 @@ UPDATE receipt SET state = 'e', id_hash = gone.id_hmac, turns = 0, digest = '', 
 FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq = gone.seq
 """
 """For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""
-
-Rows = dict[str, Mapping[str, Any]]
+Receipts = dict[str, Stored]
+"""By ``Accept.own_id``."""
 InsertStatements = Mapping[tuple[bool, bool], str]
 """Accept's statement in its forms: whether it looks for each id on the list of what was erased, which it does not as
 long as nothing ever was, and whether the batch has conversations of another tenant than the default one."""
@@ -333,8 +322,10 @@ def insert_statements(fair_key: FairKey, *, events: bool = False) -> InsertState
     return found
 
 
-async def _insert(connection: Connection, insert: InsertStatements, rows: Sequence[Accept]) -> tuple[Rows, Rows]:
-    """Insert what is new; return the new rows and those that were there before, by ``Accept.own_id``.
+async def _insert(
+    connection: Connection, insert: InsertStatements, rows: Mapping[str, Accept]
+) -> tuple[Receipts, Receipts]:
+    """Insert what is new of these rows by ``Accept.own_id``; return the new receipts, and those that were there before.
 
     What is in neither was erased. Two statements, each a transaction of its own: within one, a row that another process
     commits meanwhile is neither inserted nor visible. What the first one inserted stays stored when the second one
@@ -343,23 +334,52 @@ async def _insert(connection: Connection, insert: InsertStatements, rows: Sequen
     hashes in that order.
     """
     key = met_list(connection)
-    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in rows]
-    ids = dict(zip(hashes, (row.own_id for row in rows), strict=True))
-    numbers = [row.tenant.number for row in rows]
+    sent = list(rows.values())
+    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in sent]
+    ids = dict(zip(hashes, rows, strict=True))
+    numbers = [row.tenant.number for row in sent]
     tenants = [numbers] if any(numbers) else []
     statement = insert[key is not None, bool(tenants)]
-    new = await connection.fetch(statement, *_columns(rows), hashes, *_hmacs(key, rows), *tenants)
-    fresh = {ids[row["id_hash"]]: row for row in new}
-    missing = [hashed for hashed, one in ids.items() if one not in fresh]
-    known = {ids[row["id_hash"]]: row for row in await connection.fetch(_KNOWN, missing)} if missing else {}
+    new = await connection.fetch(statement, *_columns(sent), hashes, *_hmacs(key, sent), *tenants)
+    fresh = {ids[row["id_hash"]]: _new(rows[ids[row["id_hash"]]], row) for row in new}
+    if len(fresh) == len(rows):
+        return fresh, {}
+    missing = [hashed for hashed, own_id in ids.items() if own_id not in fresh]
+    found = await connection.fetch(_KNOWN, missing)
+    known = {ids[row["id_hash"]]: _known(rows[ids[row["id_hash"]]], row) for row in found}
     if len(known) < len(missing):
         if key is None and await meet_list(connection) is not None:
             return await _insert(connection, insert, rows)
-        await _check_erased(connection, key, [row for row in rows if row.own_id not in {**fresh, **known}])
-    if any(row["awaited"] for row in known.values()):
+        await _check_erased(connection, key, [rows[ids[hashed]] for hashed in missing if ids[hashed] not in known])
+    if any(row["awaited"] for row in found):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
         await connection.fetch(CONFIRM)
     return fresh, known
+
+
+def _new(accept: Accept, row: Mapping[str, Any]) -> Stored:
+    return Stored(
+        seq=row["seq"],
+        conversation_id=accept.ended.conversation_id,
+        digest=accept.digest,
+        turns=accept.turns,
+        received_at=row["received_at"],
+        notes=accept.notes,
+        replayed=False,
+    )
+
+
+def _known(accept: Accept, row: Mapping[str, Any]) -> Stored:
+    return Stored(
+        seq=row["seq"],
+        conversation_id=accept.ended.conversation_id,
+        digest=digests.expand(row["digest"]),
+        turns=row["turns"],
+        received_at=row["received_at"],
+        notes=row["notes"],
+        state=STATES[row["state"]],
+        replayed=True,
+    )
 
 
 async def _check_erased(connection: Connection, key: InstallationKey | None, rows: Sequence[Accept]) -> None:

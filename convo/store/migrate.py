@@ -147,7 +147,7 @@ async def _apply_all(dedicated: DedicatedConnection, process: str) -> int:
             if migration.needed:
                 return state.version
             # What comes after it does not rely on it: this program serves without it.
-            known = [one for one in known if one is not migration]
+            known = tuple(one for one in known if one is not migration)
 
 
 async def _apply_step(dedicated: DedicatedConnection, migration: Migration, number: int, step: MigrationStep) -> None:

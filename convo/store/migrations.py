@@ -7,6 +7,7 @@ in the handbook ("Operating", Migrations).
 from __future__ import annotations
 
 import re
+from functools import cache
 from importlib import resources
 from typing import Literal, cast
 
@@ -67,11 +68,12 @@ class Migration(Struct, frozen=True, kw_only=True):
     steps: tuple[MigrationStep, ...]
 
 
-def migrations() -> list[Migration]:
+@cache
+def migrations() -> tuple[Migration, ...]:
     """Return every migration of this program, in order."""
     folder = resources.files("convo.store") / "schema"
     found = [(int(file.name[:4]), file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".sql")]
-    return [parse_migration(number, text) for number, text in sorted(found)]
+    return tuple(parse_migration(number, text) for number, text in sorted(found))
 
 
 def parse_migration(number: int, text: str) -> Migration:

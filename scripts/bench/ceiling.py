@@ -95,7 +95,7 @@ async def answer(body: bytes, group: Accepts) -> bytes:
         Receipt(
             conversation_id=conversation_id,
             digest=accept.digest,
-            turns=row["turns"],
+            turns=accept.turns,
             received_at=row["received_at"],
             links=links,
         )

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from convo.conversation.decode import decode
 from convo.conversation.tenant import Reach
 from convo.http.connection import serve_connection
 from convo.http.connections import Connections
@@ -37,7 +38,7 @@ from convo.observe import log
 from convo.settings import ObserveSettings, Settings
 from convo.store.group import Group
 from convo.store.intake import Accept, Stored
-from convo.web.accept import AcceptRoute
+from convo.web.accept import AcceptRoute, make_accept
 from convo.web.admission import Admission
 from convo.web.authority import Authority
 from convo.web.browsers import Browsers
@@ -56,6 +57,7 @@ _ANSWER = Answer(
     headers=[("Location", "/v1/conversations/bench-1"), ("Server-Timing", "total;dur=1.00")],
     timed=True,
 )
+_ACCEPT = make_accept(decode(b'{"conversation_id": "bench-1", "user_id": "u", "bot_id": "b"}'))
 _run = itertools.count()
 
 
@@ -81,8 +83,8 @@ class _Reads(AcceptRoute, frozen=True):
 class _LetsIn(AcceptRoute, frozen=True):
     """What every request passes, too."""
 
-    async def _prepare(self, _body: bytes) -> Any:
-        return None
+    async def prepare(self, _body: bytes) -> Accept:
+        return _ACCEPT
 
     async def _store(self, *_: object, **__: object) -> Answer:
         return _ANSWER
