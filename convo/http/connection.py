@@ -23,6 +23,7 @@ from convo.http.request_body import RequestBody
 from convo.http.request_heads import RequestHeads
 from convo.http.wire import ClientGone, Stream, Wire, addresses, wire_of
 from convo.observe import log_records, metrics
+from convo.runtime.precedence import ACCEPTS
 from convo.web.description.messages import METHODS, Answer, Head, Read, problem, with_headers
 
 # A request's own deadlines answer it. This much later the connection answers in their place, if they did not.
@@ -221,13 +222,13 @@ class ClientConnection:
         return keep
 
     async def _call_first(self, target: DirectTarget, request: RequestHead, query: bytes) -> bool:
-        """Answer as ``_call_direct`` does, without a turn; from when the body is here, turns wait for the answer."""
-        turns, under_way = self._context.turns, False
+        """Answer as ``_call_direct`` does, without a turn; once the body is here, other work waits for the answer."""
+        under_way = False
 
         async def whole(grow: Callable[[int], None]) -> bytes:
             nonlocal under_way
             body = await self._body.whole(grow)
-            turns.accept_begins()
+            ACCEPTS.begin()
             under_way = True
             return body
 
@@ -235,7 +236,7 @@ class ClientConnection:
             return await self._call_direct(target, request, query, whole)
         finally:
             if under_way:
-                turns.accept_ends()
+                ACCEPTS.end()
 
     async def _call_direct(self, target: DirectTarget, request: RequestHead, query: bytes, read: Read) -> bool:
         """Answer without the app, which ``read`` reads the body for; false when there cannot be another request."""

@@ -15,10 +15,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from convo.http.addresses import client_network
 from convo.observe import metrics
+from convo.runtime.precedence import ACCEPTS, PATIENCE_SECONDS, Precedence
 
-# A loop without a quiet moment still begins 200 of them a second, one that is never without an accept 60.
+# A loop without a quiet moment still begins 200 of them a second; one that is never without an accept 60, by
+# PATIENCE_SECONDS.
 _PATIENCE_SECONDS = 0.005
-_ACCEPT_PATIENCE_SECONDS = 0.015
 # Nothing runs for so long: the request whose turn it is waits for the database, and the next one can have the time.
 _IDLE_SECONDS = 0.001
 # In a busy loop, one that waits for a slow statement or a slow client keeps the others waiting no longer.
@@ -54,13 +55,12 @@ class Turns:
     itself, and the others do not wait for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: Precedence = ACCEPTS) -> None:
         self._first = trio.Lock()
         self._of_client: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._last = _Turn()  # the last one that began
         self._last.end()
-        self._accepts = 0  # under way
-        self._for_none = trio.lowlevel.ParkingLot()  # whoever waits until none is under way
+        self._accepts = accepts
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -89,25 +89,15 @@ class Turns:
             _present.reset(token)
             turn.end()
 
-    def accept_begins(self) -> None:
-        """Count a request that takes no turn, from when its body is here: until it ends, others begin reluctantly."""
-        self._accepts += 1
-
-    def accept_ends(self) -> None:
-        """End what ``accept_begins`` began."""
-        self._accepts -= 1
-        if not self._accepts:
-            self._for_none.unpark_all()
-
     async def _quiet(self) -> None:
         await self._last.over()
-        with trio.move_on_after(_ACCEPT_PATIENCE_SECONDS):
+        with trio.move_on_after(PATIENCE_SECONDS):
             while True:
                 with trio.move_on_after(_PATIENCE_SECONDS):
                     await wait_all_tasks_blocked()
-                if not self._accepts:
+                if not self._accepts.under_way:
                     return
-                await self._for_none.park()
+                await self._accepts.none_under_way()
 
     def _lock_of(self, client: str) -> trio.Lock:
         lock = self._of_client.get(client)

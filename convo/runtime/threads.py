@@ -10,25 +10,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from time import sleep, thread_time
+from time import perf_counter, sleep, thread_time
 from typing import TypeVar, TypeVarTuple
 
 import trio
 from msgspec import Struct
 
 from convo.errors import ConvoError
+from convo.runtime.precedence import ACCEPTS, PATIENCE_SECONDS
 
 Arguments = TypeVarTuple("Arguments")
 T = TypeVar("T")
 
 REQUESTS = trio.CapacityLimiter(2)
 """Limits the threads whose work a client waits for that sends a conversation."""
-
-READS = trio.CapacityLimiter(1)
-"""Limits the threads that make large answers: clients that read must not hold up those that send."""
-
-OPERATIONS = trio.CapacityLimiter(1)
-"""Limits the threads that write what operators read: metrics, the list of tasks. Many who ask wait for each other."""
 
 JOBS = trio.CapacityLimiter(1)
 """Limits the threads whose work no client waits for."""
@@ -74,6 +69,40 @@ def timed(function: Callable[[*Arguments], T], *args: *Arguments) -> tuple[T, fl
     """Call a function; return besides for how many seconds it had the processor in this thread."""
     began = thread_time()
     return function(*args), thread_time() - began
+
+
+class ThreadBehindAccepts:
+    """A thread for work that takes milliseconds in single calls into C: once begun, it cannot give way.
+
+    So one such call comes after the other, each begins while no accept is under way, or after a moment of waiting for
+    that, and the thread rests between two of them as its share says.
+    """
+
+    def __init__(self) -> None:
+        self._one = trio.Lock()
+        # A call that was abandoned goes on: the next one waits for its end.
+        self._limiter = trio.CapacityLimiter(1)
+        self._rests_until = 0.0
+
+    async def call_behind(self, function: Callable[[*Arguments], T], *args: *Arguments) -> T:
+        """Call a function in the thread; it is abandoned when the caller is cancelled, who holds the deadline."""
+        async with self._one:
+            # No clock of Trio: each run has its own, and this thread is used by every run of a process.
+            await trio.sleep(max(0.0, self._rests_until - perf_counter()))
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await ACCEPTS.none_under_way()
+            result, seconds = await trio.to_thread.run_sync(
+                timed, function, *args, abandon_on_cancel=True, limiter=self._limiter
+            )
+            self._rests_until = perf_counter() + pause_seconds(seconds)
+        return result
+
+
+READS = ThreadBehindAccepts()
+"""Makes large answers: clients that read must not hold up those that send."""
+
+OPERATIONS = ThreadBehindAccepts()
+"""Writes what operators read: metrics, the list of tasks. Many who ask wait for each other."""
 
 
 def give_way() -> None:

@@ -66,7 +66,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
         """Answer with the metrics in Prometheus' text format."""
         with deadline("web.metrics", _METRICS_SECONDS):
             # Some milliseconds of work: too long for the loop, which all requests share.
-            body = await trio.to_thread.run_sync(metrics.exposition, abandon_on_cancel=True, limiter=threads.OPERATIONS)
+            body = await threads.OPERATIONS.call_behind(metrics.exposition)
         return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
 
     async def tasks(self, peer: str | None) -> Answer:
@@ -84,7 +84,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
             return encode(service_views.TasksView(pid=os.getpid(), tasks=count, root=root))
 
         with deadline("web.tasks", _TASKS_SECONDS):
-            body = await trio.to_thread.run_sync(make, abandon_on_cancel=True, limiter=threads.OPERATIONS)
+            body = await threads.OPERATIONS.call_behind(make)
         return Answer(status=200, body=body)
 
     async def show_alerts(self) -> Answer:

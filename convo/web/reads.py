@@ -5,13 +5,10 @@ Open this file when a read is refused too early or too late. Accepts have limits
 
 from __future__ import annotations
 
-import math
 import random as dice
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Self
-
-import trio
 
 from convo.errors import Overloaded
 from convo.observe import metrics
@@ -75,7 +72,7 @@ class ReadUnderWay:
             answer = make()
         else:
             with deadline("web.encode", settings.request_seconds):
-                answer = await self._reads.make_in_thread(make)
+                answer = await threads.READS.call_behind(make)
         self._reads.keep_unsent(len(answer.body))
         return answer
 
@@ -95,8 +92,6 @@ class Reads:
         self._random = random
         self.under_way = 0
         self.bytes = 0
-        self._one = trio.Lock()
-        self._next_at = -math.inf
         metrics.reads_in_flight.set_function(lambda: self.under_way)
         metrics.reads_in_flight_bytes.set_function(lambda: self.bytes)
 
@@ -109,19 +104,6 @@ class Reads:
         if self.under_way >= self.settings.reads_max:
             raise self.overloaded(f"{self.under_way} reads are under way, web.reads_max")
         return ReadUnderWay(self)
-
-    async def make_in_thread(self, make: Callable[[], Answer]) -> Answer:
-        """Make an answer in a thread, one at a time, and leave the interpreter to accepts between two of them.
-
-        Its work is one call into C, which cannot be interrupted, so it gives way before the next one begins.
-        """
-        async with self._one:
-            await trio.sleep_until(self._next_at)
-            answer, seconds = await trio.to_thread.run_sync(
-                threads.timed, make, abandon_on_cancel=True, limiter=threads.READS
-            )
-            self._next_at = trio.current_time() + threads.pause_seconds(seconds)
-        return answer
 
     def keep_unsent(self, bytes_: int) -> None:
         """Count the bytes of an answer until it is sent: a client may take it slowly."""

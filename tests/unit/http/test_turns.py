@@ -5,6 +5,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.http.turns import Turns, end_turn
+from convo.runtime.precedence import Precedence
 
 
 async def busy(steps: int, seen: list[str]) -> None:
@@ -196,7 +197,8 @@ async def test_whoever_leaves_while_waiting_holds_nobody_up() -> None:
 
 
 async def test_a_request_begins_when_no_accept_is_under_way(mock_clock: MockClock) -> None:
-    turns, seen = Turns(), list[str]()
+    accepts, seen = Precedence(), list[str]()
+    turns = Turns(accepts)
 
     async def request() -> None:
         async with turns.turn("10.0.0.1"):
@@ -205,31 +207,32 @@ async def test_a_request_begins_when_no_accept_is_under_way(mock_clock: MockCloc
     for number in range(2):
         async with trio.open_nursery() as nursery:
             for _ in range(2):
-                turns.accept_begins()
+                accepts.begin()
             nursery.start_soon(request)
             await wait_all_tasks_blocked()
-            turns.accept_ends()
+            accepts.end()
             await wait_all_tasks_blocked()
             assert len(seen) == 2 * number
-            turns.accept_ends()
+            accepts.end()
             nursery.start_soon(busy, 50, seen)
     assert seen == ["busy", "request"] * 2
     assert mock_clock.current_time() == 0
 
 
 async def test_where_an_accept_is_always_under_way_a_request_begins_all_the_same(mock_clock: MockClock) -> None:
-    turns, began = Turns(), trio.Event()
+    accepts, began = Precedence(), trio.Event()
+    turns = Turns(accepts)
 
     async def request() -> None:
         async with turns.turn("10.0.0.1"):
             began.set()
 
     async with trio.open_nursery() as nursery:
-        turns.accept_begins()
+        accepts.begin()
         nursery.start_soon(request)
         await wait_all_tasks_blocked()
-        turns.accept_begins()
-        turns.accept_ends()
+        accepts.begin()
+        accepts.end()
         mock_clock.jump(0.0149)
         await wait_all_tasks_blocked()
         assert not began.is_set()

@@ -5,15 +5,19 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from convo.analysis.analyze import in_process
 from convo.conversation.model import Conversation, Finding
 from convo.errors import Invalid
 from convo.runtime import threads
+from convo.runtime.precedence import ACCEPTS, PATIENCE_SECONDS
+from convo.runtime.threads import ThreadBehindAccepts
 from convo.settings import WebSettings
 from convo.web import accept
 from convo.web.accept import AcceptRoute
@@ -121,3 +125,67 @@ async def test_a_bug_in_a_thread_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError) as caught:
         await threads.run_in_thread(crash, limiter=trio.CapacityLimiter(1))
     assert "crash" in [entry.name for entry in caught.traceback]
+
+
+# --- behind accepts
+
+
+async def test_one_call_behind_accepts_is_at_work_at_a_time() -> None:
+    side, behind = Side(), ThreadBehindAccepts()
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(behind.call_behind, side.work)
+    assert side.most == 1
+
+
+@pytest.fixture
+def accept_under_way() -> Iterator[None]:
+    ACCEPTS.begin()
+    yield
+    if ACCEPTS.under_way:
+        ACCEPTS.end()
+
+
+@pytest.mark.usefixtures("accept_under_way", "autojump_clock")
+async def test_a_call_begins_when_no_accept_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "PATIENCE_SECONDS", 60)
+    called = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ThreadBehindAccepts().call_behind, called.set)
+        await wait_all_tasks_blocked()
+        assert not called.is_set()
+        ACCEPTS.end()
+    assert called.is_set()
+
+
+@pytest.mark.usefixtures("accept_under_way", "autojump_clock")
+async def test_where_an_accept_is_always_under_way_a_call_begins_after_a_moment() -> None:
+    began = trio.current_time()
+    await ThreadBehindAccepts().call_behind(int)
+    assert trio.current_time() - began >= PATIENCE_SECONDS * 0.99
+
+
+async def test_a_thread_behind_accepts_rests_as_its_share_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "pause_seconds", lambda worked: 60.0 if worked < 60 else 0.0)
+    behind = ThreadBehindAccepts()
+    assert await behind.call_behind(int) == 0
+    with trio.move_on_after(0.05) as waited:
+        await behind.call_behind(int)
+    assert waited.cancelled_caught
+
+
+async def test_a_call_that_was_abandoned_goes_on_and_the_next_one_waits_for_its_end() -> None:
+    behind, may_end, order = ThreadBehindAccepts(), threading.Event(), list[str]()
+
+    def first() -> None:
+        may_end.wait(10)
+        order.append("first")
+
+    with trio.move_on_after(0.05):
+        await behind.call_behind(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(behind.call_behind, order.append, "second")
+        await trio.sleep(0.05)
+        assert order == []
+        may_end.set()
+    assert order == ["first", "second"]

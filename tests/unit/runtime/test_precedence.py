@@ -1,0 +1,52 @@
+"""Who waits for accepts."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from convo.runtime.precedence import Precedence
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_others_wait_until_the_last_accept_has_ended() -> None:
+    accepts, passed = Precedence(), trio.Event()
+
+    async def other() -> None:
+        await accepts.none_under_way()
+        passed.set()
+
+    async with trio.open_nursery() as nursery:
+        accepts.begin()
+        accepts.begin()
+        nursery.start_soon(other)
+        await wait_all_tasks_blocked()
+        accepts.end()
+        await wait_all_tasks_blocked()
+        assert not passed.is_set()
+        accepts.end()
+        await passed.wait()
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_where_another_accept_has_begun_meanwhile_they_wait_on() -> None:
+    accepts, passed = Precedence(), trio.Event()
+
+    async def other() -> None:
+        await accepts.none_under_way()
+        passed.set()
+
+    async with trio.open_nursery() as nursery:
+        accepts.begin()
+        nursery.start_soon(other)
+        await wait_all_tasks_blocked()
+        accepts.end()
+        accepts.begin()
+        await wait_all_tasks_blocked()
+        assert not passed.is_set()
+        accepts.end()
+
+
+async def test_without_accepts_nobody_waits() -> None:
+    await Precedence().none_under_way()
