@@ -18,6 +18,7 @@ from convo import __version__
 from convo.errors import ConvoError, DatabaseUnavailable, Refused
 from convo.observe import log_records
 from convo.store.migrations import Migration, MigrationStep, migrations
+from convo.store.outcomes import store_moved
 from convo.store.postgres import LOCAL, SINGLE, Connection, DedicatedConnection, Unit
 from convo.store.postgres_errors import is_held_up
 from convo.store.process_programs import OlderProcess, announce, is_alone, older_processes
@@ -186,9 +187,13 @@ async def run_step(connection: Connection, step: MigrationStep, *, limited: bool
     # Nobody waits for a process that is alone.
     limit = _STEP_MILLISECONDS if limited and step.is_waited_for and not await is_alone(connection) else 0
     await connection.execute(f"SET LOCAL statement_timeout = {limit}")
-    tag = await connection.execute(step.sql)
+    if step.run == "outcomes":
+        done = not await store_moved(connection, await connection.fetch(step.sql))
+    else:
+        tag = await connection.execute(step.sql)
+        done = step.run == "transaction" or tag.split()[-1] == "0"
     await connection.execute("SET LOCAL statement_timeout = 0")
-    return step.run == "transaction" or tag.split()[-1] == "0"
+    return done
 
 
 async def _make_indexes(connection: Connection, step: MigrationStep) -> None:

@@ -14,10 +14,10 @@ from typing import Literal, cast
 from msgspec import Struct
 
 MigrationKind = Literal["expand", "contract"]
-RunMode = Literal["transaction", "batches", "concurrently"]
+RunMode = Literal["transaction", "batches", "outcomes", "concurrently"]
 
 _KINDS = ("expand", "contract")
-_MODES = ("transaction", "batches", "concurrently")
+_MODES = ("transaction", "batches", "outcomes", "concurrently")
 _LOCK_MODES = (
     *("ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "EXCLUSIVE"),
     "ACCESS EXCLUSIVE",
@@ -41,7 +41,9 @@ class MigrationStep(Struct, frozen=True, kw_only=True):
     """Statements of a migration that are run in one way.
 
     ``transaction``: all of them in one. ``batches``: one statement, again and again until it changes no row, each time
-    in a transaction of its own. ``concurrently``: ``CREATE INDEX CONCURRENTLY``, outside a transaction.
+    in a transaction of its own. ``outcomes``: as ``batches``, but the statement returns rows for the table ``outcome``
+    with plain details, which convo packs and stores (``store/outcomes.py``). ``concurrently``: ``CREATE INDEX
+    CONCURRENTLY``, outside a transaction.
     """
 
     run: RunMode

@@ -61,7 +61,7 @@ _COMMON = (
     b'"emotion":{"name":"neutral","points":0},"cap":{"max":500,"points":0}},"weights_version":"w1:"'
 )
 _LEVEL = 3  # 11 µs; levels 6 and above take 20, and leave 168 bytes
-# Details that begin with this byte were packed with _COMMON. A migration leaves plain JSON, which begins with "{".
+# Details that begin with this byte were packed with _COMMON. Plain JSON begins with "{".
 _MARK = b"\x01"
 _dictionary = zstandard.ZstdCompressionDict(_COMMON, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 _dictionary.precompute_compress(level=_LEVEL)
@@ -76,7 +76,7 @@ def pack_details(details: OutcomeDetails) -> bytes:
 
 
 def unpack_details(packed: bytes) -> OutcomeDetails:
-    """Return the details that ``pack_details`` packed, or that a migration left as they were."""
+    """Return the details that ``pack_details`` packed, or plain ones, as migration 19 makes them."""
     text = _decompressor.decompress(packed[1:]) if packed.startswith(_MARK) else packed
     return msgspec.json.decode(text, type=OutcomeDetails)
 
@@ -93,6 +93,18 @@ Of a done job there are none: they stand in its details.
 """
 
 
+async def store_moved(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Store outcomes of done jobs that leave the table of jobs, and pack their plain details; return how many."""
+    columns = [[row[name] for row in rows] for name in _COLUMNS]
+    await connection.execute(_STORE_MOVED, *columns, [_repacked(row["details"]) for row in rows])
+    return len(rows)
+
+
+def _repacked(plain: bytes) -> bytes:
+    # The database writes JSON with spaces, which _COMMON does not have.
+    return pack_details(unpack_details(msgspec.json.format(plain, indent=-1)))
+
+
 async def lock_jobs(connection: Connection, seqs: Sequence[int]) -> None:
     """Keep all others from these jobs, open or done, until the end of this transaction.
 
@@ -107,6 +119,12 @@ async def hold_ended(connection: Connection, seqs: Sequence[int]) -> Sequence[Ma
     return [row for query in _HOLD_ENDED for row in await connection.fetch(query, list(seqs))]
 
 
+_COLUMNS = ("seq", "began_at", "ended_at", "score", "attempts", "crashes", "emotion")
+_STORE_MOVED = """
+INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
+SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::integer[], $6::integer[],
+                     $7::text[], $8::bytea[])
+"""
 _LOCK_OPEN = "SELECT seq FROM job WHERE seq = ANY($1::bigint[]) ORDER BY seq FOR UPDATE"
 _LOCK_DONE = "SELECT seq FROM outcome WHERE seq = ANY($1::bigint[]) ORDER BY seq FOR UPDATE"
 _HOLD_ENDED = (

@@ -11,7 +11,7 @@ ALTER TABLE job ADD CONSTRAINT job_open CHECK (state <> 'done') NOT VALID;
 CREATE TABLE job_move (after_seq bigint NOT NULL);
 INSERT INTO job_move VALUES (-1);
 
--- run: batches
+-- run: outcomes
 -- lock: ROW EXCLUSIVE ON job, part, part_ticket, run, outcome
 -- job_not_ready, in the order in which all others lock. Whoever erases one of them at this moment is waited for.
 WITH page AS MATERIALIZED (
@@ -38,11 +38,10 @@ WITH page AS MATERIALIZED (
     SELECT DISTINCT ON (seq) seq, began_at, made_by, waits FROM runs ORDER BY seq, ended_at DESC
 )
 -- As convo_began_at, convo_emotion and convo_details make them, but of all rows of a page at once.
-INSERT INTO outcome (seq, began_at, ended_at, score, attempts, crashes, emotion, details)
 SELECT seq, began_at, ended_at, score, attempts, crashes, emotion,
        convert_to(json_build_object('by', coalesce(made_by, ''), 'waits', coalesce(waits, '{}'), 'breakdown', breakdown,
-                                    'weights_version', weights_version, 'parts', coalesce(parts, '[]'))::text, 'UTF8')
-FROM page LEFT JOIN found USING (seq) LEFT JOIN last_run USING (seq);
+                                    'weights_version', weights_version, 'parts', coalesce(parts, '[]'))::text, 'UTF8') AS details
+FROM page LEFT JOIN found USING (seq) LEFT JOIN last_run USING (seq) ORDER BY seq;
 
 -- run: transaction
 -- lock: ACCESS EXCLUSIVE ON job

@@ -62,7 +62,7 @@ def test_details_are_read_as_they_were_packed() -> None:
     assert unpack_details(pack_details(DETAILS)) == DETAILS
 
 
-def test_details_that_a_migration_left_as_plain_json_are_read_too() -> None:
+def test_plain_details_are_read_too() -> None:
     assert unpack_details(msgspec.json.encode(DETAILS)) == DETAILS
 
 
@@ -91,12 +91,14 @@ async def kept_in_job(database: str) -> AsyncIterator[Process]:
         yield process
 
 
-async def run_step(postgres: Postgres, number: int) -> str:
-    """Run one step of the migration that moves them."""
+async def run_step(postgres: Postgres, number: int, rows: int = 200) -> tuple[bool, int]:
+    """Run one step of the migration that moves them; return whether it is done, and how many have moved so far."""
     step = MOVE.steps[number]
+    paged = msgspec.structs.replace(step, sql=step.sql.replace("LIMIT 200", f"LIMIT {rows}"))
 
-    async def body(connection: Connection) -> str:
-        return await connection.execute(step.sql)
+    async def body(connection: Connection) -> tuple[bool, int]:
+        done = await migrate.run_step(connection, paged)
+        return done, await connection.fetchval("SELECT count(*) FROM outcome")
 
     return await postgres.run("test.step", body)
 
@@ -199,11 +201,25 @@ async def test_what_is_settled_while_done_jobs_move_goes_to_its_outcome_at_once(
         await settled(process, 1)
         assert await rows(process.postgres, "SELECT seq FROM outcome") == [(5,)]
         assert await is_whole(process)
-        assert await run_step(process.postgres, 1) == "INSERT 0 3"
-        assert await run_step(process.postgres, 1) == "INSERT 0 0"
+        assert await run_step(process.postgres, 1) == (False, 1 + 3)
+        assert await run_step(process.postgres, 1) == (True, 1 + 3)
         await run_step(process.postgres, 2)
         assert await ask(process.postgres, "SELECT count(*) FROM outcome") == 4
         assert await is_whole(process)
+
+
+async def test_what_moved_is_packed_as_what_is_settled_now(empty_database: str) -> None:
+    async with kept_in_job(empty_database) as process:
+        await process.accepted("before")
+        await settled(process, 1)
+        await move_all(process.postgres)
+        await process.accepted("after")
+        await settled(process, 1)
+        moved, now = await rows(process.postgres, "SELECT details FROM outcome ORDER BY seq")
+        found = unpack_details(moved[0])
+        assert found.parts
+        assert moved[0] == pack_details(found)
+        assert len(moved[0]) <= 1.1 * len(now[0])
 
 
 async def test_once_done_jobs_move_a_program_that_leaves_one_in_its_table_fails(empty_database: str) -> None:
@@ -224,15 +240,9 @@ async def test_done_jobs_move_a_page_at_a_time_and_none_is_left(empty_database: 
     async with kept_in_job(empty_database) as process:
         await process.accepted(*(f"talk-{n}" for n in range(7)))
         await settled(process, 7)
-        step = MOVE.steps[1]
-        paged = step.sql.replace("LIMIT 200", "LIMIT 3")
         await run_step(process.postgres, 0)
-
-        async def body(connection: Connection) -> str:
-            return await connection.execute(paged)
-
-        tags = [await process.postgres.run("test.page", body) for _ in range(4)]
-        assert tags == ["INSERT 0 3", "INSERT 0 3", "INSERT 0 1", "INSERT 0 0"]
+        moved = [await run_step(process.postgres, 1, rows=3) for _ in range(4)]
+        assert moved == [(False, 3), (False, 6), (False, 7), (True, 7)]
         assert await ask(process.postgres, "SELECT count(*) FROM job") == 0
         assert await is_whole(process)
 
