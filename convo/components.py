@@ -24,6 +24,7 @@ from convo.contracts import Contracts
 from convo.erasure_keeper import ErasureKeeper
 from convo.event_keeper import keep_events
 from convo.http.asgi import App
+from convo.job_room_keeper import keep_job_room
 from convo.months_keeper import keep_months
 from convo.observe import metrics
 from convo.outbound_checked import CheckedClient
@@ -297,7 +298,8 @@ class Components:
             self.pacer.run,
             self.remote_bell.run,
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
-            partial(keep_months, self.postgres, lambda: self.alerts.leads),
+            partial(keep_months, self.postgres, self._leads),
+            partial(keep_job_room, self.postgres, self._leads),
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)

@@ -711,6 +711,16 @@ def months_failed(*, reason: str) -> None:
     _record_seldom("warning", "months_failed", reason, reason=reason)
 
 
+def job_room_given_back(*, bytes_before: int, bytes_now: int, seconds: float) -> None:
+    """Log that the indexes of jobs were rebuilt after a backlog; accepts waited for so long at most."""
+    _record("info", "job_room_given_back", bytes_before=bytes_before, bytes_now=bytes_now, seconds=seconds)
+
+
+def job_room_failed(*, reason: str) -> None:
+    """Log that the room of jobs could not be given back now: they keep what their largest backlog took."""
+    _record_seldom("warning", "job_room_failed", reason, reason=reason)
+
+
 def retention_failed(*, reason: str) -> None:
     """Log that what is over could not be looked for or removed now."""
     _record_seldom("warning", "retention_failed", reason, reason=reason)

@@ -53,6 +53,7 @@ NAMES: dict[str, str] = {
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.retire_month": "reading a whole month before it is dropped",
     "db.months": "making the partitions of the next months, and beginning a month",
+    "db.job_room": "rebuilding the indexes of jobs after a backlog",
     "db.erase": "erasing a conversation, or a batch of a user's",
     "db.erasures": "following the list of erasures, or looking for what is to be erased again",
     "db.untold": "noting what a memory service was told of an erasure",

@@ -308,6 +308,8 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.erasure._ACCEPTS",
             "convo.erasure._OLDER_AT_WORK",
             "convo.store.jobs.settle._MOVES",
+            "convo.store.jobs.job_room._INDEX_BYTES",
+            "convo.store.jobs.job_room._IS_WORTH_IT",
             "convo.store.processes._HOLDERS",
             "convo.store.processes._CONNECTED",
         ),
