@@ -21,11 +21,11 @@ from convo.errors import NotFound
 from convo.event_types import EventType
 from convo.store.event_rows import EVENT_COLUMNS, StoredEvent, stored_event
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.webhooks import WEBHOOKS_IN_ALL
 
 LEASE_SECONDS = 20.0
 """An endpoint whose process dies is taken over after this."""
 
-_ENDPOINTS_MAX = 100
 _OFF_AFTER_DAYS = 5
 _GIVE_UP_HOURS = 10
 # Apart from the others an event is tried again after a minute, then after twice as long each time.
@@ -98,7 +98,7 @@ async def lease_webhooks(postgres: Postgres, owner: str) -> list[LeasedWebhook]:
     """
 
     async def body(connection: Connection) -> list[LeasedWebhook]:
-        return [_leased(row) for row in await connection.fetch(_LEASE, owner, LEASE_SECONDS, _ENDPOINTS_MAX)]
+        return [_leased(row) for row in await connection.fetch(_LEASE, owner, LEASE_SECONDS, WEBHOOKS_IN_ALL)]
 
     return await postgres.run("db.courier", body, begin=RELAXED)
 
@@ -107,7 +107,7 @@ async def release_webhooks(postgres: Postgres, owner: str) -> None:
     """Give the endpoints of this process back: another one takes them at once."""
 
     async def body(connection: Connection) -> None:
-        await connection.execute(_RELEASE, owner, _ENDPOINTS_MAX)
+        await connection.execute(_RELEASE, owner, WEBHOOKS_IN_ALL)
 
     await postgres.run("db.courier", body, begin=RELAXED)
 

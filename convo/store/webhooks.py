@@ -24,7 +24,10 @@ from convo.store.audit_log import AuditEntry, Caller
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 WEBHOOKS_MAX = 50
-"""So many endpoints an installation has at most: a process keeps one worker free for each."""
+"""So many endpoints a tenant has at most."""
+
+WEBHOOKS_IN_ALL = 500
+"""So many endpoints all tenants together have at most: a process keeps one worker free for each."""
 
 _ROTATION_DAYS = 1
 _LOOKED_AT_MAX = 20_000
@@ -102,17 +105,19 @@ async def make_webhook(postgres: Postgres, tenant: Tenant, draft: WebhookDraft, 
     """Register an endpoint for what happens from now on; return it and its secret, a new one where none is given.
 
     Raises:
-        TooMany: there are ``WEBHOOKS_MAX``.
+        TooMany: the tenant has ``WEBHOOKS_MAX``, or all together have ``WEBHOOKS_IN_ALL``.
     """
     webhook_id = f"wh_{dice.token_hex(8)}"
     kept = draft.secret or new_secret()
     wanted = list(draft.types), list(draft.bots)
 
     async def body(connection: Connection) -> Webhook:
-        row = await connection.fetchrow(_MAKE, webhook_id, draft.url, *wanted, kept, WEBHOOKS_MAX, tenant.number)
+        limits = WEBHOOKS_MAX, WEBHOOKS_IN_ALL
+        row = await connection.fetchrow(_MAKE, webhook_id, draft.url, *wanted, kept, tenant.number, *limits)
         if row is None:
             raise TooMany(
-                f"an installation takes {WEBHOOKS_MAX} endpoints, and none is free; delete one that is not needed"
+                f"a tenant has at most {WEBHOOKS_MAX} endpoints, and an installation {WEBHOOKS_IN_ALL}; none is free:"
+                " delete one that is not needed"
             )
         await audit_log.append(connection, _noted("webhook_made", tenant, webhook_id, caller))
         return _webhook(row)
@@ -277,8 +282,8 @@ _COLUMNS = """webhook_id, url, types, bots, state, reason, created_at, failing_s
           CASE WHEN old_until > convo_now() THEN old_until END AS old_until"""
 _MAKE = f"""
 INSERT INTO webhook (webhook_id, url, types, bots, secret, tenant, cursor)
-SELECT $1, $2, $3::text[], $4::text[], $5, $7, (SELECT last_sequence FROM event_counter)
-WHERE (SELECT count(*) FROM webhook) < $6
+SELECT $1, $2, $3::text[], $4::text[], $5, $6, (SELECT last_sequence FROM event_counter)
+WHERE (SELECT count(*) FROM webhook WHERE tenant = $6) < $7 AND (SELECT count(*) FROM webhook) < $8
 RETURNING {_COLUMNS}
 """
 _LIST = f"SELECT {_COLUMNS} FROM webhook WHERE tenant = $2 ORDER BY created_at, webhook_id LIMIT $1"

@@ -22,11 +22,11 @@ from convo.store import deliveries
 from convo.store.deliveries import LEASE_SECONDS, Delivery, LeasedWebhook, Noted
 from convo.store.event_numbers import Numberer
 from convo.store.postgres import Postgres
-from convo.store.webhooks import WEBHOOKS_MAX
+from convo.store.webhooks import WEBHOOKS_IN_ALL
 from convo.webhooks.course import Course, WaitingEvent
 from convo.webhooks.sending import Sender, Sent
 
-WORKERS = WEBHOOKS_MAX + 78
+WORKERS = WEBHOOKS_IN_ALL + 78
 """One for each endpoint, and the others for those that are quick."""
 
 _RENEW_SECONDS = 2.0
@@ -134,7 +134,7 @@ class Courier:
                 # A worker that has just ended an attempt does not wait for the next one yet.
                 if not self._send.statistics().tasks_waiting_receive:
                     return
-                waiting = course.take(now, alone=self._busy >= WORKERS - WEBHOOKS_MAX)
+                waiting = course.take(now, alone=self._busy >= WORKERS - WEBHOOKS_IN_ALL)
                 if waiting is not None:
                     self._send.send_nowait((course, waiting))
                     self._busy += 1

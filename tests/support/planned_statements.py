@@ -341,7 +341,7 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.history._READ",
             "convo.store.jobs.suspects.RELEASE_CLAIM",
         ),
-        "a table with one row, one for each count, or one for each of at most 50 endpoints",
+        "a table with one row, one for each count, or one for each of at most 500 endpoints",
     ),
     **dict.fromkeys(
         (

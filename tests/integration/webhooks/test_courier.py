@@ -12,8 +12,14 @@ import pytest
 import trio
 from standardwebhooks import Webhook
 
+from convo.conversation.tenant import DEFAULT, Tenant
+from convo.errors import TooMany
 from convo.event_types import EVENT_TYPES
 from convo.standard_webhooks import new_secret
+from convo.store import webhooks
+from convo.store.audit_log import NO_CALLER
+from convo.store.deliveries import lease_webhooks
+from convo.store.webhooks import WEBHOOKS_IN_ALL, WebhookDraft, make_webhook
 from tests.support.making import ask, open_store, shift_clock
 from tests.support.receivers import GOOD, Got, Receiver, Reply, receiving
 from tests.support.running import ended, serving
@@ -356,3 +362,29 @@ async def test_a_deleted_endpoint_gets_nothing_any_more(database: str, tmp_path:
             await trio.sleep(1.0)
             assert (await client.get(f"/v1/webhooks/{made['id']}")).status_code == 404
     assert receiver.events() == []
+
+
+async def test_how_many_endpoints_a_tenant_has_is_no_matter_of_the_others(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "WEBHOOKS_MAX", 2)
+    monkeypatch.setattr(webhooks, "WEBHOOKS_IN_ALL", 3)
+    draft, other = WebhookDraft(url="http://receiver.example/"), Tenant(number=1, name="other")
+    async with open_store(database) as postgres:
+        for tenant in (DEFAULT, DEFAULT, other):
+            await make_webhook(postgres, tenant, draft, NO_CALLER)
+        with pytest.raises(TooMany, match="a tenant has at most 2 endpoints"):
+            await make_webhook(postgres, DEFAULT, draft, NO_CALLER)
+        with pytest.raises(TooMany, match="an installation 3"):
+            await make_webhook(postgres, other, draft, NO_CALLER)
+
+
+async def test_one_process_delivers_to_as_many_endpoints_as_there_can_be(database: str) -> None:
+    async with open_store(database) as postgres:
+        await ask(
+            postgres,
+            "INSERT INTO webhook (webhook_id, url, types, bots, secret, tenant, state, cursor)"
+            " SELECT 'wh_' || n, 'http://receiver.example/', '{}', '{}', 's', n % 20, 'active', 0"
+            f" FROM generate_series(1, {WEBHOOKS_IN_ALL}) AS n",
+        )
+        assert len(await lease_webhooks(postgres, "here.start")) == WEBHOOKS_IN_ALL
