@@ -56,6 +56,7 @@ from convo.store.outbox import Outbox
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
 from convo.telling import Teller, telling_of
+from convo.tenant_keeper import TenantIndexes
 from convo.web.accept import AcceptRoute
 from convo.web.admission import Admission
 from convo.web.app import make_app
@@ -161,7 +162,8 @@ class Components:
     def _open_store(self) -> None:
         settings, postgres = self.settings, self.postgres
         suspect = postgres.sessions.suspect
-        self._reader = Reader(postgres, self._log_store)
+        self._tenant_indexes = TenantIndexes(postgres, self._leads)
+        self._reader = Reader(postgres, self._log_store, self._tenant_indexes.are_made)
         receipts = GivenReceipts(suspect)
         self.going_back = GoingBack(
             postgres, receipts, settings.jobs.heartbeat_seconds, lambda: self.alerts.leads and self.prepared.is_set()
@@ -245,7 +247,12 @@ class Components:
                 audit_queue=self.audit_queue,
             ),
             explaining=ExplainRoute(postgres=postgres, reads=self._reads, dependencies=self._dependencies),
-            auditing=AuditLogRoute(postgres=postgres, reads=self._reads, rows_max=settings.web.list_rows_max),
+            auditing=AuditLogRoute(
+                postgres=postgres,
+                reads=self._reads,
+                rows_max=settings.web.list_rows_max,
+                default_has_indexes=self._tenant_indexes.are_made,
+            ),
             erasing=EraseRoutes(
                 postgres=postgres,
                 erased=self._erased,
@@ -300,6 +307,7 @@ class Components:
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
             partial(keep_months, self.postgres, self._leads),
             partial(keep_job_room, self.postgres, self._leads),
+            self._tenant_indexes.run,
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
@@ -324,6 +332,7 @@ class Components:
         self.held.drop()
         self.jobs.start_over()
         self.authority.forget()
+        self._tenant_indexes.forget()
         self.audit_queue.forget_numbers()
         self.watch.wake_all()
         self.numberer.start_over()

@@ -67,6 +67,7 @@ RANKS: dict[str, int] = {
     "convo.retention_report": 13,
     "convo.months_keeper": 13,
     "convo.job_room_keeper": 13,
+    "convo.tenant_keeper": 11,
     "convo.contracts": 13,
     "convo.major_move": 13,
     "convo.sign_in": 13,
@@ -183,6 +184,7 @@ TESTED_BY: dict[str, str] = {
     "convo.web.description.event_documents": "unit/test_cloud_events.py",
     "convo.web.description.webhook_views": "unit/web/description/test_openapi.py",
     "convo.store.event_numbers": "integration/store/test_outbox.py",
+    "convo.store.tenant_indexes": "integration/test_tenant_keeper.py",
     "convo.store.jobs.job_room": "integration/test_job_room_keeper.py",
     "convo.store.event_expiry": "integration/test_event_keeper.py",
     # Each is a step of what only a receiver sees.

@@ -18,7 +18,7 @@ OWNED = re.compile(
     r"\b(?:FROM|JOIN|UPDATE|INTO|USING)\s+(?:conversation|job|every_job|outcome|memory|relationship|audit_log|receipt"
     r"|ledger|event|webhook)\b(?! FROM)"
 )
-SCOPED = re.compile(r"\btenant (?:=|> 0)|\bUSING \([^)]*\btenant\b|\btenant IS|\btenant\)|\btenant, 0\)")
+SCOPED = re.compile(r"\btenant (?:=|> 0|< 1)|\bUSING \([^)]*\btenant\b|\btenant IS|\btenant\)|\btenant, 0\)")
 # By rows that the caller names: it found them in its own tenant, or works on what no request asked for.
 NAMED = re.compile(
     r"\bid_hash = \$1|\bid_hash = ANY\(\$1|\buser_hmac = \$1|\bseq = \$1|\bseq = ANY\(\$\d|\bunnest\(\$1::bigint\[\]"
@@ -62,7 +62,6 @@ SINGLE: Mapping[str, str] = {
     "convo.store.deliveries._ERASED": "of events that were read for an endpoint of their tenant",
     "convo.store.outbox.APPEND_ACCEPTED": "a piece of accept's, which has the column where it is another tenant",
     "convo.store.webhooks._IS_OLD": "when a number was given, and nothing else",
-    "convo.store.webhooks._MAKE": "stores a row of the caller's tenant; how many there may be is the installation's",
     "convo.store.listing._done": "a piece of others: each that is found is checked by its conversation",
     "convo.store.listing._search": "a piece of others",
 }

@@ -721,6 +721,16 @@ def job_room_failed(*, reason: str) -> None:
     _record_seldom("warning", "job_room_failed", reason, reason=reason)
 
 
+def tenant_indexes_made(*, seconds: float) -> None:
+    """Log that the lists of the tenant default have indexes of their own, because there are several tenants."""
+    _record("info", "tenant_indexes_made", seconds=seconds)
+
+
+def tenant_indexes_failed(*, reason: str) -> None:
+    """Log that these indexes could not be looked for or made now: the lists go on walking over other tenants' rows."""
+    _record_seldom("warning", "tenant_indexes_failed", reason, reason=reason)
+
+
 def retention_failed(*, reason: str) -> None:
     """Log that what is over could not be looked for or removed now."""
     _record_seldom("warning", "retention_failed", reason, reason=reason)

@@ -54,6 +54,7 @@ NAMES: dict[str, str] = {
     "db.retire_month": "reading a whole month before it is dropped",
     "db.months": "making the partitions of the next months, and beginning a month",
     "db.job_room": "rebuilding the indexes of jobs after a backlog",
+    "db.tenants": "looking whether there are several tenants, and indexes for that",
     "db.erase": "erasing a conversation, or a batch of a user's",
     "db.erasures": "following the list of erasures, or looking for what is to be erased again",
     "db.untold": "noting what a memory service was told of an erasure",

@@ -45,13 +45,15 @@ class AuditPage(Struct, frozen=True, kw_only=True):
     next_before: int | None
 
 
-async def read_audit_log(postgres: Postgres, tenant: Tenant, wanted: AuditFilter, limit: int) -> AuditPage:
-    """Read up to ``limit`` rows of a tenant, newest first."""
+async def read_audit_log(
+    postgres: Postgres, tenant: Tenant, wanted: AuditFilter, limit: int, *, default_has_indexes: bool = False
+) -> AuditPage:
+    """Read up to ``limit`` rows of a tenant, newest first; ``default_has_indexes``: those of ``tenant_indexes``."""
 
     async def body(connection: Connection) -> AuditPage:
         values = await _values(connection, tenant, wanted)
         looked_at = limit + 1 if not (values or wanted.since) else max(_LOOKED_AT_MAX, limit + 1)
-        statement, value = _statement(tenant, wanted, values)
+        statement, value = _statement(tenant, wanted, values, default_has_indexes=default_has_indexes)
         last = _NEWEST if wanted.before is None else wanted.before - 1
         rows = await connection.fetch(statement, tenant.number, last, looked_at, *value)
         found = [row for row in rows if _is_meant(row, values, wanted.since)]
@@ -79,14 +81,18 @@ def _is_meant(row: AuditRow, values: Mapping[str, object], since: datetime | Non
     return all(row[name] == value for name, value in values.items()) and (since is None or row["at"] >= since)
 
 
-def _statement(tenant: Tenant, wanted: AuditFilter, values: Mapping[str, object]) -> tuple[str, tuple[object, ...]]:
+def _statement(
+    tenant: Tenant, wanted: AuditFilter, values: Mapping[str, object], *, default_has_indexes: bool
+) -> tuple[str, tuple[object, ...]]:
     """Return the statement that reads the fewest rows for a page, and what it takes behind the limit."""
     for name, statement in _BY_VALUE.items():
         if name in values:
             return statement, (values[name],)
     if wanted.action is not None and wanted.action != "log_read":
         return _BY_ACTION[wanted.action], ()
-    return _ALL_OF_TENANT if tenant.number else _ALL, ()
+    if tenant.number:
+        return _ALL_OF_TENANT, ()
+    return _ALL_OF_DEFAULT if default_has_indexes else _ALL, ()
 
 
 _FIELDS = "SELECT number, at, action, key_id, address, target_kind, target, of_user, detail FROM audit_log"
@@ -95,18 +101,19 @@ _FIELDS = "SELECT number, at, action, key_id, address, target_kind, target, of_u
 def _range(column: str, value: str, condition: str) -> str:
     # By two ends and its own order, as in ``listing``: else the planner may walk the primary key over all other rows.
     return (
-        f"WHERE tenant = $1 AND {condition}"
+        f"WHERE {condition}"
         f" AND ({column}, number) >= ({value}, 0) AND ({column}, number) <= ({value}, $2)"
         f" ORDER BY {column} DESC, number DESC LIMIT $3"
     )
 
 
 _ALL = f"{_FIELDS} WHERE tenant = $1 AND number <= $2 ORDER BY number DESC LIMIT $3"
-# audit_log_of_tenant
+# audit_log_of_tenant, audit_log_default: whose the rows are stands in the range, as in ``listing``.
 _ALL_OF_TENANT = f"{_FIELDS} {_range('tenant', '$1', 'tenant > 0')}"
+_ALL_OF_DEFAULT = f"{_FIELDS} {_range('tenant', '$1', 'tenant < 1')}"
 # The one that is most probably seldom comes first.
-_BY_VALUE = {name: f"{_FIELDS} {_range(name, '$4', f'{name} IS NOT NULL')}" for name in ("target", "of_user", "key_id")}
-_NO_READ = "action <> 'log_read'"
+_BY_VALUE = {name: f"{_FIELDS} {_range(name, '$4', f'tenant = $1 AND {name} IS NOT NULL')}" for name in ("target", "of_user", "key_id")}
+_NO_READ = "tenant = $1 AND action <> 'log_read'"
 # The action is part of the text: only then does the planner use a partial index.
 _BY_ACTION = {
     action: f"{_FIELDS} {_range('action', repr(action), _NO_READ)}" for action in AUDIT_ACTIONS if action != "log_read"

@@ -6,7 +6,7 @@ them. It changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -56,11 +56,17 @@ class FoundLog(Struct, frozen=True, kw_only=True):
 
 
 class Reader:
-    """Reads for the web layer, a pooled connection and a deadline each."""
+    """Reads for the web layer, a pooled connection and a deadline each.
 
-    def __init__(self, postgres: Postgres, log_store: LogStore) -> None:
+    ``default_has_indexes`` says whether those of ``tenant_indexes`` can be used.
+    """
+
+    def __init__(
+        self, postgres: Postgres, log_store: LogStore, default_has_indexes: Callable[[], bool] = lambda: False
+    ) -> None:
         self._postgres = postgres
         self._log_store = log_store
+        self._default_has_indexes = default_has_indexes
 
     async def one(self, reach: Reach, conversation_id: str) -> FoundConversation:
         """Read one conversation.
@@ -113,7 +119,9 @@ class Reader:
         """Read up to ``limit`` conversations, newest first, and where the next page begins; as ``listing``."""
         if wanted.bot_id is not None and not reach.has_bot(wanted.bot_id):
             return FoundPage(rows=(), next_before=None)
-        statements = list_statements(reach, wanted, limit + 1)
+        statements = list_statements(
+            reach, wanted, limit + 1, default_has_indexes=self._default_has_indexes()
+        )
 
         async def body(connection: Connection) -> FoundPage:
             rows = await connection.fetch(statements.page, *statements.page_values)

@@ -5,7 +5,7 @@ So a page looks at a bounded number of rows, whatever is asked for. Where few of
 next one goes on behind them.
 
 Other tenants than the default one have indexes of their own, which hold nothing where there is none. The default one
-walks the common indexes: where others have sent much since, over that as well.
+walks the common indexes, and indexes of its own where there are several tenants (``store/tenant_indexes.py``).
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ class ListStatements(Struct, frozen=True, kw_only=True):
     last_values: Sequence[Any]
 
 
-def list_statements(reach: Reach, wanted: ListFilter, limit: int) -> ListStatements:
-    """Make the statements of one page of up to ``limit`` rows."""
+def list_statements(reach: Reach, wanted: ListFilter, limit: int, *, default_has_indexes: bool) -> ListStatements:
+    """Make the statements of one page of up to ``limit`` rows.
+
+    ``default_has_indexes``: those of ``tenant_indexes`` are made.
+    """
     looked_at = max(LOOKED_AT_MAX, limit)
-    search = _search(reach, wanted, looked_at)
+    search = _search(reach, wanted, looked_at, own=reach.tenant.number > 0 or default_has_indexes)
     values: list[Any] = [reach.tenant.number, *search.value]
     # That its tenant is the caller's is checked again on each: done jobs have none in their own row.
     used, filters = tuple(values), ["c.tenant = $1::smallint"]
@@ -88,31 +91,40 @@ class _Search(Struct, frozen=True, kw_only=True):
     value: tuple[Any, ...] = ()
 
 
-def _search(reach: Reach, wanted: ListFilter, looked_at: int) -> _Search:  # noqa: PLR0911  (one for each index)
+def _search(  # noqa: PLR0911  (one for each index)
+    reach: Reach, wanted: ListFilter, looked_at: int, *, own: bool
+) -> _Search:
     # By the user where there is one, else by the bots that are reached, by the state, or by the bot. Nearly all are
     # done, so that state comes last.
-    all_of, own, before = "SELECT * FROM conversation AS c", reach.tenant.number > 0, wanted.before
+    all_of, before = "SELECT * FROM conversation AS c", wanted.before
+    group = _group(reach) if own else ""
     if wanted.user_id is not None:
         return _Search(looked=f"{all_of} {_range('user_id', '$2', before, _TENANT)}", value=(wanted.user_id,))
     if wanted.bot_id is not None and (reach.bots is not None or wanted.state in (None, "done")):
-        return _Search(looked=f"{all_of} {_of_bot('$2', before, own=own)}", value=(wanted.bot_id,))
+        return _Search(looked=f"{all_of} {_of_bot('$2', before, group)}", value=(wanted.bot_id,))
     if reach.bots is not None:
-        one = f"{all_of} {_of_bot('bot.id', before, own=own)} LIMIT {looked_at}"
+        one = f"{all_of} {_of_bot('bot.id', before, group)} LIMIT {looked_at}"
         each = f"unnest($2::text[]) AS bot (id) CROSS JOIN LATERAL ({one}) AS one"
         return _Search(looked=f"SELECT * FROM {each} ORDER BY seq DESC", value=(list(reach.bots),))
     if wanted.state == "done" and not own:
         return _Search(first="done", looked=_done(before, looked_at))
     if wanted.state not in (None, "done"):
         open_jobs = "SELECT seq, state, waits_for, attempts, last_error, NULL::integer AS score FROM job"
-        return _Search(first="job", looked=f"{open_jobs} {_by_state(wanted, own=own)}")
+        return _Search(first="job", looked=f"{open_jobs} {_by_state(wanted, group)}")
     if own:
-        return _Search(looked=f"{all_of} {_range('tenant', '$1', before, _OTHER)}")
+        return _Search(looked=f"{all_of} {_range('tenant', '$1', before, group)}")
     return _Search(looked=f"{all_of} WHERE {_TENANT} AND seq <= {_last(before)} ORDER BY seq DESC")
 
 
 _TENANT = "tenant = $1::smallint"
-# The condition of the indexes of other tenants: only then does the planner use them.
-_OTHER = f"tenant > 0 AND {_TENANT}"
+
+
+def _group(reach: Reach) -> str:
+    """Return the condition of the indexes that lead by the tenant: only with it does the planner use them.
+
+    Which tenant it is stands in their range alone: beside ``tenant = $1`` their order counts for nothing.
+    """
+    return "tenant > 0" if reach.tenant.number else "tenant < 1"
 
 
 def _range(columns: str, values: str, before: int | None, also: str) -> str:
@@ -127,15 +139,17 @@ def _range(columns: str, values: str, before: int | None, also: str) -> str:
     )
 
 
-def _of_bot(bot: str, before: int | None, *, own: bool) -> str:
-    return _range("tenant, bot_id", f"$1, {bot}", before, _OTHER) if own else _range("bot_id", bot, before, _TENANT)
+def _of_bot(bot: str, before: int | None, group: str) -> str:
+    if group:
+        return _range("tenant, bot_id", f"$1, {bot}", before, group)
+    return _range("bot_id", bot, before, _TENANT)
 
 
-def _by_state(wanted: ListFilter, *, own: bool) -> str:
+def _by_state(wanted: ListFilter, group: str) -> str:
     parked = wanted.state == "parked"
     state, also = ("'ready'", "waits_for <> '' AND ") if parked else (f"'{wanted.state}'", "")
-    if own:
-        return _range("tenant, state", f"$1, {state}", wanted.before, also + _OTHER)
+    if group:
+        return _range("tenant, state", f"$1, {state}", wanted.before, also + group)
     if wanted.state == "ready":
         # No index has these alone: accept would write it. Most of the table is ready, or leased and few.
         return f"WHERE {_TENANT} AND seq <= {_last(wanted.before)} ORDER BY seq DESC"

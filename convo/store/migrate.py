@@ -196,6 +196,19 @@ async def run_step(connection: Connection, step: MigrationStep, *, limited: bool
     return done
 
 
+async def make_indexes(dedicated: DedicatedConnection, step: MigrationStep) -> None:
+    """Make the indexes of a step of no migration, as one of a migration would be; no process migrates meanwhile.
+
+    Raises:
+        DatabaseUnavailable: it could not be done now.
+    """
+
+    async def unit(connection: Connection) -> bool:
+        return await run_step(connection, step)
+
+    await _under_lock(dedicated, step, unit)
+
+
 async def _make_indexes(connection: Connection, step: MigrationStep) -> None:
     await connection.execute("SET statement_timeout = 0")
     # It waits for transactions that began before it, however long, and no accept waits for it.

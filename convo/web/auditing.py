@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,7 @@ class AuditLogRoute(Struct, frozen=True, kw_only=True):
     postgres: Postgres
     reads: Reads
     rows_max: int
+    default_has_indexes: Callable[[], bool]
 
     async def page(self, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with a page of the audit log of the caller's tenant.
@@ -39,7 +40,9 @@ class AuditLogRoute(Struct, frozen=True, kw_only=True):
         )
         limit = queries.limit_of(query, self.rows_max)
         with self.reads.begin():
-            found = await read_audit_log(self.postgres, reach.tenant, wanted, limit)
+            found = await read_audit_log(
+                self.postgres, reach.tenant, wanted, limit, default_has_indexes=self.default_has_indexes()
+            )
         cursor = None if found.next_before is None else queries.cursor_after(found.next_before)
         view = service_views.AuditLogView(entries=tuple(map(_entry, found.rows)), next_cursor=cursor)
         return Answer(status=200, body=encode(view))
