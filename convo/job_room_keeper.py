@@ -38,7 +38,5 @@ async def give_job_room_back(postgres: Postgres) -> RebuiltIndexes | None:
         return None
     if rebuilt is not None:
         seconds = trio.current_time() - started
-        log_records.job_room_given_back(
-            bytes_before=rebuilt.bytes_before, bytes_now=rebuilt.bytes_now, seconds=seconds
-        )
+        log_records.job_room_given_back(bytes_before=rebuilt.bytes_before, bytes_now=rebuilt.bytes_now, seconds=seconds)
     return rebuilt

@@ -112,7 +112,10 @@ _ALL = f"{_FIELDS} WHERE tenant = $1 AND number <= $2 ORDER BY number DESC LIMIT
 _ALL_OF_TENANT = f"{_FIELDS} {_range('tenant', '$1', 'tenant > 0')}"
 _ALL_OF_DEFAULT = f"{_FIELDS} {_range('tenant', '$1', 'tenant < 1')}"
 # The one that is most probably seldom comes first.
-_BY_VALUE = {name: f"{_FIELDS} {_range(name, '$4', f'tenant = $1 AND {name} IS NOT NULL')}" for name in ("target", "of_user", "key_id")}
+_BY_VALUE = {
+    name: f"{_FIELDS} {_range(name, '$4', f'tenant = $1 AND {name} IS NOT NULL')}"
+    for name in ("target", "of_user", "key_id")
+}
 _NO_READ = "tenant = $1 AND action <> 'log_read'"
 # The action is part of the text: only then does the planner use a partial index.
 _BY_ACTION = {

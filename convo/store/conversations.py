@@ -119,9 +119,7 @@ class Reader:
         """Read up to ``limit`` conversations, newest first, and where the next page begins; as ``listing``."""
         if wanted.bot_id is not None and not reach.has_bot(wanted.bot_id):
             return FoundPage(rows=(), next_before=None)
-        statements = list_statements(
-            reach, wanted, limit + 1, default_has_indexes=self._default_has_indexes()
-        )
+        statements = list_statements(reach, wanted, limit + 1, default_has_indexes=self._default_has_indexes())
 
         async def body(connection: Connection) -> FoundPage:
             rows = await connection.fetch(statements.page, *statements.page_values)

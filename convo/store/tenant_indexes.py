@@ -1,4 +1,4 @@
-"""The indexes of the tenant ``default`` that are made where there are several tenants: its lists then walk over no other.
+"""The indexes that the tenant ``default`` has where there are several tenants, so that its lists walk over no other.
 
 Open it to add one, for a list that leads by the tenant. Other tenants have theirs from the start (0020): where there is
 one tenant, these hold nothing. The same of the default one would be written by every accept, and answer nothing that

@@ -11,7 +11,7 @@ from msgspec import structs
 from convo import tenant_keeper
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable
-from convo.store import audit_pages
+from convo.store import audit_pages, tenant_indexes
 from convo.store.audit_pages import AuditFilter, read_audit_log
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter, list_statements
@@ -88,7 +88,8 @@ async def test_where_there_is_one_tenant_none_is_made(process: Process) -> None:
 
 async def test_only_the_process_that_leads_makes_them_and_the_others_learn_of_it(process: Process) -> None:
     await make_tenants(process.postgres)
-    one, other = (TenantIndexes(process.postgres, lambda leads=leads: leads) for leads in (True, False))
+    one = TenantIndexes(process.postgres, lambda: True)
+    other = TenantIndexes(process.postgres, lambda: False)
     await other.look()
     assert await found_indexes(process) == set()
     with told() as names:
@@ -123,7 +124,7 @@ async def test_one_that_an_interrupted_process_has_left_is_not_used_and_made_ane
 async def test_what_cannot_be_made_is_logged_and_tried_again(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tenant_keeper, "LOOK_SECONDS", 0.01)
     await make_tenants(process.postgres)
-    made = tenant_keeper.tenant_indexes.make
+    made = tenant_indexes.make
     calls = 0
 
     async def fails_once(dedicated: Any) -> None:
@@ -133,7 +134,7 @@ async def test_what_cannot_be_made_is_logged_and_tried_again(process: Process, m
             raise DatabaseUnavailable("it is away")
         await made(dedicated)
 
-    monkeypatch.setattr(tenant_keeper.tenant_indexes, "make", fails_once)
+    monkeypatch.setattr(tenant_indexes, "make", fails_once)
     indexes = TenantIndexes(process.postgres, lambda: True)
     with told() as names:
         async with trio.open_nursery() as nursery:

@@ -276,7 +276,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
 """By name, what a statement is run with: about the same things in a small database and in a large one."""
 
 NOT_COMPARED: Mapping[str, str] = {
-    "convo.store.audit_pages._ALL_OF_DEFAULT": "its index is there with a second tenant: integration/test_tenant_keeper.py",
+    "convo.store.audit_pages._ALL_OF_DEFAULT": "its index comes with a second tenant: test_tenant_keeper.py",
     "convo.store.outcomes._STORE_MOVED": "it writes what it is given",
     "convo.store.imported._ADD": "it writes, by the relationships' own key",
     "convo.store.imported._NOTE": "it writes, by its table's own key",
