@@ -26,6 +26,11 @@ LISTS: tuple[dict[str, Any], ...] = (
     *({"state": state} for state in ("ready", "leased", "done", "dead", "parked")),
     *({"bot_id": "bot-1", "state": state} for state in ("ready", "dead", "done")),
 )
+# Much of its own, before the others: else the planner takes the new indexes for any statement that names the tenant.
+_MINE = """
+INSERT INTO conversation (conversation_id, user_id, bot_id, started_at, ended_at, received_at, turns, exchanges)
+SELECT 'mine-' || n, 'user-1', 'bot-1', now(), now(), now(), 2, 1 FROM generate_series(1, 6000) AS n
+"""
 # Of another tenant, which has sent much since.
 _OTHERS = (
     """
@@ -156,6 +161,7 @@ async def test_lists_of_the_default_tenant_are_the_same_when_others_have_sent_mu
 
 
 async def test_a_list_of_the_default_tenant_reads_no_row_of_another(process: Process, database: str) -> None:
+    await ask(process.postgres, f"DO $$ BEGIN {_MINE}; END $$")
     await others_come(process)
     await TenantIndexes(process.postgres, lambda: True).look()
 
@@ -172,7 +178,7 @@ async def test_a_list_of_the_default_tenant_reads_no_row_of_another(process: Pro
         return found
 
     found = await trio_asyncio.aio_as_trio(plans)()
-    assert {name: one.rows for name, one in found.items() if one.rows > 10 * 15} == {}
+    assert {name: one.rows for name, one in found.items() if one.rows > 2000} == {}
 
 
 async def test_a_page_of_the_audit_log_of_the_default_tenant_is_of_its_rows(process: Process) -> None:
