@@ -15,7 +15,7 @@ from convo.store.jobs.job_room import RebuiltIndexes, rebuild_indexes
 from convo.store.postgres import LOCAL, Postgres
 from convo.store.postgres_errors import is_held_up
 
-LOOK_SECONDS = 60.0
+ROOM_LOOK_SECONDS = 60.0
 
 
 async def keep_job_room(postgres: Postgres, leads: Callable[[], bool]) -> None:
@@ -23,7 +23,7 @@ async def keep_job_room(postgres: Postgres, leads: Callable[[], bool]) -> None:
     while True:
         if leads():
             await give_job_room_back(postgres)
-        await trio.sleep(LOOK_SECONDS)
+        await trio.sleep(ROOM_LOOK_SECONDS)
 
 
 async def give_job_room_back(postgres: Postgres) -> RebuiltIndexes | None:

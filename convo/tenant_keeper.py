@@ -14,7 +14,7 @@ from convo.observe import log_records
 from convo.store import tenant_indexes
 from convo.store.postgres import RELAXED, Connection, Postgres
 
-LOOK_SECONDS = 60.0
+TENANT_LOOK_SECONDS = 60.0
 
 
 class TenantIndexes:
@@ -40,7 +40,7 @@ class TenantIndexes:
                 await self.look()
             except ConvoError as error:
                 log_records.tenant_indexes_failed(reason=error.detail)
-            await trio.sleep(LOOK_SECONDS)
+            await trio.sleep(TENANT_LOOK_SECONDS)
 
     async def look(self) -> None:
         """Find out whether they can be used, and make them where they are needed and this process leads.

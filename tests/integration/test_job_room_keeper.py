@@ -95,7 +95,7 @@ async def test_what_cannot_be_rebuilt_is_logged(process: Process, monkeypatch: p
 
 
 async def test_only_the_process_that_leads_rebuilds(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_room_keeper, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(job_room_keeper, "ROOM_LOOK_SECONDS", 0.01)
     before = await index_bytes(process)
     leads = False
     async with trio.open_nursery() as nursery:

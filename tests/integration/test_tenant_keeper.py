@@ -127,7 +127,7 @@ async def test_one_that_an_interrupted_process_has_left_is_not_used_and_made_ane
 
 
 async def test_what_cannot_be_made_is_logged_and_tried_again(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tenant_keeper, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(tenant_keeper, "TENANT_LOOK_SECONDS", 0.01)
     await make_tenants(process.postgres)
     made = tenant_indexes.make
     calls = 0
