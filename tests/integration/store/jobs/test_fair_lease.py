@@ -262,9 +262,8 @@ async def test_at_200_000_ready_rows_a_lease_probes_the_index_so_often_and_no_mo
         scans = await connection.fetchval("SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'job'")
         return len(taken.rows), scans
 
-    async with open_process(crowded, PATIENT) as process:
-        async with locked(process, others, after="user-5"):
-            leased, scans = await process.postgres.run("test.probes", probes)
+    async with open_process(crowded, PATIENT) as process, locked(process, others, after="user-5"):
+        leased, scans = await process.postgres.run("test.probes", probes)
     assert leased == (0 if looks == LOOKS_MAX else 8)
     keys = 8 + (looks - 1) * FURTHER_KEYS
     # Of each key the search and its rows, once for each value of waits_for; then what comes due, and the update of 8.
