@@ -36,7 +36,7 @@ Front = tuple[str, str]
 
 
 Gateway = Callable[[Path, str], AbstractContextManager[str]]
-# Each route is walked in a hundred spellings at both doors. A gateway has one rule for all: there each fourth is walked.
+# Each route is walked in a hundred spellings at both doors. A gateway has one rule for all: there each fourth goes.
 SOME = ROUTES[::4]
 IN_FRONT = pytest.mark.parametrize(
     ("gateway", "routes"),
