@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio._core._run import wait_all_tasks_blocked  # trio.testing has it, too, and imports pytest where that is there
 
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.observe import log_records, metrics

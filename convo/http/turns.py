@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from weakref import WeakValueDictionary
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio._core._run import wait_all_tasks_blocked  # trio.testing has it, too, and imports pytest where that is there
 
 from convo.http.addresses import client_network
 from convo.observe import metrics

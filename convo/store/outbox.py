@@ -179,7 +179,7 @@ WHERE c.user_id <> '{CANARY_USER}' ORDER BY place
 APPEND_ACCEPTED = f"""), events AS (
     INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data$column)
     SELECT 'conversation.accepted', seq, conversation_id, user_id, bot_id,
-           jsonb_build_object('turns', fresh.turns)$column
+           jsonb_build_object('turns', sent.turns)$column
     FROM fresh JOIN sent USING (seq) WHERE user_id <> '{CANARY_USER}'
 """
 """For accept, whose own statement appends the event of each new conversation, and has a column of the tenant or not."""

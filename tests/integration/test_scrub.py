@@ -181,6 +181,22 @@ async def test_a_transaction_that_may_still_see_what_was_erased_is_named_and_not
             await scrub.scrub(session, sizes, lambda _one, _left: None)
 
 
+async def test_nothing_that_was_sampled_of_a_table_that_is_empty_now_is_left(database: str) -> None:
+    sampled = "SELECT count(*) FROM pg_stats WHERE schemaname = 'public' AND tablename = 'memory'"
+    async with open_store(database) as postgres, open_dedicated(postgres, **scrub.SCRUB_SETTINGS) as session:
+        forget = "SELECT to_regprocedure('pg_clear_attribute_stats(text,text,text,boolean)') IS NOT NULL"
+        if not await ask(postgres, forget):
+            pytest.skip("this server cannot forget a sample")
+        row = "INSERT INTO memory (user_id, key, kind, text, seq) SELECT 'u', n::text, 'k', 't', n FROM generate_series"
+        await ask(postgres, f"{row}(1, 100) AS n")
+        await vacuum(database, "ANALYZE memory")
+        await ask(postgres, "DELETE FROM memory")
+        assert await ask(postgres, sampled) > 0
+        sizes = [one for one in await scrub.read_sizes(session) if one.name == "memory"]
+        await scrub.scrub(session, sizes, lambda _one, _left: None)
+        assert await ask(postgres, sampled) == 0
+
+
 def test_what_is_left_is_expected_by_what_was_measured() -> None:
     sizes = [Size(name="part", bytes=100_000_000), Size(name="run", bytes=50_000_000)]
     assert scrub.expected_seconds(sizes) == 3.0

@@ -7,9 +7,10 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 
 import convo
-from tests.support.source_tree import ROOT
+from tests.support.source_tree import modules
 
 
 def _modules() -> Iterator[str]:
@@ -20,8 +21,17 @@ def _modules() -> Iterator[str]:
 
 def found_statements(pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
     """Find every string that matches: the values of modules and classes, and the constants in functions."""
+    return ((name, text) for name, text in _strings() if pattern.search(text))
+
+
+@cache
+def _strings() -> list[tuple[str, str]]:
+    return list(_all_strings())
+
+
+def _all_strings() -> Iterator[tuple[str, str]]:
     for name in _modules():
-        module, tree = vars(importlib.import_module(name)), _parse(name)
+        module, tree = vars(importlib.import_module(name)), modules()[name]
         assigned = {
             target.id for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) for target in _names(node)
         }
@@ -29,20 +39,15 @@ def found_statements(pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
         for owner, values in ((name, own), *_classes(name, module)):
             for key, value in list(values.items()):
                 for text in _texts(value):
-                    if isinstance(text, str) and key != "__doc__" and pattern.search(text):
+                    if isinstance(text, str) and key != "__doc__":
                         yield f"{owner}.{key}", text
-        yield from _inline(name, tree, pattern)
+        yield from _inline(name, tree)
 
 
 def _texts(value: object) -> Iterable[object]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, tuple) else (value,)
-
-
-def _parse(module: str) -> ast.Module:
-    path = ROOT / f"{module.replace('.', '/')}.py"
-    return ast.parse((path if path.exists() else path.with_suffix("") / "__init__.py").read_text("utf-8"))
 
 
 def _names(node: ast.Assign | ast.AnnAssign) -> Iterator[ast.Name]:
@@ -56,9 +61,9 @@ def _classes(module: str, values: Mapping[str, object]) -> Iterator[tuple[str, M
             yield f"{module}.{key}", vars(value)
 
 
-def _inline(module: str, tree: ast.Module, pattern: re.Pattern[str]) -> Iterator[tuple[str, str]]:
+def _inline(module: str, tree: ast.Module) -> Iterator[tuple[str, str]]:
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             for node in ast.walk(function):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str) and pattern.search(node.value):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield f"{module}.{function.name}", node.value

@@ -154,6 +154,9 @@ MUST_AGREE = {
     "llm.model": ("one", "none"),
     "memory.url": ("extract_facts", "none"),
 }
+# A weight, and what a process may not have. Each cell starts two processes; each setting is compared by itself
+# in integration/store/test_process_settings.py.
+QUICK_KEYS = ("score.question", "llm.model")
 
 
 def given(key: str, value: str, *services: str) -> dict[str, str]:
@@ -163,7 +166,9 @@ def given(key: str, value: str, *services: str) -> dict[str, str]:
     return ({} if value == "none" else switched_on[key]) if key in switched_on else {key: value}
 
 
-@pytest.mark.parametrize("key", MUST_AGREE)
+@pytest.mark.parametrize(
+    "key", [key if key in QUICK_KEYS else pytest.param(key, marks=pytest.mark.long) for key in MUST_AGREE]
+)
 def test_the_later_process_takes_no_jobs_until_the_settings_agree(database: str, tmp_path: Path, key: str) -> None:
     mine, theirs = MUST_AGREE[key]
     with fake("model", "healthy") as model, fake("memory", "healthy") as memory:

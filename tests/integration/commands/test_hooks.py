@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from convo.commands.cli import main
+from tests.conftest import _database
 from tests.support.receivers import Receiver, Reply, receiving
 from tests.support.running import Running, ended, running
 
@@ -20,9 +22,13 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def convo(database: str, tmp_path: Path) -> Iterator[Running]:
-    with running(tmp_path, database, SETTINGS) as started:
+@pytest.fixture(scope="module")
+def convo(postgres_url: str, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server for all of them: each test removes the endpoints that it makes."""
+    with (
+        _database(postgres_url, template) as url,
+        running(tmp_path_factory.mktemp("hooks"), url, SETTINGS) as started,
+    ):
         yield started
 
 
@@ -84,11 +90,13 @@ def test_a_person_gets_tables_and_the_secret_once(
     assert main(["webhook", "list", *at]) == 0
     assert capsys.readouterr().out == "none\n"
     assert main(["webhook", "new", receiver.url, *at]) == 0
-    assert "whsec_" in capsys.readouterr().out
+    made = capsys.readouterr().out
+    assert "whsec_" in made
     assert main(["webhook", "list", *at]) == 0
     shown = capsys.readouterr().out
     assert receiver.url in shown
     assert "whsec_" not in shown
+    assert main(["webhook", "delete", re.findall(r"\bwh_\w+", made)[0], *at]) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from convo.conversation.score import Weights
-from convo.settings import FairnessSettings, JobsSettings, LlmSettings, Settings
+from convo.settings import FairnessSettings, JobsSettings, LlmSettings, MemorySettings, Settings
 from convo.store.process_settings import ACCEPTING, Comparison, compare, differences, forget, shared_settings, unserved
 from tests.support.making import Process, ask, open_process, shift_clock
 
@@ -117,6 +117,23 @@ async def test_a_dependency_is_served_by_a_living_process_that_takes_jobs_and_ha
 def test_a_key_that_one_of_two_does_not_know_is_not_compared() -> None:
     found = differences({"digest": 2, "new": 1}, {"b": {"digest": 2, "old": 3}, "a": {"digest": 1, "new": 1}})
     assert [str(one) for one in found] == ["digest is 2 here and 1 in a"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"fairness": FairnessSettings(key="bot")}, "fairness.key is bot here and user in a"),
+        ({"score": Weights(question=7)}, "score.question is 7 here and 3 in a"),
+        ({"jobs": JobsSettings(attempts_max=2)}, "jobs.attempts_max is 2 here and 5 in a"),
+        ({"jobs": JobsSettings(give_up_seconds=60.0)}, "jobs.give_up_seconds is 60 here and 604800 in a"),
+        ({"llm": LlmSettings(model="one")}, "llm.model is one here and none in a"),
+        ({"memory": MemorySettings(url="http://m", dialect="mem0")}, "memory.url is mem0 here and none in a"),
+    ],
+)
+def test_what_all_must_have_the_same_is_compared(changed: dict[str, Any], expected: str) -> None:
+    mine = msgspec.structs.replace(Settings(), **changed)
+    found = differences(shared_settings(mine), {"a": shared_settings(Settings())})
+    assert [str(one) for one in found] == [expected]
 
 
 def test_what_accepting_needs_is_part_of_what_all_share() -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from convo.store.jobs.fair_lease import FURTHER_KEYS, LOOKS_MAX
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection
+from tests.conftest import _database
 from tests.support.making import Process, ask, open_process, rows, shift_clock, tables_of
 from tests.support.plans import Planning
 from tests.support.receipts_by_sql import RECEIPTS
@@ -198,20 +201,42 @@ PATIENT = msgspec.structs.replace(
 )
 
 
-async def _analyze(process: Process) -> None:
-    async def body(connection: Connection) -> None:
-        await connection.execute("ANALYZE job")
-        await connection.execute("ANALYZE conversation")
+@pytest.fixture(scope="module")
+def crowds(postgres_url: str, template: str) -> Iterator[Callable[[int], str]]:
+    """Return the name of a database with ``MANY`` ready jobs of so many users; it is filled once, and copied."""
+    with ExitStack() as databases:
 
-    await process.postgres.run("test.analyze", body)
+        @cache
+        def crowd(users: int) -> str:
+            url = databases.enter_context(_database(postgres_url, template))
+            trio.run(_crowd, url, users)
+            return urlsplit(url).path.removeprefix("/")
+
+        yield crowd
 
 
-@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("users", [1, 1000, MANY])
-async def test_at_200_000_ready_rows_a_lease_neither_sorts_nor_scans(database: str, users: int, plans: str) -> None:
-    async with open_process(database, PATIENT) as process:
+async def _crowd(url: str, users: int) -> None:
+    async with open_process(url, PATIENT) as process:
         await _fill(process, MANY, users=users)
-        await _analyze(process)
+
+        async def analyze(connection: Connection) -> None:
+            await connection.execute("ANALYZE job")
+            await connection.execute("ANALYZE conversation")
+
+        await process.postgres.run("test.analyze", analyze)
+
+
+@pytest.fixture
+def crowded(request: pytest.FixtureRequest, postgres_url: str, crowds: Callable[[int], str]) -> Iterator[str]:
+    """A database of the test's own with ``MANY`` ready jobs of as many users as its parameter says."""
+    with _database(postgres_url, crowds(request.param)) as url:
+        yield url
+
+
+@pytest.mark.parametrize("crowded", [1, 1000, MANY], indirect=True)
+@pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
+async def test_at_200_000_ready_rows_a_lease_neither_sorts_nor_scans(crowded: str, plans: str) -> None:
+    async with open_process(crowded, PATIENT) as process:
         planning: Any = Planning(process.postgres, f"plan_cache_mode = {plans}")
         await Jobs(planning, JobsSettings(), "here/one").lease(8)
     plan = "\n".join(planning.plans)
@@ -224,9 +249,10 @@ async def test_at_200_000_ready_rows_a_lease_neither_sorts_nor_scans(database: s
     assert 8 <= max(read) <= 16, plan
 
 
+@pytest.mark.parametrize("crowded", [MANY], indirect=True)
 @pytest.mark.parametrize(("others", "looks"), [(0, 1), (8, 2), (1000, LOOKS_MAX)])
 async def test_at_200_000_ready_rows_a_lease_probes_the_index_so_often_and_no_more(
-    database: str, others: int, looks: int
+    crowded: str, others: int, looks: int
 ) -> None:
     async def probes(connection: Connection) -> tuple[int, int]:
         rounds = fair_lease.Rounds(last_keys={"": "user-5"})
@@ -236,11 +262,8 @@ async def test_at_200_000_ready_rows_a_lease_probes_the_index_so_often_and_no_mo
         scans = await connection.fetchval("SELECT idx_scan FROM pg_stat_xact_user_tables WHERE relname = 'job'")
         return len(taken.rows), scans
 
-    async with open_process(database, PATIENT) as process:
-        await _fill(process, MANY, users=MANY)
-        await _analyze(process)
-        async with locked(process, others, after="user-5"):
-            leased, scans = await process.postgres.run("test.probes", probes)
+    async with open_process(crowded, PATIENT) as process, locked(process, others, after="user-5"):
+        leased, scans = await process.postgres.run("test.probes", probes)
     assert leased == (0 if looks == LOOKS_MAX else 8)
     keys = 8 + (looks - 1) * FURTHER_KEYS
     # Of each key the search and its rows, once for each value of waits_for; then what comes due, and the update of 8.
