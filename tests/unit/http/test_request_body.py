@@ -92,6 +92,24 @@ async def test_a_body_needs_a_rate_once_its_patience_is_over(
     assert await stream.run(read) is comes
 
 
+@pytest.mark.usefixtures("autojump_clock")
+async def test_what_the_server_does_between_two_pieces_is_no_time_of_the_clients() -> None:
+    stream = PhasedStream(cast("Any", Sends(b"a", b"b", b"c", seconds=0.3)), SETTINGS)
+    body = RequestBody(stream, SETTINGS, WebSettings(), trio.current_time)
+    body.begin(3, expects=False)
+    body.until = trio.current_time() + 60
+    pieces: list[bytes] = []
+
+    async def read() -> None:
+        # Six seconds of our own beside 0.9 of the client's, which has 1.2.
+        while piece := await body.piece():
+            pieces.append(piece)
+            await trio.sleep(2)
+
+    assert await stream.run(read)
+    assert pieces == [b"a", b"b", b"c"]
+
+
 async def test_what_has_arrived_of_an_unread_body_is_skipped() -> None:
     body = body_from(Sends(), 3)
     body._stream.rest = b"abcGET /"
