@@ -59,8 +59,8 @@ class Publisher:
     back at a stop.
 
     Jobs that wait for a dependency that is out stay where they are, except one that finds out whether it is back.
-    A suspect (a job whose process died with it before) is handed over when nothing else is at work here. One process
-    at a time waits for that (``pipeline/quiet.py``).
+    A suspect (a job whose process died with it before) is handed over when nothing else is at work here, and nothing
+    is being settled. One process at a time waits for that (``pipeline/quiet.py``).
 
     No more jobs start than ``pacer`` allows: a receipt is owed now, an analysis is not.
 
@@ -78,6 +78,7 @@ class Publisher:
         held: HeldLeases,
         pacer: Pacing,
         takes_jobs: Callable[[], bool] = lambda: True,
+        settling: Callable[[], bool] = lambda: False,
     ) -> None:
         self._jobs = jobs
         self._settings = settings
@@ -87,6 +88,7 @@ class Publisher:
         self._held = held
         self._pacer = pacer
         self._takes_jobs = takes_jobs
+        self._settling = settling
         self._leased: deque[tuple[float, int]] = deque()
         self._unhanded: deque[Lease] = deque()
         self._idle = 0
@@ -151,7 +153,9 @@ class Publisher:
             return more
         waiting = channel.statistics()
         self._idle = waiting.tasks_waiting_receive
-        everybody = self._idle == self._settings.workers and not waiting.current_buffer_used
+        everybody = (
+            self._idle == self._settings.workers and not waiting.current_buffer_used and not self._settling()
+        )
         wanted = self._wanted(self._idle, waiting.current_buffer_used)
         if not wanted or not await self._may_lease(everybody=everybody):
             return more

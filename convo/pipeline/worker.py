@@ -5,7 +5,7 @@ Open it to change which failure leads to which ending. The endings themselves st
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import trio
@@ -32,6 +32,9 @@ _LARGE_SHARE = 4
 _READING = 2
 # So many are ready for the embedded analyst's thread.
 _LONG = 4
+Settle = Callable[[JobAtWork], Awaitable[None]]
+"""Takes a job whose parts are all found: it is settled when this returns, or will be (``pipeline/settling.py``)."""
+
 _CANCELLED = "the process stops, or the lease is lost"
 
 
@@ -39,10 +42,11 @@ class Worker:
     """Analyses conversations; several of its ``run`` side by side are the workers of a process."""
 
     def __init__(
-        self, *, settings: Settings, endings: Endings, take_log: TakeLog, analysts: Analysts, bell: Bell
+        self, *, settings: Settings, endings: Endings, settle: Settle, take_log: TakeLog, analysts: Analysts, bell: Bell
     ) -> None:
         self._settings = settings
         self._endings = endings
+        self._settle = settle
         self._take_log = take_log
         self._analysts = analysts
         self._bell = bell
@@ -103,7 +107,7 @@ class Worker:
         elif failures:
             await self._endings.park(job, failures)
         else:
-            await self._endings.settle(job)
+            await self._settle(job)
 
     async def _end_parts(self, job: JobAtWork, group: BaseExceptionGroup[BaseException]) -> None:
         """End a job whose parts were cancelled, one ``Cancelled`` each, or had a bug, or both at once."""

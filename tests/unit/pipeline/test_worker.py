@@ -95,6 +95,7 @@ async def work(
     worker = Worker(
         settings=Settings(),
         endings=ended,  # type: ignore[arg-type]
+        settle=ended.settle,
         take_log=take,
         analysts={"emotion": Analyst(by="m/1", find=analyst.find)},
         bell=Bell(),
