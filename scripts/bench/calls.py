@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import trio
@@ -34,7 +35,10 @@ from scripts.bench import databases, load, machine, servers
 _SIZE_BYTES = 4_000
 _FILL_RATE = 400.0
 _OPEN = "SELECT count(*) FROM (SELECT FROM job WHERE state IN ('ready', 'leased') LIMIT 1) AS one"
-_WATCHED = ("lease_lost", "lease_rescued", "renewal_failed", "job_released", "job_failed", "ending_failed")
+_WATCHED = (
+    *("lease_lost", "lease_rescued", "renewal_failed", "job_released", "job_failed", "job_parked", "ending_failed"),
+    "breaker_opened",
+)
 
 
 def main() -> int:
@@ -77,8 +81,8 @@ def _model(folder: Path, seconds: float) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def _stats(model: str) -> dict[str, float]:
-    found: dict[str, float] = httpx.get(f"{model}/stats").json()
+def _stats(model: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{model}/stats").json()
     return found
 
 
@@ -119,6 +123,8 @@ def _worked(asked: argparse.Namespace, server: servers.Server, url: str, model: 
     calls = stats["calls"] - stats_before["calls"]
     cpu = machine.cpu_seconds(server.pid) - cpu_before
     said = server.said.read_text("utf-8", "replace")
+    if stats["repeated"]:
+        print(f"called twice, for example: {stats['repeated_keys']}", file=sys.stderr)
     third = max(1, len(rss) // 3)
     return {
         "seconds": seconds,
@@ -131,6 +137,7 @@ def _worked(asked: argparse.Namespace, server: servers.Server, url: str, model: 
         "convo's CPU a conversation, ms": 1000 * cpu / max(1, done),
         "the model's CPU a call, ms": 1000 * (stats["cpu_seconds"] - stats_before["cpu_seconds"]) / max(1, calls),
         "called twice": stats["repeated"],
+        "answers that nobody awaited": stats["left"],
         **{event: float(said.count(f'"{event}"')) for event in _WATCHED},
         **{f"posted: {name}": posting[name] for name in ("p50", "p99", "failed") if posting},
     }
