@@ -390,7 +390,7 @@ class FakeServer:
 
 def _is_trial(call: Call) -> bool:
     """Return whether a call is the small one of a start or of ``convo check``."""
-    return _key(call) == "convo:check"
+    return _key(call).startswith("convo:check:")
 
 
 def _key(call: Call) -> str:

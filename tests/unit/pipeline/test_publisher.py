@@ -130,7 +130,9 @@ class Feed:
             self.ended.append,
             cast("HeldLeases", self.held),
             self.pacer,
+            settling=lambda: self.settling,
         )
+        self.settling = False
         self.handed: list[tuple[int, float, float]] = []
 
     async def work(self, seconds: float) -> None:
@@ -374,6 +376,19 @@ async def test_the_time_in_which_a_suspect_waits_for_what_is_at_work_is_given_ba
         *((3, 27.0), (4, 27.0), (5, 37.0), (6, 37.0)),
         *((78, 47.0), (7, 57.0), (8, 57.0)),
     ]
+
+
+async def test_a_suspect_waits_until_nothing_is_being_settled(autojump_clock: MockClock) -> None:
+    jobs = ReadyJobs()
+    jobs.suspects = [lease(101)]
+    async with feeding(jobs, workers=2) as feed:
+        feed.settling = True
+        await trio.sleep(20)
+        assert feed.handed == []
+        feed.settling = False
+        feed.bell.ring()
+        await wait_all_tasks_blocked()
+        assert [seq for seq, _, _ in feed.handed] == [101]
 
 
 async def test_where_nothing_else_is_due_the_suspects_follow_each_other(autojump_clock: MockClock) -> None:
