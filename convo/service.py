@@ -13,7 +13,8 @@ as the process. What a start does once is in ``startup``, and what is connected 
 **Stop order is nesting order.** On SIGTERM ``/readyz`` turns 503 for ``shutdown.notice_seconds`` while requests are
 still taken. Then the server stops accepting and finishes its requests (``shutdown.intake_seconds``). The feed is
 cancelled, which closes the channel. The workers finish their jobs (``shutdown.workers_seconds``), and what is left of
-them is released (``shutdown.settle_seconds``). What they have handed over is settled within the same time. The keepers are cancelled; the connections and the database close.
+them is released (``shutdown.settle_seconds``). What they have handed over is settled within the same time. The keepers
+are cancelled; the connections and the database close.
 
 The workers are siblings of the server and never children of the app's own nursery: a crash there would leave a server
 that answers 202 while no worker runs. A bug in one job is that job's failure (``pipeline.worker``), and a bug in one

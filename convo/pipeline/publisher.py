@@ -153,9 +153,7 @@ class Publisher:
             return more
         waiting = channel.statistics()
         self._idle = waiting.tasks_waiting_receive
-        everybody = (
-            self._idle == self._settings.workers and not waiting.current_buffer_used and not self._settling()
-        )
+        everybody = self._idle == self._settings.workers and not waiting.current_buffer_used and not self._settling()
         wanted = self._wanted(self._idle, waiting.current_buffer_used)
         if not wanted or not await self._may_lease(everybody=everybody):
             return more

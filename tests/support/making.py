@@ -26,6 +26,7 @@ from convo.conversation.model import (
     Questions,
 )
 from convo.observe import log_records
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
@@ -212,7 +213,10 @@ class Process:
             self.outbox,
         )
         self.dependencies: dict[str, Dependency] = {}
-        self.settling = Settling(lambda job: self.endings.settle(job), self.bell)
+        self.settling = Settling(self._settle, self.bell)
+
+    async def _settle(self, job: JobAtWork) -> None:
+        await self.endings.settle(job)
 
     def _take(self, committed: list[CommittedLog]) -> None:
         self.taken += committed

@@ -87,7 +87,8 @@ async def test_it_is_busy_until_the_last_job_is_settled_and_rings_then(autojump_
         await made.hand_over(job(1))
         # At once, and not when somebody begins with it: the worker looks idle from now on.
         assert made.busy
-        await bell.rung()
+        with trio.fail_after(10):
+            await bell.rung()
         assert trio.current_time() == began + SECONDS
         assert not made.busy
 
