@@ -32,7 +32,7 @@ LEASED_AHEAD_MAX = 64
 
 # So many seconds of work are leased ahead: the jobs that were leased in the last second say how many that is. Where
 # jobs take long there are none, and every due job is left to whichever process has a worker first.
-_AHEAD_SECONDS = 0.1
+_AHEAD_SECONDS = 0.2
 _RATE_SECONDS = 1.0
 # To read more rows at once holds the loop for longer than a slice of the work of others.
 _LEASES_MAX = 128
@@ -55,7 +55,7 @@ class Pacing(Protocol):
 class Publisher:
     """The feed of the workers: a lease goes to a worker that is waiting, or waits for the next one that becomes free.
 
-    What waits is held and renewed like the others, is as much as the workers take in a tenth of a second, and is given
+    What waits is held and renewed like the others, is as much as the workers take in a fifth of a second, and is given
     back at a stop.
 
     Jobs that wait for a dependency that is out stay where they are, except one that finds out whether it is back.

@@ -1,4 +1,4 @@
-"""Settles jobs whose parts are all found, while their workers go on with the next ones.
+"""Settles jobs whose parts are all found while their workers, none of whom is free, go on with the next ones.
 
 Open it to change how many jobs may wait for their commit. A settle takes tens of milliseconds, nearly all of them for
 the database and its disk; a few workers that waited for it would do nothing else.

@@ -33,7 +33,8 @@ _READING = 2
 # So many are ready for the embedded analyst's thread.
 _LONG = 4
 Settle = Callable[[JobAtWork], Awaitable[None]]
-"""Takes a job whose parts are all found: it is settled when this returns, or will be (``pipeline/settling.py``)."""
+"""Takes a job whose parts are all found where no other worker is free: it is settled when this returns, or will be
+(``pipeline/settling.py``)."""
 
 _CANCELLED = "the process stops, or the lease is lost"
 
@@ -47,6 +48,7 @@ class Worker:
         self._settings = settings
         self._endings = endings
         self._settle = settle
+        self._statistics: Callable[[], trio.MemoryChannelStatistics]
         self._take_log = take_log
         self._analysts = analysts
         self._bell = bell
@@ -60,6 +62,7 @@ class Worker:
     async def run(self, channel: trio.MemoryReceiveChannel[Handed]) -> None:
         """Take jobs until the channel closes; ring the bell whenever this worker becomes free."""
         async with channel:
+            self._statistics = channel.statistics
             self._bell.ring()
             async for lease, since in channel:  # no deadline: jobs come or do not
                 with (
@@ -106,6 +109,9 @@ class Worker:
             await self._endings.fail(job, f"{name}: {first.error.detail}", failures)
         elif failures:
             await self._endings.park(job, failures)
+        elif self._statistics().tasks_waiting_receive:
+            # Another worker is free for the next job, and jobs that end together are settled together.
+            await self._endings.settle(job)
         else:
             await self._settle(job)
 
