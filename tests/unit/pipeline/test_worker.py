@@ -151,7 +151,8 @@ async def test_a_settle_is_handed_over_where_no_other_worker_is_free(workers: in
         async with send:
             for seq in range(2):
                 await send.send(lease(seq, SMALL))
-    assert handed.settled == handed_over
+            await wait_all_tasks_blocked()
+    assert sorted(handed.settled) == handed_over
     assert sorted(handed.settled + ended.settled) == [0, 1]
 
 
