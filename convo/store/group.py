@@ -79,7 +79,7 @@ class Group(Generic[Item, Outcome]):
     that nobody awaits at once, fewer and larger transactions.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what a batch is bounded by)
         self,
         commit: Commit[Item, Outcome],
         *,
