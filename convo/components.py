@@ -32,6 +32,7 @@ from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
+from convo.pipeline.settling import Settling
 from convo.pipeline.worker import Worker
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
@@ -181,6 +182,24 @@ class Components:
 
     def _open_pipeline(self, analysts: Analysts) -> None:
         settings = self.settings
+        endings = Endings(
+            settings=settings,
+            jobs=self.jobs,
+            part_writer=self.part_writer,
+            settler=self.settler,
+            held=self.held,
+            dependencies=self._dependencies,
+            ended=self.watch.wake,
+        )
+        self.settling = Settling(endings.settle, self._bell)
+        self.worker = Worker(
+            settings=settings,
+            endings=endings,
+            settle=self.settling.hand_over,
+            take_log=self._recent_logs.take,
+            analysts=analysts,
+            bell=self._bell,
+        )
         self.publisher = Publisher(
             self.jobs,
             settings.jobs,
@@ -190,27 +209,13 @@ class Components:
             self.held,
             self.pacer,
             self.agreement.takes_jobs,
+            lambda: self.settling.busy,
         )
         self.remote_bell = RemoteBell(
             self.postgres.dedicated(),
             self._bell,
             lambda: self.agreement.others_take and not self.publisher.takes_at_once,
             settings.jobs.heartbeat_seconds,
-        )
-        self.worker = Worker(
-            settings=settings,
-            endings=Endings(
-                settings=settings,
-                jobs=self.jobs,
-                part_writer=self.part_writer,
-                settler=self.settler,
-                held=self.held,
-                dependencies=self._dependencies,
-                ended=self.watch.wake,
-            ),
-            take_log=self._recent_logs.take,
-            analysts=analysts,
-            bell=self._bell,
         )
 
     def _open_routes(self, remotes: Sequence[RemoteAnalyst]) -> None:

@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Self, cast
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 import trio
 import zstandard
 from msgspec import Struct
 
+from convo import __version__
 from convo.errors import (
     ConfigError,
     RemoteBusy,
@@ -37,10 +41,6 @@ from convo.remote_pauses import body_pause_seconds, retry_after_seconds
 ANSWER_BYTES_MAX = 1 << 20
 """No answer is read further than this."""
 
-CONNECTIONS_EACH = 8
-"""So many connections at most are in one pool of httpx: it looks at its whole pool for each call, and for each idle one
-at all of them again (scripts/bench/calls.py --client)."""
-
 # The transport's own limits only back the callers' deadlines up: looser by this factor.
 _BACKSTOP = 2.0
 # Closing the connections of a dependency that does not answer may not hold the stop.
@@ -51,7 +51,13 @@ _PASSING = frozenset({408, 409, 425, 498})
 _DENIED = frozenset({401, 402, 403, 404})
 _REDIRECTS = range(300, 400)
 # Compressed answers are not asked for. Those that come all the same are decompressed, up to the bound of an answer.
-_HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
+_HEADERS = {
+    "accept": "*/*",
+    "content-type": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": f"convo/{__version__}",
+}
+_ONE = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
 class RemoteAnswer(Struct, frozen=True, kw_only=True):
@@ -75,50 +81,50 @@ class RemoteAnswer(Struct, frozen=True, kw_only=True):
 class OutboundClient:
     """The HTTP client of one service, an async context manager; ``name`` is what errors call the service.
 
-    Callers must not call it more than ``connections`` times at once: a call that is cancelled while it waits for a
-    connection costs httpx a slot of its pool for ever, so nobody may wait there. ``seconds`` is the longest time that a
-    caller gives one call. ``ca_file`` holds authorities that are trusted besides the public ones; without ``verify`` no
-    certificate is looked at.
+    These are the transports of httpx without its ``AsyncClient``, and with a pool for each connection: the client takes
+    more of the processor than the transport, and a pool looks at all its connections for each call
+    (``scripts/bench/calls.py --client``). So there are as many connections as calls at once, and no call waits for one:
+    a call that is cancelled while it waits costs httpx a slot of its pool for ever. No cookie is kept.
+
+    ``seconds`` is the longest time that a caller gives one call. ``ca_file`` holds authorities that are trusted besides
+    the public ones; without ``verify`` no certificate is looked at.
 
     Raises:
         ConfigError: ``ca_file`` cannot be read.
     """
 
-    def __init__(self, name: str, *, connections: int, seconds: float, ca_file: str = "", verify: bool = True) -> None:
+    def __init__(self, name: str, *, seconds: float, ca_file: str = "", verify: bool = True) -> None:
         self.name = name
-        trusted = trusted_authorities(name, ca_file, verify=verify)
-        sizes = [min(CONNECTIONS_EACH, connections - taken) for taken in range(0, connections, CONNECTIONS_EACH)]
-        self._clients = [
-            httpx.AsyncClient(
-                limits=httpx.Limits(max_connections=size, max_keepalive_connections=size),
-                timeout=seconds * _BACKSTOP,
-                verify=trusted,
-                follow_redirects=False,
-            )
-            for size in sizes
-        ]
-        # One for each connection; the one that was used last is used next, so that few connections are open.
-        self._free = [client for client, size in zip(self._clients, sizes, strict=True) for _ in range(size)][::-1]
+        self._trusted = trusted_authorities(name, ca_file, verify=verify)
+        self._extensions = {"timeout": httpx.Timeout(seconds * _BACKSTOP).as_dict()}
+        # All that were opened, and by proxy ("" for none) those that nobody uses; the one that was used last is used
+        # next, so that few connections are open.
+        self._opened: list[httpx.AsyncHTTPTransport] = []
+        self._idle: defaultdict[str, list[httpx.AsyncHTTPTransport]] = defaultdict(list)
 
     async def __aenter__(self) -> Self:
-        for client in self._clients:
-            await client.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
-            for client in self._clients:
-                await client.__aexit__(kind, error, trace)
+            for transport in self._opened:
+                await transport.aclose()
 
     @contextmanager
-    def _place(self) -> Iterator[httpx.AsyncClient]:
-        client = self._free.pop()
+    def _transport(self, proxy: str) -> Iterator[httpx.AsyncHTTPTransport]:
+        idle = self._idle[proxy]
+        transport = idle.pop() if idle else self._open(proxy)
         try:
-            yield client
+            yield transport
         finally:
-            self._free.append(client)
+            idle.append(transport)
+
+    def _open(self, proxy: str) -> httpx.AsyncHTTPTransport:
+        transport = httpx.AsyncHTTPTransport(verify=self._trusted, limits=_ONE, proxy=proxy or None)
+        self._opened.append(transport)
+        return transport
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, answer_bytes_max: int = ANSWER_BYTES_MAX
@@ -155,8 +161,18 @@ class OutboundClient:
         self, method: str, url: str, content: bytes | None, headers: Mapping[str, str], bytes_max: int
     ) -> RemoteAnswer:
         try:
-            with self._place() as client:
-                async with client.stream(method, url, content=content, headers={**_HEADERS, **headers}) as response:
+            target = _target(url)
+            given = {name.lower(): value for name, value in headers.items()}
+            request = httpx.Request(
+                method,
+                target.url,
+                headers={**_HEADERS, **given, **target.headers},
+                content=content,
+                extensions=self._extensions,
+            )
+            with self._transport(target.proxy) as transport:
+                response = await transport.handle_async_request(request)
+                async with aclosing(response):
                     return await self._read(response, bytes_max)
         # The texts of these can quote a header or the address, and either can hold a key.
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
@@ -172,13 +188,36 @@ class OutboundClient:
     async def _read(self, response: httpx.Response, bytes_max: int) -> RemoteAnswer:
         body = bytearray()
         if bytes_max:
-            async with aclosing(cast("AsyncGenerator[bytes]", response.aiter_raw())) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > bytes_max:
-                        raise RemoteGarbage(self.name, f"the answer is larger than {bytes_max} bytes")
+            async for chunk in cast("httpx.AsyncByteStream", response.stream):
+                body += chunk
+                if len(body) > bytes_max:
+                    raise RemoteGarbage(self.name, f"the answer is larger than {bytes_max} bytes")
         content = _inflated(self.name, bytes(body), response.headers.get("content-encoding", ""), bytes_max)
         return _answer(response, content)
+
+
+class _Target(Struct, frozen=True, kw_only=True):
+    """What an address says: where to, through which proxy of the environment (empty for none), and who we are there."""
+
+    url: httpx.URL
+    proxy: str
+    headers: Mapping[str, str]
+
+
+@lru_cache(maxsize=64)
+def _target(address: str) -> _Target:
+    """Read an address.
+
+    Raises:
+        httpx.InvalidURL: it is none.
+    """
+    url = httpx.URL(address)
+    proxy = "" if proxy_bypass(url.host) else getproxies().get(url.scheme) or getproxies().get("all") or ""
+    headers = {}
+    if url.userinfo:
+        carried = b64encode(f"{url.username}:{url.password}".encode()).decode()
+        headers["authorization"] = f"Basic {carried}"
+    return _Target(url=url, proxy=proxy if "://" in proxy or not proxy else f"http://{proxy}", headers=headers)
 
 
 def _answer(response: httpx.Response, body: bytes) -> RemoteAnswer:

@@ -6,13 +6,15 @@ as the process. What a start does once is in ``startup``, and what is connected 
     asyncio loop > PostgreSQL (embedded or given) > HTTP clients
       > keepers nursery (preparation, committer, part writer, settler, audit queue, heartbeat, watch, alerts,
         gauges, ledger, agreement, pings, canary)
-        > workers nursery
-          > feed nursery: publisher; its body is the HTTP server
+        > settling nursery
+          > workers nursery
+            > feed nursery: publisher; its body is the HTTP server
 
 **Stop order is nesting order.** On SIGTERM ``/readyz`` turns 503 for ``shutdown.notice_seconds`` while requests are
 still taken. Then the server stops accepting and finishes its requests (``shutdown.intake_seconds``). The feed is
 cancelled, which closes the channel. The workers finish their jobs (``shutdown.workers_seconds``), and what is left of
-them is released (``shutdown.settle_seconds``). The keepers are cancelled; the connections and the database close.
+them is released (``shutdown.settle_seconds``). What they have handed over is settled within the same time. The keepers
+are cancelled; the connections and the database close.
 
 The workers are siblings of the server and never children of the app's own nursery: a crash there would leave a server
 that answers 202 while no worker runs. A bug in one job is that job's failure (``pipeline.worker``), and a bug in one
@@ -40,6 +42,7 @@ from convo.http.listening import listen, url_of
 from convo.http.server import serve_http
 from convo.observe import log_records, metrics
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
+from convo.pipeline.settling import SETTLING_MAX
 from convo.runtime import identity, loop_watch, threads
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import open_bridge
@@ -198,9 +201,18 @@ class Service:
                 self._components.audit_queue.add(AuditEntry(action="reload", detail=detail))
 
     async def _work(self, listening: Sequence[socket.socket]) -> None:
+        workers = self._settings.jobs.workers
+        async with trio.open_nursery() as settling:
+            for _ in range(SETTLING_MAX if workers else 0):
+                settling.start_soon(self._components.settling.run)
+            await self._work_off(workers, listening)
+            # Each settle under way shields itself, with a bound.
+            settling.cancel_scope.cancel()
+
+    async def _work_off(self, count: int, listening: Sequence[socket.socket]) -> None:
         async with trio.open_nursery() as workers:
             send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
-            for _ in range(self._settings.jobs.workers):
+            for _ in range(count):
                 workers.start_soon(self._components.worker.run, receive.clone())
             async with trio.open_nursery() as feed:
                 feed.start_soon(self._publish, send, receive)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Torture convo: real processes on one database get duplicates while everything around them fails; then audit them.
 
-    .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--memory-away] [--short]
-                                                 [--only WORDS ...]
+    .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--workers 8]
+                                                 [--memory-away] [--short] [--only WORDS ...]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
@@ -33,6 +33,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from convo.settings import JobsSettings  # noqa: E402
 from tests.support.disk import fill_the_disk  # noqa: E402
 from tests.torture.auditor import Calm, Finding, Record, audit, read_outcome  # noqa: E402
 from tests.torture.faults import FAULTS  # noqa: E402
@@ -170,6 +171,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, required=True, help="what is sent, and what goes wrong when")
     parser.add_argument("--conversations", type=int, default=0, help="how many (3000; in the short form 300)")
     parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
+    parser.add_argument("--workers", type=int, default=JobsSettings().workers, help="workers in each process")
     parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="only the faults whose names hold one of these")
@@ -228,7 +230,7 @@ class Torture:
     ) -> list[Finding]:
         """Start everything, torture it, heal it, and audit."""
         began = time.monotonic()
-        async with open_world(self._folder, asked.processes, self._chance) as world:
+        async with open_world(self._folder, asked.processes, asked.workers, self._chance) as world:
             load = Load(world, self._record, asked.seed, asked.conversations)
             async with trio.open_nursery() as nursery:
                 with self._memory(world):

@@ -34,7 +34,7 @@ OUTSIDE = frozenset(
         # connection set their own deadline
         "cross",
         # HTTP clients
-        "stream", "get", "post", "put", "delete", "patch", "request", "aread",
+        "stream", "get", "post", "put", "delete", "patch", "request", "aread", "handle_async_request",
         # sockets
         "receive_some", "send_all", "send_eof", "recv", "recv_into", "sendall", "sendmsg", "accept",
         "open_tcp_stream", "open_unix_socket", "getaddrinfo", "do_handshake",

@@ -26,9 +26,6 @@ from convo.settings import AlertsSettings, Secret
 from convo.standard_webhooks import signed, signing_key
 
 _BACKOFF_MAX_SECONDS = 60.0
-# One delivery at a time, and besides it the tests that are asked for.
-_CONNECTIONS = 16
-
 
 _Body = Callable[[Notification], bytes]
 _Headers = Callable[[Notification, bytes], Mapping[str, str]]
@@ -169,13 +166,7 @@ async def open_sink_queues(settings: AlertsSettings) -> AsyncIterator[tuple[Sink
 
 
 def _client(name: str, settings: AlertsSettings) -> OutboundClient:
-    return OutboundClient(
-        name,
-        connections=_CONNECTIONS,
-        seconds=settings.deliver_seconds,
-        ca_file=settings.ca_file,
-        verify=settings.verify,
-    )
+    return OutboundClient(name, seconds=settings.deliver_seconds, ca_file=settings.ca_file, verify=settings.verify)
 
 
 def _addresses(settings: AlertsSettings) -> tuple[tuple[str, Secret, _Body, _Headers], ...]:

@@ -10,6 +10,7 @@ import ipaddress
 import random as dice
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from secrets import token_hex
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 # More forms of a request than there are to learn of.
 _FORMS_MAX = 10
-_TRIAL_KEY = "convo:check"
+_TRIAL_KEY = "convo:check:"
 
 
 class _Listed(Struct, frozen=True):
@@ -172,7 +173,8 @@ class Model(RemoteAnalyst):
             listed = self._described(await self.get(self._base_url))
         except RemoteGarbage:
             listed = "reachable; its list of models is too long to read"
-        _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY), emotion_in)
+        # Each check has a key of its own: a server that keeps keys would else answer what it answered to the last one.
+        _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8)), emotion_in)
         self.dependency.note_configured()
         return f"{listed}; it answers, and takes {self.learnt}"
 

@@ -67,18 +67,12 @@ class RemoteAnalyst(ABC):
         self._address = f"{name}.{DEPENDENCIES[name].address}"
         self._headers = headers
         self._check_seconds = settings.attempt_seconds
-        # As many connections as the bulkhead of the dependency has places, and one for ``check``: if it hangs,
-        # that call takes no place from the work.
         self._client = OutboundClient(
-            name,
-            connections=settings.concurrency + 1,
-            seconds=settings.attempt_seconds,
-            ca_file=settings.ca_file,
-            verify=settings.verify,
+            name, seconds=settings.attempt_seconds, ca_file=settings.ca_file, verify=settings.verify
         )
         # Outside the bulkhead: a ping takes no place from the calls, and does not fail because they take all.
         self._ping_client = OutboundClient(
-            name, connections=1, seconds=_PING_SECONDS, ca_file=settings.ca_file, verify=settings.verify
+            name, seconds=_PING_SECONDS, ca_file=settings.ca_file, verify=settings.verify
         )
         self._verifies = settings.verify
 

@@ -32,7 +32,7 @@ LEASED_AHEAD_MAX = 64
 
 # So many seconds of work are leased ahead: the jobs that were leased in the last second say how many that is. Where
 # jobs take long there are none, and every due job is left to whichever process has a worker first.
-_AHEAD_SECONDS = 0.1
+_AHEAD_SECONDS = 0.2
 _RATE_SECONDS = 1.0
 # To read more rows at once holds the loop for longer than a slice of the work of others.
 _LEASES_MAX = 128
@@ -55,12 +55,12 @@ class Pacing(Protocol):
 class Publisher:
     """The feed of the workers: a lease goes to a worker that is waiting, or waits for the next one that becomes free.
 
-    What waits is held and renewed like the others, is as much as the workers take in a tenth of a second, and is given
+    What waits is held and renewed like the others, is as much as the workers take in a fifth of a second, and is given
     back at a stop.
 
     Jobs that wait for a dependency that is out stay where they are, except one that finds out whether it is back.
-    A suspect (a job whose process died with it before) is handed over when nothing else is at work here. One process
-    at a time waits for that (``pipeline/quiet.py``).
+    A suspect (a job whose process died with it before) is handed over when nothing else is at work here, and nothing
+    is being settled. One process at a time waits for that (``pipeline/quiet.py``).
 
     No more jobs start than ``pacer`` allows: a receipt is owed now, an analysis is not.
 
@@ -78,6 +78,7 @@ class Publisher:
         held: HeldLeases,
         pacer: Pacing,
         takes_jobs: Callable[[], bool] = lambda: True,
+        settling: Callable[[], bool] = lambda: False,
     ) -> None:
         self._jobs = jobs
         self._settings = settings
@@ -87,6 +88,7 @@ class Publisher:
         self._held = held
         self._pacer = pacer
         self._takes_jobs = takes_jobs
+        self._settling = settling
         self._leased: deque[tuple[float, int]] = deque()
         self._unhanded: deque[Lease] = deque()
         self._idle = 0
@@ -151,7 +153,7 @@ class Publisher:
             return more
         waiting = channel.statistics()
         self._idle = waiting.tasks_waiting_receive
-        everybody = self._idle == self._settings.workers and not waiting.current_buffer_used
+        everybody = self._idle == self._settings.workers and not waiting.current_buffer_used and not self._settling()
         wanted = self._wanted(self._idle, waiting.current_buffer_used)
         if not wanted or not await self._may_lease(everybody=everybody):
             return more

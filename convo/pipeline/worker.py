@@ -5,7 +5,7 @@ Open it to change which failure leads to which ending. The endings themselves st
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import trio
@@ -32,6 +32,10 @@ _LARGE_SHARE = 4
 _READING = 2
 # So many are ready for the embedded analyst's thread.
 _LONG = 4
+Settle = Callable[[JobAtWork], Awaitable[None]]
+"""Takes a job whose parts are all found where no other worker is free: it is settled when this returns, or will be
+(``pipeline/settling.py``)."""
+
 _CANCELLED = "the process stops, or the lease is lost"
 
 
@@ -39,10 +43,12 @@ class Worker:
     """Analyses conversations; several of its ``run`` side by side are the workers of a process."""
 
     def __init__(
-        self, *, settings: Settings, endings: Endings, take_log: TakeLog, analysts: Analysts, bell: Bell
+        self, *, settings: Settings, endings: Endings, settle: Settle, take_log: TakeLog, analysts: Analysts, bell: Bell
     ) -> None:
         self._settings = settings
         self._endings = endings
+        self._settle = settle
+        self._statistics: Callable[[], trio.MemoryChannelStatistics]
         self._take_log = take_log
         self._analysts = analysts
         self._bell = bell
@@ -56,6 +62,7 @@ class Worker:
     async def run(self, channel: trio.MemoryReceiveChannel[Handed]) -> None:
         """Take jobs until the channel closes; ring the bell whenever this worker becomes free."""
         async with channel:
+            self._statistics = channel.statistics
             self._bell.ring()
             async for lease, since in channel:  # no deadline: jobs come or do not
                 with (
@@ -102,8 +109,11 @@ class Worker:
             await self._endings.fail(job, f"{name}: {first.error.detail}", failures)
         elif failures:
             await self._endings.park(job, failures)
-        else:
+        elif self._statistics().tasks_waiting_receive:
+            # Another worker is free for the next job, and jobs that end together are settled together.
             await self._endings.settle(job)
+        else:
+            await self._settle(job)
 
     async def _end_parts(self, job: JobAtWork, group: BaseExceptionGroup[BaseException]) -> None:
         """End a job whose parts were cancelled, one ``Cancelled`` each, or had a bug, or both at once."""

@@ -75,10 +75,11 @@ class Group(Generic[Item, Outcome]):
 
     ``commit`` takes a batch and returns one outcome for each item, in order. An error among them is that item's alone.
     ``item_bytes`` returns the size that counts towards ``bytes_max``. ``unit_seconds`` is what one more transaction may
-    take.
+    take. ``gather_seconds`` is how long a batch gathers besides, as long as items come several at a time: for items
+    that nobody awaits at once, fewer and larger transactions.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what a batch is bounded by)
         self,
         commit: Commit[Item, Outcome],
         *,
@@ -86,12 +87,14 @@ class Group(Generic[Item, Outcome]):
         bytes_max: int,
         unit_seconds: float,
         item_bytes: Callable[[Item], int],
+        gather_seconds: float = 0.0,
     ) -> None:
         self._commit = commit
         self._rows_max = rows_max
         self._bytes_max = bytes_max
         self._unit_seconds = unit_seconds
         self._item_bytes = item_bytes
+        self._gather_seconds = gather_seconds
         self._queue: deque[Submitted[Item, Outcome]] = deque()
         self._bell = Bell()
         self._closed = False
@@ -132,6 +135,8 @@ class Group(Generic[Item, Outcome]):
                 batch = self._take()
                 if batch:
                     await self._settle(batch)
+                    if self._gather_seconds and len(batch) > 1:
+                        await trio.sleep(self._gather_seconds)
                 else:
                     await self._bell.rung()
         finally:

@@ -5,7 +5,7 @@ A model answers every call after 2 s (``slow_model.py``, whose own processor is 
 for each; a queue is filled first, then conversations come at a steady rate until the time is over.
 
     .venv/bin/python scripts/bench/calls.py [--workers 1000] [--seconds 60]
-    .venv/bin/python scripts/bench/calls.py --client          # what httpx costs a call, and how its pool is cut
+    .venv/bin/python scripts/bench/calls.py --client          # what an HTTP client costs a call
 
 Exit code 0: nothing was called twice, no lease was lost, no job was given back.
 """
@@ -19,9 +19,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import h11
 import httpx
 import trio
 from rich.console import Console
@@ -33,8 +37,12 @@ from scripts.bench import databases, load, machine, servers
 
 _SIZE_BYTES = 4_000
 _FILL_RATE = 400.0
+_BODY = b'{"model": "slow", "messages": [{"role": "user", "content": "' + b"x" * _SIZE_BYTES + b'"}]}'
 _OPEN = "SELECT count(*) FROM (SELECT FROM job WHERE state IN ('ready', 'leased') LIMIT 1) AS one"
-_WATCHED = ("lease_lost", "lease_rescued", "renewal_failed", "job_released", "job_failed", "ending_failed")
+_WATCHED = (
+    *("lease_lost", "lease_rescued", "renewal_failed", "job_released", "job_failed", "job_parked", "ending_failed"),
+    "breaker_opened",
+)
 
 
 def main() -> int:
@@ -77,8 +85,8 @@ def _model(folder: Path, seconds: float) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def _stats(model: str) -> dict[str, float]:
-    found: dict[str, float] = httpx.get(f"{model}/stats").json()
+def _stats(model: str) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{model}/stats").json()
     return found
 
 
@@ -119,6 +127,8 @@ def _worked(asked: argparse.Namespace, server: servers.Server, url: str, model: 
     calls = stats["calls"] - stats_before["calls"]
     cpu = machine.cpu_seconds(server.pid) - cpu_before
     said = server.said.read_text("utf-8", "replace")
+    if stats["repeated"]:
+        print(f"called twice, for example: {stats['repeated_keys']}", file=sys.stderr)
     third = max(1, len(rss) // 3)
     return {
         "seconds": seconds,
@@ -131,6 +141,7 @@ def _worked(asked: argparse.Namespace, server: servers.Server, url: str, model: 
         "convo's CPU a conversation, ms": 1000 * cpu / max(1, done),
         "the model's CPU a call, ms": 1000 * (stats["cpu_seconds"] - stats_before["cpu_seconds"]) / max(1, calls),
         "called twice": stats["repeated"],
+        "answers that nobody awaited": stats["left"],
         **{event: float(said.count(f'"{event}"')) for event in _WATCHED},
         **{f"posted: {name}": posting[name] for name in ("p50", "p99", "failed") if posting},
     }
@@ -154,41 +165,99 @@ def _post(address: str, name: str, rate: float, seconds: float) -> load.Outcome:
 
 # --- the client alone
 
+Post = Callable[[str], Awaitable[object]]
+MakeClient = Callable[[int], contextlib.AbstractAsyncContextManager[Post]]
+"""Opens a client for so many calls at a time; what it yields posts to an address."""
+
 
 def _client_table(asked: argparse.Namespace) -> Table:
-    """Measure calls at a time through the client of the product, with its pool cut in several ways."""
-    table = Table("connections in a pool", "calls in flight", "calls/s", "CPU a call, ms", title="httpx")
+    """Measure calls at a time through ``httpx.AsyncClient``, through convo's own client, and through h11 alone."""
+    table = Table("client", "calls in flight", "calls/s", "CPU a call, ms", title="HTTP clients")
     with tempfile.TemporaryDirectory(prefix="convo-calls-") as name, _model(Path(name), asked.answers) as model:
-        for each, at_once in (
-            (asked.workers + 1, 8),
-            (asked.workers + 1, asked.workers),
-            (32, asked.workers),
-            (8, asked.workers),
+        url = f"{model}/chat/completions"
+        for about, make in (
+            ("httpx.AsyncClient, one pool", partial(_httpx_client, asked.workers + 1)),
+            ("httpx.AsyncClient, pools of 8", partial(_httpx_client, 8)),
+            ("httpx's transports, one for each connection (convo)", _convo_client),
+            ("h11 on Trio, without TLS, proxies and errors", _h11_client),
         ):
-            figures = trio.run(_call, model, each, at_once, asked.seconds, asked.workers)
-            table.add_row(str(each), str(at_once), f"{figures['rate']:.0f}", f"{figures['cpu']:.2f}")
+            figures = trio.run(_call, make, url, asked.workers, asked.seconds)
+            table.add_row(about, str(asked.workers), f"{figures['rate']:.0f}", f"{figures['cpu']:.2f}")
     return table
 
 
-async def _call(model: str, each: int, at_once: int, seconds: float, connections: int) -> Mapping[str, float]:
-    outbound.CONNECTIONS_EACH = each
-    until, calls, began = trio.current_time() + seconds, 0, time.process_time()
-    headers: dict[str, str] = {}
-    body = b'{"model": "slow", "messages": [{"role": "user", "content": "' + b"x" * _SIZE_BYTES + b'"}]}'
+async def _call(make: MakeClient, url: str, at_once: int, seconds: float) -> Mapping[str, float]:
+    calls, until, began = 0, 0.0, 0.0
+    async with make(at_once) as post:
 
-    async def caller(client: outbound.OutboundClient) -> None:
-        nonlocal calls
-        while trio.current_time() < until:
-            await client.post(f"{model}/chat/completions", body, headers)
-            calls += 1
+        async def caller() -> None:
+            nonlocal calls
+            while trio.current_time() < until:
+                await post(url)
+                calls += 1
 
-    async with (
-        outbound.OutboundClient("llm", connections=connections + 1, seconds=15.0) as client,
-        trio.open_nursery() as nursery,
-    ):
-        for _ in range(at_once):
-            nursery.start_soon(caller, client)
+        # Connections are opened before.
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(post, url)
+        until, began = trio.current_time() + seconds, time.process_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(at_once):
+                nursery.start_soon(caller)
     return {"rate": calls / seconds, "cpu": 1000 * (time.process_time() - began) / max(1, calls)}
+
+
+@contextlib.asynccontextmanager
+async def _httpx_client(each: int, connections: int) -> AsyncIterator[Post]:
+    trusted = httpx.create_ssl_context()
+    limits = httpx.Limits(max_connections=each, max_keepalive_connections=each)
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(limits=limits, timeout=30.0, verify=trusted))
+            for _ in range(-(-connections // each))
+        ]
+        free = [client for client in clients for _ in range(each)]
+
+        async def post(url: str) -> None:
+            client = free.pop()
+            try:
+                await client.post(url, content=_BODY, headers={"content-type": "application/json"})
+            finally:
+                free.append(client)
+
+        yield post
+
+
+@contextlib.asynccontextmanager
+async def _convo_client(_: int) -> AsyncIterator[Post]:
+    async with outbound.OutboundClient("llm", seconds=15.0) as client:
+        yield lambda url: client.post(url, _BODY, {})
+
+
+@contextlib.asynccontextmanager
+async def _h11_client(_: int) -> AsyncIterator[Post]:
+    free: list[tuple[trio.SocketStream, h11.Connection]] = []
+
+    async def post(url: str) -> None:
+        parts = urlsplit(url)
+        if free:
+            stream, connection = free.pop()
+        else:
+            stream = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
+            connection = h11.Connection(h11.CLIENT)
+        headers = [("host", parts.netloc), ("content-type", "application/json"), ("content-length", str(len(_BODY)))]
+        events = (h11.Request(method="POST", target=parts.path, headers=headers), h11.Data(_BODY), h11.EndOfMessage())
+        with trio.fail_after(30):
+            await stream.send_all(b"".join(connection.send(event) or b"" for event in events))
+            while type(event := connection.next_event()) is not h11.EndOfMessage:
+                if event is h11.NEED_DATA:
+                    connection.receive_data(await stream.receive_some(65_536))
+        connection.start_next_cycle()
+        free.append((stream, connection))
+
+    yield post
+    for stream, _connection in free:
+        await stream.aclose()
 
 
 if __name__ == "__main__":

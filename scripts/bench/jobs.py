@@ -5,7 +5,8 @@ First a queue is filled while nobody works, then the workers are started: jobs a
 the end of the last by the database's word. Then conversations come at a slow, steady rate: how long after its 202 a
 client's job is started (negative where the worker was quicker than the answer). One process serves and one works; convo
 does both in one. What convo does for a job that the others do not: it reads and decodes the log, stores three parts,
-and settles score and relationship with fsync.
+and settles score and relationship with fsync. ``convo_apart`` is convo with one process that takes in and another that
+works.
 
     .venv/bin/python scripts/bench/jobs.py [--jobs 3000] [--workers 8]
 """
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
@@ -77,6 +79,15 @@ def _convo(workers: int | None) -> Run:
     return run
 
 
+@contextlib.contextmanager
+def _convo_apart(bench: Bench) -> Iterator[tuple[str, int]]:
+    """One process works, another one takes in: it wakes the first one."""
+    apart = msgspec.structs.replace(bench, folder=bench.folder / "apart")
+    apart.folder.mkdir()
+    with _convo(None)(bench) as (_, pid), _convo(0)(apart) as (url, _):
+        yield url, pid
+
+
 def _peer(name: str, *, takes: bool, works: bool) -> Run:
     @contextlib.contextmanager
     def run(bench: Bench) -> Iterator[tuple[str, int]]:
@@ -104,6 +115,12 @@ SYSTEMS: Mapping[str, System] = {
         taking=_convo(0),
         working=_convo(None),
         both=_convo(None),
+        unfinished="SELECT count(*) FROM job WHERE state IN ('ready', 'leased')",
+    ),
+    "convo_apart": System(
+        taking=_convo(0),
+        working=_convo(None),
+        both=_convo_apart,
         unfinished="SELECT count(*) FROM job WHERE state IN ('ready', 'leased')",
     ),
     "procrastinate": _peer_system(

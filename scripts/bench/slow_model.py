@@ -1,8 +1,8 @@
 """A language model that takes its time: it answers every call after so many seconds: ``slow_model.py PORT SECONDS``.
 
 It costs little itself: no library reads its requests. ``GET /stats`` says how many calls were in flight at most since
-the last time it was asked, how many there were in all, how many had an idempotency key that had been answered before,
-and how much processor it used.
+the last time it was asked, how many there were in all, how many had an idempotency key that had been called with before
+(and the first of these keys), of how many calls nobody awaited the answer, and how much processor it used.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ class Stats:
     """What was called."""
 
     def __init__(self) -> None:
-        self.in_flight = self.in_flight_max = self.calls = 0
+        self.in_flight = self.in_flight_max = self.calls = self.left = 0
         self.keys: Counter[bytes] = Counter()
 
     def text(self) -> bytes:
         """Return the figures as JSON, and begin the most in flight anew."""
-        repeated = sum(count - 1 for count in self.keys.values())
+        repeated = {key.decode(): count for key, count in self.keys.items() if count > 1}
         found = {
-            "in_flight_max": self.in_flight_max, "calls": self.calls, "repeated": repeated,
+            "in_flight_max": self.in_flight_max, "calls": self.calls, "left": self.left,
+            "repeated": sum(repeated.values()) - len(repeated), "repeated_keys": sorted(repeated)[:5],
             "cpu_seconds": time.process_time(),
         }  # fmt: skip
         self.in_flight_max = self.in_flight
@@ -77,6 +78,7 @@ class Call(asyncio.Protocol):
 
     def _done(self) -> None:
         self._stats.in_flight -= 1
+        self._stats.left += self._transport.is_closing()
         self._answer(_COMPLETION)
 
     def _answer(self, body: bytes) -> None:

@@ -4,6 +4,7 @@ import gzip
 import ssl
 import traceback
 import zlib
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import trio
 import zstandard
 
+from convo import __version__
 from convo.errors import ConfigError, RemoteDenied, RemoteGarbage, RemoteUnavailable
 from convo.outbound import ANSWER_BYTES_MAX, OutboundClient, failure
 from tests.support import fakes
@@ -30,7 +32,7 @@ async def server() -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[OutboundClient]:
-    async with OutboundClient("it", connections=2, seconds=5.0) as open_one:
+    async with OutboundClient("it", seconds=5.0) as open_one:
         yield open_one
 
 
@@ -42,6 +44,70 @@ async def test_json_is_posted_with_the_callers_headers_and_no_compression_is_ask
     assert (answer.status, answer.good, answer.body) == (200, True, b'{"method": "POST"}')
     assert (call.body, call.headers["x-mine"], call.headers["content-type"]) == (b'{"a":1}', "1", "application/json")
     assert call.headers["accept-encoding"] == "identity"
+
+
+async def test_a_header_of_the_callers_stands_in_place_of_ours_however_it_is_written(
+    server: FakeServer, client: OutboundClient
+) -> None:
+    await client.post(server.url, b"{}", {"Content-Type": "application/x", "USER-AGENT": "somebody"})
+    await client.get(server.url, {})
+    found = [(call.headers["content-type"], call.headers["user-agent"]) for call in server.calls]
+    assert found == [("application/x", "somebody"), ("application/json", f"convo/{__version__}")]
+
+
+async def test_the_name_and_password_in_an_address_are_sent_as_such(server: FakeServer, client: OutboundClient) -> None:
+    await client.get(server.url.replace("http://", "http://me%40home:s%3Acret@"), {"authorization": "Bearer other"})
+    carried = b64encode(b"me@home:s:cret").decode()
+    assert [call.headers["authorization"] for call in server.calls] == [f"Basic {carried}"]
+
+
+async def test_one_connection_is_used_again_and_calls_at_once_have_one_each(
+    server: FakeServer, client: OutboundClient
+) -> None:
+    for _ in range(3):
+        await client.get(server.url, {})
+    assert server.connections_opened == 1
+    server.always = fakes.slow("0.2")
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(client.get, server.url, {})
+    assert server.connections_opened == 20
+
+
+async def test_calls_that_are_cancelled_anywhere_keep_no_connection_from_later_ones(
+    server: FakeServer, client: OutboundClient
+) -> None:
+    server.always = fakes.slow("0.01")
+    for step in range(60):
+        with trio.move_on_after(step * 0.0005):
+            await client.post(server.url, b"{}", {})
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(client.get, server.url, {})
+    assert len(client._opened) == 5
+    await server.until(lambda seen: seen.open_connections <= 5)
+
+
+async def test_no_cookie_is_kept(server: FakeServer, client: OutboundClient) -> None:
+    async def with_cookie(exchange: Exchange) -> None:
+        await exchange.answer(200, b"{}", {"set-cookie": "who=you"})
+
+    server.always = with_cookie
+    for _ in range(2):
+        await client.get(server.url, {})
+    assert "cookie" not in server.calls[1].headers
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+async def test_a_proxy_of_the_environment_is_used_but_for_those_that_it_leaves_out(
+    server: FakeServer, client: OutboundClient, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", scheme))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    await client.get(f"http://model{scheme[:4]}.test/v1", {})
+    await client.get(f"{server.url}/near{scheme[:4]}", {})
+    # A proxy is asked for the whole address.
+    assert [call.path for call in server.calls] == [f"http://model{scheme[:4]}.test/v1", f"/near{scheme[:4]}"]
 
 
 async def test_a_refusal_comes_back_with_its_code_and_the_wait_that_it_asks_for(
@@ -204,14 +270,14 @@ async def test_a_private_authority_can_be_trusted_or_certificates_left_unchecked
     ca_file = authority if known else ""
     async with (
         under_tls(server) as url,
-        OutboundClient("it", connections=2, seconds=5.0, ca_file=ca_file, verify=verify) as client,
+        OutboundClient("it", seconds=5.0, ca_file=ca_file, verify=verify) as client,
     ):
         assert (await client.get(url, {})).status == 200
 
 
 async def test_a_certificate_of_an_unknown_authority_is_not_taken(server: FakeServer, authority: str) -> None:
     assert authority
-    async with under_tls(server) as url, OutboundClient("it", connections=2, seconds=5.0) as client:
+    async with under_tls(server) as url, OutboundClient("it", seconds=5.0) as client:
         with pytest.raises(RemoteUnavailable):
             await client.get(url, {})
     assert server.calls == []
@@ -221,4 +287,4 @@ def test_a_file_without_certificates_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("no")
     for name in ("empty.pem", "none.pem"):
         with pytest.raises(ConfigError, match="ca_file"):
-            OutboundClient("it", connections=1, seconds=1.0, ca_file=str(tmp_path / name))
+            OutboundClient("it", seconds=1.0, ca_file=str(tmp_path / name))

@@ -390,7 +390,7 @@ class FakeServer:
 
 def _is_trial(call: Call) -> bool:
     """Return whether a call is the small one of a start or of ``convo check``."""
-    return _key(call) == "convo:check"
+    return _key(call).startswith("convo:check:")
 
 
 def _key(call: Call) -> str:
@@ -408,7 +408,11 @@ async def _read_call(connection: h11.Connection, stream: trio.SocketStream) -> C
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage) and request is not None:
-            headers = {name.decode(): value.decode() for name, value in request.headers}
+            headers: dict[str, str] = {}
+            for name, value in request.headers:
+                before = headers.get(name.decode())
+                # One that comes twice is seen as such.
+                headers[name.decode()] = value.decode() if before is None else f"{before}, {value.decode()}"
             return Call(method=request.method.decode(), path=request.target.decode(), headers=headers, body=bytes(body))
         else:
             return None

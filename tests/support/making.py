@@ -26,9 +26,11 @@ from convo.conversation.model import (
     Questions,
 )
 from convo.observe import log_records
+from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
+from convo.pipeline.settling import SETTLING_MAX, Settling
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -211,6 +213,10 @@ class Process:
             self.outbox,
         )
         self.dependencies: dict[str, Dependency] = {}
+        self.settling = Settling(self._settle, self.bell)
+
+    async def _settle(self, job: JobAtWork) -> None:
+        await self.endings.settle(job)
 
     def _take(self, committed: list[CommittedLog]) -> None:
         self.taken += committed
@@ -228,6 +234,7 @@ class Process:
             self.ended.append,
             self.held,
             Unpaced(),
+            settling=lambda: self.settling.busy,
         )
 
     @property
@@ -248,6 +255,7 @@ class Process:
         return Worker(
             settings=self.settings,
             endings=self.endings,
+            settle=self.settling.hand_over,
             take_log=self.recent_logs.take,
             analysts=analysts,
             bell=self.bell,
@@ -331,14 +339,18 @@ async def at_work(process: Process, analysts: Analysts, *, workers: int = 1) -> 
 
     Yields the scope of the workers: cancelled, they stop at once.
     """
-    async with trio.open_nursery() as working:
-        send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
-        for _ in range(workers):
-            working.start_soon(process.worker(analysts).run, receive.clone())
-        async with trio.open_nursery() as feed:
-            await feed.start(process.publisher.run, send, receive)
-            yield working.cancel_scope
-            feed.cancel_scope.cancel()
+    async with trio.open_nursery() as settling:
+        for _ in range(SETTLING_MAX):
+            settling.start_soon(process.settling.run)
+        async with trio.open_nursery() as working:
+            send, receive = trio.open_memory_channel[Handed](LEASED_AHEAD_MAX)
+            for _ in range(workers):
+                working.start_soon(process.worker(analysts).run, receive.clone())
+            async with trio.open_nursery() as feed:
+                await feed.start(process.publisher.run, send, receive)
+                yield working.cancel_scope
+                feed.cancel_scope.cancel()
+        settling.cancel_scope.cancel()
 
 
 # --- analysts

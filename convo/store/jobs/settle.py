@@ -32,6 +32,8 @@ from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
 _ROWS_MAX = 64
+# Each settle is six round trips to the server, whatever it holds, and no worker waits for it (pipeline/settling.py).
+_GATHER_SECONDS = 0.02
 FoundParts = Mapping[PartName, tuple[str, Finding]]
 NO_PARTS: FoundParts = {}
 _Item = tuple[Lease, Waits, FoundParts]
@@ -52,6 +54,7 @@ class Settler:
             bytes_max=_ROWS_MAX,
             unit_seconds=postgres.unit_seconds,
             item_bytes=lambda _: 1,
+            gather_seconds=_GATHER_SECONDS,
         )
         self._moves = False
 

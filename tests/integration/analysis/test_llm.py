@@ -373,6 +373,13 @@ async def test_a_check_makes_one_small_call_and_shows_what_the_server_takes(serv
     assert all(len(call.body) < 1_000 for call in post)
 
 
+async def test_two_checks_are_two_calls_for_a_server_that_keeps_keys(server: FakeServer, model: Model) -> None:
+    await model.check()
+    await model.check()
+    keys = [call.headers["idempotency-key"] for call in server.calls if call.method == "POST"]
+    assert len(set(keys)) == len(keys) == 2
+
+
 async def test_a_check_does_not_call_good_what_no_conversation_could_use(server: FakeServer, model: Model) -> None:
     server.always = fakes.completing("I would rather not.")
     with pytest.raises(RemoteGarbage):

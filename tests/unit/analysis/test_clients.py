@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, cast
 
-import httpx
 import pytest
 
 from convo.analysis.clients import make_remote, open_remotes
@@ -11,6 +10,15 @@ from convo.errors import ConfigError
 from convo.settings import LlmSettings, MemorySettings, Settings
 
 MODEL, MEMORY = LlmSettings(model="m-1"), MemorySettings(url="http://127.0.0.1:1")
+
+
+class Transport:
+    """An open connection."""
+
+    closed = False
+
+    async def aclose(self) -> None:
+        self.closed = True
 
 
 @pytest.mark.parametrize(
@@ -27,9 +35,11 @@ async def test_the_clients_of_what_is_switched_on_are_open_inside_the_block(
 ) -> None:
     async with open_remotes(settings) as remotes:
         assert [remote.name for remote in remotes] == names
-        clients: list[httpx.AsyncClient] = [client for remote in remotes for client in remote._client._clients]
-        assert not any(client.is_closed for client in clients)
-    assert all(client.is_closed for client in clients)
+        opened = [Transport() for _ in remotes]
+        for remote, transport in zip(remotes, opened, strict=True):
+            remote._client._opened.append(cast("Any", transport))
+        assert not any(transport.closed for transport in opened)
+    assert all(transport.closed for transport in opened)
 
 
 def test_each_client_finds_its_parts_under_its_own_name() -> None:
@@ -48,7 +58,7 @@ def test_each_client_finds_its_parts_under_its_own_name() -> None:
 async def test_without_verify_no_certificate_is_checked(section: Any) -> None:
     name = "llm" if isinstance(section, LlmSettings) else "memory"
     async with make_remote(name, Settings(**{name: section})) as remote:
-        pool: Any = remote._client._clients[0]._transport
+        pool: Any = remote._client._open("")
         assert pool._pool._ssl_context.verify_mode == ssl.CERT_NONE
 
 

@@ -110,17 +110,19 @@ async def at_work(**llm: Any) -> AsyncIterator[House]:
     jobs = cast("Any", house.jobs)
     held = HeldLeases(jobs, settings.jobs)
     part_writer = PartWriter(jobs, settings.database.unit_seconds)
+    endings = Endings(
+        settings=settings,
+        jobs=jobs,
+        part_writer=part_writer,
+        settler=jobs,
+        held=held,
+        dependencies={"llm": house.dependency},
+        ended=lambda _: None,
+    )
     worker = Worker(
         settings=settings,
-        endings=Endings(
-            settings=settings,
-            jobs=jobs,
-            part_writer=part_writer,
-            settler=jobs,
-            held=held,
-            dependencies={"llm": house.dependency},
-            ended=lambda _: None,
-        ),
+        endings=endings,
+        settle=endings.settle,
         take_log=take_log,
         analysts=cast("Any", house.analysts()),
         bell=house.bell,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from convo.analysis.analyze import Analyst
 from convo.conversation.model import Conversation, Finding
@@ -95,6 +96,7 @@ async def work(
     worker = Worker(
         settings=Settings(),
         endings=ended,  # type: ignore[arg-type]
+        settle=ended.settle,
         take_log=take,
         analysts={"emotion": Analyst(by="m/1", find=analyst.find)},
         bell=Bell(),
@@ -122,6 +124,36 @@ async def test_two_of_eight_workers_have_a_large_conversation_and_small_ones_pas
     await work([*[LARGE] * 6, SMALL, SMALL], analyst, ended, seen)
     assert sorted(ended.settled) == list(range(8))
     assert len(analyst.asked) == 8
+
+
+@pytest.mark.parametrize(("workers", "handed_over"), [(1, [0, 1]), (3, [])])
+async def test_a_settle_is_handed_over_where_no_other_worker_is_free(workers: int, handed_over: list[int]) -> None:
+    analyst, ended, handed = Waiting(), Ended(), Ended()
+    analyst.open.set()
+
+    async def take(_seq: int, _digest: str) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return SMALL
+
+    worker = Worker(
+        settings=Settings(),
+        endings=ended,  # type: ignore[arg-type]
+        settle=handed.settle,
+        take_log=take,
+        analysts={"emotion": Analyst(by="m/1", find=analyst.find)},
+        bell=Bell(),
+    )
+    send, receive = trio.open_memory_channel[Handed](0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(workers):
+            nursery.start_soon(worker.run, receive.clone())
+        await wait_all_tasks_blocked()
+        async with send:
+            for seq in range(2):
+                await send.send(lease(seq, SMALL))
+            await wait_all_tasks_blocked()
+    assert sorted(handed.settled) == handed_over
+    assert sorted(handed.settled + ended.settled) == [0, 1]
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"not zstd at all", LARGE[:3]])

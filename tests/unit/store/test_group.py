@@ -40,10 +40,20 @@ class Ledger:
 
 @asynccontextmanager
 async def at_work(
-    ledger: Ledger, *, rows_max: int = 100, bytes_max: int = 1000, size: Callable[[str], int] = len
+    ledger: Ledger,
+    *,
+    rows_max: int = 100,
+    bytes_max: int = 1000,
+    size: Callable[[str], int] = len,
+    gather_seconds: float = 0.0,
 ) -> AsyncIterator[Group[str, str]]:
     group: Group[str, str] = Group(
-        ledger.commit, rows_max=rows_max, bytes_max=bytes_max, unit_seconds=ledger.seconds, item_bytes=size
+        ledger.commit,
+        rows_max=rows_max,
+        bytes_max=bytes_max,
+        unit_seconds=ledger.seconds,
+        item_bytes=size,
+        gather_seconds=gather_seconds,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(group.run)
@@ -74,6 +84,18 @@ async def test_a_lone_item_is_committed_at_once(autojump_clock: MockClock) -> No
     async with at_work(ledger) as group:
         assert await group.submit("a") == "a stored"
         assert trio.current_time() == 0.25
+
+
+async def test_a_batch_gathers_for_a_while_as_long_as_items_come_several_at_a_time(autojump_clock: MockClock) -> None:
+    ledger = Ledger()
+    outcomes: Outcomes = {}
+    async with at_work(ledger, gather_seconds=0.5) as group, trio.open_nursery() as nursery:
+        for item, at in (("a", 0.0), ("b", 0.5), ("c", 0.6), ("d", 2.1), ("e", 2.3), ("f", 4.4)):
+            await trio.sleep_until(at)
+            nursery.start_soon(submit, group, item, outcomes)
+    # The batch after one of two waited until 2.5; all others were begun at once.
+    assert ledger.batches == [["a"], ["b", "c"], ["d", "e"], ["f"]]
+    assert trio.current_time() == 4.4 + 1.0
 
 
 async def test_while_one_transaction_is_under_way_the_next_batch_gathers(autojump_clock: MockClock) -> None:
