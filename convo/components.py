@@ -33,9 +33,13 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.worker import Worker
+from convo.rabbitmq.broker import dependency_of
+from convo.rabbitmq.relay import Relay
+from convo.resilience.dependency import Dependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
+from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
 from convo.settings import Settings, used_dependencies
@@ -84,6 +88,7 @@ class Components:
     def __init__(  # noqa: PLR0913  (the resources that are open before it)
         self,
         settings: Settings,
+        bridge: Bridge,
         postgres: Postgres,
         me: Identity,
         analysts: Analysts,
@@ -102,7 +107,8 @@ class Components:
         self.remotes = remotes
         self._bell = Bell()
         self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
-        self.readiness = Readiness(self._dependencies.values())
+        self._brokers = _dependencies_of_rabbitmq(settings)
+        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values()])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -150,8 +156,15 @@ class Components:
         self.courier = Courier(
             postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
         )
+        self.relay = self._make_relay(bridge)
         self._open_pipeline(analysts)
         self._open_routes(remotes)
+
+    def _make_relay(self, bridge: Bridge) -> Relay | None:
+        settings, dependency = self.settings, self._brokers.get("rabbitmq")
+        if dependency is None or not settings.events.types:
+            return None
+        return Relay(bridge, self.postgres, self.numberer, dependency, settings.rabbitmq, lambda: self.me.name)
 
     def _open_logs(self) -> None:
         jobs = self.settings.jobs
@@ -320,7 +333,15 @@ class Components:
         if self.settings.events.types:
             keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
             keepers += [self.courier.run, *[self.courier.work] * WORKERS]
+        if self.relay is not None:
+            keepers.append(self.relay.run)
         return keepers
+
+    async def leave_couriers(self) -> None:
+        """Give back what this process delivers to, so that another one goes on at once."""
+        await self.courier.leave()
+        if self.relay is not None:
+            await self.relay.leave()
 
     def forget_database(self) -> None:
         """Forget all that was learned from the database before it went back, and refuse requests until it is ready.
@@ -337,6 +358,8 @@ class Components:
         self.watch.wake_all()
         self.numberer.start_over()
         self.courier.start_over()
+        if self.relay is not None:
+            self.relay.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -372,9 +395,18 @@ class Components:
 
     def _numbered(self) -> None:
         self.courier.wake()
+        if self.relay is not None:
+            self.relay.wake()
 
     def _leads(self) -> bool:
         return self.alerts.leads
+
+
+def _dependencies_of_rabbitmq(settings: Settings) -> dict[str, Dependency]:
+    """Return the breaker of each purpose that RabbitMQ is used for."""
+    if not settings.rabbitmq.url:
+        return {}
+    return {"rabbitmq": dependency_of("rabbitmq", settings.rabbitmq)} if settings.events.types else {}
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

@@ -87,7 +87,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)
             components = Components(
-                settings, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
+                settings, bridge, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()
@@ -233,7 +233,7 @@ class Service:
             try:
                 released = await components.jobs.release_all()
                 await components.agreement.leave()
-                await components.courier.leave()
+                await components.leave_couriers()
                 await processes.leave(components.postgres, components.jobs.owner)
                 await process_programs.withdraw(components.postgres, components.me.incarnation)
             except ConvoError as error:

@@ -391,6 +391,21 @@ class WebhooksSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     verify: bool = True
 
 
+class RabbitmqSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RabbitMQ: where events are published, and conversations taken from; with no ``url`` nothing is."""
+
+    url: Secret = Secret()
+    exchange: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,200}\Z")] = "convo.events"
+    types: tuple[EventType, ...] = ()
+    attempt_seconds: Seconds = 5.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    backoff_seconds: Seconds = 2.0
+    breaker_open_seconds: Seconds = 10.0
+    heartbeat_seconds: Annotated[int, Meta(ge=1, le=3600)] = 20
+    ca_file: str = ""
+    verify: bool = True
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -423,6 +438,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: RetentionSettings = RetentionSettings()
     events: EventsSettings = EventsSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
+    rabbitmq: RabbitmqSettings = RabbitmqSettings()
     canary: CanarySettings = CanarySettings()
 
 

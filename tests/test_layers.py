@@ -59,6 +59,7 @@ RANKS: dict[str, int] = {
     "convo.telling": 9,
     "convo.scrub": 10,
     "convo.cloud_events": 9,
+    "convo.rabbitmq": 13,
     "convo.event_keeper": 13,
     "convo.canary": 13,
     "convo.retention": 11,
@@ -91,7 +92,7 @@ PACKAGES = (
         "pipeline",
         "resilience",
     ),
-    *("runtime", "store", "web", "webhooks"),
+    *("rabbitmq", "runtime", "store", "web", "webhooks"),
 )
 
 # What stands in these modules and in no other.

@@ -747,13 +747,13 @@ def job_acknowledged(*, conversation_id: str) -> None:
 
 
 def events_waiting(*, what: str, reason: str) -> None:
-    """Log that events wait for the database: to be numbered, delivered or removed, as ``what`` names it."""
+    """Log that events wait: to be numbered, delivered, published or removed, as ``what`` names it."""
     _record_seldom("warning", "events_waiting", what, what=what, reason=reason)
 
 
-def events_expiring(*, webhook_id: str, at: str) -> None:
+def events_expiring(*, receiver: str, at: str) -> None:
     """Log that an endpoint has not confirmed an event that is removed soon; ``at`` is when that event happened."""
-    _record("error", "events_expiring", webhook_id=webhook_id, at=at)
+    _record("error", "events_expiring", receiver=receiver, at=at)
 
 
 def webhook_active(*, webhook_id: str) -> None:

@@ -194,6 +194,9 @@ events_numbered_total = _folding.count(
     "convo_events_numbered_total", "Events that this process has put in their order."
 ).labels()
 
+events_published_total = _folding.count(
+    "convo_events_published_total", "Events that RabbitMQ has confirmed to this process."
+).labels()
 webhook_attempts_total = _folding.count(
     "convo_webhook_attempts_total", "Attempts to deliver an event or a ping to an endpoint, by outcome.", "outcome"
 )

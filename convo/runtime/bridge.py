@@ -72,6 +72,12 @@ async def in_thread(function: Callable[..., T], *args: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
 
 
+async def side_by_side(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseException]:
+    """Make calls side by side on the asyncio side; return what each returned or raised, in their order."""
+    # no deadline: whoever crosses has one
+    return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+
+
 async def together(
     calls: Sequence[Callable[[], Awaitable[T]]], grace_seconds: float, *, undo: Callable[[T], object]
 ) -> list[T]:

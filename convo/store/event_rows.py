@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,6 +43,18 @@ class StoredEvent(Struct, frozen=True, kw_only=True):
     def id(self) -> str:
         """Return its id, which stays the same for ever."""
         return event_id(self.number, self.salt)
+
+    @property
+    def order_key(self) -> str:
+        """What events wait for each other by: the user, or the event alone where it is of nobody any more."""
+        return f"event {self.number}" if self.user_id is None else f"user {self.tenant}/{self.user_id}"
+
+
+class EventPage(Struct, frozen=True, kw_only=True):
+    """The next events that a receiver wants, and up to which number was looked."""
+
+    events: Sequence[StoredEvent]
+    looked_to: int
 
 
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:
