@@ -34,6 +34,7 @@ from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.worker import Worker
 from convo.rabbitmq.broker import dependency_of
+from convo.rabbitmq.intake import QueueIntake
 from convo.rabbitmq.relay import Relay
 from convo.resilience.dependency import Dependency
 from convo.retention import passes
@@ -85,7 +86,7 @@ from convo.webhooks.sending import Sender
 class Components:
     """Everything in this process that runs or is called as long as it lives."""
 
-    def __init__(  # noqa: PLR0913  (the resources that are open before it)
+    def __init__(  # noqa: PLR0913, PLR0917  (the resources that are open before it)
         self,
         settings: Settings,
         bridge: Bridge,
@@ -159,6 +160,13 @@ class Components:
         self.relay = self._make_relay(bridge)
         self._open_pipeline(analysts)
         self._open_routes(remotes)
+        self.queue_intake = self._make_queue_intake(bridge)
+
+    def _make_queue_intake(self, bridge: Bridge) -> QueueIntake | None:
+        dependency, api = self._brokers.get("rabbitmq_intake"), self.api
+        if dependency is None:
+            return None
+        return QueueIntake(bridge, self.postgres, dependency, self.settings.rabbitmq, api.intake, api.door.clients)
 
     def _make_relay(self, bridge: Bridge) -> Relay | None:
         settings, dependency = self.settings, self._brokers.get("rabbitmq")
@@ -335,10 +343,14 @@ class Components:
             keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         if self.relay is not None:
             keepers.append(self.relay.run)
+        if self.queue_intake is not None:
+            keepers.append(self.queue_intake.run)
         return keepers
 
     async def leave_couriers(self) -> None:
-        """Give back what this process delivers to, so that another one goes on at once."""
+        """Give back what this process delivers to, so that another one goes on at once, and finish what it takes in."""
+        if self.queue_intake is not None:
+            await self.queue_intake.leave()
         await self.courier.leave()
         if self.relay is not None:
             await self.relay.leave()
@@ -404,9 +416,9 @@ class Components:
 
 def _dependencies_of_rabbitmq(settings: Settings) -> dict[str, Dependency]:
     """Return the breaker of each purpose that RabbitMQ is used for."""
-    if not settings.rabbitmq.url:
-        return {}
-    return {"rabbitmq": dependency_of("rabbitmq", settings.rabbitmq)} if settings.events.types else {}
+    used = {"rabbitmq": bool(settings.events.types), "rabbitmq_intake": bool(settings.rabbitmq.intake_queue)}
+    names = [name for name, is_used in used.items() if is_used] if settings.rabbitmq.url else []
+    return {name: dependency_of(name, settings.rabbitmq) for name in names}
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

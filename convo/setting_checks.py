@@ -161,6 +161,11 @@ def _check_rabbitmq(rabbitmq: RabbitmqSettings) -> None:
             f"{variable('rabbitmq', 'url')}: its value is no amqp:// or amqps:// address; write amqp://USER:PASSWORD@HOST/,"
             " with / @ : in a password as %2F %40 %3A"
         )
+    if rabbitmq.intake_queue and not url:
+        raise ConfigError(
+            f"rabbitmq.intake_queue = {rabbitmq.intake_queue!r}, but there is no broker to take it from: set"
+            f" {variable('rabbitmq', 'url')}, or empty rabbitmq.intake_queue"
+        )
 
 
 def _is_loopback(host: str) -> bool:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, structs
 
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.conversation.score import Weights
+from convo.conversation.tenant import NAME_PATTERN
 from convo.dependencies import DEPENDENCIES
 from convo.event_types import EventType
 
@@ -402,6 +404,9 @@ class RabbitmqSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     backoff_seconds: Seconds = 2.0
     breaker_open_seconds: Seconds = 10.0
     heartbeat_seconds: Annotated[int, Meta(ge=1, le=3600)] = 20
+    intake_queue: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,200}\Z")] = ""
+    intake_tenant: Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}\Z")] = DEFAULT_TENANT
+    prefetch: Annotated[int, Meta(ge=1, le=10_000)] = 200
     ca_file: str = ""
     verify: bool = True
 

@@ -123,8 +123,11 @@ MONOPOLIES: dict[str, set[str]] = {
 }
 PURE = "convo.conversation"
 NOT_PURE = {"trio", "os", "io", "time", "socket", "pathlib", "threading", "subprocess", "logging", "random"}
-BROAD = {"convo.pipeline.worker", "convo.http.connection", "convo.web.door", "convo.runtime.callbacks"}
-"""Where a job, a request, a connection and an asyncio callback end: what nobody foresaw is caught there alone."""
+BROAD = {
+    *("convo.pipeline.worker", "convo.http.connection", "convo.web.door", "convo.runtime.callbacks"),
+    "convo.rabbitmq.intake",
+}
+"""Where a job, a request, a connection, a callback and a message end: what nobody foresaw is caught there alone."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
@@ -188,6 +191,8 @@ TESTED_BY: dict[str, str] = {
     "convo.store.tenant_indexes": "integration/test_tenant_keeper.py",
     "convo.store.jobs.job_room": "integration/test_job_room_keeper.py",
     "convo.store.event_expiry": "integration/test_event_keeper.py",
+    "convo.store.courier_leases": "integration/store/test_couriers.py",
+    "convo.rabbitmq.queues": "integration/rabbitmq/test_intake.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),

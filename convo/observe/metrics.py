@@ -197,6 +197,9 @@ events_numbered_total = _folding.count(
 events_published_total = _folding.count(
     "convo_events_published_total", "Events that RabbitMQ has confirmed to this process."
 ).labels()
+queue_messages_total = _folding.count(
+    "convo_queue_messages_total", "Messages of rabbitmq.intake_queue, by what became of them.", "outcome"
+)
 webhook_attempts_total = _folding.count(
     "convo_webhook_attempts_total", "Attempts to deliver an event or a ping to an endpoint, by outcome.", "outcome"
 )

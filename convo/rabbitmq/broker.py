@@ -41,7 +41,8 @@ class Outgoing(Struct, frozen=True, kw_only=True):
     body: bytes
     content_type: str
     at: datetime | None = None
-    headers: Mapping[str, str] = {}
+    content_encoding: str = ""
+    headers: Mapping[str, Any] = {}
 
 
 class Incoming(Struct, frozen=True, kw_only=True, gc=False):
@@ -69,11 +70,13 @@ class Broker:
         self._library = _aio_pika()
         self._connection: Any = None
         self._channel: Any = None
+        self._consumes = False
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        return self._channel is not None and not self._channel.is_closed
+        """Whether there is a connection, as far as is known; one that the broker sends messages to no more is none."""
+        channel = self._channel
+        return channel is not None and not channel.is_closed and bool(channel.consumers) is self._consumes
 
     async def open(self) -> None:
         """Connect, unless there is a connection.
@@ -139,14 +142,16 @@ class Broker:
         try:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             await self._opened(channel)
+            inner = await channel.get_underlay_channel()
         except BaseException:
             await _close(connection)  # noqa: ASYNC102  (asyncio's side; it has a bound)
             raise
-        self._connection, self._channel = connection, channel
+        self._connection, self._channel = connection, inner
+        self._consumes = bool(inner.consumers)
 
     async def _publish_all(self, exchange: str, chains: Sequence[Sequence[Outgoing]], confirmed: set[int]) -> None:
         # aio-pika's own `publish` waits until each message is written before it takes the next one.
-        channel = await self._channel.get_underlay_channel()
+        channel = self._channel
 
         async def follow(chain: Sequence[Outgoing]) -> None:
             for one in chain:
@@ -168,9 +173,10 @@ class Broker:
     def _properties(self, one: Outgoing) -> Any:
         message = self._library.Message(
             b"",
-            message_id=one.id,
+            message_id=one.id or None,
             type=one.routing_key,
-            content_type=one.content_type,
+            content_type=one.content_type or None,
+            content_encoding=one.content_encoding or None,
             timestamp=one.at,
             headers=dict(one.headers),
             delivery_mode=self._library.DeliveryMode.PERSISTENT,
@@ -178,9 +184,8 @@ class Broker:
         return message.properties
 
     async def _acknowledge(self, tags: Sequence[int]) -> None:
-        channel = await self._channel.get_underlay_channel()
         for tag in tags:
-            await channel.basic_ack(tag, wait=False)
+            await self._channel.basic_ack(tag, wait=False)
 
     def _mapped(self, error: BaseException) -> RemoteError:
         known = self._library.exceptions
@@ -196,7 +201,7 @@ class Broker:
 
 
 def dependency_of(name: str, settings: RabbitmqSettings) -> Dependency:
-    """Return the breaker and the deadline of calls to RabbitMQ for one purpose; whoever calls makes the next attempt."""
+    """Return the breaker and deadline of one purpose that RabbitMQ is called for; the caller makes the next attempt."""
     return Dependency(
         name,
         RemoteSettings(

@@ -2,9 +2,9 @@
 
 Open it to change what is published when, or what happens when the broker does not confirm.
 
-One process at a time relays, by a lease. It publishes a page of events side by side, but for those of one user: each of
-them waits until the one before it is confirmed. The cursor moves behind what is confirmed without a gap. A page that was
-not confirmed as a whole is read again, so that nothing is sent that has been erased meanwhile.
+One process at a time relays, by a lease. It publishes a page of events side by side, but for those of one user: each
+of them waits until the one before it is confirmed. The cursor moves behind what is confirmed without a gap. A page that
+was not confirmed as a whole is read again, so that nothing is sent that has been erased meanwhile.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ async def within(seconds: float, awaitable: Awaitable[T]) -> T:
     Raises:
         TimeoutError: it took longer than ``seconds``.
     """
-    return await asyncio.wait_for(awaitable, seconds)
+    # Not `wait_for`: the task that it makes may never begin where the loop ends.
+    async with asyncio.timeout(seconds):
+        return await awaitable
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:
@@ -74,7 +76,6 @@ async def in_thread(function: Callable[..., T], *args: object) -> T:
 
 async def side_by_side(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseException]:
     """Make calls side by side on the asyncio side; return what each returned or raised, in their order."""
-    # no deadline: whoever crosses has one
     return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
 
 

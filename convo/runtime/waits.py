@@ -84,6 +84,11 @@ NAMES: dict[str, str] = {
     "rabbitmq.publish": "one attempt to connect where there is no connection, and to publish a page of events",
     "rabbitmq.hold": "the pause that RabbitMQ asked for",
     "rabbitmq.bulkhead": "a free place among the concurrent calls of RabbitMQ",
+    "rabbitmq_intake.open": "one attempt to connect, and to have the messages of the queue sent",
+    "rabbitmq_intake.hold": "the pause that RabbitMQ asked for",
+    "rabbitmq_intake.bulkhead": "a free place among the concurrent calls of RabbitMQ",
+    "rabbitmq_intake.acknowledge": "acknowledging messages whose conversations are stored",
+    "rabbitmq_intake.refuse": "putting a message aside that no try can store",
     "rabbitmq.close": "closing a connection to RabbitMQ",
     "rabbitmq.check": "the connection that `convo check` opens to RabbitMQ",
     # an erasure

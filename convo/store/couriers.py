@@ -59,7 +59,7 @@ async def read_events(postgres: Postgres, after: int, rows: int, types: Sequence
 
 
 async def move_cursor(postgres: Postgres, courier: LeasedCourier, cursor: int) -> bool:
-    """Note that all events up to ``cursor`` are confirmed; return false, and change nothing, where the lease is lost."""
+    """Note that all events up to ``cursor`` are confirmed; where the lease is lost, change nothing and return false."""
 
     async def body(connection: Connection) -> bool:
         return await connection.fetchval(_MOVE, courier.name, courier.token, cursor) is not None

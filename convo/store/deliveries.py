@@ -2,8 +2,9 @@
 
 Open it to change when an event steps aside, when it is given up, or when an endpoint is switched off.
 
-One process delivers to an endpoint at a time (``store/courier_leases.py``). A cursor moves over the numbers of ``store/event_numbers.py``, and only behind what this endpoint has confirmed. A crash can lose the last
-moves of a cursor, and then events are delivered again, under the same ids.
+One process delivers to an endpoint at a time (``store/courier_leases.py``). A cursor moves over the numbers of
+``store/event_numbers.py``, and only behind what this endpoint has confirmed. A crash can lose the last moves of a
+cursor, and then events are delivered again, under the same ids.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 """
-# The few endpoints, and for each one probe of event_by_sequence and one of webhook_aside's key. A courier counts as long
-# as a process is switched on that has it.
+# The few endpoints, and for each one probe of event_by_sequence and one of webhook_aside's key. A courier counts as
+# long as a process is switched on that has it.
 _EXPIRING = """
 SELECT w.webhook_id AS receiver, min(oldest.at) AS at
 FROM webhook w, LATERAL (

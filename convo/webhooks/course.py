@@ -192,4 +192,3 @@ class Course:
             self._ready.append(queue[0])
         else:
             del self._queues[waiting.key]
-

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,14 @@ class Client:
             await self._broker.open()
             return await self._bridge.cross(function, self._channel)
 
-    async def bound(self, queue: str, exchange: str, key: str = "#", **arguments: Any) -> None:
+    async def bound(
+        self, queue: str, exchange: str, key: str = "#", arguments: Mapping[str, Any] | None = None
+    ) -> None:
         """Make a durable queue that gets what is published to a topic exchange."""
 
         async def make(channel: Any) -> None:
             found = await channel.declare_exchange(exchange, "topic", durable=True)
-            made = await channel.declare_queue(queue, durable=True, arguments=arguments or None)
+            made = await channel.declare_queue(queue, durable=True, arguments=arguments)
             await made.bind(found, key)
 
         await self.do(make)
@@ -179,14 +181,21 @@ class OwnBroker:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
         }
-        (folder / "rabbitmq.conf").write_text("vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n")
+        (folder / "rabbitmq.conf").write_text(
+            "vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n"
+        )
         (folder / "plugins").write_text("[].\n")
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
         with (self._folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
-                [_SERVER], env=self._environment, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True
+                [_SERVER],
+                env=self._environment,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         last = time.monotonic() + _START_SECONDS
         while not self._answers():
@@ -218,7 +227,12 @@ class OwnBroker:
     def control(self, *words: str) -> str:
         """Run rabbitmqctl."""
         done = subprocess.run(
-            [_CONTROL, *words], env=self._environment, capture_output=True, check=True, timeout=60, stdin=subprocess.DEVNULL
+            [_CONTROL, *words],
+            env=self._environment,
+            capture_output=True,
+            check=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
         )
         return done.stdout.decode()
 
@@ -229,16 +243,17 @@ class OwnBroker:
             subprocess.run(["epmd", "-kill"], env=self._environment, capture_output=True, timeout=10, check=False)
 
 
-@contextmanager
-def own_broker(folder: Path) -> Iterator[OwnBroker]:
+@asynccontextmanager
+async def own_broker(folder: Path) -> AsyncIterator[OwnBroker]:
     """Yield a RabbitMQ that this test may kill."""
     folder.mkdir(parents=True, exist_ok=True)
     broker = OwnBroker(folder)
     try:
-        broker.start()
+        await trio.to_thread.run_sync(broker.start)
         yield broker
     finally:
-        broker.end()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
+            await trio.to_thread.run_sync(broker.end)
 
 
 def _free_ports(count: int) -> list[int]:

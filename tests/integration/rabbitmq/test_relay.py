@@ -115,20 +115,22 @@ async def test_what_no_queue_takes_waits_and_comes_when_one_is_bound(database: s
     }
     async with client_of(URL) as client:
         try:
-            async with recorded("misconfigured", "breaker_opened", "breaker_closed") as records:
-                async with posting(tmp_path, database, settings) as convo:
-                    await posted(convo, "mia-1", "mia-2", user_id="mia")
-                    await until(lambda: "breaker_opened" in [name for name, _, _ in records])
-                    assert await cursor(database) == 0
-                    ready = (await convo.get("/readyz")).json()
-                    assert "RABBITMQ_MISCONFIGURED: rabbitmq: no queue takes" in str(ready["warnings"])
-                    await client.bound(queue, exchange)
-                    got = await taken(client, queue, 2)
-                    await until(lambda: "breaker_closed" in [name for name, _, _ in records])
-                    assert subjects(got) == ["mia-1", "mia-2"]
-                    with trio.fail_after(5):
-                        while await cursor(database) < 2:  # noqa: ASYNC110
-                            await trio.sleep(0.05)
+            async with (
+                recorded("misconfigured", "breaker_opened", "breaker_closed") as records,
+                posting(tmp_path, database, settings) as convo,
+            ):
+                await posted(convo, "mia-1", "mia-2", user_id="mia")
+                await until(lambda: "breaker_opened" in [name for name, _, _ in records])
+                assert await cursor(database) == 0
+                ready = (await convo.get("/readyz")).json()
+                assert "RABBITMQ_MISCONFIGURED: rabbitmq: no queue takes" in str(ready["warnings"])
+                await client.bound(queue, exchange)
+                got = await taken(client, queue, 2)
+                await until(lambda: "breaker_closed" in [name for name, _, _ in records])
+                assert subjects(got) == ["mia-1", "mia-2"]
+                with trio.fail_after(5):
+                    while await cursor(database) < 2:  # noqa: ASYNC110
+                        await trio.sleep(0.05)
         finally:
             await client.removed(queues=(queue,), exchanges=(exchange,))
     assert records[0][2]["dependency"] == "rabbitmq"
@@ -138,7 +140,7 @@ async def test_what_no_queue_takes_waits_and_comes_when_one_is_bound(database: s
 async def test_where_the_queue_is_full_a_users_order_is_kept_and_nothing_is_lost(database: str, tmp_path: Path) -> None:
     async with client_of(URL) as client:
         exchange, queue = own_name("events"), own_name("queue")
-        await client.bound(queue, exchange, **{"x-max-length": 7, "x-overflow": "reject-publish"})
+        await client.bound(queue, exchange, arguments={"x-max-length": 7, "x-overflow": "reject-publish"})
         settings = {
             **ACCEPTED,
             "rabbitmq.url": URL,
@@ -190,9 +192,7 @@ async def test_what_was_erased_while_it_waited_is_published_as_a_stub(database: 
     assert event["id"] == got.id
 
 
-async def test_a_broker_that_is_not_there_is_tried_three_times_two_seconds_apart(
-    database: str, tmp_path: Path
-) -> None:
+async def test_a_broker_that_is_not_there_is_tried_three_times_two_seconds_apart(database: str, tmp_path: Path) -> None:
     settings = {**ACCEPTED, "rabbitmq.url": f"amqp://guest:guest@127.0.0.1:{free_port()}/"}
     async with recorded("breaker_opened") as records, posting(tmp_path, database, settings) as convo:
         began = trio.current_time()
@@ -209,7 +209,7 @@ async def test_a_broker_that_is_not_there_is_tried_three_times_two_seconds_apart
 
 @needs_programs
 async def test_a_broker_that_freezes_is_killed_and_comes_back_loses_nothing(database: str, tmp_path: Path) -> None:
-    with own_broker(tmp_path / "broker") as broker:
+    async with own_broker(tmp_path / "broker") as broker:
         exchange, queue = "convo.events", "all"
         settings = {
             **ACCEPTED,
@@ -219,31 +219,33 @@ async def test_a_broker_that_freezes_is_killed_and_comes_back_loses_nothing(data
             "rabbitmq.breaker_open_seconds": "0.5",
         }
         names = [f"mia-{n}" for n in range(8)]
-        async with recorded("breaker_opened", "breaker_closed") as records:
-            async with posting(tmp_path / "convo", database, settings) as convo:
-                async with client_of(broker.url) as client:
-                    await client.bound(queue, exchange)
-                await posted(convo, *names[:2], user_id="mia")
-                await trio.sleep(1)
-                for number, (fault, mend) in enumerate(
+        async with (
+            recorded("breaker_opened", "breaker_closed") as records,
+            posting(tmp_path / "convo", database, settings) as convo,
+        ):
+            async with client_of(broker.url) as client:
+                await client.bound(queue, exchange)
+            await posted(convo, *names[:2], user_id="mia")
+            await trio.sleep(1)
+            for number, (fault, mend) in enumerate(
+                (
+                    (lambda: broker.signal(signal.SIGSTOP), lambda: broker.signal(signal.SIGCONT)),
                     (
-                        (lambda: broker.signal(signal.SIGSTOP), lambda: broker.signal(signal.SIGCONT)),
-                        (
-                            lambda: broker.control("set_vm_memory_high_watermark", "absolute", "1MB"),
-                            lambda: broker.control("set_vm_memory_high_watermark", "absolute", "2GB"),
-                        ),
-                        (broker.kill, broker.start),
-                    )
-                ):
-                    seen = len(records)
-                    await trio.to_thread.run_sync(fault)
-                    began = trio.current_time()
-                    await posted(convo, *names[2 + 2 * number : 4 + 2 * number], user_id="mia")
-                    assert trio.current_time() - began < 2, "accepts wait for no broker"
-                    await until(lambda seen=seen: "breaker_opened" in [one[0] for one in records[seen:]])  # type: ignore[misc]
-                    await trio.to_thread.run_sync(mend)
-                    await until(lambda: records[-1][0] == "breaker_closed", 30)
-                async with client_of(broker.url) as client:
-                    got = await taken(client, queue, 8, 30)
+                        lambda: broker.control("set_vm_memory_high_watermark", "absolute", "1MB"),
+                        lambda: broker.control("set_vm_memory_high_watermark", "absolute", "2GB"),
+                    ),
+                    (broker.kill, broker.start),
+                )
+            ):
+                seen = len(records)
+                await trio.to_thread.run_sync(fault)
+                began = trio.current_time()
+                await posted(convo, *names[2 + 2 * number : 4 + 2 * number], user_id="mia")
+                assert trio.current_time() - began < 2, "accepts wait for no broker"
+                await until(lambda seen=seen: "breaker_opened" in [one[0] for one in records[seen:]])  # type: ignore[misc]
+                await trio.to_thread.run_sync(mend)
+                await until(lambda: records[-1][0] == "breaker_closed", 30)
+            async with client_of(broker.url) as client:
+                got = await taken(client, queue, 8, 30)
     assert list(dict.fromkeys(subjects(got))) == names
     assert len({one.id for one in got}) == 8
