@@ -73,6 +73,7 @@ from convo.web.conversations import ReadRoutes
 from convo.web.dispatch import Api
 from convo.web.door import Door
 from convo.web.erasing import EraseRoutes
+from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
@@ -198,6 +199,7 @@ class Components:
             receipts,
             self.outbox,
         )
+        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: Analysts) -> None:
@@ -288,6 +290,7 @@ class Components:
                 types=settings.events.types,
                 changed=self.courier.changed,
             ),
+            streams=self.streams,
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -340,6 +343,7 @@ class Components:
             keepers.append(self._retention.run)
         if self.settings.events.types:
             keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
+            keepers.append(self.streams.run)
             keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         if self.relay is not None:
             keepers.append(self.relay.run)
@@ -370,6 +374,7 @@ class Components:
         self.watch.wake_all()
         self.numberer.start_over()
         self.courier.start_over()
+        self.streams.forget()
         if self.relay is not None:
             self.relay.start_over()
         self.alerts.forget_shared()
@@ -394,6 +399,7 @@ class Components:
             self._teller.ring()
         self._recent_logs.forget(seqs)
         self.held.stop_erased(seqs)
+        self.streams.forget()
         for seq in seqs:
             # Whoever waits for it learns that it is gone.
             self.watch.wake(seq)
@@ -407,6 +413,7 @@ class Components:
 
     def _numbered(self) -> None:
         self.courier.wake()
+        self.streams.wake()
         if self.relay is not None:
             self.relay.wake()
 

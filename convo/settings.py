@@ -381,6 +381,8 @@ class EventsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     types: tuple[EventType, ...] = ()
     keep_days: Annotated[int, Meta(ge=1, le=365)] = 7
     hold_seconds: Seconds = 300.0
+    streams_max: Annotated[int, Meta(ge=0, le=10_000)] = 256
+    heartbeat_seconds: Annotated[float, Meta(gt=0, le=14)] = 5.0
 
 
 class WebhooksSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -151,8 +151,9 @@ accept_seconds = _folding.distribution(
 ).labels()
 
 # --- connections
-CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "linger")
+CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "stream", "linger")
 connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
+event_streams = Gauge("convo_event_streams", "Open streams of events.", registry=registry)
 connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
 
 # --- the keys of clients

@@ -215,6 +215,12 @@ class OwnBroker:
         assert self._process is not None
         os.killpg(self._process.pid, number)
 
+    def stop(self) -> None:
+        """End it in order."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(60)
+
     def kill(self) -> None:
         """End it as a crash does."""
         if self._process is not None:

@@ -217,7 +217,8 @@ def test_a_stop_acknowledges_what_is_stored_and_leaves_the_rest(database: str, t
                     nursery.start_soon(sent, client, queue)
                     await trio.sleep(0.4)
                     assert await trio.to_thread.run_sync(convo.stop) == 0
-            found = query(database, "SELECT count(*) AS n FROM conversation")[0]["n"]
+            (row,) = await trio.to_thread.run_sync(query, database, "SELECT count(*) AS n FROM conversation")
+            found = row["n"]
             assert found > 0
             assert await client.held(queue) == 600 - found, "what is stored was acknowledged, and nothing else was"
 
@@ -231,7 +232,8 @@ async def test_what_a_broker_sends_again_after_its_restart_is_stored_once(databa
         async with taking(tmp_path / "convo", database, "in", **settings) as convo:
             for number, (fault, mend) in enumerate(
                 (
-                    (broker.kill, broker.start),
+                    # Not killed: RabbitMQ 3.10 then finds no leader for a quorum queue of one node.
+                    (broker.stop, broker.start),
                     (lambda: broker.signal(signal.SIGSTOP), lambda: broker.signal(signal.SIGCONT)),
                 )
             ):
