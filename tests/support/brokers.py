@@ -26,13 +26,13 @@ from convo.runtime.bridge import open_bridge
 from convo.settings import RabbitmqSettings, Secret
 
 URL = os.environ.get("CONVO_TEST_RABBITMQ_URL", "")
-_SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONTROL = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
 _START_SECONDS = 90.0
 
 needs_broker = pytest.mark.skipif(not URL, reason="CONVO_TEST_RABBITMQ_URL names no RabbitMQ")
 needs_programs = pytest.mark.skipif(
-    not (_SERVER.exists() and shutil.which("erl")), reason="RabbitMQ's programs are not installed here"
+    not (SERVER.exists() and shutil.which("erl")), reason="RabbitMQ's programs are not installed here"
 )
 
 
@@ -179,7 +179,7 @@ class OwnBroker:
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
+            "RABBITMQSERVER_ADDITIONAL_ERL_ARGS": "+S 1:1",
         }
         (folder / "rabbitmq.conf").write_text(
             "vm_memory_high_watermark.absolute = 2GB\ndisk_free_limit.absolute = 1MB\n"
@@ -190,7 +190,7 @@ class OwnBroker:
         """Start it, and wait until it answers."""
         with (self._folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
-                [_SERVER],
+                [SERVER],
                 env=self._environment,
                 stdout=out,
                 stderr=out,
