@@ -192,6 +192,7 @@ TESTED_BY: dict[str, str] = {
     "convo.store.jobs.job_room": "integration/test_job_room_keeper.py",
     "convo.store.event_expiry": "integration/test_event_keeper.py",
     "convo.store.courier_leases": "integration/store/test_couriers.py",
+    "convo.store.event_stream": "integration/web/test_event_stream.py",
     "convo.rabbitmq.queues": "integration/rabbitmq/test_intake.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(

@@ -112,7 +112,7 @@ class Exchange:
                 data += LAST_CHUNK
         if data:
             await self._stream.send(data)  # no deadline: the connection has one
-        if more and self._chunks:
+        if more and self._left is None:
             # Its end is not known: each piece has a time of its own.
             self._stream.enter("stream", trio.current_time() + _PIECE_SECONDS)
         if not more:

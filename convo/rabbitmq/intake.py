@@ -22,7 +22,7 @@ from convo.errors import ConvoError, DeadlineExceeded, RemoteError
 from convo.http.request_body import too_large
 from convo.observe import log_records, metrics
 from convo.rabbitmq.broker import Broker, Incoming, Outgoing
-from convo.rabbitmq.queues import dead_name, receive
+from convo.rabbitmq.queues import dead_name, take_from
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import Bridge
@@ -132,7 +132,7 @@ class QueueIntake:
     async def _declare(self, channel: Any) -> None:
         # What an earlier connection brought is brought again by this one.
         self._arrived.clear()
-        await receive(channel, self._settings.intake_queue, self._settings.prefetch, self._take)
+        await take_from(channel, self._settings.intake_queue, self._settings.prefetch, self._take)
 
     def _take(self, message: Incoming) -> None:
         self._arrived.append(message)

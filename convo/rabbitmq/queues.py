@@ -20,7 +20,7 @@ def dead_name(queue: str) -> str:
     return f"{queue}.dead"
 
 
-async def receive(channel: Any, queue: str, prefetch: int, arrived: Callable[[Incoming], None]) -> None:
+async def take_from(channel: Any, queue: str, prefetch: int, arrived: Callable[[Incoming], None]) -> None:
     """Make what is missing at the broker, and have ``arrived`` called with each message of the queue.
 
     The broker sends at most ``prefetch`` messages beyond those that are acknowledged.

@@ -226,7 +226,7 @@ class _Reader:
             if more and trio.current_time() < until:
                 continue
             with trio.move_on_at(until):
-                await changed.wait()
+                await changed.wait()  # no deadline: an event of ours, and a heartbeat bounds it
             if trio.current_time() >= until:
                 return _HEARTBEAT
         return b""
