@@ -133,13 +133,15 @@ class Broker:
 
     async def _open(self) -> None:
         settings = self._settings
-        connection = await self._library.connect(
-            settings.url.reveal(),
-            heartbeat=settings.heartbeat_seconds,
+        url = self._library.connection.make_url(settings.url.reveal())
+        connection = self._library.Connection(
+            url.update_query(heartbeat=settings.heartbeat_seconds),
             client_properties={"connection_name": f"convo {self._purpose}"},
             ssl_context=_certificates(settings),
         )
+        # Not `aio_pika.connect`: one that is cancelled there is left to the collector, open.
         try:
+            await connection.connect()
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             await self._opened(channel)
             inner = await channel.get_underlay_channel()
@@ -192,6 +194,9 @@ class Broker:
         words = f"{type(error).__name__}: {' '.join(str(error).split())[:_WORDS_MAX]}"
         if isinstance(error, known.PublishError):
             return RemoteDenied(_NAME, f"no queue takes what was published: bind one to the exchange ({words})")
+        if isinstance(error, known.InvalidFrameError):
+            # The library's words for a broker that closes the connection in the middle of its opening.
+            return RemoteDenied(_NAME, f"the broker refused the virtual host, or its user may not use it ({words})")
         denied = (
             *(known.AuthenticationError, known.ProbableAuthenticationError),
             *(known.ChannelPreconditionFailed, known.ChannelNotFoundEntity),

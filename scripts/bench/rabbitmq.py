@@ -48,10 +48,12 @@ def main() -> None:
         print(f"{name}: {text}")
     tails = load.real_tails(asked.size * 1000)
     with tempfile.TemporaryDirectory(prefix="convo-rabbitmq-") as folder:
+        for part in ("events", "first", "posts", "queue"):
+            Path(folder, part).mkdir()
         with databases.database(asked.database_url, "rabbitmq") as database:
             _events(Path(folder, "events"), database, tails, asked.seconds)
         with databases.database(asked.database_url, "rabbitmq") as database:
-            _by_queue(Path(folder, "queue"), database, tails, asked)
+            _by_queue(Path(folder), database, tails, asked)
 
 
 def _events(folder: Path, database: str, tails: list[str], seconds: float) -> None:
