@@ -30,6 +30,7 @@ from convo.settings import RabbitmqSettings, Secret
 from scripts.bench import databases, load, machine, servers
 from tests.support.brokers import URL, client_of, own_name
 
+_EVENTS = 3_000
 _QUIET = {"jobs.workers": "0"}
 _ACCEPTED = {**_QUIET, "events.types": '["conversation.accepted"]'}
 
@@ -61,7 +62,9 @@ def _events(folder: Path, database: str, tails: list[str], seconds: float) -> No
     trio.run(_bound, queue, exchange)
     try:
         with servers.convo(folder, database, _ACCEPTED) as server:
-            posted = _post(server, tails, seconds, "events")["answered"]
+            posted = 0
+            while posted < _EVENTS:
+                posted += _post(server, tails, seconds, f"events-{posted}")["answered"]
         settings = {**_ACCEPTED, "rabbitmq.url": URL, "rabbitmq.exchange": exchange}
         with servers.convo(folder, database, settings) as server:
             rate, cost = _timed(server, "convo_events_published_total", posted)
