@@ -264,7 +264,7 @@ SELECT (SELECT count(*) FROM event WHERE sequence IS NULL)
      + (SELECT count(*) FROM webhook_aside) AS waiting
 """
 _ONE_EACH = """
-SELECT conversation_id, count(event.seq) FROM conversation
+SELECT conversation.conversation_id, count(event.seq) FROM conversation
 LEFT JOIN event ON event.seq = conversation.seq AND event.type = 'conversation.accepted'
-GROUP BY conversation.seq, conversation_id HAVING count(event.seq) <> 1
+GROUP BY conversation.seq, conversation.conversation_id HAVING count(event.seq) <> 1
 """
