@@ -21,6 +21,9 @@ EVENT_COLUMNS = f"""
 """
 """What ``stored_event`` takes."""
 
+LAST_SEQUENCE = "SELECT last_sequence FROM event_counter"
+"""The last number that was given in the order of events; 0 for none."""
+
 
 class StoredEvent(Struct, frozen=True, kw_only=True):
     """An event with its number in the order, of the ``tenant`` of this name.

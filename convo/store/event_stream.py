@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from convo.conversation.tenant import Reach
 from convo.event_types import EventType
-from convo.store.event_rows import EVENT_COLUMNS, EventPage, stored_event
+from convo.store.event_rows import EVENT_COLUMNS, LAST_SEQUENCE, EventPage, stored_event
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import reached
 
@@ -24,7 +24,7 @@ async def last_sequence(postgres: Postgres) -> int:
     """Return the last number that was given to an event; 0 for none."""
 
     async def body(connection: Connection) -> int:
-        found: int = await connection.fetchval(_LAST)
+        found: int = await connection.fetchval(LAST_SEQUENCE)
         return found
 
     return await postgres.run("db.stream", body, begin=RELAXED)
@@ -43,7 +43,6 @@ async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
-_LAST = "SELECT last_sequence FROM event_counter"
 # event_by_sequence
 _MISSED = f"""
 SELECT {EVENT_COLUMNS}, coalesce(
