@@ -132,7 +132,7 @@ async def test_what_no_queue_takes_waits_and_comes_when_one_is_bound(database: s
                     while await cursor(database) < 2:  # noqa: ASYNC110
                         await trio.sleep(0.05)
         finally:
-            await client.removed(queues=(queue,), exchanges=(exchange,))
+            await client.removed(queues=(queue,), exchanges=(exchange,))  # noqa: ASYNC102  (the client bounds it)
     assert records[0][2]["dependency"] == "rabbitmq"
 
 
@@ -159,7 +159,7 @@ async def test_where_the_queue_is_full_a_users_order_is_kept_and_nothing_is_lost
                         got += await client.taken(queue)
                         await trio.sleep(0.1)
         finally:
-            await client.removed(queues=(queue,), exchanges=(exchange,))
+            await client.removed(queues=(queue,), exchanges=(exchange,))  # noqa: ASYNC102  (the client bounds it)
     first = list(dict.fromkeys(subjects(got)))
     for user in ("mia", "tom", "ann"):
         assert [one for one in first if one.startswith(user)] == [f"{user}-{n}" for n in range(10)]
@@ -185,7 +185,7 @@ async def test_what_was_erased_while_it_waited_is_published_as_a_stub(database: 
                 await client.bound(queue, exchange)
                 (got,) = await taken(client, queue, 1)
         finally:
-            await client.removed(queues=(queue,), exchanges=(exchange,))
+            await client.removed(queues=(queue,), exchanges=(exchange,))  # noqa: ASYNC102  (the client bounds it)
     event = json.loads(got.body)
     assert "subject" not in event
     assert "data" not in event
