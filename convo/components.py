@@ -34,9 +34,14 @@ from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.settling import Settling
 from convo.pipeline.worker import Worker
+from convo.rabbitmq.broker import dependency_of
+from convo.rabbitmq.intake import QueueIntake
+from convo.rabbitmq.relay import Relay
+from convo.resilience.dependency import Dependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
+from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
 from convo.settings import Settings, used_dependencies
@@ -69,6 +74,7 @@ from convo.web.conversations import ReadRoutes
 from convo.web.dispatch import Api
 from convo.web.door import Door
 from convo.web.erasing import EraseRoutes
+from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
@@ -82,9 +88,10 @@ from convo.webhooks.sending import Sender
 class Components:
     """Everything in this process that runs or is called as long as it lives."""
 
-    def __init__(  # noqa: PLR0913  (the resources that are open before it)
+    def __init__(  # noqa: PLR0913, PLR0917  (the resources that are open before it)
         self,
         settings: Settings,
+        bridge: Bridge,
         postgres: Postgres,
         me: Identity,
         analysts: Analysts,
@@ -103,7 +110,8 @@ class Components:
         self.remotes = remotes
         self._bell = Bell()
         self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
-        self.readiness = Readiness(self._dependencies.values())
+        self._brokers = _dependencies_of_rabbitmq(settings)
+        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values()])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -151,8 +159,22 @@ class Components:
         self.courier = Courier(
             postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
         )
+        self.relay = self._make_relay(bridge)
         self._open_pipeline(analysts)
         self._open_routes(remotes)
+        self.queue_intake = self._make_queue_intake(bridge)
+
+    def _make_queue_intake(self, bridge: Bridge) -> QueueIntake | None:
+        dependency, api = self._brokers.get("rabbitmq_intake"), self.api
+        if dependency is None:
+            return None
+        return QueueIntake(bridge, self.postgres, dependency, self.settings.rabbitmq, api.intake, api.door.clients)
+
+    def _make_relay(self, bridge: Bridge) -> Relay | None:
+        settings, dependency = self.settings, self._brokers.get("rabbitmq")
+        if dependency is None or not settings.events.types:
+            return None
+        return Relay(bridge, self.postgres, self.numberer, dependency, settings.rabbitmq, lambda: self.me.name)
 
     def _open_logs(self) -> None:
         jobs = self.settings.jobs
@@ -178,6 +200,7 @@ class Components:
             receipts,
             self.outbox,
         )
+        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: Analysts) -> None:
@@ -272,6 +295,7 @@ class Components:
                 types=settings.events.types,
                 changed=self.courier.changed,
             ),
+            streams=self.streams,
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -324,8 +348,21 @@ class Components:
             keepers.append(self._retention.run)
         if self.settings.events.types:
             keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
+            keepers.append(self.streams.run)
             keepers += [self.courier.run, *[self.courier.work] * WORKERS]
+        if self.relay is not None:
+            keepers.append(self.relay.run)
+        if self.queue_intake is not None:
+            keepers.append(self.queue_intake.run)
         return keepers
+
+    async def leave_couriers(self) -> None:
+        """Give back what this process delivers to, so that another one goes on at once, and finish what it takes in."""
+        if self.queue_intake is not None:
+            await self.queue_intake.leave()
+        await self.courier.leave()
+        if self.relay is not None:
+            await self.relay.leave()
 
     def forget_database(self) -> None:
         """Forget all that was learned from the database before it went back, and refuse requests until it is ready.
@@ -342,6 +379,9 @@ class Components:
         self.watch.wake_all()
         self.numberer.start_over()
         self.courier.start_over()
+        self.streams.forget()
+        if self.relay is not None:
+            self.relay.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -364,6 +404,7 @@ class Components:
             self._teller.ring()
         self._recent_logs.forget(seqs)
         self.held.stop_erased(seqs)
+        self.streams.forget()
         for seq in seqs:
             # Whoever waits for it learns that it is gone.
             self.watch.wake(seq)
@@ -377,9 +418,19 @@ class Components:
 
     def _numbered(self) -> None:
         self.courier.wake()
+        self.streams.wake()
+        if self.relay is not None:
+            self.relay.wake()
 
     def _leads(self) -> bool:
         return self.alerts.leads
+
+
+def _dependencies_of_rabbitmq(settings: Settings) -> dict[str, Dependency]:
+    """Return the breaker of each purpose that RabbitMQ is used for."""
+    used = {"rabbitmq": bool(settings.events.types), "rabbitmq_intake": bool(settings.rabbitmq.intake_queue)}
+    names = [name for name, is_used in used.items() if is_used] if settings.rabbitmq.url else []
+    return {name: dependency_of(name, settings.rabbitmq) for name in names}
 
 
 def _learnt_by(remotes: Sequence[RemoteAnalyst]) -> dict[str, Callable[[], str]]:

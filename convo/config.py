@@ -34,18 +34,19 @@ DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 ADDRESS_FILE = "address"
 """The file of the data folder with the URL of its server: what ``serve --port 0`` listens on, only the server knows."""
 
-# Variables that are not settings: the database of the tests, and the server and key of the terminal commands.
-_NOT_SETTINGS = ("CONVO_TEST_DATABASE_URL", "CONVO_URL", "CONVO_KEY")
+# Variables that are not settings: the servers of the tests, and the server and key of the terminal commands.
+_NOT_SETTINGS = ("CONVO_TEST_DATABASE_URL", "CONVO_TEST_RABBITMQ_URL", "CONVO_URL", "CONVO_KEY")
 _SECRET_KEYS = (
     *((name, "api_key") for name in DEPENDENCIES),
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+    ("rabbitmq", "url"),
 )
 _WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversation.dead"]'
 # A header or parameter of such a name carries a secret.
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _PATHS = (
     *(("server", key) for key in ("data_dir", "certfile", "keyfile")),
-    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks")),
+    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq")),
 )
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 _WRONG = re.compile(r" - at `\$\.(?P<section>\w+)\.(?P<key>\w+)")

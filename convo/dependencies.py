@@ -76,3 +76,11 @@ _ROWS = (
 
 DEPENDENCIES: dict[str, DependencySpec] = {row.name: row for row in _ROWS}
 """Every row by its name."""
+
+ALERT_PREFIXES: dict[str, str] = {
+    **{row.name: row.alert_prefix for row in _ROWS},
+    # No analysis calls it, so it has no row. It has one connection for each purpose.
+    "rabbitmq": "RABBITMQ",
+    "rabbitmq_intake": "RABBITMQ",
+}
+"""What begins the names of the alerts of each service that convo calls, by its name."""

@@ -1,4 +1,4 @@
-"""Removes events that are over, minute by minute, and reports those that an endpoint would never get."""
+"""Removes events that are over, minute by minute, and reports those that a receiver would never get."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def keep_events(postgres: Postgres, settings: EventsSettings, leads: Calla
             continue
         try:
             for one in await find_expiring(postgres, settings.keep_days):
-                log_records.events_expiring(webhook_id=one.webhook_id, at=one.at.isoformat())
+                log_records.events_expiring(receiver=one.receiver, at=one.at.isoformat())
             while await expire_events(postgres, settings.keep_days):
                 pass
         except ConvoError as error:

@@ -66,6 +66,7 @@ def ladder(settings: Settings) -> tuple[Rung, ...]:
         *_request_rungs(settings),
         *_job_rungs(settings),
         *_webhook_rungs(settings),
+        *_stream_rungs(settings),
         *_process_rungs(settings),
         *_alert_rungs(settings),
     )
@@ -134,6 +135,17 @@ def _webhook_rungs(s: Settings) -> Iterator[Rung]:
         outside="events.hold_seconds",
         outside_seconds=s.events.hold_seconds,
         otherwise="an event would step aside before its first attempt has ended",
+    )
+
+
+def _stream_rungs(s: Settings) -> Iterator[Rung]:
+    yield Rung(
+        inside="events.heartbeat_seconds",
+        inside_seconds=s.events.heartbeat_seconds,
+        relation="<",
+        outside="ladder.gateway_seconds",
+        outside_seconds=s.ladder.gateway_seconds,
+        otherwise="the gateway would end streams in which nothing happens",
     )
 
 

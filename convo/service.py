@@ -90,7 +90,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)
             components = Components(
-                settings, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
+                settings, bridge, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()
@@ -234,6 +234,7 @@ class Service:
         """Wait for the stop signal, then as long as gateways need to notice that ``/readyz`` answers 503."""
         await self._stop.wait()
         self._components.readiness.drain()
+        self._components.streams.stop()
         await trio.sleep(self._settings.shutdown.notice_seconds)
 
     async def _sign_out(self) -> None:
@@ -245,7 +246,7 @@ class Service:
             try:
                 released = await components.jobs.release_all()
                 await components.agreement.leave()
-                await components.courier.leave()
+                await components.leave_couriers()
                 await processes.leave(components.postgres, components.jobs.owner)
                 await process_programs.withdraw(components.postgres, components.me.incarnation)
             except ConvoError as error:

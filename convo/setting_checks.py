@@ -13,6 +13,7 @@ from convo.host_names import listed_name, origin_host
 from convo.setting_values import variable
 from convo.settings import (
     AlertsSettings,
+    RabbitmqSettings,
     Settings,
     dependency_sections,
     host_settings,
@@ -66,6 +67,7 @@ def check_meaning(settings: Settings) -> None:
             ) from None
     _check_callers(settings)
     _check_sinks(settings.alerts)
+    _check_rabbitmq(settings.rabbitmq)
 
 
 def _check_database(settings: Settings) -> None:
@@ -149,6 +151,20 @@ def _check_sinks(alerts: AlertsSettings) -> None:
         raise ConfigError(
             f"{variable('alerts', 'webhook_secret')}: its value is not whsec_ and the base64 of 24 to 64 bytes; make"
             " one with `echo whsec_$(head -c 32 /dev/urandom | base64)`"
+        )
+
+
+def _check_rabbitmq(rabbitmq: RabbitmqSettings) -> None:
+    url = rabbitmq.url.reveal()
+    if url and not re.fullmatch(r"amqps?://[\x21-\x7e]+", url):
+        raise ConfigError(
+            f"{variable('rabbitmq', 'url')}: its value is no amqp:// or amqps:// address; write amqp://USER:PASSWORD@HOST/,"
+            " with / @ : in a password as %2F %40 %3A"
+        )
+    if rabbitmq.intake_queue and not url:
+        raise ConfigError(
+            f"rabbitmq.intake_queue = {rabbitmq.intake_queue!r}, but there is no broker to take it from: set"
+            f" {variable('rabbitmq', 'url')}, or empty rabbitmq.intake_queue"
         )
 
 

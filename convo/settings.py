@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, structs
 
+from convo.conversation.identity import DEFAULT_TENANT
 from convo.conversation.score import Weights
+from convo.conversation.tenant import NAME_PATTERN
 from convo.dependencies import DEPENDENCIES
 from convo.event_types import EventType
 
@@ -379,6 +381,8 @@ class EventsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     types: tuple[EventType, ...] = ()
     keep_days: Annotated[int, Meta(ge=1, le=365)] = 7
     hold_seconds: Seconds = 300.0
+    streams_max: Annotated[int, Meta(ge=0, le=10_000)] = 256
+    heartbeat_seconds: Annotated[float, Meta(gt=0, le=14)] = 5.0
 
 
 class WebhooksSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -387,6 +391,24 @@ class WebhooksSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     allow_private: bool = False
     attempt_seconds: Seconds = 10.0
     concurrency: Annotated[int, Meta(ge=1, le=64)] = 8
+    ca_file: str = ""
+    verify: bool = True
+
+
+class RabbitmqSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """RabbitMQ: where events are published, and conversations taken from; with no ``url`` nothing is."""
+
+    url: Secret = Secret()
+    exchange: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,200}\Z")] = "convo.events"
+    types: tuple[EventType, ...] = ()
+    attempt_seconds: Seconds = 5.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    backoff_seconds: Seconds = 2.0
+    breaker_open_seconds: Seconds = 10.0
+    heartbeat_seconds: Annotated[int, Meta(ge=1, le=3600)] = 20
+    intake_queue: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{0,200}\Z")] = ""
+    intake_tenant: Annotated[str, Meta(pattern=rf"^{NAME_PATTERN}\Z")] = DEFAULT_TENANT
+    prefetch: Annotated[int, Meta(ge=1, le=10_000)] = 200
     ca_file: str = ""
     verify: bool = True
 
@@ -423,6 +445,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     retention: RetentionSettings = RetentionSettings()
     events: EventsSettings = EventsSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
+    rabbitmq: RabbitmqSettings = RabbitmqSettings()
     canary: CanarySettings = CanarySettings()
 
 

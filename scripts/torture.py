@@ -2,15 +2,16 @@
 """Torture convo: real processes on one database get duplicates while everything around them fails; then audit them.
 
     .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--workers 8]
-                                                 [--memory-away] [--short] [--only WORDS ...]
+                                                 [--memory-away] [--short] [--events] [--only WORDS ...]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
 With ``--memory-away`` the memory service cannot be reached from the first conversation on, while all the rest goes
-wrong as well: nothing can be done until it is back. After that everything is healed, the backlog is waited for, and the
-auditor compares its own record with what it can see from outside. Last a disk is filled twice over: once so that no
-table can grow, once so that the database's log cannot and the server ends itself. Exit code 0: lost 0, twice 0,
-stuck 0, late 0.
+wrong as well: nothing can be done until it is back. With ``--events`` a receiver of webhooks and a RabbitMQ take part:
+what they get is compared with the outbox, and conversations come by a queue, too. After that everything is healed, the
+backlog is waited for, and the auditor compares its own record with what it can see from outside. Last a disk is filled
+twice over: once so that no table can grow, once so that the database's log cannot and the server ends itself. Exit
+code 0: lost 0, twice 0, stuck 0, late 0.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ sys.path.insert(0, str(ROOT))
 from convo.settings import JobsSettings  # noqa: E402
 from tests.support.disk import fill_the_disk  # noqa: E402
 from tests.torture.auditor import Calm, Finding, Record, audit, read_outcome  # noqa: E402
-from tests.torture.faults import FAULTS  # noqa: E402
+from tests.torture.faults import FAULTS, Fault  # noqa: E402
 from tests.torture.load import Load, probe, revive_the_dead, until_done  # noqa: E402
+from tests.torture.outside import Outside, broker_killed, broker_stands_still, open_outside  # noqa: E402
 from tests.torture.world import World, open_world, wall  # noqa: E402
 
 # Faults of one process may come at the same time; of each other kind one at a time.
@@ -48,6 +50,7 @@ _LANES = {
     "network": "network",
     "retention": "retention",
     "database taken back": "database model network",
+    "RabbitMQ": "RabbitMQ",
 }
 _DATABASE = "database"
 _MIXED = "all of them mixed"
@@ -140,11 +143,29 @@ SHORT = Form(
     alone=False,
 )
 
+# A broker's start takes ten seconds.
+EVENT_FAULTS: dict[str, Fault] = {
+    "RabbitMQ is killed and restarts": broker_killed,
+    "RabbitMQ stands still (SIGSTOP)": broker_stands_still,
+}
+_LONG_EVENTS = {"RabbitMQ is killed and restarts": (5, 0.0, 3.0), "RabbitMQ stands still (SIGSTOP)": (2, 4.0, 8.0)}
+_SHORT_EVENTS = {"RabbitMQ is killed and restarts": (1, 0.0, 1.0), "RabbitMQ stands still (SIGSTOP)": (1, 3.0, 4.0)}
+# A database that goes back gives its numbers again, and what has expired has no conversation any more.
+_NOT_WITH_EVENTS = ("database taken back", "retention")
+
+
+def with_events(form: Form) -> Form:
+    """Return the form in which events are looked at."""
+    kept = {name: how for name, how in form.faults.items() if not name.startswith(_NOT_WITH_EVENTS)}
+    return structs.replace(form, faults=kept | (_LONG_EVENTS if form.alone else _SHORT_EVENTS))
+
 
 def main() -> int:
     """Torture, print what was seen; return 0 when nothing was lost, twice, stuck or late."""
     asked = _arguments()
     form = SHORT if asked.short else LONG
+    if asked.events:
+        form = with_events(form)
     if asked.only:
         chosen = {name: how for name, how in form.faults.items() if any(words in name for words in asked.only)}
         form = structs.replace(form, faults=chosen)
@@ -172,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--conversations", type=int, default=0, help="how many (3000; in the short form 300)")
     parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
     parser.add_argument("--workers", type=int, default=JobsSettings().workers, help="workers in each process")
+    parser.add_argument("--events", action="store_true", help="webhooks, RabbitMQ and a queue of conversations besides")
     parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="only the faults whose names hold one of these")
@@ -230,17 +252,28 @@ class Torture:
     ) -> list[Finding]:
         """Start everything, torture it, heal it, and audit."""
         began = time.monotonic()
-        async with open_world(self._folder, asked.processes, asked.workers, self._chance) as world:
+        async with AsyncExitStack() as stack:
+            outside = None
+            if asked.events:
+                outside = await stack.enter_async_context(open_outside(self._folder / "broker", asked.seed))
+            settings = {"jobs.workers": str(asked.workers), **(outside.settings if outside else {})}
+            world = await stack.enter_async_context(open_world(self._folder, asked.processes, self._chance, settings))
             load = Load(world, self._record, asked.seed, asked.conversations)
             async with trio.open_nursery() as nursery:
                 with self._memory(world):
                     nursery.start_soon(load.run)
+                    if outside is not None:
+                        world.broker = outside.broker
+                        await outside.registered(world)
+                        nursery.start_soon(outside.send_by_queue, asked.seed, asked.conversations // 5)
                     await trio.sleep(_CALM_SECONDS)
                     await self._alone(world, stages[0])
                     await self._mixed(world, stages[1])
                 self._report("everything is healed")
                 load.hurry()
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
+            if outside is not None:
+                found += await self._look_outside(world, outside)
         if not asked.only:
             found.append(await self._disk_full())
         self._facts.append(("the run took", f"{time.monotonic() - began:.0f} s"))
@@ -293,7 +326,7 @@ class Torture:
     async def _do(self, world: World, doing: Doing) -> None:
         self._report(f"{doing.fault}, {doing.seconds:.1f} s")
         began = wall()
-        await FAULTS[doing.fault](world, doing.seconds)
+        await (FAULTS | EVENT_FAULTS)[doing.fault](world, doing.seconds)
         self._injected[doing.fault] += 1
         self._spans.append((began, wall()))
 
@@ -322,6 +355,14 @@ class Torture:
         if not any(one.count for one in found):
             found = await audit(world, self._record, Calm(self._spans), garbage=False)
         return found
+
+    async def _look_outside(self, world: World, outside: Outside) -> list[Finding]:
+        self._report("the audit of events")
+        await outside.until_delivered(world)
+        await until_done(world, _DRAIN_SECONDS, self._report)
+        await outside.until_delivered(world)
+        self._facts += outside.facts
+        return await outside.audit(world)
 
     async def _disk_full(self) -> Finding:
         self._report("the disk of the database is full")

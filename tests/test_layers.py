@@ -59,6 +59,7 @@ RANKS: dict[str, int] = {
     "convo.telling": 9,
     "convo.scrub": 10,
     "convo.cloud_events": 9,
+    "convo.rabbitmq": 13,
     "convo.event_keeper": 13,
     "convo.canary": 13,
     "convo.retention": 11,
@@ -91,7 +92,7 @@ PACKAGES = (
         "pipeline",
         "resilience",
     ),
-    *("runtime", "store", "web", "webhooks"),
+    *("rabbitmq", "runtime", "store", "web", "webhooks"),
 )
 
 # What stands in these modules and in no other.
@@ -122,8 +123,11 @@ MONOPOLIES: dict[str, set[str]] = {
 }
 PURE = "convo.conversation"
 NOT_PURE = {"trio", "os", "io", "time", "socket", "pathlib", "threading", "subprocess", "logging", "random"}
-BROAD = {"convo.pipeline.worker", "convo.http.connection", "convo.web.door", "convo.runtime.callbacks"}
-"""Where a job, a request, a connection and an asyncio callback end: what nobody foresaw is caught there alone."""
+BROAD = {
+    *("convo.pipeline.worker", "convo.http.connection", "convo.web.door", "convo.runtime.callbacks"),
+    "convo.rabbitmq.intake",
+}
+"""Where a job, a request, a connection, a callback and a message end: what nobody foresaw is caught there alone."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
@@ -187,6 +191,9 @@ TESTED_BY: dict[str, str] = {
     "convo.store.tenant_indexes": "integration/test_tenant_keeper.py",
     "convo.store.jobs.job_room": "integration/test_job_room_keeper.py",
     "convo.store.event_expiry": "integration/test_event_keeper.py",
+    "convo.store.courier_leases": "integration/store/test_couriers.py",
+    "convo.store.event_stream": "integration/web/test_event_stream.py",
+    "convo.rabbitmq.queues": "integration/rabbitmq/test_intake.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from convo.alerts.look import Look, SeenRecord, Vitals
 from convo.alerts.rules import IDS_MAX, KINDS, Condition, Evidence, condition
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import ALERT_PREFIXES, DEPENDENCIES
 from convo.settings import AlertsSettings
 from convo.store.ledger import Gap
 
@@ -50,7 +50,7 @@ _OF_WEBHOOKS = {
     "webhook_off": ("WEBHOOK_OFF", "every attempt to deliver to an endpoint has failed for five days"),
     "event_set_aside": ("EVENT_ASIDE", "an event could not be delivered within events.hold_seconds"),
     "event_given_up": ("EVENT_UNDELIVERED", "an event could not be delivered for ten hours, others could"),
-    "events_expiring": ("EVENTS_EXPIRING", "events will soon be removed that an endpoint has not confirmed"),
+    "events_expiring": ("EVENTS_EXPIRING", "events will soon be removed that their receiver has not confirmed"),
 }
 
 _NO_ACCEPTS = ("POSTGRES_UNAVAILABLE", "accepts")
@@ -160,8 +160,9 @@ class Causes:
 
     def _note_webhook(self, now: float, record: SeenRecord) -> None:
         kind, trigger = _OF_WEBHOOKS[record.name]
-        figures: Figures = {name: text for name, text in record.fields.items() if name != "webhook_id"}
-        self._note((kind, record.fields["webhook_id"]), _Happened(now, trigger, figures))
+        figures: Figures = dict(record.fields)
+        receiver = figures.pop("webhook_id", "") or figures.pop("receiver")
+        self._note((kind, str(receiver)), _Happened(now, trigger, figures))
 
     def _note_database(self, now: float, record: SeenRecord) -> None:
         match record.name:
@@ -244,10 +245,10 @@ class Causes:
         for name, (since, reason) in self._broken.items():
             figures: Figures = {"seconds": round(now - since, 1)}
             evidence = Evidence(figures=figures)
-            kind = f"{DEPENDENCIES[name].alert_prefix}_UNAVAILABLE"
+            kind = f"{ALERT_PREFIXES[name]}_UNAVAILABLE"
             yield condition(kind, name, f"the breaker of {name} is open: {reason}", evidence=evidence)
         for name, reason in self._misconfigured.items():
-            yield condition(f"{DEPENDENCIES[name].alert_prefix}_MISCONFIGURED", name, reason)
+            yield condition(f"{ALERT_PREFIXES[name]}_MISCONFIGURED", name, reason)
 
     def _burn(self, now: float, look: Look) -> Iterator[Condition]:
         self._requests.append((now, look.requests, look.on_deadline))

@@ -87,6 +87,12 @@ KINDS: dict[str, AlertKind] = {
     ),
     "DISK_LOW": AlertKind("HIGH", "Free or add disk space: on a full disk nothing is accepted."),
     **{name: kind for row in DEPENDENCIES.values() for name, kind in _kinds_of(row)},
+    "RABBITMQ_UNAVAILABLE": AlertKind(
+        "HIGH", "Bring RabbitMQ back: events wait for it and lose nothing until events.keep_days are over."
+    ),
+    "RABBITMQ_MISCONFIGURED": AlertKind(
+        "HIGH", "Correct what the message names: the address, the rights of its user, or a queue that is not bound."
+    ),
     "SLOW_REQUEST": AlertKind("HIGH", "Compare convo_wait_seconds by name: the slowest wait is the reason."),
     "SLOW_DATABASE_QUERY": AlertKind("LOW", "Look at this unit's statements with EXPLAIN, and at the database's load."),
     "BACKLOG_OLD": AlertKind("HIGH", "Add workers or processes, or see what slows the analyses down.", shared=True),
@@ -124,7 +130,7 @@ KINDS: dict[str, AlertKind] = {
         "HIGH", "See convo webhook attempts ID, mend the receiver, then convo webhook replay ID --event EVENT."
     ),
     "EVENTS_EXPIRING": AlertKind(
-        "HIGH", "Mend the receiver or delete the endpoint; raise events.keep_days to keep the events for longer."
+        "HIGH", "Mend the receiver, or delete its endpoint; raise events.keep_days to keep the events for longer."
     ),
     "FOLDER_COPIED": AlertKind(
         "HIGH", "Two processes started on copies of one data folder; leave `instance` out of images and snapshots."

@@ -20,6 +20,7 @@ from convo.commands.output import plain, print_json, show_result
 from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
+from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
 from convo.settings import Settings, used_dependencies
 from convo.store.migrate import ContractWait, contract_wait, read_schema
@@ -74,6 +75,8 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
     async with open_bridge() as bridge:
         checks: dict[str, _Check] = {"database": partial(_database, settings, bridge)}
         checks |= {name: partial(_remote, name, settings) for name in used_dependencies(settings)}
+        if settings.rabbitmq.url:
+            checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
         return [await _timed(name, check) for name, check in checks.items()]
 
 

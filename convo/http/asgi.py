@@ -22,6 +22,9 @@ App = Callable[
 EXTENSION = "convo.connection"
 """In a scope's ``extensions``: this server never cancels a ``send``."""
 
+# The longest heartbeat of a stream is far below it.
+_PIECE_SECONDS = 30.0
+
 
 def asgi_scope(request: RequestHead, *, encrypted: bool, client: str, server: tuple[str, int]) -> AsgiMessage:
     """Describe a request as ASGI 3 has it."""
@@ -109,6 +112,9 @@ class Exchange:
                 data += LAST_CHUNK
         if data:
             await self._stream.send(data)  # no deadline: the connection has one
+        if more and self._left is None:
+            # Its end is not known: each piece has a time of its own.
+            self._stream.enter("stream", trio.current_time() + _PIECE_SECONDS)
         if not more:
             self._end()
 

@@ -24,7 +24,7 @@ from convo.http.request_heads import RequestHeads
 from convo.http.wire import ClientGone, Stream, Wire, addresses, wire_of
 from convo.observe import log_records, metrics
 from convo.runtime.precedence import ACCEPTS
-from convo.web.description.messages import METHODS, Answer, Head, Read, problem, with_headers
+from convo.web.description.messages import METHODS, Answer, AnswerStream, Head, Read, problem, with_headers
 
 # A request's own deadlines answer it. This much later the connection answers in their place, if they did not.
 _BACKSTOP_SECONDS = 0.25
@@ -153,7 +153,7 @@ class ClientConnection:
             return
         self._ended = f"{phase}_deadline"
         metrics.deadline_exceeded_total.labels(f"connection.{phase}").inc()
-        if phase == "write":
+        if phase in ("write", "stream"):
             self._stream.abort()
         elif phase in ("head", "body") and not self._now() >= self._body.until:
             self._answer_last(RequestTimeout(f"the request's {phase} took too long"))
@@ -257,15 +257,38 @@ class ClientConnection:
             sec_fetch_site=field(b"sec-fetch-site", b"").decode("latin-1"),
             served_at=self._server[0],
             query=query.decode("latin-1"),
+            last_event_id=field(b"last-event-id", b"").decode("latin-1"),
         )
         answer = await target.answer(head, read, self._body.piece, self._bound)
-        keep = self._keeps()
-        await self._stream.send(self._written(answer, keep=keep))
+        keep = self._keeps() and answer.stream is None
+        if answer.stream is None:
+            await self._stream.send(self._written(answer, keep=keep))
+        else:
+            await self._send_stream(answer, answer.stream)
         self._refused = 400 <= answer.status < 500
         seconds = self._now() - self._heads.started
         metrics.wait_seconds.labels("web.request").observe(seconds)
         self._log_access(answer.status, seconds)
         return keep
+
+    async def _send_stream(self, answer: Answer, pieces: AnswerStream) -> None:
+        """Write an answer that comes in pieces, each under a deadline of its own; the connection ends with it."""
+        stream, request = self._stream, self._request
+        chunks = request is not None and request.version == "1.1"
+        try:
+            await stream.send(http1.streamed(answer.status, answer.headers, answer.content_type, chunks=chunks))
+            while not stream.gone:
+                stream.enter("stream", self._now() + pieces.piece_seconds)
+                piece = await pieces.next_piece()
+                # Who has such an answer sends nothing: what comes is the end of its side, or fills memory.
+                if not piece or (stream.pending() and not await stream.silent()):
+                    break
+                await stream.send(http1.chunk(piece) if chunks else piece)
+            if chunks:
+                await stream.send(http1.LAST_CHUNK)
+        finally:
+            pieces.end()
+        self._ended = "stream"
 
     def _bound(self, seconds: float) -> AbstractContextManager[object]:
         # The connection's own scope is open already, and another one would cost as much as reading the head.

@@ -7,6 +7,7 @@ HTTP/1.0.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from functools import lru_cache
@@ -272,6 +273,19 @@ def whole(status: int, headers: Sequence[tuple[str, str]], content_type: str, bo
     if text.count("\n") != len(headers) + 2 or text.count("\r") != len(headers) + 2:
         raise ConvoError("a header of the answer contains a line break")
     return b"".join((_STATUS_LINES[status], date, text.encode("latin-1"), b"\r\n", body))
+
+
+def streamed(status: int, headers: Sequence[tuple[str, str]], content_type: str, *, chunks: bool) -> bytes:
+    """Return the head of an answer that comes in pieces; without ``chunks`` its end is the end of the connection.
+
+    Raises:
+        ConvoError: a header contains a line break.
+    """
+    found = [("content-type", content_type), *headers, ("connection", "close")]
+    if chunks:
+        found.append(("transfer-encoding", "chunked"))
+    pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in found]
+    return head_of(status, pairs, date_line(int(time.time())))
 
 
 @lru_cache(maxsize=1)

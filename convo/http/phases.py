@@ -6,6 +6,7 @@
     body        has a limit as a whole and a minimum rate
     handler     the request's own deadlines hold inside; this is only the backstop
     write       64 KiB of the answer, until the kernel has accepted them
+    stream      until the next piece of an answer that comes in pieces
     linger      reads what a refused client still sends, or it would not see the answer; a scope of its own
 
 One cancel scope serves all phases: its deadline is moved. A scope for each phase would cost as much as reading the
@@ -123,6 +124,10 @@ class PhasedStream:
             # the bytes in ``rest``; cancelled later, the request would be torn.
             await trio.lowlevel.checkpoint()
         return not self.eof
+
+    async def silent(self) -> bool:
+        """Read what has arrived; true if it was nothing, and the client has not ended its side. Raises: ClientGone."""
+        return await self.more() and not self.rest
 
     async def until_gone(self) -> None:
         """Return when the client has broken the connection.

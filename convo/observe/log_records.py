@@ -747,13 +747,23 @@ def job_acknowledged(*, conversation_id: str) -> None:
 
 
 def events_waiting(*, what: str, reason: str) -> None:
-    """Log that events wait for the database: to be numbered, delivered or removed, as ``what`` names it."""
+    """Log that events wait: to be numbered, delivered, published or removed, as ``what`` names it."""
     _record_seldom("warning", "events_waiting", what, what=what, reason=reason)
 
 
-def events_expiring(*, webhook_id: str, at: str) -> None:
-    """Log that an endpoint has not confirmed an event that is removed soon; ``at`` is when that event happened."""
-    _record("error", "events_expiring", webhook_id=webhook_id, at=at)
+def intake_waiting(*, queue: str, reason: str) -> None:
+    """Log that messages of a queue wait: they cannot be taken now, or not be stored."""
+    _record_seldom("warning", "intake_waiting", queue, queue=queue, reason=reason)
+
+
+def message_refused(*, queue: str, code: str, conversation_id: str | None) -> None:
+    """Log that a message of a queue was refused for good, and put aside with its problem."""
+    _record("warning", "message_refused", queue=queue, code=code, conversation_id=conversation_id)
+
+
+def events_expiring(*, receiver: str, at: str) -> None:
+    """Log that a receiver has not confirmed an event that is removed soon; ``at`` is when that event happened."""
+    _record("error", "events_expiring", receiver=receiver, at=at)
 
 
 def webhook_active(*, webhook_id: str) -> None:

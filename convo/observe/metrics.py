@@ -151,8 +151,9 @@ accept_seconds = _folding.distribution(
 ).labels()
 
 # --- connections
-CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "linger")
+CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "stream", "linger")
 connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
+event_streams = Gauge("convo_event_streams", "Open streams of events.", registry=registry)
 connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
 
 # --- the keys of clients
@@ -194,6 +195,12 @@ events_numbered_total = _folding.count(
     "convo_events_numbered_total", "Events that this process has put in their order."
 ).labels()
 
+events_published_total = _folding.count(
+    "convo_events_published_total", "Events that RabbitMQ has confirmed to this process."
+).labels()
+queue_messages_total = _folding.count(
+    "convo_queue_messages_total", "Messages of rabbitmq.intake_queue, by what became of them.", "outcome"
+)
 webhook_attempts_total = _folding.count(
     "convo_webhook_attempts_total", "Attempts to deliver an event or a ping to an endpoint, by outcome.", "outcome"
 )

@@ -105,6 +105,11 @@ class Dependency:
             return f"{self.name}: it asked for a pause; {self._held_until - now:.0f} s of it are left"
         return f"{self.name}: it is called by this process as usual"
 
+    def seconds_until_probe(self) -> float | None:
+        """Return in how many seconds its breaker lets a call through again; None while it is closed."""
+        probe_at = self._breaker.probe_at
+        return None if probe_at is None else max(0.0, probe_at - trio.current_time())
+
     def wants_probe(self) -> bool:
         """Return whether one piece of work should find out if the dependency is back."""
         now = trio.current_time()
@@ -260,8 +265,7 @@ class Dependency:
             raise self._down()
 
     def _down(self) -> RemoteDown:
-        probe_at = self._breaker.probe_at
-        left = max(0.0, (probe_at or 0.0) - trio.current_time())
+        left = self.seconds_until_probe() or 0.0
         return RemoteDown(self.name, f"its breaker is open; the next probe is due in {left:.0f} s")
 
     async def _hold(self) -> None:

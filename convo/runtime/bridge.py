@@ -64,12 +64,19 @@ async def within(seconds: float, awaitable: Awaitable[T]) -> T:
     Raises:
         TimeoutError: it took longer than ``seconds``.
     """
-    return await asyncio.wait_for(awaitable, seconds)
+    # Not `wait_for`: the task that it makes may never begin where the loop ends.
+    async with asyncio.timeout(seconds):
+        return await awaitable
 
 
 async def in_thread(function: Callable[..., T], *args: object) -> T:
     """Run a function that blocks in a thread, from the asyncio side."""
     return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+async def side_by_side(calls: Sequence[Callable[[], Awaitable[T]]]) -> list[T | BaseException]:
+    """Make calls side by side on the asyncio side; return what each returned or raised, in their order."""
+    return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
 
 
 async def together(

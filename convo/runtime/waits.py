@@ -47,8 +47,9 @@ NAMES: dict[str, str] = {
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
-    "db.courier": "reading events for endpoints, and noting what these have confirmed",
+    "db.courier": "reading events for endpoints or RabbitMQ, and noting what these have confirmed",
     "db.webhooks": "reading or changing the endpoints of webhooks, for a request",
+    "db.stream": "reading what a stream of events has missed, or where it begins",
     "db.events": "numbering events, and removing those that are over",
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.retire_month": "reading a whole month before it is dropped",
@@ -80,6 +81,17 @@ NAMES: dict[str, str] = {
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
     # endpoints of webhooks
     "webhook.attempt": "one attempt to deliver an event to an endpoint, or to ping it",
+    # RabbitMQ
+    "rabbitmq.publish": "one attempt to connect where there is no connection, and to publish a page of events",
+    "rabbitmq.hold": "the pause that RabbitMQ asked for",
+    "rabbitmq.bulkhead": "a free place among the concurrent calls of RabbitMQ",
+    "rabbitmq_intake.open": "one attempt to connect, and to have the messages of the queue sent",
+    "rabbitmq_intake.hold": "the pause that RabbitMQ asked for",
+    "rabbitmq_intake.bulkhead": "a free place among the concurrent calls of RabbitMQ",
+    "rabbitmq_intake.acknowledge": "acknowledging messages whose conversations are stored",
+    "rabbitmq_intake.refuse": "putting a message aside that no try can store",
+    "rabbitmq.close": "closing a connection to RabbitMQ",
+    "rabbitmq.check": "the connection that `convo check` opens to RabbitMQ",
     # an erasure
     "erase.accepts": "the end of the accepts that were under way when an erasure began",
     "erasures.file": "reading or writing the list of erasures in the data folder",

@@ -2,10 +2,9 @@
 
 Open it to change when an event steps aside, when it is given up, or when an endpoint is switched off.
 
-One process delivers to an endpoint at a time. It holds a lease, renews it, and names its token in every write. One that
-was stopped for longer than the lease changes nothing any more, and another one has taken over. A cursor moves over
-the numbers of ``store/event_numbers.py``, and only behind what this endpoint has confirmed. A crash can lose the last
-moves of a cursor, and then events are delivered again, under the same ids.
+One process delivers to an endpoint at a time (``store/courier_leases.py``). A cursor moves over the numbers of
+``store/event_numbers.py``, and only behind what this endpoint has confirmed. A crash can lose the last moves of a
+cursor, and then events are delivered again, under the same ids.
 """
 
 from __future__ import annotations
@@ -19,12 +18,10 @@ from msgspec import Struct
 from convo.conversation.tenant import Tenant
 from convo.errors import NotFound
 from convo.event_types import EventType
-from convo.store.event_rows import EVENT_COLUMNS, StoredEvent, stored_event
+from convo.store.courier_leases import LEASABLE, LEASE, LEASE_SECONDS
+from convo.store.event_rows import EVENT_COLUMNS, EventPage, StoredEvent, stored_event
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.webhooks import WEBHOOKS_IN_ALL
-
-LEASE_SECONDS = 20.0
-"""An endpoint whose process dies is taken over after this."""
 
 _OFF_AFTER_DAYS = 5
 _GIVE_UP_HOURS = 10
@@ -57,13 +54,6 @@ class AsideEvent(Struct, frozen=True, kw_only=True):
     due_at: datetime
 
 
-class EventPage(Struct, frozen=True, kw_only=True):
-    """The next events that an endpoint wants, and up to which number was looked."""
-
-    events: Sequence[StoredEvent]
-    looked_to: int
-
-
 class Delivery(Struct, frozen=True, kw_only=True):
     """What came of one attempt; ``number`` is that of the event, None for a ping.
 
@@ -92,10 +82,7 @@ class Noted(Struct, frozen=True, kw_only=True):
 
 
 async def lease_webhooks(postgres: Postgres, owner: str) -> list[LeasedWebhook]:
-    """Lease the endpoints that nobody delivers to, and renew the leases of this process; return all of these.
-
-    An earlier start on the same data folder is dead, because this process holds the folder's lock.
-    """
+    """Lease the endpoints that nobody delivers to, and renew the leases of this process; return all of these."""
 
     async def body(connection: Connection) -> list[LeasedWebhook]:
         return [_leased(row) for row in await connection.fetch(_LEASE, owner, LEASE_SECONDS, WEBHOOKS_IN_ALL)]
@@ -258,17 +245,10 @@ _ANSWERED = """
 UPDATE webhook SET state = 'active', failing_since = NULL, version = version + 1
 WHERE webhook_id = $1 AND version = $2 AND state = 'new'
 """
-# A lease that ends later than it can was given before the database's clock was set back.
-_LEASE = """
-UPDATE webhook SET
-    leased_by = $1, leased_until = convo_now() + make_interval(secs => $2),
-    lease_token = CASE WHEN leased_by = $1 AND leased_until > convo_now() THEN lease_token
-                       ELSE nextval('webhook_token') END
+_LEASE = f"""
+UPDATE webhook SET {LEASE}
 WHERE webhook_id = ANY(ARRAY(
-    SELECT webhook_id FROM webhook
-    WHERE state <> 'off' AND (split_part(leased_by, '.', 1) = split_part($1, '.', 1)
-                              OR leased_until IS NULL OR leased_until < convo_now()
-                              OR leased_until > convo_now() + make_interval(secs => $2 * 2))
+    SELECT webhook_id FROM webhook WHERE state <> 'off' AND {LEASABLE}
     ORDER BY webhook_id LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING webhook_id, tenant, url, types, bots, secret, state, cursor, version, lease_token,
           CASE WHEN old_until > convo_now() THEN old_secret END AS old_secret

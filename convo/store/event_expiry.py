@@ -1,4 +1,4 @@
-"""Removes events that were kept for ``events.keep_days``, and finds those that an endpoint would never get then."""
+"""Removes events that were kept for ``events.keep_days``, and finds those that a receiver would never get then."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SOON = 0.8
 
 
 class Expiring(Struct, frozen=True, kw_only=True):
-    """An endpoint, and when the oldest event happened that it has not confirmed."""
+    """A receiver, and when the oldest event happened that it has not confirmed: an endpoint, or a courier's place."""
 
-    webhook_id: str
+    receiver: str
     at: datetime
 
 
@@ -33,11 +33,11 @@ async def expire_events(postgres: Postgres, keep_days: int) -> bool:
 
 
 async def find_expiring(postgres: Postgres, keep_days: int) -> Sequence[Expiring]:
-    """Find the endpoints that have not confirmed an event which will be over soon."""
+    """Find the receivers that have not confirmed an event which will be over soon."""
 
     async def body(connection: Connection) -> Sequence[Expiring]:
         rows = await connection.fetch(_EXPIRING, keep_days * 86_400.0 * _SOON)
-        return [Expiring(webhook_id=row["webhook_id"], at=row["at"]) for row in rows]
+        return [Expiring(receiver=row["receiver"], at=row["at"]) for row in rows]
 
     return await postgres.run("db.events", body, begin=RELAXED)
 
@@ -63,9 +63,10 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone
 """
-# The few endpoints, and for each one probe of event_by_sequence and one of webhook_aside's key.
+# The few endpoints, and for each one probe of event_by_sequence and one of webhook_aside's key. A courier counts as
+# long as a process is switched on that has it.
 _EXPIRING = """
-SELECT w.webhook_id, min(oldest.at) AS at
+SELECT w.webhook_id AS receiver, min(oldest.at) AS at
 FROM webhook w, LATERAL (
     (SELECT at FROM event WHERE sequence > w.cursor ORDER BY sequence LIMIT 1)
     UNION ALL
@@ -73,4 +74,8 @@ FROM webhook w, LATERAL (
 ) AS oldest
 WHERE w.state <> 'off' AND oldest.at < convo_now() - make_interval(secs => $1)
 GROUP BY w.webhook_id
+UNION ALL
+SELECT c.name, oldest.at
+FROM courier c, LATERAL (SELECT at FROM event WHERE sequence > c.cursor ORDER BY sequence LIMIT 1) AS oldest
+WHERE c.leased_until > convo_now() AND oldest.at < convo_now() - make_interval(secs => $1)
 """

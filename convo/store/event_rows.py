@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,9 @@ EVENT_COLUMNS = f"""
     {TENANT_NAME.format("event.tenant")} AS tenant
 """
 """What ``stored_event`` takes."""
+
+LAST_SEQUENCE = "SELECT last_sequence FROM event_counter"
+"""The last number that was given in the order of events; 0 for none."""
 
 
 class StoredEvent(Struct, frozen=True, kw_only=True):
@@ -43,6 +46,18 @@ class StoredEvent(Struct, frozen=True, kw_only=True):
     def id(self) -> str:
         """Return its id, which stays the same for ever."""
         return event_id(self.number, self.salt)
+
+    @property
+    def order_key(self) -> str:
+        """What events wait for each other by: the user, or the event alone where it is of nobody any more."""
+        return f"event {self.number}" if self.user_id is None else f"user {self.tenant}/{self.user_id}"
+
+
+class EventPage(Struct, frozen=True, kw_only=True):
+    """The next events that a receiver wants, and up to which number was looked."""
+
+    events: Sequence[StoredEvent]
+    looked_to: int
 
 
 def stored_event(row: Mapping[str, Any]) -> StoredEvent:

@@ -38,7 +38,9 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
-    **dict.fromkeys(("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase", "db.webhooks"), "readers"),
+    **dict.fromkeys(
+        ("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase", "db.webhooks", "db.stream"), "readers"
+    ),
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""
 

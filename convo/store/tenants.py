@@ -9,9 +9,21 @@ import re
 
 from convo.conversation.tenant import DEFAULT, NAME_PATTERN, Tenant
 from convo.errors import Refused
-from convo.store.postgres import Connection
+from convo.store.postgres import RELAXED, Connection, Postgres
 
 _NUMBER_MAX = 32_767
+
+
+async def find_tenant(postgres: Postgres, name: str) -> Tenant | None:
+    """Return the tenant of this name; None where there is none."""
+    if name == DEFAULT.name:
+        return DEFAULT
+
+    async def body(connection: Connection) -> Tenant | None:
+        number = await connection.fetchval(_FIND, name)
+        return None if number is None else Tenant(number=number, name=name)
+
+    return await postgres.run("db.keys", body, begin=RELAXED)
 
 
 async def find_or_make(connection: Connection, name: str) -> Tenant:
@@ -52,6 +64,7 @@ async def check_alone(connection: Connection, what: str) -> None:
 
 # 0021 waits until no older program is left, and then this index goes.
 _OLDER_AT_WORK = "SELECT to_regclass('memory_by_key') IS NOT NULL"
+_FIND = "SELECT number FROM tenant WHERE name = $1"
 # One tenant is made at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(7266386221)"
 _NUMBER = """

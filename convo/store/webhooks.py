@@ -21,6 +21,7 @@ from convo.event_types import EventType, WebhookState
 from convo.standard_webhooks import new_secret
 from convo.store import audit_log
 from convo.store.audit_log import AuditEntry, Caller
+from convo.store.event_rows import LAST_SEQUENCE
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 WEBHOOKS_MAX = 50
@@ -248,7 +249,7 @@ async def replay(postgres: Postgres, tenant: Tenant, webhook_id: str, wanted: Re
 
 async def _before(connection: Connection, since: datetime) -> int:
     """Return a number below which nothing happened since then: found by halves, for there is no index by time."""
-    low, high = 0, await connection.fetchval(_LAST)
+    low, high = 0, await connection.fetchval(LAST_SEQUENCE)
     while high - low > 1:
         middle = (low + high) // 2
         if await connection.fetchval(_IS_OLD, middle, since):
@@ -333,7 +334,6 @@ WITH page AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM again) AS n, count(*) AS looked_at, max(sequence) AS last FROM page
 """
-_LAST = "SELECT last_sequence FROM event_counter"
 # One probe of event_by_sequence; numbers of events that are over lead to the oldest that is there.
 _IS_OLD = f"""
 SELECT coalesce((SELECT at FROM event WHERE sequence >= $1 ORDER BY sequence LIMIT 1)

@@ -55,7 +55,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             place.enter()
             read_at = trio.current_time()
             if head.content_encoding:
-                accept = await self._prepare_packed(body, head.content_encoding, place)
+                accept = await self.prepare_packed(body, head.content_encoding, place)
             else:
                 accept = await self.prepare(body)
             return await self._store(owned(accept, reach), head.started, read_at, self.until(head))
@@ -127,8 +127,15 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             accept, _ = await threads.run_in_thread(_read, body, self.settings, self.items_max, limiter=limiter)
             return accept
 
-    async def _prepare_packed(self, body: bytes, encoding: str, place: Admitted) -> Accept:
-        """Decompress and read a body; ``place`` holds what it becomes before it becomes it."""
+    async def prepare_packed(self, body: bytes, encoding: str, place: Admitted) -> Accept:
+        """Decompress and read a body; ``place`` holds what it becomes before it becomes it.
+
+        Raises:
+            UnsupportedMedia: it has an encoding that is not known.
+            BadRequest, Invalid, TooLarge: as ``prepare``.
+            Overloaded: there is no room for what it becomes.
+            DeadlineExceeded: no thread was free in time.
+        """
         place.grow(self.settings.offload_bytes)
         short = inflate_up_to(body, encoding, self.settings.offload_bytes)
         place.keep(len(body) + len(short or b""))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import quote, unquote_to_bytes
 
 import trio
 from quart import Response, g, request
+from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
@@ -24,7 +25,7 @@ from convo.http.wire import PIECE_BYTES
 from convo.observe import log_records
 from convo.runtime.deadline import deadline
 from convo.settings import WebSettings
-from convo.web.description.messages import METHODS, Answer, Head, problem, with_headers
+from convo.web.description.messages import METHODS, Answer, AnswerStream, Head, problem, with_headers
 from convo.web.description.routes import ROUTES, Route
 from convo.web.dispatch import Api, route_functions
 from convo.web.door import RouteFunction, RouteRequest, answered
@@ -211,6 +212,7 @@ def _head() -> Head:
         sec_fetch_site=request.headers.get("Sec-Fetch-Site", ""),
         served_at=(request.scope["server"] or ("", None))[0],
         query=request.query_string.decode("latin-1"),
+        last_event_id=request.headers.get("Last-Event-ID", ""),
     )
 
 
@@ -237,11 +239,44 @@ async def _respond(api: Api, label: str, head: Head, serve: Callable[[], Awaitab
             peer=head.peer,
             key_id=log_records.request_key.get(),
         )
-    return _response(answer)
+    return _response(answer, api.settings.web)
 
 
-def _response(answer: Answer) -> Response:
-    response = Response(answer.body, status=answer.status, content_type=answer.content_type)
+class _Pieces(ResponseBody):
+    """The body of an answer that comes in pieces; each is sent under the deadline of ``_finishing``."""
+
+    def __init__(self, stream: AnswerStream, write_seconds: float) -> None:
+        self._stream = stream
+        self._write_seconds = write_seconds
+        self._given_at: float | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stream.end()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        # A client that did not take the last piece in time gets no other one.
+        if self._given_at is not None and trio.current_time() >= self._given_at + self._write_seconds:
+            raise StopAsyncIteration
+        piece = await self._stream.next_piece()
+        if not piece:
+            raise StopAsyncIteration
+        self._given_at = trio.current_time()
+        return piece
+
+
+def _response(answer: Answer, web: WebSettings) -> Response:
+    body: bytes | _Pieces = answer.body
+    if answer.stream is not None and request.method == "HEAD":
+        answer.stream.end()
+    elif answer.stream is not None:
+        body = _Pieces(answer.stream, web.request_seconds)
+    response = Response(cast("Any", body), status=answer.status, content_type=answer.content_type)
     for name, value in answer.headers:
         response.headers[name] = value
     if (answer.status >= 400 or g.get("body_begun", False)) and _has_unread_body():

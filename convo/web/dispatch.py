@@ -24,6 +24,7 @@ from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
 from convo.web.description.routes import ROUTES, Route
 from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
+from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.operations import OperationsRoutes
 from convo.web.webhooks import WebhookRoutes
@@ -41,6 +42,7 @@ class Api(Struct, frozen=True, kw_only=True):
     erasing: EraseRoutes
     operations: OperationsRoutes
     webhooks: WebhookRoutes
+    streams: EventStreams
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -79,6 +81,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         ),
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query, request.reach),
         **_webhook_functions(api.webhooks),
+        "stream_events": api.streams.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),

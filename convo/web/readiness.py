@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import ALERT_PREFIXES
 from convo.errors import Unavailable
 from convo.resilience.dependency import Dependency
 
@@ -34,7 +34,7 @@ class Readiness:
             *self.warnings,
             *([f"SETTINGS_DISAGREE: {self.disagreement}"] if self.disagreement else []),
             *(
-                f"{DEPENDENCIES[one.name].alert_prefix}_MISCONFIGURED: {one.misconfigured}"
+                f"{ALERT_PREFIXES[one.name]}_MISCONFIGURED: {one.misconfigured}"
                 for one in self._dependencies
                 if one.misconfigured
             ),

@@ -19,7 +19,8 @@ from convo.observe import log_records
 from convo.runtime.bell import Bell
 from convo.settings import EventsSettings, WebhooksSettings
 from convo.store import deliveries
-from convo.store.deliveries import LEASE_SECONDS, Delivery, LeasedWebhook, Noted
+from convo.store.courier_leases import LEASE_SECONDS
+from convo.store.deliveries import Delivery, LeasedWebhook, Noted
 from convo.store.event_numbers import Numberer
 from convo.store.postgres import Postgres
 from convo.store.webhooks import WEBHOOKS_IN_ALL

@@ -18,8 +18,8 @@ from datetime import datetime
 
 from msgspec import structs
 
-from convo.store.deliveries import AsideEvent, Delivery, EventPage, LeasedWebhook
-from convo.store.event_rows import StoredEvent
+from convo.store.deliveries import AsideEvent, Delivery, LeasedWebhook
+from convo.store.event_rows import EventPage, StoredEvent
 
 WINDOW_ROWS = 500
 """So many events wait in memory at most, behind the cursor of one endpoint."""
@@ -88,7 +88,7 @@ class Course:
     def add(self, page: EventPage) -> None:
         """Take the next events."""
         for event in page.events:
-            waiting = WaitingEvent(event, _key(event))
+            waiting = WaitingEvent(event, event.order_key)
             self._open[event.sequence] = waiting
             self._enqueue(waiting)
         self.looked_to = max(self.looked_to, page.looked_to)
@@ -96,7 +96,7 @@ class Course:
     def add_aside(self, found: Iterable[AsideEvent]) -> None:
         """Take events apart from the order: those of one user go in turn, until one has failed."""
         for one in found:
-            key = f"aside {_key(one.event)}" if one.attempts == 0 else f"aside {one.event.number}"
+            key = f"aside {one.event.order_key}" if one.attempts == 0 else f"aside {one.event.number}"
             waiting = WaitingEvent(one.event, key, aside_since=one.due_at)
             self._aside[one.event.number] = waiting
             self._enqueue(waiting)
@@ -192,8 +192,3 @@ class Course:
             self._ready.append(queue[0])
         else:
             del self._queues[waiting.key]
-
-
-def _key(event: StoredEvent) -> str:
-    """Return what events wait for each other by: the user, or the event alone where it is of nobody any more."""
-    return f"event {event.number}" if event.user_id is None else f"user {event.user_id}"

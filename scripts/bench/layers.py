@@ -150,6 +150,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         ),
         reading=nothing,
         explaining=nothing,
+        streams=nothing,
         auditing=nothing,
         erasing=nothing,
         webhooks=nothing,

@@ -50,11 +50,11 @@ async def test_an_endpoint_that_has_not_confirmed_what_is_over_soon_is_found(pro
     await make_webhook(process.postgres, DEFAULT, WebhookDraft(url="http://other.example/"), NO_CALLER)
     assert await find_expiring(process.postgres, 7) == []
     await shift_clock(process.postgres, "6 days")
-    assert [one.webhook_id for one in await find_expiring(process.postgres, 7)] == [late.webhook_id]
+    assert [one.receiver for one in await find_expiring(process.postgres, 7)] == [late.webhook_id]
     await ask(process.postgres, "UPDATE webhook SET cursor = 1")
     assert await find_expiring(process.postgres, 7) == []
     await ask(process.postgres, f"INSERT INTO webhook_aside (webhook_id, number) SELECT '{late.webhook_id}', 1")
-    assert [one.webhook_id for one in await find_expiring(process.postgres, 7)] == [late.webhook_id]
+    assert [one.receiver for one in await find_expiring(process.postgres, 7)] == [late.webhook_id]
 
 
 async def test_the_keeper_of_the_process_that_leads_reports_and_removes(

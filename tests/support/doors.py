@@ -246,6 +246,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         auditing=Mock(),
         erasing=Mock(),
         webhooks=Mock(),
+        streams=Mock(),
         operations=Mock(),
     )
 

@@ -243,6 +243,7 @@ _FILL = (
     SELECT 'wh_' || n, 'http://receiver.example/', '{}', '{}', 's', 'active', :rows - 100
     FROM generate_series(1, 3) AS n
     """,
+    "INSERT INTO courier (name, cursor, leased_until) VALUES ('rabbitmq', :rows - 100, convo_now() + '1 hour')",
     "INSERT INTO webhook_aside (webhook_id, number) SELECT 'wh_2', seq FROM conversation WHERE seq <= :rows - 100",
     """
     INSERT INTO webhook_attempt (webhook_id, event_id, status, answer, seconds)

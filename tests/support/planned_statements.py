@@ -115,6 +115,8 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.event_expiry._EXPIRE_ATTEMPTS": (7, FEW // 10),
     "convo.store.event_expiry._EXPIRING": (1.0,),
     "convo.store.deliveries._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"], [], 0),
+    "convo.store.couriers._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"]),
+    "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),
     "convo.store.deliveries._ASIDE": ("wh_2", [1, 2, 3], FEW // 10),
     "convo.store.deliveries._ERASED": lambda s: ([s.done],),
     "convo.store.deliveries._CONFIRM_ASIDE": lambda s: ("wh_2", [s.done], [_EPOCH]),
@@ -335,9 +337,10 @@ NOT_COMPARED: Mapping[str, str] = {
         (
             "convo.store.history.BEAT",
             "convo.store.event_numbers._LOCK",
-            "convo.store.webhooks._LAST",
+            "convo.store.event_rows.LAST_SEQUENCE",
             *(f"convo.store.deliveries.{name}" for name in ("_LEASE", "_RELEASE", "_HOLD", "_NOTE", "_PING_TARGET")),
             "convo.store.deliveries._ANSWERED",
+            *(f"convo.store.couriers.{name}" for name in ("_LEASE", "_RELEASE", "_MOVE")),
             *(f"convo.store.webhooks.{name}" for name in ("_MAKE", "_LIST", "_READ", "_CHANGE", "_ROTATE", "_DELETE")),
             "convo.store.history.RESTORED",
             "convo.store.installation_key._READ",
@@ -394,8 +397,9 @@ NOT_COMPARED: Mapping[str, str] = {
         (
             *("convo.store.tenants._NUMBER", "convo.store.tenants._LOCK", "convo.store.tenants._OLDER_AT_WORK"),
             "convo.store.tenant_indexes.are_needed",
+            "convo.store.tenants._FIND",
         ),
-        "a table with a row for each tenant, when a key is made or once a minute",
+        "a table with a row for each tenant, when a key is made, a queue is taken from, or once a minute",
     ),
     **dict.fromkeys(
         (

@@ -34,7 +34,7 @@ class Tree:
         self.calls = folder / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.path.mkdir()
-        for name in ("setup", "lock.txt", "lock-dev.txt"):
+        for name in ("setup", "serve", "lock.txt", "lock-dev.txt", "lock-rabbitmq.txt"):
             shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
         for tool in (
             "bash",
@@ -76,6 +76,18 @@ class Tree:
         process = self.start(*arguments, pip=pip)
         out, error = process.communicate()
         return subprocess.CompletedProcess(arguments, process.returncode, out, error)
+
+    def serve(self, **variables: str) -> str:
+        """Run scripts/serve up to the point where it would start convo, which is not here; return what it says."""
+        done = subprocess.run(
+            [str(self.root / "scripts" / "serve")],
+            env={"PATH": str(self.path), "CALLS": str(self.calls), "PIP": "true", **variables},
+            cwd="/",
+            text=True,
+            capture_output=True,
+            check=False,
+        )
+        return done.stderr.partition("No module named convo")[0].rpartition("\n")[0]
 
     def count(self, what: str) -> int:
         return self.calls.read_text().split().count(what) if self.calls.exists() else 0
@@ -129,6 +141,21 @@ def test_the_tests_set_up_is_good_for_serving_but_not_the_other_way(tree: Tree) 
     assert tree.installs() == 1
     tree.setup("dev")
     assert tree.installs() == 2
+
+
+def test_an_extra_is_installed_where_its_setting_needs_it_and_is_good_for_serving_without(tree: Tree) -> None:
+    served = tree.serve(CONVO_RABBITMQ__URL="amqp://localhost/")
+    assert "CONVO_RABBITMQ__URL is set: convo needs aio-pika for it.\nInstalling what lock-rabbitmq.txt names" in served
+    assert tree.installs() == 1
+    assert tree.serve(CONVO_RABBITMQ__URL="amqp://localhost/") == ""
+    assert tree.serve() == ""
+    assert tree.installs() == 1
+
+
+def test_without_its_setting_an_extra_is_not_installed(tree: Tree) -> None:
+    assert "Installing what lock.txt names" in tree.serve()
+    assert tree.serve() == ""
+    assert tree.installs() == 1
 
 
 def test_a_failed_installation_shows_why_and_is_tried_again(tree: Tree) -> None:
@@ -222,9 +249,9 @@ def test_a_machine_without_python_is_told_so(tree: Tree) -> None:
 
 def test_the_locks_pin_every_package_with_hashes_and_agree() -> None:
     pins: list[dict[str, str]] = []
-    for name in ("lock.txt", "lock-dev.txt"):
+    for name in ("lock.txt", "lock-rabbitmq.txt", "lock-dev.txt"):
         entries = (ROOT / "scripts" / name).read_text().replace("\\\n", " ").splitlines()
         named = [entry for entry in entries if entry and not entry.startswith((" ", "#"))]
         assert all("==" in entry and "--hash=sha256:" in entry for entry in named)
         pins.append(dict(entry.split()[0].split("==") for entry in named))
-    assert pins[0].items() <= pins[1].items()
+    assert pins[0].items() <= pins[1].items() <= pins[2].items()

@@ -29,7 +29,16 @@ torture = load()
 
 @pytest.mark.parametrize(
     ("form", "most_seconds"),
-    [pytest.param(["--short"], 400.0, id="short"), pytest.param([], 1200.0, marks=pytest.mark.long, id="long")],
+    [
+        pytest.param(["--short"], 400.0, id="short"),
+        pytest.param([], 1200.0, marks=pytest.mark.long, id="long"),
+        pytest.param(
+            ["--short", "--events", "--only", "RabbitMQ", "kill -9 of a process", "--conversations", "60"],
+            500.0,
+            marks=pytest.mark.long,
+            id="events",
+        ),
+    ],
 )
 def test_whatever_dies_nothing_is_lost_twice_stuck_or_late(form: list[str], most_seconds: float) -> None:
     with subprocess.Popen(
@@ -51,6 +60,12 @@ def test_whatever_dies_nothing_is_lost_twice_stuck_or_late(form: list[str], most
 def test_the_same_seed_is_the_same_schedule_and_another_one_is_not() -> None:
     assert torture.plan(3, torture.LONG) == torture.plan(3, torture.LONG)
     assert torture.plan(3, torture.LONG) != torture.plan(4, torture.LONG)
+
+
+def test_with_events_the_broker_restarts_five_times_and_no_database_goes_back() -> None:
+    faults = [doing.fault for stage in torture.plan(1, torture.with_events(torture.LONG)) for doing in stage]
+    assert faults.count("RabbitMQ is killed and restarts") == 5
+    assert [one for one in faults if one.startswith(("database taken back", "retention"))] == []
 
 
 def test_a_long_run_kills_20_processes_and_ten_databases() -> None:

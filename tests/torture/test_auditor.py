@@ -19,6 +19,7 @@ from tests.torture.auditor import (
     _unreported,
     finding,
 )
+from tests.torture.outside import Delivered, audit_events
 
 
 def receipt(
@@ -111,3 +112,28 @@ def test_what_came_shortly_before_a_fault_was_touched_by_it_too() -> None:
 def test_a_finding_counts_all_and_shows_a_few() -> None:
     found = finding("lost", range(100))
     assert (found.count, found.examples) == (100, ("0", "1", "2"))
+
+
+ROWS = [{"number": number, "salt": 7, "sequence": number} for number in (1, 2, 3)]
+
+
+def event(sequence: int, *, number: int = 0, user: str | None = "mia") -> Delivered:
+    return Delivered(f"{number or sequence}-{7:014x}", sequence, "part.done", user)
+
+
+@pytest.mark.parametrize(
+    ("got", "odd"),
+    [
+        ([event(1), event(2), event(1), event(2), event(3)], {}),
+        ([event(1), event(2, user="tom"), event(3, user=None)], {}),
+        ([event(2, user="tom"), event(1), event(3)], {}),
+        ([event(1), event(2)], {"events lost": 1}),
+        ([event(1), event(2), event(3), event(4)], {"events that never were": 1}),
+        ([event(1), event(3), event(2)], {"out of a user's order": 1}),
+        ([event(1), event(2), event(3), event(3, number=2)], {"one event under two ids, or two under one": 2}),
+    ],
+    ids=["repeated", "a stub", "another user first", "lost", "invented", "out of order", "two ids"],
+)
+def test_what_a_receiver_of_events_got_is_compared_with_the_outbox(got: list[Delivered], odd: dict[str, int]) -> None:
+    found = {one.what.removesuffix(" (me)"): one.count for one in audit_events("me", got, ROWS)}
+    assert {what: count for what, count in found.items() if count} == odd

@@ -25,6 +25,7 @@ import asyncpg
 import httpx
 import trio
 
+from tests.support.brokers import OwnBroker
 from tests.support.faking import fake
 from tests.support.proxy import Proxy, open_proxy
 from tests.support.running import environment
@@ -162,6 +163,8 @@ class World:
         self.model = ""
         self.memory = ""
         self.settings: dict[str, str] = {}
+        # Where it takes part.
+        self.broker: OwnBroker | None = None
         self.convos: list[Convo] = []
         # Those that took part for a while only.
         self.departed: list[Convo] = []
@@ -232,8 +235,10 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def open_world(folder: Path, processes: int, workers: int, chance: random.Random) -> AsyncIterator[World]:
-    """Start everything, with so many ``workers`` in each process; at the end stop it, whatever state it is in."""
+async def open_world(
+    folder: Path, processes: int, chance: random.Random, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[World]:
+    """Start everything, the processes with these ``settings`` besides; at the end stop it, whatever state it is in."""
     world = World(folder, chance)
     async with AsyncExitStack() as stack:
         world.database = await stack.enter_async_context(_postgres(world.data_folder))
@@ -243,7 +248,7 @@ async def open_world(folder: Path, processes: int, workers: int, chance: random.
         world.memory = stack.enter_context(fake("memory", "scattered", "0.02"))
         memory_port = urlsplit(world.memory).port or 0
         world.to_memory = await stack.enter_async_context(open_proxy(("127.0.0.1", memory_port), port=free_port()))
-        world.settings = {**_settings(world), "jobs.workers": str(workers)}
+        world.settings = {**_settings(world), **(settings or {})}
         world.convos = [Convo(folder / f"convo-{number}", world.settings) for number in range(processes)]
         for convo in world.convos:
             stack.push_async_callback(_end, convo)

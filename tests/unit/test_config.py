@@ -17,6 +17,7 @@ from convo.settings import Bytes, Seconds, SecondsOrNone, Secret, Section, Serve
 SECRETS = {
     *(("llm", "api_key"), ("memory", "api_key")),
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+    ("rabbitmq", "url"),
 }
 """They come from the environment only: the file has no place for them."""
 SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings)}

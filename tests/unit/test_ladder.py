@@ -59,6 +59,11 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("20 s", "15 s"),
     ),
     (
+        {"events": {"heartbeat_seconds": 12.0}},
+        ("events.heartbeat_seconds", "ladder.gateway_seconds"),
+        ("12 s", "10 s"),
+    ),
+    (
         {"jobs": {"heartbeat_seconds": 11.0}},
         ("jobs.heartbeat_seconds", "jobs.lease_seconds"),
         ("33 s", "30 s"),

@@ -54,13 +54,26 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     sec_fetch_site: str = ""
     served_at: str = ""
     query: str = ""
+    last_event_id: str = ""
+
+
+class AnswerStream(Struct, frozen=True, kw_only=True, gc=False):
+    """An answer that comes in pieces, after the request's own time.
+
+    ``next_piece`` returns one within ``piece_seconds``, empty after the last; ``end`` is called once it was the last,
+    or when the client is gone.
+    """
+
+    next_piece: Callable[[], Awaitable[bytes]]
+    end: Callable[[], None]
+    piece_seconds: float
 
 
 class Answer(Struct, frozen=True, kw_only=True, gc=False):
     """An answer; ``headers`` are those besides the content's type and length.
 
     ``code`` is the problem's code, empty where the answer is no problem. ``timed`` says that ``headers`` already hold
-    ``Server-Timing``.
+    ``Server-Timing``. With a ``stream`` the body is what comes of that.
     """
 
     status: int
@@ -69,6 +82,7 @@ class Answer(Struct, frozen=True, kw_only=True, gc=False):
     headers: Sequence[tuple[str, str]] = ()
     code: str = ""
     timed: bool = False
+    stream: AnswerStream | None = None
 
 
 class Problem(Struct, frozen=True, kw_only=True):

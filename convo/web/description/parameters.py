@@ -64,6 +64,15 @@ EVENT = Parameter(
     name="event", where="query", text="The id of one event.", type=str, sample=samples.ATTEMPTS.attempts[0].event_id
 )
 EVENT_TYPE = Parameter(name="type", where="query", text="Only events of this type.", type=EventType)
+EVENT_TYPES_WANTED = Parameter(
+    name="types", where="query", text="Only events of these types, with commas between them.", type=str
+)
+LAST_EVENT_ID = Parameter(
+    name="Last-Event-ID",
+    where="header",
+    text="The `id` of the last event that the client has; what happened since is sent first.",
+    type=Annotated[int, Meta(ge=0, le=999_999_999_999_999_999)],
+)
 UNTIL = Parameter(name="until", where="query", text="Only what happened before.", type=datetime)
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"

@@ -23,7 +23,9 @@ from convo.web.description.parameters import (
     DRY_RUN,
     EVENT,
     EVENT_TYPE,
+    EVENT_TYPES_WANTED,
     IF_NONE_MATCH,
+    LAST_EVENT_ID,
     LIMIT,
     LOG_FORM,
     OF_CONVERSATION,
@@ -594,6 +596,30 @@ _WEBHOOKS = (
     ),
 )
 
+_EVENTS = (
+    Route(
+        path="/v1/events",
+        name="stream_events",
+        scope="read",
+        needs_database=True,
+        # Past the framework, two hundred of them cost nothing while nothing happens.
+        direct=True,
+        tag="events",
+        summary="Get events as they happen",
+        text="Server-Sent Events: `id` is the event's `sequence`, `event` its type, `data` the CloudEvent. A comment "
+        "comes every `events.heartbeat_seconds`. A client that comes back with `Last-Event-ID` misses nothing that is "
+        "still kept. Where no types of events are chosen, there is no stream.",
+        parameters=(
+            EVENT_TYPES_WANTED,
+            filter_by("user_id", WITHOUT_NUL),
+            filter_by("bot_id", WITHOUT_NUL),
+            LAST_EVENT_ID,
+        ),
+        answers=(RouteResponse(status=200, text="Events without an end.", body=str, media=("text/event-stream",)),),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+)
+
 _SERVICE = (
     Route(
         path="/livez",
@@ -693,4 +719,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)

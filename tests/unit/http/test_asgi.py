@@ -39,6 +39,10 @@ class Stream:
     def __init__(self) -> None:
         self.written = b""
         self.gone = trio.Event()
+        self.entered: list[str] = []
+
+    def enter(self, phase: str, until: float) -> None:
+        self.entered.append(phase)
 
     async def send(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -110,6 +114,8 @@ async def test_an_answer_in_pieces_comes_in_chunks() -> None:
     for one in (part(b"ab", more=True), part(b"", more=True), part(b"c")):
         await made.send(one)
     assert stream.written.endswith(b"\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+    # Each piece but the last has a time of its own.
+    assert stream.entered == ["stream", "stream"]
 
 
 async def test_http_1_0_ends_an_answer_in_pieces_with_the_connection() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from msgspec import structs
 
-from convo.store.deliveries import AsideEvent, Delivery, EventPage, LeasedWebhook
-from convo.store.event_rows import StoredEvent
+from convo.store.deliveries import AsideEvent, Delivery, LeasedWebhook
+from convo.store.event_rows import EventPage, StoredEvent
 from convo.webhooks.course import Course, WaitingEvent
 
 AT = datetime(2026, 11, 29, tzinfo=UTC)

@@ -1,0 +1,1 @@
+"""The roads to and from RabbitMQ: events go out, conversations come in."""

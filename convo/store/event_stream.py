@@ -1,0 +1,52 @@
+"""What a stream of events reads from the database: where it begins, and what it has missed."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from convo.conversation.tenant import Reach
+from convo.event_types import EventType
+from convo.store.event_rows import EVENT_COLUMNS, LAST_SEQUENCE, EventPage, stored_event
+from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.reaching import reached
+
+
+class StreamFilter(Struct, frozen=True, kw_only=True):
+    """What a client wants to get: events within its reach, of these types, of this user and this bot; None is all."""
+
+    reach: Reach
+    types: tuple[EventType, ...] = ()
+    user_id: str | None = None
+    bot_id: str | None = None
+
+
+async def last_sequence(postgres: Postgres) -> int:
+    """Return the last number that was given to an event; 0 for none."""
+
+    async def body(connection: Connection) -> int:
+        found: int = await connection.fetchval(LAST_SEQUENCE)
+        return found
+
+    return await postgres.run("db.stream", body, begin=RELAXED)
+
+
+async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows: int) -> EventPage:
+    """Read what a client has missed behind ``after``: at most ``rows`` are looked at."""
+
+    async def body(connection: Connection) -> EventPage:
+        found = await connection.fetch(
+            _MISSED, after, rows, *wanted.reach.values, list(wanted.types), wanted.user_id, wanted.bot_id
+        )
+        events = [stored_event(row) for row in found if row["wanted"]]
+        return EventPage(events=events, looked_to=found[-1]["sequence"] if found else after)
+
+    return await postgres.run("db.stream", body, begin=RELAXED)
+
+
+# event_by_sequence
+_MISSED = f"""
+SELECT {EVENT_COLUMNS}, coalesce(
+    {reached("event", 3)} AND (cardinality($5::text[]) = 0 OR type = ANY($5))
+    AND ($6::text IS NULL OR user_id = $6) AND ($7::text IS NULL OR bot_id = $7), false) AS wanted
+FROM event WHERE sequence > $1 ORDER BY sequence LIMIT $2
+"""

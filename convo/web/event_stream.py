@@ -1,0 +1,319 @@
+"""The stream route, ``GET /v1/events``: events as Server-Sent Events, as they happen.
+
+Open it to change what a stream sends, or how streams share one look at the database.
+
+One loop reads new events for all streams, and keeps the last few seconds of them. Each stream has a position among the
+numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
+that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import cast
+
+import trio
+from msgspec import Struct
+
+from convo.cloud_events import encode_event
+from convo.conversation.tenant import Reach
+from convo.errors import ConvoError, Invalid, NotFound, Overloaded
+from convo.event_types import EVENT_TYPES, EventType
+from convo.http.turns import end_turn
+from convo.observe import log_records, metrics
+from convo.runtime.bell import Bell
+from convo.settings import EventsSettings
+from convo.store import event_stream
+from convo.store.couriers import read_events
+from convo.store.event_rows import EventPage, StoredEvent
+from convo.store.event_stream import StreamFilter
+from convo.store.postgres import Postgres
+from convo.web.description.messages import Answer, AnswerStream
+from convo.web.door import RouteRequest
+
+EVENT_STREAM = "text/event-stream"
+
+# New events are looked for at most so often, however many are appended.
+_PERIOD_SECONDS = 0.1
+_LOOK_SECONDS = 1.0
+_PAGE_ROWS = 500
+# What has been erased since it was read must not be sent any more: nothing is kept for longer.
+_KEPT_SECONDS = 5.0
+_KEPT_BYTES = 8 << 20
+_MISSED_ROWS = 200
+_PIECE_BYTES = 32 << 10
+_AGAIN_SECONDS = 1.0
+_OPENING = b"retry: 2000\n: open\n\n"
+_HEARTBEAT = b": heartbeat\n\n"
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+class _Kept(Struct, frozen=True, gc=False):
+    """An event that was read a moment ago, as it is sent."""
+
+    event: StoredEvent
+    text: bytes
+    read_at: float
+
+
+class EventStreams:
+    """The streams of one process: ``run`` reads for all of them; ``numbered`` is the last number that was given."""
+
+    def __init__(self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int]) -> None:
+        self._postgres = postgres
+        self._settings = settings
+        self._numbered = numbered
+        self._bell = Bell()
+        self._changed = trio.Event()
+        self._kept: deque[_Kept] = deque()
+        self._kept_bytes = 0
+        self._from = 0  # all events behind this number, and up to the next, are kept
+        self._to = 0
+        self._open = 0
+        self._stopped = False
+        metrics.event_streams.set_function(lambda: self._open)
+
+    # --- for the process
+
+    def wake(self) -> None:
+        """Look now: there are new events."""
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """End all streams, and begin none: the process stops."""
+        self._stopped = True
+        self._wake_all()
+
+    def forget(self) -> None:
+        """Drop what is kept: something was erased, or the database went back. Streams read on from there."""
+        self._drop(len(self._kept))
+        self._from = self._to
+        self._wake_all()
+
+    async def run(self) -> None:
+        """Read new events for all streams, until cancelled."""
+        while True:
+            try:
+                await self._read()
+            except ConvoError as error:
+                log_records.events_waiting(what="streaming", reason=error.detail)
+                await trio.sleep(_AGAIN_SECONDS)
+            await trio.sleep(_PERIOD_SECONDS)
+            with trio.move_on_after(_LOOK_SECONDS):
+                await self._bell.rung()
+
+    async def _read(self) -> None:
+        self._drop_old()
+        if not self._open:
+            self.forget()
+            return
+        while self._to < self._numbered():
+            page = await read_events(self._postgres, self._to, _PAGE_ROWS, ())
+            if page.looked_to == self._to:
+                return
+            now = trio.current_time()
+            for event in page.events:
+                self._kept.append(_Kept(event, sent_event(event), now))
+                self._kept_bytes += len(self._kept[-1].text)
+            self._to = page.looked_to
+            self._drop_old()
+            self._wake_all()
+
+    def _drop_old(self) -> None:
+        over = trio.current_time() - _KEPT_SECONDS
+        while self._kept and (self._kept[0].read_at < over or self._kept_bytes > _KEPT_BYTES):
+            self._drop(1)
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            gone = self._kept.popleft()
+            self._kept_bytes -= len(gone.text)
+            self._from = gone.event.sequence
+
+    def _wake_all(self) -> None:
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    # --- for the routes
+
+    async def stream(self, request: RouteRequest) -> Answer:
+        """Answer with a stream of what happens from now on, or behind ``Last-Event-ID``.
+
+        Raises:
+            NotFound: no events are appended here.
+            Invalid: a filter or ``Last-Event-ID`` is none.
+            Overloaded: there are as many streams as there may be.
+        """
+        if not self._settings.types:
+            raise NotFound("there are no events here: events.types is empty; name the types that are to be appended")
+        wanted = filter_of(request.query, request.reach)
+        given = position_of(request.head.last_event_id)
+        if self._stopped:
+            raise Overloaded("the process is stopping", retry_after_seconds=1)
+        if self._open >= self._settings.streams_max:
+            raise Overloaded(f"{self._open} streams are open, events.streams_max", retry_after_seconds=5)
+        last = await event_stream.last_sequence(self._postgres)
+        if not self._open:
+            # Nobody has read for a while: what happened meanwhile is of no interest to the first stream.
+            self._drop(len(self._kept))
+            self._from = self._to = last
+        self._open += 1
+        reader = _Reader(self, wanted, last if given is None else min(given, last))
+        end_turn()
+        return Answer(
+            status=200,
+            body=b"",
+            content_type=EVENT_STREAM,
+            # nginx would hold the events back until it has some kilobytes of them.
+            headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")),
+            stream=AnswerStream(next_piece=reader.next_piece, end=reader.end, piece_seconds=reader.piece_seconds),
+        )
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """After how long a stream in which nothing happens sends a comment."""
+        return self._settings.heartbeat_seconds
+
+    @property
+    def stopped(self) -> bool:
+        """Whether streams are to end."""
+        return self._stopped
+
+    @property
+    def changed(self) -> trio.Event:
+        """What is set when there is something new."""
+        return self._changed
+
+    def left(self) -> None:
+        """Note that a stream has ended."""
+        self._open -= 1
+
+    def kept_after(self, position: int) -> list[_Kept] | None:
+        """Return what is kept behind a position; None where some of it is kept no more."""
+        if position < self._from:
+            return None
+        return [one for one in self._kept if one.event.sequence > position] if position < self._to else []
+
+    async def missed(self, wanted: StreamFilter, position: int) -> EventPage:
+        """Read the next page behind a position of which not all is kept."""
+        return await event_stream.read_missed(self._postgres, wanted, position, _MISSED_ROWS)
+
+
+class _Reader:
+    """One stream."""
+
+    def __init__(self, streams: EventStreams, wanted: StreamFilter, position: int) -> None:
+        self._streams = streams
+        self._wanted = wanted
+        self._position = position
+        self._opened = self._ended = False
+        # A page of what was missed takes a unit of database work, and may be empty.
+        self.piece_seconds = 2 * streams.heartbeat_seconds + _AGAIN_SECONDS
+
+    async def next_piece(self) -> bytes:
+        """Return what is to be sent next, at the latest a heartbeat; nothing where the stream is over."""
+        if not self._opened:
+            self._opened = True
+            return _OPENING
+        until = trio.current_time() + self._streams.heartbeat_seconds
+        while not self._streams.stopped:
+            changed = self._streams.changed
+            found, more = await self._found()
+            if found:
+                return found
+            if more and trio.current_time() < until:
+                continue
+            with trio.move_on_at(until):
+                await changed.wait()  # no deadline: an event of ours, and a heartbeat bounds it
+            if trio.current_time() >= until:
+                return _HEARTBEAT
+        return b""
+
+    def end(self) -> None:
+        """End the stream: the client is gone, or it is over."""
+        if not self._ended:
+            self._ended = True
+            self._streams.left()
+
+    async def _found(self) -> tuple[bytes, bool]:
+        """Return the next events as they are sent, and whether there may be more behind them."""
+        kept = self._streams.kept_after(self._position)
+        if kept is None:
+            return await self._missed()
+        pieces, bytes_ = [], 0
+        for one in kept:
+            self._position = one.event.sequence
+            if wants(self._wanted, one.event):
+                pieces.append(one.text)
+                bytes_ += len(one.text)
+                if bytes_ >= _PIECE_BYTES:
+                    break
+        return b"".join(pieces), False
+
+    async def _missed(self) -> tuple[bytes, bool]:
+        try:
+            page = await self._streams.missed(self._wanted, self._position)
+        except ConvoError as error:
+            log_records.events_waiting(what="streaming", reason=error.detail)
+            await trio.sleep(_AGAIN_SECONDS)
+            return b"", True
+        more = page.looked_to > self._position
+        pieces, bytes_ = [], 0
+        for event in page.events:
+            pieces.append(sent_event(event))
+            bytes_ += len(pieces[-1])
+            if bytes_ >= _PIECE_BYTES:
+                self._position = event.sequence
+                return b"".join(pieces), True
+        self._position = page.looked_to
+        return b"".join(pieces), more
+
+
+def sent_event(event: StoredEvent) -> bytes:
+    """Return an event as it stands in a stream."""
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.sequence, event.type.encode(), encode_event(event))
+
+
+def wants(wanted: StreamFilter, event: StoredEvent) -> bool:
+    """Return whether an event is within the reach of a client and passes its filters."""
+    reach = wanted.reach
+    return (
+        event.tenant == reach.tenant.name
+        and (reach.bots is None or event.bot_id in reach.bots)
+        and (not wanted.types or event.type in wanted.types)
+        and wanted.user_id in (None, event.user_id)
+        and wanted.bot_id in (None, event.bot_id)
+    )
+
+
+def filter_of(query: Mapping[str, str], reach: Reach) -> StreamFilter:
+    """Return what a client asks for.
+
+    Raises:
+        Invalid: ``types`` names one that does not exist.
+    """
+    types = tuple(name for name in query.get("types", "").replace(",", " ").split())
+    for name in types:
+        if name not in EVENT_TYPES:
+            raise Invalid(f"types={name[:64]!r} is not one of {', '.join(EVENT_TYPES)}", path="types")
+    return StreamFilter(
+        reach=reach,
+        types=cast("tuple[EventType, ...]", types),
+        user_id=query.get("user_id"),
+        bot_id=query.get("bot_id"),
+    )
+
+
+def position_of(last_event_id: str) -> int | None:
+    """Return behind which number a client wants to go on; None for none.
+
+    Raises:
+        Invalid: it is no number.
+    """
+    if not last_event_id.strip():
+        return None
+    if not _NUMBER.fullmatch(last_event_id.strip()):
+        raise Invalid("it is not the id of an event that a stream has sent: a whole number", path="Last-Event-ID")
+    return int(last_event_id)
