@@ -203,7 +203,7 @@ class Service:
     async def _work(self, listening: Sequence[socket.socket]) -> None:
         workers = self._settings.jobs.workers
         async with trio.open_nursery() as settling:
-            for _ in range(SETTLING_MAX if workers else 0):
+            for _ in range(max(0, SETTLING_MAX - workers) if workers else 0):
                 settling.start_soon(self._components.settling.run)
             await self._work_off(workers, listening)
             # Each settle under way shields itself, with a bound.

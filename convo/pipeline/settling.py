@@ -15,7 +15,8 @@ from convo.pipeline.at_work import JobAtWork
 from convo.runtime.bell import Bell
 
 SETTLING_MAX = 128
-"""So many jobs are settled besides those at work: two batches of the settler, one under way and one that gathers."""
+"""So many workers and tasks that settle are enough: two batches of the settler, one under way and one that gathers. Where
+there are as many workers, each settles its own jobs: with 256 of them a job cost more where they were handed over."""
 
 
 class Settling:

@@ -135,7 +135,8 @@ class Group(Generic[Item, Outcome]):
                 batch = self._take()
                 if batch:
                     await self._settle(batch)
-                    if self._gather_seconds and len(batch) > 1:
+                    # Where a whole batch waits already, to wait would only hold it up.
+                    if self._gather_seconds and len(batch) > 1 and len(self._queue) < self._rows_max:
                         await trio.sleep(self._gather_seconds)
                 else:
                     await self._bell.rung()
