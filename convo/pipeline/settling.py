@@ -15,8 +15,9 @@ from convo.pipeline.at_work import JobAtWork
 from convo.runtime.bell import Bell
 
 SETTLING_MAX = 128
-"""So many workers and tasks that settle are enough: two batches of the settler, one under way and one that gathers. Where
-there are as many workers, each settles its own jobs: with 256 of them a job cost more where they were handed over."""
+"""So many workers and tasks that settle are enough: two batches of the settler, one under way and one that gathers.
+Where there are as many workers, each settles its own jobs: with 256 of them a job cost more where it was handed over.
+"""
 
 
 class Settling:
