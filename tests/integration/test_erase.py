@@ -111,7 +111,9 @@ NOTHING_OF_ANYBODY = {
     **dict.fromkeys(("history", "history_beat", "installation_key"), "of the database itself"),
     "api_key": "of clients, who are no users",
     "audit_log": "ids as HMACs alone",
-    **dict.fromkeys(("event_counter", "webhook", "webhook_aside"), "which numbers were given, and which are confirmed"),
+    **dict.fromkeys(
+        ("event_counter", "courier", "webhook", "webhook_aside"), "which numbers were given, and which are confirmed"
+    ),
     "webhook_attempt": "what receivers answer, by the id of an event",
     "erasure": "ids as HMACs alone: the list of what was erased",
     "erase_again": "the same, of what a restore has brought back",
