@@ -229,6 +229,8 @@ def test_a_stop_acknowledges_what_is_stored_and_leaves_the_rest(database: str, t
     trio.run(main)
 
 
+# A broker starts three times; the normal run has the faults of test_relay.py.
+@pytest.mark.long
 @needs_programs
 async def test_what_a_broker_sends_again_after_its_restart_is_stored_once(database: str, tmp_path: Path) -> None:
     async with own_broker(tmp_path / "broker") as broker:
