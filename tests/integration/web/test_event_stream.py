@@ -243,8 +243,7 @@ async def test_a_client_that_has_gone_is_noticed_at_the_next_piece(database: str
                 await trio.sleep(0.05)
 
 
-async def test_the_framework_streams_too(database: str, tmp_path: Path) -> None:
-    # A target with scheme and host goes by the framework.
+async def test_a_stream_outlives_the_time_of_a_request(database: str, tmp_path: Path) -> None:
     settings = {**ACCEPTED, "events.heartbeat_seconds": "0.2"}
     async with convo(tmp_path, database, settings) as client:
         port = client.base_url.port
