@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import httpx
 import pytest
+import sniffio
 import trio
 from httpx._transports import default
 
@@ -97,6 +98,14 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_left() -> Iterator[None]:
+    """Fail where a test leaves its thread marked as one that runs a loop: the next asyncio run there would refuse."""
+    yield
+    left, sniffio.thread_local.name = sniffio.thread_local.name, None
+    assert left is None
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +208,8 @@ def _execute(url: str, sql: str) -> None:
 @cache
 def _connected(url: str) -> tuple[asyncio.Runner, Any]:
     """Stay connected until this process ends: a test's two connections cost a third of what its database costs."""
-    runner = asyncio.Runner()
+    # Once trio-asyncio is imported, a loop of its policy is half a Trio run that goes on in this thread.
+    runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
     connection = runner.run(asyncpg.connect(url))
 
     def close() -> None:

@@ -241,8 +241,14 @@ async def _nothing(_channel: Any) -> None:
 
 
 async def _close(connection: Any) -> None:
-    with suppress(Exception):
-        await within(_CLOSE_SECONDS, connection.close())
+    try:
+        with suppress(Exception):
+            await within(_CLOSE_SECONDS, connection.close())
+    finally:
+        # Where that was cut short, the library takes the connection for open, and the collector would close it, in
+        # whichever task or thread it runs then. The second call has nothing left to wait for.
+        if not connection.is_closed:
+            await connection.close()  # noqa: ASYNC102  (asyncio's side; it returns at once)
 
 
 def _certificates(settings: RabbitmqSettings) -> Any:

@@ -21,7 +21,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PEERS = HERE / "peers"
 _ENVIRONMENTS = ROOT / ".bench"
-_PORTS = range(33000, 34000)
+# Below the range from which Linux takes the ports of outgoing connections.
+_PORTS = range(19_000, 20_000)
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
 

@@ -24,6 +24,7 @@ import trio
 from convo.rabbitmq.broker import Broker
 from convo.runtime.bridge import open_bridge
 from convo.settings import RabbitmqSettings, Secret
+from tests.support.ports import free_port
 
 URL = os.environ.get("CONVO_TEST_RABBITMQ_URL", "")
 SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -161,7 +162,7 @@ class OwnBroker:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.port, self._dist, self._epmd = _free_ports(3)
+        self.port, self._dist, self._epmd = free_port(), free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = {
@@ -260,11 +261,3 @@ async def own_broker(folder: Path) -> AsyncIterator[OwnBroker]:
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 30):
             await trio.to_thread.run_sync(broker.end)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -22,7 +22,8 @@ import pytest
 from convo.embedded import launcher
 from convo.embedded import programs as embedded_programs
 from tests.conftest import roomy_folder
-from tests.support.running import free_port, query
+from tests.support.ports import free_port
+from tests.support.running import query
 
 NEEDED = ("initdb", "pg_basebackup", "postgres")
 _START_SECONDS = 30.0

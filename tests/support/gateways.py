@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.running import ROOT, free_port
+from tests.support.ports import free_port
+from tests.support.running import ROOT
 
 SAMPLES = ROOT / "scripts/deploy"
 _STOP_SECONDS = 5.0

@@ -27,6 +27,7 @@ import trio
 
 from convo import config, service
 from convo.settings import Settings
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 _START_SECONDS = 60.0
@@ -168,14 +169,6 @@ async def _answering(url: str) -> None:
                 await trio.sleep(0.02)
             else:
                 return
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def loaded_settings(

@@ -26,7 +26,8 @@ from convo.store.migrations import migrations
 from tests.support.faking import fake, seen
 from tests.support.last_release import load_last_release, unpack_last_release
 from tests.support.one_contract_more import known
-from tests.support.running import ROOT, Running, ended, environment, free_port, query, running, until_ended
+from tests.support.ports import free_port
+from tests.support.running import ROOT, Running, ended, environment, query, running, until_ended
 from tests.support.running import command as command_line
 from tests.support.stored_parts import JOBS, parts_of
 

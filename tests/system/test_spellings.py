@@ -20,7 +20,8 @@ from convo.commands.cli import main
 from convo.web.description.routes import ROUTES, Route
 from tests.support.doors import END
 from tests.support.gateways import haproxy, nginx
-from tests.support.running import Running, ended, free_port, running
+from tests.support.ports import free_port
+from tests.support.running import Running, ended, running
 from tests.support.targets import spellings
 
 HERE = "localhost:30020"

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.support.doors import END
-from tests.support.running import command, ended, environment, free_port
+from tests.support.ports import free_port
+from tests.support.running import command, ended, environment
 
 # Lines enough to fill a pipe, so that one that nobody reads is stuck for sure.
 QUIET = {"jobs.workers": "0", "observe.access_log": "true", "observe.log_queue_lines": "50"}

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ import trio
 
 from tests.support.brokers import OwnBroker
 from tests.support.faking import fake
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy, open_proxy
 from tests.support.running import environment
 
@@ -50,8 +50,6 @@ SETTINGS = {
 }
 _REMOTE = {"attempt_seconds": "2.5", "attempts": "2", "backoff_seconds": "0.2", "backoff_max_seconds": "1"}
 _BREAKER = {"breaker_open_seconds": "3"}
-_FIRST_PORT = 38_000
-_LAST_PORT = 38_999
 
 
 class Convo:
@@ -225,15 +223,6 @@ def ask(url: str, statement: str, *values: object, seconds: float = 60.0, only: 
     return asyncio.run(on_asyncio())
 
 
-def free_port() -> int:
-    """Find a port of the torture's own range that is free."""
-    while True:
-        port = random.randint(_FIRST_PORT, _LAST_PORT)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 @asynccontextmanager
 async def open_world(
     folder: Path, processes: int, chance: random.Random, settings: Mapping[str, str] | None = None
@@ -274,6 +263,8 @@ def _settings(world: World) -> dict[str, str]:
 async def _start_all(convos: Sequence[Convo]) -> None:
     for convo in convos:
         await convo.start()
+        if convo.odd_ends:
+            raise RuntimeError(f"{convo.odd_ends[0]}:\n{(convo.folder / 'output.txt').read_text()[-2000:]}")
         # Ready: the database has its schema, and the process has signed in.
         async with httpx.AsyncClient(base_url=convo.url, timeout=10) as client:
             while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110  (there is no event to wait for)

@@ -24,7 +24,8 @@ from tests.support.brokers import (
     queue_of_events,
 )
 from tests.support.making import ask, open_store
-from tests.support.running import ended, free_port, serving
+from tests.support.ports import free_port
+from tests.support.running import ended, serving
 
 END = "/v1/conversations/end"
 ACCEPTED = {"events.types": '["conversation.accepted"]', "jobs.workers": "0"}

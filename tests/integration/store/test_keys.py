@@ -18,7 +18,8 @@ from convo.store import keys
 from convo.store.keys import ApiKey, Expiry
 from convo.store.postgres import Connection, Postgres
 from tests.support.making import open_dedicated, open_store, rows
-from tests.support.running import ROOT, ended, environment, free_port, running
+from tests.support.ports import free_port
+from tests.support.running import ROOT, ended, environment, running
 
 END = "/v1/conversations/end"
 LATE = datetime(2999, 1, 1, tzinfo=UTC)

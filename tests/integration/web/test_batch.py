@@ -23,7 +23,8 @@ from convo.store.postgres import Postgres
 from tests.support.both_doors import both_doors
 from tests.support.doors import get
 from tests.support.making import ask, open_store
-from tests.support.running import Running, ended, free_port, loaded_settings, serving
+from tests.support.ports import free_port
+from tests.support.running import Running, ended, loaded_settings, serving
 
 BATCH = "/v1/conversations/batch"
 TYPE = "application/x-ndjson"

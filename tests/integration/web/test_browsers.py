@@ -12,7 +12,8 @@ from convo.store import keys
 from tests.support.asking import ask
 from tests.support.doors import END
 from tests.support.making import open_store
-from tests.support.running import ended, free_port, serving
+from tests.support.ports import free_port
+from tests.support.running import ended, serving
 
 PAGE = "https://admin.example.com"
 EVIL = "https://evil.example"

@@ -9,7 +9,8 @@ import msgspec
 from convo.store import keys
 from convo.web.description.routes import ROUTES, Route
 from tests.support.making import ask, open_store
-from tests.support.running import ended, free_port, serving
+from tests.support.ports import free_port
+from tests.support.running import ended, serving
 
 END = "/v1/conversations/end"
 KEYS = {"auth.keys": "true"}

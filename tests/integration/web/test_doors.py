@@ -18,7 +18,8 @@ from convo import service
 from convo.observe import metrics
 from tests.support.both_doors import both_doors
 from tests.support.doors import END, body_of, get, one_of
-from tests.support.running import ended, free_port, loaded_settings
+from tests.support.ports import free_port
+from tests.support.running import ended, loaded_settings
 from tests.support.targets import ABSOLUTE, OUTCOMES, outcome
 
 JSON = "Content-Type: application/json"
