@@ -61,6 +61,7 @@ from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.outbox import Outbox
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
+from convo.store.revisions import Revisions
 from convo.telling import Teller, telling_of
 from convo.tenant_keeper import TenantIndexes
 from convo.web.accept import AcceptRoute
@@ -199,6 +200,14 @@ class Components:
             self._committed,
             receipts,
             self.outbox,
+            Revisions(
+                settings.intake,
+                settings.fairness.key,
+                postgres.unit_seconds,
+                self._committed,
+                self._superseded,
+                self.outbox,
+            ),
         )
         self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
@@ -264,6 +273,7 @@ class Components:
                 committer=self.committer,
                 readiness=self.readiness,
                 admission=self._admission,
+                revisions=settings.intake.revisions,
             ),
             reading=ReadRoutes(
                 settings=settings,
@@ -403,10 +413,16 @@ class Components:
         if self._teller is not None:
             self._teller.ring()
         self._recent_logs.forget(seqs)
-        self.held.stop_erased(seqs)
+        self.held.stop_gone(seqs)
         self.streams.forget()
         for seq in seqs:
             # Whoever waits for it learns that it is gone.
+            self.watch.wake(seq)
+
+    def _superseded(self, seqs: Sequence[int]) -> None:
+        self._recent_logs.forget(seqs)
+        self.held.stop_gone(seqs, reason="a newer revision is stored")
+        for seq in seqs:
             self.watch.wake(seq)
 
     def _committed(self, rows: list[CommittedLog]) -> None:

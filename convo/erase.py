@@ -30,6 +30,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "event": (outbox.ERASE_EVENTS,),
     "job": (table.ERASE_JOBS,),
     "outcome": (outcomes.ERASE_OUTCOMES,),
+    "log_prefix": (intake.ERASE_PREFIXES,),
     "conversation": (intake.ERASE_CONVERSATIONS,),
     "receipt": (intake.ERASE_RECEIPTS,),
 }

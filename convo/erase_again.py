@@ -23,6 +23,7 @@ from convo.store.audit_log import NO_CALLER
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import InstallationKey, read_installation_key
 from convo.store.intake import ERASE_FROM_RECEIPTS
+from convo.store.lookup import OF_HASHES, older_hashes, revision_of
 from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.untold import Telling
@@ -222,7 +223,8 @@ async def _look_through(
 async def _end(connection: Connection, wanted: _Wanted, found: _Found) -> int:
     """Erase what goes with nothing else, end the erasures, and clear the table; return how many memories went."""
     memories = await connection.execute(_ERASE_MEMORIES, found.memories)
-    await connection.execute(ERASE_FROM_RECEIPTS, list(found.receipts), list(found.receipts.values()))
+    receipts = await _with_older(connection, found.receipts)
+    await connection.execute(ERASE_FROM_RECEIPTS, list(receipts), list(receipts.values()))
     hmacs = [*wanted.conversations, *wanted.users]
     await connection.execute(_END, hmacs, msgspec.json.encode(ErasedCounts()).decode(), wanted.at)
     # Also what had ended before it was listed.
@@ -230,6 +232,17 @@ async def _end(connection: Connection, wanted: _Wanted, found: _Found) -> int:
     return int(memories.split()[-1])
 
 
+async def _with_older(connection: Connection, receipts: Mapping[int, bytes]) -> dict[int, bytes]:
+    """Add the receipts of earlier revisions to those of expired conversations, each with the HMAC of its own hash."""
+    key = await read_installation_key(connection)
+    found = dict(receipts)
+    for row in await connection.fetch(_REVISED, list(receipts)):
+        older = await connection.fetch(OF_HASHES, older_hashes(row["id_hash"], revision_of(row["notes"])))
+        found |= {one["seq"]: key.hmac_of_hash(one["id_hash"]) for one in older}
+    return found
+
+
+_REVISED = "SELECT id_hash, notes FROM receipt WHERE seq = ANY($1::bigint[]) AND notes IS NOT NULL"
 _ANY = "SELECT EXISTS (SELECT FROM erase_again)"
 # What has ended on the list is not stored.
 _READ = """

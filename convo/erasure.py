@@ -31,7 +31,7 @@ from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
 from convo.store.jobs.erased_memories import erase_outliving
-from convo.store.lookup import SEQ
+from convo.store.lookup import SEQ, receipt_hashes
 from convo.store.outbox import NO_EVENTS, Outbox
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import reached
@@ -77,7 +77,9 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
     dry_run: bool = False,
     outbox: Outbox = NO_EVENTS,
 ) -> Erasure:
-    """Erase one conversation, or with ``dry_run`` count its rows; ``erased`` is called with its ``seq``.
+    """Erase one conversation with all its revisions, or with ``dry_run`` count the rows.
+
+    ``erased`` is called with the ``seq`` of each revision, the newest first.
 
     Raises:
         NotFound: no conversation that is reached has this id, and none had it that was erased.
@@ -101,16 +103,18 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
         return hmac, noted
 
     async def rows(connection: Connection) -> list[int]:
-        seq = await connection.fetchval(_STORED, hashed)
-        await outcomes.lock_jobs(connection, [seq])
+        hashes = await receipt_hashes(connection, hashed)
+        await outcomes.lock_jobs(connection, list(hashes))
         # Another request may have erased it meanwhile: then this is its receipt.
-        if await connection.fetchval(_LOCK_RECEIPT, seq) is None:
+        locked = await connection.fetch(_LOCK_RECEIPTS, list(hashes))
+        if len(locked) < len(hashes) or not locked:
             return []
-        seqs = [seq]
-        user_id = await connection.fetchval(_USER, seq)
-        await outbox.append_erased(connection, tenant, {seq: conversation_id})
-        points = await connection.fetchval(_POINTS, seq)
-        counts = await _erase_rows(connection, tenant, seq, hmac, telling, expired=user_id is None)
+        seqs = list(hashes)
+        user_id = await connection.fetchval(_USER, seqs[0])
+        await outbox.append_erased(connection, tenant, {seqs[0]: conversation_id})
+        points = await connection.fetchval(_POINTS, seqs)
+        hmacs = await erased_receipt_hmacs(connection, hashes, {seqs[0]: hmac})
+        counts = await _erase_rows(connection, tenant, hmacs, hmac, telling)
         await outbox.append_levels(connection, {(tenant.number, user_id): -points} if points else {})
         if dry_run:
             raise Counted(counts, 0)
@@ -131,15 +135,28 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
     return await read_receipt(postgres, "conversation", hmac, repeated=not seqs)
 
 
-async def _erase_rows(  # noqa: PLR0913  (whose, which, and how)
-    connection: Connection, tenant: Tenant, seq: int, hmac: bytes, telling: Telling | None, *, expired: bool
+async def erased_receipt_hmacs(
+    connection: Connection, hashes: Mapping[int, bytes], known: Mapping[int, bytes]
+) -> dict[int, bytes]:
+    """Return, by ``seq``, the HMAC under which each receipt stays: ``known`` ones, of all others that of its hash.
+
+    Earlier revisions have hashes of their own, and nobody looks for them any more.
+    """
+    key = await read_installation_key(connection)
+    return {seq: known.get(seq) or key.hmac_of_hash(hashed) for seq, hashed in hashes.items()}
+
+
+async def _erase_rows(
+    connection: Connection, tenant: Tenant, hmacs: Mapping[int, bytes], hmac: bytes, telling: Telling | None
 ) -> ErasedCounts:
-    """Erase a conversation; of one that has expired, what is remembered from it."""
+    """Erase all revisions of a conversation; of those that have expired, what is remembered from them."""
+    stored = [row["seq"] for row in await connection.fetch(_STORED_AMONG, list(hmacs))]
+    expired = [seq for seq in hmacs if seq not in stored]
     if telling is not None:
-        note = untold.note_outliving if expired else untold.note_deletions
-        await note(connection, telling, hmac, [seq])
-    counts = await erase_conversations(connection, tenant, [seq], [hmac])
-    outliving = await erase_outliving(connection, tenant, [seq]) if expired else 0
+        await untold.note_deletions(connection, telling, hmac, stored)
+        await untold.note_outliving(connection, telling, hmac, expired)
+    counts = await erase_conversations(connection, tenant, list(hmacs), list(hmacs.values()))
+    outliving = await erase_outliving(connection, tenant, expired) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 
 
@@ -215,9 +232,14 @@ async def read_receipt(postgres: Postgres, kind: IdKind, hmac: bytes, *, repeate
 
 _STORED = "SELECT seq FROM receipt WHERE id_hash = $1"
 _REACHED = f"SELECT seq FROM conversation AS c WHERE seq = {SEQ} AND {reached('c', 2)}"
-_LOCK_RECEIPT = "SELECT seq FROM receipt WHERE seq = $1 AND state <> 'e' FOR UPDATE"
+_LOCK_RECEIPTS = "SELECT seq FROM receipt WHERE seq = ANY($1::bigint[]) AND state <> 'e' ORDER BY seq FOR UPDATE"
+_STORED_AMONG = "SELECT seq FROM conversation WHERE seq = ANY($1::bigint[]) ORDER BY seq"
 _USER = "SELECT user_id FROM conversation WHERE seq = $1"
-_POINTS = "SELECT score FROM every_job WHERE seq = $1 AND state = 'done'"
+# That of the revision that counts.
+_POINTS = """
+SELECT sum(job.score)::bigint FROM conversation JOIN every_job AS job USING (seq)
+WHERE seq = ANY($1::bigint[]) AND state = 'done' AND replaced IS NOT TRUE
+"""
 # Migration 14 waits until no older program is left, and then this column goes.
 _OLDER_AT_WORK = """
 SELECT EXISTS (SELECT FROM pg_attribute

@@ -29,6 +29,13 @@ class AcceptedData(OfConversation, frozen=True, kw_only=True):
     turns: int
 
 
+class RevisedData(OfConversation, frozen=True, kw_only=True):
+    """The revision that was stored, by its number from 2, and the number of its turns."""
+
+    revision: int
+    turns: int
+
+
 class ScoreData(Struct, frozen=True, kw_only=True):
     """A final score, how it came about, and by which weights."""
 
@@ -86,6 +93,7 @@ DATA_OF: Mapping[EventType, type[Struct]] = {
     "conversation.analysed": AnalysedData,
     "conversation.dead": DeadData,
     "conversation.erased": ErasedData,
+    "conversation.revised": RevisedData,
     "part.done": PartDoneData,
     "relationship.level_changed": LevelData,
     "user.erased": UserErasedData,

@@ -25,7 +25,7 @@ from convo.conversation.tenant import tenant_of
 from convo.settings import RetentionSettings
 from convo.store import ledger
 from convo.store.installation_key import read_installation_key
-from convo.store.intake import ERASE_CONVERSATIONS
+from convo.store.intake import ERASE_CONVERSATIONS, ERASE_PREFIXES
 from convo.store.job_sql import QUEUED
 from convo.store.jobs.parts import ERASE_PARTS
 from convo.store.jobs.runs import ERASE_RUNS
@@ -59,7 +59,7 @@ class Over(Struct, frozen=True, kw_only=True):
     """
 
     position: tuple[Any, ...] | None
-    ended: Sequence[tuple[int, str, datetime]] = ()
+    ended: Sequence[tuple[int, str, datetime | None]] = ()
     logs: Sequence[int] = ()
     runs: Sequence[tuple[int, datetime]] = ()
     memories: Sequence[tuple[int, int]] = ()
@@ -111,12 +111,13 @@ async def find_conversations(
             continue
         if row["state"] == "dead" and _is_over(row["ended_at"], days.dead_days, row["now"]):
             ended.append((row["seq"], "dead", row["ended_at"]))
-        if row["state"] != "done":
+        # Of one whose newer revision is not analysed yet, the score has to stay: it is what that one's replaces.
+        if row["state"] not in ("done", "superseded") or row["awaited"]:
             continue
         log_goes, runs_go = (table not in waiting or table in row["dropped"] for table in MONTH_TABLES)
         if _is_over(row["received_at"], days.conversations_days, row["now"]):
             if log_goes and runs_go:
-                ended.append((row["seq"], "done", row["ended_at"]))
+                ended.append((row["seq"], row["state"], row["ended_at"]))
             continue
         if log_goes and not row["log_retired"] and _is_over(row["received_at"], days.logs_days, row["now"]):
             logs.append(row["seq"])
@@ -195,6 +196,10 @@ async def retire(connection: Connection, over: Over) -> dict[RetiredKind, int]:
     held = {row["seq"]: row for row in await hold_ended(connection, sorted(wanted))} if wanted else {}
     ended = [seq for seq, as_judged in judged.items() if seq in held and _state(held[seq]) == as_judged]
     if ended:
+        # A newer revision may have come, too.
+        awaited = {row["seq"] for row in await connection.fetch(_AWAITED_AMONG, ended)}
+        ended = [seq for seq in ended if seq not in awaited]
+    if ended:
         await _retire_conversations(connection, ended)
     logs = [seq for seq in over.logs if seq in held]
     if logs:
@@ -223,12 +228,12 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
-    of_job = (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES)
+    of_job = (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES, ERASE_PREFIXES)
     for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
         await connection.execute(statement, seqs)
 
 
-def _state(row: Mapping[str, Any]) -> tuple[str, datetime]:
+def _state(row: Mapping[str, Any]) -> tuple[str, datetime | None]:
     return row["state"], row["ended_at"]
 
 
@@ -246,13 +251,19 @@ _OF_CONVERSATIONS = ("logs_days", "conversations_days", "runs_days", "dead_days"
 _LIVE_WAITS = f"""
 SELECT coalesce(min(available_at) < convo_now() - interval '1 second', false) FROM job WHERE {QUEUED}
 """
+# Whether ``conversation AS c`` has a newer revision whose score is to take the place of its own.
+_AWAITED = """
+    (c.revised_by IS NOT NULL AND c.replaced IS NOT TRUE
+     AND EXISTS (SELECT FROM job AS newer WHERE newer.seq = c.revised_by))
+"""
+_AWAITED_AMONG = f"SELECT seq FROM conversation AS c WHERE seq = ANY($1::bigint[]) AND {_AWAITED}"
 # conversation_by_time; a batch of accepts has one time. OFFSET 0: one look-up for each, whatever the planner thinks.
 _TENANT_NAME = TENANT_NAME.format("nullif(c.tenant, 0)")
 _CONVERSATIONS = f"""
 SELECT c.seq, c.received_at, c.user_id, c.bot_id, {LogStore.RETIRED}, {DROPPED_TABLES}, job.state,
-       job.ended_at, convo_now() AS now, {_TENANT_NAME} AS tenant_name
+       job.ended_at, job.state = 'done' AND {_AWAITED} AS awaited, convo_now() AS now, {_TENANT_NAME} AS tenant_name
 FROM (
-    SELECT seq, received_at, user_id, bot_id, log_retired, tenant FROM conversation
+    SELECT seq, received_at, user_id, bot_id, log_retired, tenant, revised_by, replaced FROM conversation
     WHERE received_at >= $1 AND received_at < convo_now() - make_interval(hours => $2)
       AND (received_at, seq) > ($1, $3::bigint)
     ORDER BY received_at, seq LIMIT $4
@@ -285,7 +296,7 @@ FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, user_hmac) WHERE receipt.se
 _GONE = """
     SELECT user_id, bot_id, c.tenant, sum(job.score)::bigint AS score, count(*)::integer AS conversations
     FROM conversation c JOIN every_job AS job USING (seq)
-    WHERE seq = ANY($1::bigint[]) AND state = 'done' GROUP BY user_id, bot_id, c.tenant
+    WHERE seq = ANY($1::bigint[]) AND state = 'done' AND replaced IS NOT TRUE GROUP BY user_id, bot_id, c.tenant
 """
 # In the order in which settlers lock them.
 _HOLD_RELATIONSHIPS = f"""

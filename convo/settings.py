@@ -160,6 +160,7 @@ class IntakeSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     items_max: Count = 20_000
     batch_rows: Count = 256
     batch_bytes: Bytes = 8 << 20
+    revisions: bool = False
 
 
 class JobsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from convo.conversation.model import CANARY_USER
 from convo.conversation.tenant import Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
-from convo.erasure import Counted, Erasure, await_accepts, put_on_list, read_receipt
+from convo.erasure import Counted, Erasure, await_accepts, erased_receipt_hmacs, put_on_list, read_receipt
 from convo.errors import NotFound
 from convo.store import audit_log, erasures, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
@@ -149,13 +149,24 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
 
     async def _erase_conversations(self, connection: Connection, found: Sequence[Mapping[str, Any]]) -> ErasedCounts:
         key = await read_installation_key(connection)
-        seqs, ids = [row["seq"] for row in found], [row["conversation_id"] for row in found]
-        gone = [key.hmac_of("conversation", self.tenant.own(one)) for one in ids]
-        await self.outbox.append_erased(connection, self.tenant, dict(zip(seqs, ids, strict=True)))
-        counts = await erase_conversations(connection, self.tenant, seqs, gone)
-        hash_hmacs = [key.hmac_of_hash(self.tenant.id_hash(one)) for one in ids]
-        await erasures.note_conversations(connection, gone, hash_hmacs)
+        hashes = {row["seq"]: row["id_hash"] for row in found}
+        # Of an id with several revisions, one has its hash: the newest, if it is in this batch.
+        newest = {row["seq"]: row["conversation_id"] for row in found if self._is_newest(row)}
+        hmacs = {seq: key.hmac_of("conversation", self.tenant.own(one)) for seq, one in newest.items()}
+        await self.outbox.append_erased(connection, self.tenant, newest)
+        of_receipts = await erased_receipt_hmacs(connection, hashes, hmacs)
+        counts = await erase_conversations(connection, self.tenant, list(of_receipts), list(of_receipts.values()))
+        gone = {row["conversation_id"]: self.tenant.id_hash(row["conversation_id"]) for row in found}
+        await erasures.note_conversations(
+            connection,
+            [key.hmac_of("conversation", self.tenant.own(one)) for one in gone],
+            [key.hmac_of_hash(hashed) for hashed in gone.values()],
+        )
         return _of_batch(counts)
+
+    def _is_newest(self, row: Mapping[str, Any]) -> bool:
+        found: bool = row["id_hash"] == self.tenant.id_hash(row["conversation_id"])
+        return found
 
     async def _erase_rest(self, connection: Connection) -> tuple[ErasedCounts, bool]:
         counts = await erase_rest_of_user(connection, self.tenant, self.user_id, self.begun_at)
@@ -225,7 +236,10 @@ _BATCH = """
 SELECT c.seq FROM conversation c
 WHERE c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
 """
-_LEFT = "SELECT seq, conversation_id FROM conversation WHERE seq = ANY($1::bigint[]) ORDER BY seq"
+_LEFT = """
+SELECT seq, c.conversation_id, r.id_hash FROM conversation c JOIN receipt r USING (seq)
+WHERE seq = ANY($1::bigint[]) ORDER BY seq
+"""
 _BATCH_AFTER = """
 SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.tenant = $4 AND c.seq > $2 ORDER BY c.seq LIMIT $3
 """

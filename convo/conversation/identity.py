@@ -25,3 +25,11 @@ def id_hash(conversation_id: str, tenant: str = DEFAULT_TENANT) -> bytes:
     """
     name = tenant.encode()
     return hashlib.sha256(b"%d:%b%b" % (len(name), name, conversation_id.encode())).digest()[:_HASH_BYTES]
+
+
+def revision_hash(hashed: bytes, number: int) -> bytes:
+    """Return the hash of revision ``number`` of an id once there is a newer one, which has ``hashed``, that of the id.
+
+    No name of a tenant begins with what is hashed here.
+    """
+    return hashlib.sha256(b"revision %d:%b" % (number, hashed)).digest()[:_HASH_BYTES]

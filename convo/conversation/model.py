@@ -16,7 +16,8 @@ Speaker = Literal["user", "bot"]
 EmotionName = Literal["interesting", "boring", "neutral", "angry", "happy", "sad"]
 PartName = Literal["questions", "emotion", "memories"]
 PartState = Literal["waiting", "done", "failed", "refused"]
-JobState = Literal["ready", "leased", "done", "dead"]
+JobState = Literal["ready", "leased", "done", "dead", "superseded"]
+"""``superseded``: it was not analysed yet when a newer revision of its conversation came, and is not any more."""
 StateFilter = Literal["ready", "leased", "done", "dead", "parked"]
 """The states of a job, and ``parked``: ready, and waiting for a dependency that is out."""
 Level = Literal["stranger", "acquaintance", "friend"]
@@ -114,6 +115,7 @@ class ReceiptNotes(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=Tr
 
     ignored: tuple[str, ...] = ()
     unread: tuple[UnreadItem, ...] = ()
+    revision: int = 1
 
 
 class Receipt(Struct, frozen=True, kw_only=True, gc=False):
@@ -121,7 +123,8 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
 
     ``turns`` counts the items of the log in which somebody spoke; ``received_at`` is the database's clock at the first
     commit. ``ignored`` names fields of the body that are not stored, ``unread`` items that are stored and no turns; of
-    both only the first few. ``state`` is not there as long as the conversation is stored.
+    both only the first few. ``state`` is not there as long as the conversation is stored, and ``revision`` is not there
+    in the receipt of the first one.
     """
 
     conversation_id: str
@@ -134,6 +137,10 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
     state: Annotated[
         Literal["expired"] | UnsetType,
         Meta(description="`expired` where the content is no longer stored; else the field is not there."),
+    ] = UNSET
+    revision: Annotated[
+        int | UnsetType,
+        Meta(ge=2, description="The number of a revision, from 2; the first receipt of an id has no such field."),
     ] = UNSET
 
 

@@ -67,11 +67,11 @@ class HeldLeases:
             log_records.lease_lost(conversation_id=lease.conversation_id, reason="the database went back")
             scope.cancel()
 
-    def stop_erased(self, seqs: Collection[int]) -> None:
-        """Stop the work on these jobs at once: they were erased. In other processes the next heartbeat finds it."""
+    def stop_gone(self, seqs: Collection[int], reason: str = "the conversation was erased") -> None:
+        """Stop the work on these jobs at once: they are gone. In other processes the next heartbeat finds it."""
         for lease, scope in list(self._scopes.values()):
             if lease.seq in seqs:
-                log_records.lease_lost(conversation_id=lease.conversation_id, reason="the conversation was erased")
+                log_records.lease_lost(conversation_id=lease.conversation_id, reason=reason)
                 scope.cancel()
 
     async def beat(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

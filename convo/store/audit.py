@@ -81,7 +81,7 @@ async def _value(dedicated: DedicatedConnection, query: str, *values: object) ->
 
 
 _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
-_TABLES = ("receipt", "conversation", "conversation_log", "job", "outcome", "part", "run")
+_TABLES = ("receipt", "conversation", "conversation_log", "log_prefix", "job", "outcome", "part", "run")
 _OLDEST_SEQ = f"SELECT least({', '.join(f'(SELECT min(seq) FROM {name} WHERE seq >= $1)' for name in _TABLES)})"
 _NEWEST_SEQ = f"SELECT greatest({', '.join(f'(SELECT max(seq) FROM {name} WHERE seq < $1)' for name in _TABLES)})"
 _BY_SEQ = {
@@ -92,7 +92,11 @@ _BY_SEQ = {
           AND NOT EXISTS (
               SELECT FROM receipt r WHERE r.seq = c.seq AND r.seq > $1 AND r.seq <= $2 AND r.state = ''
                 AND (r.turns, r.received_at) = (c.turns, c.received_at)
-                AND r.id_hash = convo_id_hash(tenant.name, c.conversation_id))""",
+                AND r.id_hash = CASE
+                    WHEN c.revised_by IS NULL THEN convo_id_hash(tenant.name, c.conversation_id)
+                    ELSE substring(sha256(convert_to(format('revision %s:',
+                        coalesce(convert_from(r.notes, 'UTF8')::json ->> 'revision', '1')), 'UTF8')
+                        || convo_id_hash(tenant.name, c.conversation_id)) FROM 1 FOR 16) END)""",
     # What has expired keeps its receipt; that one says so.
     "receipts without a conversation": """
         SELECT seq::text AS name FROM receipt r
@@ -107,6 +111,10 @@ _BY_SEQ = {
         WHERE c.seq > $1 AND c.seq <= $2
           AND NOT EXISTS (SELECT FROM job WHERE job.seq = c.seq AND job.seq > $1 AND job.seq <= $2)
           AND NOT EXISTS (SELECT FROM outcome o WHERE o.seq = c.seq AND o.seq > $1 AND o.seq <= $2)""",
+    "older revisions without a newer one": """
+        SELECT seq::text AS name FROM conversation c
+        WHERE c.seq > $1 AND c.seq <= $2 AND c.revised_by IS NOT NULL
+          AND NOT EXISTS (SELECT FROM receipt r WHERE r.seq = c.revised_by)""",
     "jobs that are open and have an outcome": """
         SELECT seq::text AS name FROM job
         WHERE job.seq > $1 AND job.seq <= $2
@@ -127,6 +135,10 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM outcome o
         WHERE o.seq > $1 AND o.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = o.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "digests of logs without a conversation": """
+        SELECT seq::text AS name FROM log_prefix p
+        WHERE p.seq > $1 AND p.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = p.seq AND c.seq > $1 AND c.seq <= $2)""",
     "parts without a conversation": """
         SELECT seq::text || ' ' || name AS name FROM part
         WHERE part.seq > $1 AND part.seq <= $2
@@ -162,7 +174,7 @@ _SUMS = """
     FULL JOIN (
         SELECT user_id, bot_id, tenant, sum(score) AS score, count(*) AS conversations
         FROM conversation JOIN every_job USING (seq)
-        WHERE state = 'done' AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2)
+        WHERE state = 'done' AND replaced IS NOT TRUE AND user_id > $1 AND ($2::text IS NULL OR user_id <= $2)
         GROUP BY user_id, bot_id, tenant
     ) AS s USING (user_id, bot_id, tenant)
     WHERE r.conversations = 0 OR (r.score, r.conversations) IS DISTINCT FROM (

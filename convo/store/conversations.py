@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
+from convo.conversation.identity import revision_hash
 from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
-from convo.store.lookup import SEQ, absent
+from convo.store.lookup import SEQ, absent, absent_revision, revision_of
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import in_tenant, memory_reached, reached
@@ -68,38 +69,32 @@ class Reader:
         self._log_store = log_store
         self._default_has_indexes = default_has_indexes
 
-    async def one(self, reach: Reach, conversation_id: str) -> FoundConversation:
-        """Read one conversation.
+    async def one(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundConversation:
+        """Read one conversation: its newest revision, or another one.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: there is none of this id, or no such revision.
             Expired: its content is no longer stored.
         """
 
         async def body(connection: Connection) -> ConversationRow:
-            row = await connection.fetchrow(_ONE, reach.tenant.id_hash(conversation_id), *reach.values)
-            if row is None:
-                raise await absent(connection, reach, conversation_id)
-            return row
+            return await _found(connection, _ONE, reach, conversation_id, revision)
 
         row = await self._postgres.run("db.read", body, begin=RELAXED)
         details = None if row["details"] is None else unpack_details(row["details"])
         records = read_parts(row["parts"]) if details is None else details.parts
         return FoundConversation(row=row, parts={part.name: part for part in records}, details=details)
 
-    async def log_sizes(self, reach: Reach, conversation_id: str) -> FoundLog:
-        """Read how long one conversation's log is, and what belongs to it.
+    async def log_sizes(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundLog:
+        """Read how long one conversation's log is, and what belongs to it; as ``one``.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: there is none of this id, or no such revision.
             Expired: its content is no longer stored, or its log alone.
         """
 
         async def body(connection: Connection) -> ConversationRow:
-            row = await connection.fetchrow(_TIMES, reach.tenant.id_hash(conversation_id), *reach.values)
-            if row is None:
-                raise await absent(connection, reach, conversation_id)
-            return row
+            return await _found(connection, _TIMES, reach, conversation_id, revision)
 
         row = await self._postgres.run("db.read", body, begin=RELAXED)
         if row["log_retired"]:
@@ -175,6 +170,23 @@ class Reader:
         await self._postgres.run("db.ping", body, begin=RELAXED)
 
 
+async def _found(
+    connection: Connection, statement: str, reach: Reach, conversation_id: str, revision: int | None
+) -> ConversationRow:
+    """Find a row with the notes of its receipt by the hash of the id, or by that of the revision."""
+    hashed = reach.tenant.id_hash(conversation_id)
+    row = None
+    if revision is not None:
+        row = await connection.fetchrow(statement, revision_hash(hashed, revision), *reach.values)
+    if row is None:
+        row = await connection.fetchrow(statement, hashed, *reach.values)
+    if row is None:
+        raise await absent(connection, reach, conversation_id)
+    if revision not in (None, revision_of(row["notes"])):
+        raise await absent_revision(connection, reach, conversation_id, revision)
+    return row
+
+
 def _there(found: T | None, conversation_id: str) -> T:
     if found is None:
         raise NotFound(f"there is no conversation {conversation_id!r}")
@@ -196,12 +208,13 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
+       r.notes, {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
 FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq)
 WHERE r.id_hash = $1 AND {reached("c", 2)}
 """
 _TIMES = f"""
-SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES}
+SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES},
+       (SELECT notes FROM receipt r WHERE r.seq = c.seq) AS notes
 FROM conversation AS c WHERE seq = {SEQ} AND {reached("c", 2)}
 """
 # One statement, so that sums and bots are of one moment; a row with the sums also where the page is empty. Each part

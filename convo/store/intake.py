@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, cast
 
 import trio
 from msgspec import UNSET, Struct, structs
@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, structs
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.tenant import DEFAULT, Tenant
-from convo.errors import Conflict, DatabaseUnavailable, Erased, TransactionLost, Unavailable
+from convo.errors import Conflict, ConvoError, DatabaseUnavailable, Erased, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
 from convo.settings import FairKey, IntakeSettings
 from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
@@ -54,6 +54,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
 
     ``body`` is the log as it was sent, compressed (zstd); ``log_hash`` is its ``logs.hash_of``. Times the client left
     open are None: the database's clock sets them. ``notes`` is the JSON of ``ReceiptNotes``, None where there are none.
+    ``items`` and ``log_digest`` are what a revision is known by (``store/log_prefix.py``), where there can be one.
     """
 
     ended: ConversationEnded
@@ -66,6 +67,8 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     log_hash: bytes
     notes: bytes | None
     tenant: Tenant = DEFAULT
+    items: int = 0
+    log_digest: bytes = b""
 
     @property
     def own_id(self) -> str:
@@ -105,9 +108,13 @@ class Committer:
         committed: Callable[[list[CommittedLog]], None],
         receipts: GivenReceipts,
         outbox: Outbox = NO_EVENTS,
+        revisions: DecidesConflicts | None = None,
     ) -> None:
         self._dedicated = dedicated
-        self._insert = insert_statements(fair_key, events=outbox.wants("conversation.accepted"))
+        stores = settings.revisions
+        self._insert = insert_statements(fair_key, events=outbox.wants("conversation.accepted"), revisions=stores)
+        self._stores_revisions = stores
+        self._revisions = revisions
         self._committed = committed
         self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
@@ -163,7 +170,7 @@ class Committer:
         finally:
             await self._dedicated.close()  # noqa: ASYNC102  (shields itself, with a bound)
 
-    async def _commit(self, batch: Sequence[Accept]) -> list[Stored | Conflict | Erased | Unavailable]:
+    async def _commit(self, batch: Sequence[Accept]) -> list[Stored | ConvoError]:
         # The first item of an id makes the receipt. Its digest tells what the others are: replays or conflicts.
         own_ids = [accept.own_id for accept in batch]
         first: dict[str, Accept] = {}
@@ -173,7 +180,9 @@ class Committer:
         started = trio.current_time()
         try:
             fresh, known = await self._dedicated.run(
-                "db.accept", lambda connection: _insert(connection, self._insert, rows), begin=SINGLE
+                "db.accept",
+                lambda connection: _insert(connection, self._insert, rows, revisions=self._stores_revisions),
+                begin=SINGLE,
             )
         except DatabaseUnavailable as error:
             self._note_failure(error)
@@ -184,11 +193,13 @@ class Committer:
         self._failed = None
         self._note_success()
         self._report(rows, fresh, trio.current_time() - started)
-        outcomes = []
+        outcomes: list[Stored | ConvoError] = []
         for own_id, accept in zip(own_ids, batch, strict=True):
             stored = fresh.get(own_id) or known.get(own_id)
             new = own_id in fresh and first[own_id] is accept
-            outcomes.append(_refused(accept) if stored is None else _outcome(accept, stored, new=new))
+            outcomes.append(refused(accept) if stored is None else _outcome(accept, stored, new=new))
+        if self._revisions is not None:
+            await self._decide_conflicts(batch, fresh | known, outcomes, self._revisions)
         # Canaries are erased when they came through: no sign of anything.
         given = [
             own_id
@@ -197,6 +208,31 @@ class Committer:
         ]
         self._receipts.note(given, [stored.seq for stored in fresh.values()])
         return outcomes
+
+    async def _decide_conflicts(
+        self,
+        batch: Sequence[Accept],
+        stored: Receipts,
+        outcomes: list[Stored | ConvoError],
+        revisions: DecidesConflicts,
+    ) -> None:
+        """Find out which conflicts are revisions, or replays of earlier ones: of each id one after the other."""
+        waiting = [
+            at
+            for at, outcome in enumerate(outcomes)
+            if isinstance(outcome, Conflict) and revisions.concerns(stored[batch[at].own_id].notes)
+        ]
+        while waiting:
+            first = {batch[at].own_id: at for at in reversed(waiting)}
+            conflicts = {own_id: (batch[at], cast("Conflict", outcomes[at])) for own_id, at in first.items()}
+            try:
+                found = await revisions.resolve(self._dedicated, conflicts)
+            except ConvoError as error:
+                # The others of the batch are stored.
+                found = dict.fromkeys(first, error)
+            for own_id, at in first.items():
+                outcomes[at] = found[own_id]
+            waiting = [at for at in waiting if first[batch[at].own_id] != at]
 
     def _note_failure(self, error: DatabaseUnavailable) -> None:
         now = trio.current_time()
@@ -223,7 +259,8 @@ class Committer:
         )
 
 
-def _refused(accept: Accept) -> Erased:
+def refused(accept: Accept) -> Erased:
+    """Return the error for what is on the list of erasures."""
     return Erased(
         f"conversation {accept.ended.conversation_id!r} was erased, or its user since it ended; it is not stored again"
     )
@@ -238,7 +275,8 @@ def _outcome(accept: Accept, stored: Stored, *, new: bool) -> Stored | Conflict 
     if not same:
         return Conflict(
             f"conversation_id {accept.ended.conversation_id!r} is taken by other content (stored digest"
-            f" {stored.digest}, sent {accept.digest}); send it under an id of its own"
+            f" {stored.digest}, sent {accept.digest}); send it under an id of its own. Where its log begins with"
+            " the stored one it is a revision, if intake.revisions is true"
         )
     return stored if new or stored.replayed else structs.replace(stored, replayed=True)
 
@@ -251,10 +289,10 @@ WITH sent AS MATERIALIZED (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                 $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
                 $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[],
-                $20::bytea[]$arrays)
+                $20::bytea[]$prefix_arrays$arrays)
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
               started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
-              id_hash, id_hmac, user_hmac$column)
+              id_hash, id_hmac, user_hmac$prefix_columns$column)
 ), fresh AS (
     INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
@@ -274,7 +312,7 @@ WITH sent AS MATERIALIZED (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
     INSERT INTO job (seq, fair_key$column) SELECT seq, $fair_key$column FROM fresh JOIN sent USING (seq)
-$events)
+$prefixes$events)
 SELECT seq, id_hash, received_at FROM fresh
 """
 # While nothing was ever erased, no HMAC is computed. Where that is not so any more, nothing is inserted, and the other
@@ -283,9 +321,19 @@ _REFUSALS = ("NOT (SELECT EXISTS (SELECT FROM erasure))", NOT_REFUSED)
 # Where there is no other tenant, an accept pays nothing for what one needs.
 _PLAIN = {"$arrays": "", "$column": "", "$booked": "fresh GROUP BY 1"}
 _TENANTED = {
-    "$arrays": ", $21::smallint[]",
+    "$arrays": ", ${}::smallint[]",
     "$column": ", tenant",
     "$booked": "fresh JOIN sent USING (seq) GROUP BY 1, tenant",
+}
+# Where there are revisions, each new conversation says besides how its log is known again (store/revisions.py).
+_NO_PREFIXES = {"$prefix_arrays": "", "$prefix_columns": "", "$prefixes": ""}
+_PREFIXES = {
+    "$prefix_arrays": ", $21::integer[], $22::bytea[]",
+    "$prefix_columns": ", items, log_digest",
+    "$prefixes": """), prefixes AS (
+    INSERT INTO log_prefix (seq, items, log_digest)
+    SELECT seq, items, log_digest FROM fresh JOIN sent USING (seq)
+""",
 }
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
@@ -295,6 +343,7 @@ SELECT seq, id_hash, digest, turns, received_at, notes, state::text AS state,
 FROM receipt WHERE id_hash = ANY($1::bytea[])
 """
 ERASE_CONVERSATIONS = "DELETE FROM conversation WHERE seq = ANY($1::bigint[])"
+ERASE_PREFIXES = "DELETE FROM log_prefix WHERE seq = ANY($1::bigint[])"
 ERASE_RECEIPTS = "DELETE FROM receipt WHERE seq = ANY($1::bigint[])"
 """For canaries alone: what a client was acknowledged keeps its receipt."""
 ERASE_FROM_RECEIPTS = """
@@ -309,21 +358,36 @@ InsertStatements = Mapping[tuple[bool, bool], str]
 long as nothing ever was, and whether the batch has conversations of another tenant than the default one."""
 
 
-def insert_statements(fair_key: FairKey, *, events: bool = False) -> InsertStatements:
-    """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation."""
+def insert_statements(fair_key: FairKey, *, events: bool = False, revisions: bool = False) -> InsertStatements:
+    """Return accept's statement in all its forms.
+
+    With ``events`` it appends the event of each new conversation, with ``revisions`` it stores what one is known by.
+    """
     found = {}
     for looks, tenanted in itertools.product((False, True), repeat=2):
         prefix, form = (f"{FAIR_PREFIX} || ", _TENANTED) if tenanted else ("", _PLAIN)
         text = _INSERT.replace("$events", APPEND_ACCEPTED if events else "").replace("$refused", _REFUSALS[looks])
         text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
-        for name, part in form.items():
-            text = text.replace(name, part)
+        for name, part in {**(_PREFIXES if revisions else _NO_PREFIXES), **form}.items():
+            text = text.replace(name, part.replace("{}", "23" if revisions else "21"))
         found[looks, tenanted] = text
     return found
 
 
+class DecidesConflicts(Protocol):
+    """Decides what is sent under an id that is taken by other content, as ``store.revisions``."""
+
+    def concerns(self, notes: bytes | None) -> bool:
+        """Return whether a conflict with the receipt of these notes can be anything else."""
+
+    async def resolve(
+        self, dedicated: DedicatedConnection, conflicts: Mapping[str, tuple[Accept, Conflict]]
+    ) -> dict[str, Stored | ConvoError]:
+        """Return what becomes of each of these, by its ``own_id``."""
+
+
 async def _insert(
-    connection: Connection, insert: InsertStatements, rows: Mapping[str, Accept]
+    connection: Connection, insert: InsertStatements, rows: Mapping[str, Accept], *, revisions: bool
 ) -> tuple[Receipts, Receipts]:
     """Insert what is new of these rows by ``Accept.own_id``; return the new receipts, and those that were there before.
 
@@ -335,21 +399,18 @@ async def _insert(
     """
     key = met_list(connection)
     sent = list(rows.values())
-    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in sent]
-    ids = dict(zip(hashes, rows, strict=True))
-    numbers = [row.tenant.number for row in sent]
-    tenants = [numbers] if any(numbers) else []
-    statement = insert[key is not None, bool(tenants)]
-    new = await connection.fetch(statement, *_columns(sent), hashes, *_hmacs(key, sent), *tenants)
-    fresh = {ids[row["id_hash"]]: _new(rows[ids[row["id_hash"]]], row) for row in new}
+    columns, tenanted = insert_columns(sent, key, revisions=revisions)
+    ids = dict(zip(columns[_HASHES_AT], rows, strict=True))
+    new = await connection.fetch(insert[key is not None, tenanted], *columns)
+    fresh = {ids[row["id_hash"]]: new_receipt(rows[ids[row["id_hash"]]], row) for row in new}
     if len(fresh) == len(rows):
         return fresh, {}
     missing = [hashed for hashed, own_id in ids.items() if own_id not in fresh]
     found = await connection.fetch(_KNOWN, missing)
-    known = {ids[row["id_hash"]]: _known(rows[ids[row["id_hash"]]], row) for row in found}
+    known = {ids[row["id_hash"]]: known_receipt(rows[ids[row["id_hash"]]], row) for row in found}
     if len(known) < len(missing):
         if key is None and await meet_list(connection) is not None:
-            return await _insert(connection, insert, rows)
+            return await _insert(connection, insert, rows, revisions=revisions)
         await _check_erased(connection, key, [rows[ids[hashed]] for hashed in missing if ids[hashed] not in known])
     if any(row["awaited"] for row in found):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
@@ -357,7 +418,8 @@ async def _insert(
     return fresh, known
 
 
-def _new(accept: Accept, row: Mapping[str, Any]) -> Stored:
+def new_receipt(accept: Accept, row: Mapping[str, Any]) -> Stored:
+    """Return the receipt of what was inserted just now."""
     return Stored(
         seq=row["seq"],
         conversation_id=accept.ended.conversation_id,
@@ -369,7 +431,8 @@ def _new(accept: Accept, row: Mapping[str, Any]) -> Stored:
     )
 
 
-def _known(accept: Accept, row: Mapping[str, Any]) -> Stored:
+def known_receipt(accept: Accept, row: Mapping[str, Any]) -> Stored:
+    """Return the receipt that was there before, of whatever content."""
     return Stored(
         seq=row["seq"],
         conversation_id=accept.ended.conversation_id,
@@ -401,6 +464,20 @@ def _hmacs(key: InstallationKey | None, rows: Sequence[Accept]) -> tuple[list[by
         [key.hmac_of("conversation", row.own_id) for row in rows],
         [key.hmac_of("user", row.tenant.own(row.ended.user_id)) for row in rows],
     )
+
+
+_HASHES_AT = 17
+
+
+def insert_columns(
+    rows: Sequence[Accept], key: InstallationKey | None, *, revisions: bool
+) -> tuple[list[list[Any]], bool]:
+    """Return the values of accept's statement, and whether a tenant is among them, which decides its form."""
+    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in rows]
+    prefixes = ([row.items for row in rows], [row.log_digest for row in rows]) if revisions else ()
+    numbers = [row.tenant.number for row in rows]
+    tenants = [numbers] if any(numbers) else []
+    return [*_columns(rows), hashes, *_hmacs(key, rows), *prefixes, *tenants], bool(tenants)
 
 
 def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:

@@ -2,7 +2,7 @@
 
 Each transaction that accepts, settles or buries appends one row for each day of receipt. An update of a shared row
 would cost three times as much (stack notes, fact 27). A row that was booked and is missing from the tables is a gap.
-What retention removes moves from ``done`` or ``dead`` to ``retired``.
+What retention removes moves from ``done``, ``dead`` or ``superseded`` to ``retired``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection, Postgres
 
-EntryKind = Literal["accepted", "done", "dead", "retired"]
+EntryKind = Literal["accepted", "done", "dead", "retired", "superseded"]
 
 DAY = "(received_at AT TIME ZONE 'UTC')::date"
 """The day under which a conversation is booked: the day of its receipt, in UTC."""
@@ -120,7 +120,7 @@ ERASE_BOOKED = f"""
 INSERT INTO ledger (day, kind, n, tenant)
 SELECT {DAY}, booked.kind, -count(*), tenant
 FROM conversation JOIN every_job AS job USING (seq), LATERAL (VALUES ('accepted'), (job.state)) AS booked (kind)
-WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead') GROUP BY 1, 2, 4
+WHERE seq = ANY($1::bigint[]) AND booked.kind IN ('accepted', 'done', 'dead', 'superseded') GROUP BY 1, 2, 4
 """
 # At a time that has passed: else what is taken off would lower the number of those done in the last minute (explain).
 BOOK_RETIRED = f"""
@@ -147,12 +147,12 @@ SELECT count(*) FROM old
 """
 BOOKED = """
     SELECT coalesce(sum(n) FILTER (WHERE kind = 'accepted'), 0)::bigint AS accepted,
-           coalesce(sum(n) FILTER (WHERE kind IN ('done', 'retired')), 0)::bigint AS done,
+           coalesce(sum(n) FILTER (WHERE kind IN ('done', 'retired', 'superseded')), 0)::bigint AS done,
            coalesce(sum(n) FILTER (WHERE kind = 'dead'), 0)::bigint AS dead
     FROM ledger
 """
 """The sums of all days in one row: a few rows a day are read, and those of the last minute. What was retired counts as
-done, and no longer as dead."""
+done, and no longer as dead; so does what was superseded."""
 
 # Booked and found in one statement: one view of the database, in which every transaction is whole or absent. What was
 # retired is in no table, so it is taken off what was accepted.

@@ -59,7 +59,8 @@ def list_statements(reach: Reach, wanted: ListFilter, limit: int, *, default_has
     search = _search(reach, wanted, looked_at, own=reach.tenant.number > 0 or default_has_indexes)
     values: list[Any] = [reach.tenant.number, *search.value]
     # That its tenant is the caller's is checked again on each: done jobs have none in their own row.
-    used, filters = tuple(values), ["c.tenant = $1::smallint"]
+    # Of a conversation with several revisions the newest is listed.
+    used, filters = tuple(values), ["c.tenant = $1::smallint", "c.revised_by IS NULL"]
     for column, value in (("user_id", wanted.user_id), ("bot_id", wanted.bot_id)):
         if value is not None:
             values.append(value)

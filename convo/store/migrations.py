@@ -78,6 +78,14 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(parse_migration(number, text) for number, text in sorted(found))
 
 
+@cache
+def number_of(name: str) -> int:
+    """Return the number of the migration whose file is called ``NNNN_name.sql``."""
+    folder = resources.files("convo.store") / "schema"
+    (file,) = [file.name for file in folder.iterdir() if file.name[5:] == f"{name}.sql"]
+    return int(file[:4])
+
+
 def parse_migration(number: int, text: str) -> Migration:
     """Read one file.
 

@@ -130,7 +130,7 @@ _LOCK_DONE = "SELECT seq FROM outcome WHERE seq = ANY($1::bigint[]) ORDER BY seq
 _HOLD_ENDED = (
     """
     SELECT seq, state, ended_at FROM job
-    WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead') ORDER BY seq FOR UPDATE SKIP LOCKED
+    WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead', 'superseded') ORDER BY seq FOR UPDATE SKIP LOCKED
     """,
     """
     SELECT seq, 'done' AS state, ended_at FROM outcome

@@ -11,6 +11,7 @@ from msgspec import Struct, structs
 from convo.conversation import digest as digests
 from convo.conversation import transcript
 from convo.conversation.decode import Received, decode
+from convo.conversation.log_prefix import items_digest
 from convo.conversation.model import CANARY_USER, Receipt, ReceiptNotes, UnreadItem
 from convo.conversation.tenant import Reach
 from convo.errors import ConvoError, Forbidden, Invalid, Overloaded
@@ -39,6 +40,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
     committer: Committer
     readiness: Readiness
     admission: Admission
+    revisions: bool = False
 
     async def receive(self, head: Head, read: Read, reach: Reach) -> Answer:
         """Answer one request; ``read`` reads its body, after the head and the load of the process were checked.
@@ -121,10 +123,10 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             DeadlineExceeded: no thread was free in time.
         """
         if len(body) < self.settings.offload_bytes:
-            return _read(body, self.settings, self.items_max)[0]
+            return self._read(body)[0]
         limiter = threads.LARGE if len(body) > threads.LARGE_BYTES else threads.REQUESTS
         with deadline("web.decode", self.settings.request_seconds):
-            accept, _ = await threads.run_in_thread(_read, body, self.settings, self.items_max, limiter=limiter)
+            accept, _ = await threads.run_in_thread(self._read, body, limiter=limiter)
             return accept
 
     async def prepare_packed(self, body: bytes, encoding: str, place: Admitted) -> Accept:
@@ -140,7 +142,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
         short = inflate_up_to(body, encoding, self.settings.offload_bytes)
         place.keep(len(body) + len(short or b""))
         if short is not None:
-            return _read(short, self.settings, self.items_max)[0]
+            return self._read(short)[0]
 
         # A body that waits for a thread is as small as it was sent: it is decompressed anew when it is its turn. All
         # of these take turns, for nobody knows how large they become.
@@ -149,10 +151,24 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
 
         with deadline("web.decode", self.settings.request_seconds):
             accept, kept_bytes = await threads.run_in_thread(
-                _inflate_and_read, body, encoding, grow, self.settings, self.items_max, limiter=threads.LARGE
+                self._inflate_and_read, body, encoding, grow, limiter=threads.LARGE
             )
         place.keep(len(body) + kept_bytes)
         return accept
+
+    def _inflate_and_read(self, body: bytes, encoding: str, grow: Callable[[int], None]) -> tuple[Accept, int]:
+        return self._read(inflate(body, encoding, self.settings, grow))
+
+    def _read(self, inflated: bytes) -> tuple[Accept, int]:
+        """Read a decompressed body; return besides how many bytes of it are held until the commit."""
+        kept_bytes_max = self.settings.body_bytes_max
+        try:
+            received = decode(inflated, kept_bytes_max=kept_bytes_max, items_max=self.items_max)
+            kept_bytes = received.kept_bytes if len(inflated) > kept_bytes_max else len(inflated)
+            return make_accept(received, revisions=self.revisions), kept_bytes
+        except Invalid as error:
+            error.conversation_id = _claimed_id(inflated)
+            raise
 
 
 def _grow(place: Admitted, bytes_: int) -> None:
@@ -162,25 +178,8 @@ def _grow(place: Admitted, bytes_: int) -> None:
     place.grow(bytes_)
 
 
-def _inflate_and_read(
-    body: bytes, encoding: str, grow: Callable[[int], None], settings: WebSettings, items_max: int
-) -> tuple[Accept, int]:
-    return _read(inflate(body, encoding, settings, grow), settings, items_max)
-
-
-def _read(inflated: bytes, settings: WebSettings, items_max: int) -> tuple[Accept, int]:
-    """Read a decompressed body; return besides how many bytes of it are held until the commit."""
-    try:
-        received = decode(inflated, kept_bytes_max=settings.body_bytes_max, items_max=items_max)
-        kept_bytes = received.kept_bytes if len(inflated) > settings.body_bytes_max else len(inflated)
-        return make_accept(received), kept_bytes
-    except Invalid as error:
-        error.conversation_id = _claimed_id(inflated)
-        raise
-
-
-def make_accept(received: Received) -> Accept:
-    """Make of a decoded body what the committer stores.
+def make_accept(received: Received, *, revisions: bool = False) -> Accept:
+    """Make of a decoded body what the committer stores, with ``revisions`` also what a later one is known by.
 
     Raises:
         Invalid: its log is not valid.
@@ -197,6 +196,8 @@ def make_accept(received: Received) -> Accept:
         body=body,
         log_hash=logs.hash_of(body),
         notes=_notes(received.ignored, checked.unread),
+        items=len(received.sent.items) if revisions else 0,
+        log_digest=items_digest(received.sent) if revisions else b"",
     )
 
 
@@ -268,10 +269,11 @@ def receipt_of(stored: Stored) -> Receipt:
         digest=stored.digest,
         turns=stored.turns,
         received_at=stored.received_at,
-        links=views.links(stored.conversation_id),
+        links=views.links(stored.conversation_id, notes.revision if notes.revision > 1 else None),
         ignored=notes.ignored,
         unread=notes.unread,
         state="expired" if stored.state == "expired" else msgspec.UNSET,
+        revision=notes.revision if notes.revision > 1 else msgspec.UNSET,
     )
 
 

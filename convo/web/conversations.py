@@ -25,6 +25,7 @@ from convo.store.jobs import parts
 from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
+from convo.store.lookup import revision_of
 from convo.store.outcomes import PartRecord
 from convo.web import queries
 from convo.web.description import views
@@ -34,7 +35,7 @@ from convo.web.reads import Reads, ReadUnderWay
 
 # What is kept of a request's time for writing the answer after a wait.
 _WAIT_MARGIN_SECONDS = 0.5
-_ENDED = ("done", "dead")
+_ENDED = ("done", "dead", "superseded")
 
 
 class ReadRoutes(Struct, frozen=True, kw_only=True):
@@ -52,46 +53,56 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         """Answer with one conversation; with ``wait``, when it has ended or the wait is over.
 
         Raises:
-            NotFound: no conversation has this id.
+            NotFound: no conversation has this id, or it has no such revision.
             Expired: its content is no longer stored.
-            Invalid: ``wait`` is not a number of seconds.
+            Invalid: ``wait`` is not a number of seconds, or ``revision`` no number.
         """
+        revision = queries.revision_of_query(query)
         latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
         until = min(trio.current_time() + queries.wait_of(query), latest)
         with self.reads.begin() as read:
-            found = await self.reader.one(reach, conversation_id)
+            found = await self.reader.one(reach, conversation_id, revision)
             if found.row["state"] in _ENDED or until <= trio.current_time():
-                return await self._shown(read, found, if_none_match)
-        await self._until_ended(found, until, reach)
-        with self.reads.begin() as read:
-            return await self._shown(read, await self.reader.one(reach, conversation_id), if_none_match)
+                return await self._shown(read, found, if_none_match, revision)
+        while True:
+            await self._until_ended(found, until, reach, revision)
+            with self.reads.begin() as read:
+                now = await self.reader.one(reach, conversation_id, revision)
+                # Where a newer revision came meanwhile, that one's end is waited for.
+                newer = now.row["seq"] != found.row["seq"] and now.row["state"] not in _ENDED
+                if not newer or until <= trio.current_time():
+                    return await self._shown(read, now, if_none_match, revision)
+            found = now
 
-    async def _shown(self, read: ReadUnderWay, found: FoundConversation, if_none_match: str) -> Answer:
+    async def _shown(
+        self, read: ReadUnderWay, found: FoundConversation, if_none_match: str, revision: int | None
+    ) -> Answer:
         bytes_ = sum(len(part.result) for part in found.parts.values()) + len(found.row["metadata"] or "")
         read.hold(2 * bytes_)
-        return await read.answer(lambda: _tagged(encode(self._view(found)), if_none_match), bytes_)
+        return await read.answer(lambda: _tagged(encode(self._view(found, revision)), if_none_match), bytes_)
 
-    async def _until_ended(self, found: FoundConversation, until: float, reach: Reach) -> None:
+    async def _until_ended(self, found: FoundConversation, until: float, reach: Reach, revision: int | None) -> None:
         end_turn()
         with self.watch.waiting(found.row["seq"]) as ended:
             # It may have ended between the first read and the watch.
             with self.reads.begin():
-                found = await self.reader.one(reach, found.row["conversation_id"])
-            if found.row["state"] not in _ENDED:
+                now = await self.reader.one(reach, found.row["conversation_id"], revision)
+            if now.row["seq"] == found.row["seq"] and now.row["state"] not in _ENDED:
                 with trio.move_on_at(until):
                     await ended.wait()  # no deadline: an event of ours
 
-    def _view(self, found: FoundConversation) -> views.ConversationView:
+    def _view(self, found: FoundConversation, revision: int | None) -> views.ConversationView:
         row = found.row
         return views.ConversationView(
             **{name: row[name] for name in _PLAIN},
             digest=digests.expand(row["digest"]),
             metadata=None if row["metadata"] is None else msgspec.Raw(row["metadata"]),
+            revision=revision_of(row["notes"]),
             waits_for=row["waits_for"] or None,
             log_state="expired" if row["log_retired"] else "stored",
             parts=PartsView(**{part.name: _part(part, found.parts.get(part.name)) for part in PARTS}),
             score=self._score(found),
-            links=views.links(row["conversation_id"]),
+            links=views.links(row["conversation_id"], revision),
         )
 
     def _score(self, found: FoundConversation) -> Score:
@@ -115,19 +126,19 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
 
         Raises:
             Invalid: ``as`` is neither ``turns`` nor ``sent``, or the limit or the cursor is not valid.
-            NotFound: no conversation has this id.
+            NotFound: no conversation has this id, or it has no such revision.
             Expired: its content is no longer stored, or its log alone.
             WrongLog: the stored log is another's.
             Overloaded: too many reads are under way, or the read could not be noted.
         """
         most = self.settings.web.log_turns_max
-        as_sent = queries.log_form_of(query) == "sent"
+        as_sent, revision = queries.log_form_of(query) == "sent", queries.revision_of_query(query)
         page = TurnsPage(start=queries.cursor_of(query) or 0, limit=queries.limit_of(query, most, most))
         noted = self.settings.audit_log.reads
         if noted:
             self.audit_queue.check_room()
         with self.reads.begin() as read:
-            found = await self.reader.log_sizes(reach, conversation_id)
+            found = await self.reader.log_sizes(reach, conversation_id, revision)
             # Before the log is read: a small packed one can be a large log.
             read.hold(found.packed_bytes + found.unpacked_bytes * (1 if as_sent else TURNS_WEIGHT))
             packed = await self.reader.packed_log(found)
@@ -140,7 +151,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         if noted:
             # Before a byte of it is sent: a client that is gone by then may still have been one that reads.
             target = AuditTarget(kind="conversation", id=conversation_id, user_id=found.row["user_id"])
-            detail = {"as": "sent"} if as_sent else None
+            detail = {**({"as": "sent"} if as_sent else {}), **({"revision": revision} if revision else {})} or None
             self.audit_queue.add(
                 AuditEntry(action="log_read", tenant=reach.tenant, caller=caller, target=target, detail=detail)
             )

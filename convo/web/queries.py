@@ -66,6 +66,20 @@ def wait_of(query: Mapping[str, str]) -> float:
     return seconds
 
 
+def revision_of_query(query: Mapping[str, str]) -> int | None:
+    """Return which revision of a conversation is asked for, None for the newest.
+
+    Raises:
+        Invalid: ``revision`` is not a whole number from 1.
+    """
+    text = query.get("revision")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise Invalid(f"revision={text!r} is not a number from 1", path="revision")
+    return int(text)
+
+
 def log_form_of(query: Mapping[str, str]) -> str:
     """Return the form in which a log is read: as ``turns``, or as it was ``sent``.
 

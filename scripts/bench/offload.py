@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from convo.conversation.decode import decode
 from convo.settings import IntakeSettings, WebSettings
-from convo.web.accept import _read
+from convo.web.accept import make_accept
 from scripts.bench import load
 
 SIZES = (1_000, 4_000, 16_000, 45_000, 90_000, 180_000, 360_000)
@@ -41,12 +42,16 @@ Prepare = Callable[[bytes], Awaitable[object]]
 async def in_loop(body: bytes) -> object:
     """Prepare a body where all others wait for it."""
     await trio.lowlevel.checkpoint()
-    return _read(body, _SETTINGS, _ITEMS_MAX)
+    return _read(body)
 
 
 async def in_thread(body: bytes) -> object:
     """Prepare a body beside the loop."""
-    return await trio.to_thread.run_sync(_read, body, _SETTINGS, _ITEMS_MAX, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(_read, body, abandon_on_cancel=True)
+
+
+def _read(body: bytes) -> object:
+    return make_accept(decode(body, kept_bytes_max=_SETTINGS.body_bytes_max, items_max=_ITEMS_MAX))
 
 
 def main() -> None:

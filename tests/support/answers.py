@@ -56,6 +56,7 @@ def a_view(**changes: Any) -> views.ConversationView:
         received_at=AT,
         digest="1:abc",
         turns=4,
+        revision=1,
         state="done",
         attempts=1,
         parts=ALL_FOUND,

@@ -47,6 +47,7 @@ from convo.store.outbox import Outbox
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import ProcessEntry
 from convo.store.receipts import GivenReceipts
+from convo.store.revisions import Revisions
 from convo.web.accept import make_accept
 
 AT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)
@@ -81,9 +82,9 @@ def ended(
     }
 
 
-def accept(conversation_id: str = "talk-1", **fields: Any) -> Accept:
+def accept(conversation_id: str = "talk-1", *, revisions: bool = False, **fields: Any) -> Accept:
     """Make of one conversation what the accept path hands to the committer."""
-    return make_accept(decode(msgspec.json.encode(ended(conversation_id, **fields))))
+    return make_accept(decode(msgspec.json.encode(ended(conversation_id, **fields))), revisions=revisions)
 
 
 def lease(seq: int = 1, *, token: int | None = None, **fields: Any) -> Lease:
@@ -195,6 +196,7 @@ class Process:
         self.bell = Bell()
         self.taken: list[CommittedLog] = []
         self.ended: list[int] = []
+        self.superseded: list[int] = []
         self.outbox = Outbox(settings.events.types, settings.score)
         self.log_store = LogStore(postgres)
         self.recent_logs = RecentLogs(self.log_store.take, settings.jobs.handover_bytes)
@@ -211,6 +213,14 @@ class Process:
             self._take,
             self.receipts,
             self.outbox,
+            Revisions(
+                settings.intake,
+                settings.fairness.key,
+                postgres.unit_seconds,
+                self._take,
+                self.superseded.extend,
+                self.outbox,
+            ),
         )
         self.dependencies: dict[str, Dependency] = {}
         self.settling = Settling(self._settle, self.bell)

@@ -13,7 +13,7 @@ from msgspec import Struct
 from convo.conversation.model import JobState
 from convo.dependencies import DEPENDENCIES
 
-CauseKind = Literal["done", "dead", "working", "overdue", "parked", "backoff", "suspect", "queued"]
+CauseKind = Literal["done", "dead", "working", "overdue", "parked", "backoff", "suspect", "queued", "superseded"]
 
 
 class Standing(Struct, frozen=True, kw_only=True):
@@ -61,6 +61,8 @@ def cause(row: Standing) -> Cause:
             return _leased(row)
         case "ready":
             return _ready(row)
+        case "superseded":
+            return Cause(kind="superseded", sentence="superseded: a newer revision of its conversation is stored")
 
 
 def _leased(row: Standing) -> Cause:

@@ -22,7 +22,8 @@ class Lease(Struct, frozen=True, kw_only=True):
 
     ``asked_before``: an earlier lease of the job may have asked the remote services. ``tickets`` are stored ones.
     ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it. ``remote_prefix``
-    is what stands before its ids where they are sent to a service that many tenants share.
+    is what stands before its ids where they are sent to a service that many tenants share. ``replaces`` is there for a
+    revision: the ``seq`` whose score it takes the place of, 0 where none counts yet.
     """
 
     seq: int
@@ -41,6 +42,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     asked_before: bool = False
     tenant: Tenant = DEFAULT
     remote_prefix: str = ""
+    replaces: int | None = None
     tickets: Mapping[PartName, str] = {}
 
 

@@ -24,17 +24,25 @@ from convo.store.postgres import Connection
 
 
 class MemoriesRow(Struct, frozen=True, kw_only=True):
-    """The memories part of one conversation, before it is known which of it is new."""
+    """The memories part of one conversation, before it is known which of it is new.
+
+    ``again``: an earlier run, or an earlier revision, of this conversation may have told some of them.
+    """
 
     seq: int
     tenant: Tenant
     user_id: str
     memories: Memories
+    again: bool = False
 
     @property
     def own_user(self) -> str:
         """Its user, apart from the same id of another tenant."""
         return self.tenant.own(self.user_id)
+
+
+Revised = tuple[Tenant, str, int]
+"""A conversation that has a newer revision: its tenant, its user, and its ``seq``."""
 
 
 class _Said(Struct, frozen=True, kw_only=True):
@@ -54,7 +62,9 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
     """
     stored = {one.seq: StoredFinding(one.memories) for one in found}
     # Most conversations say nothing to remember.
-    found = sorted((one for one in found if one.memories.facts or one.memories.listed), key=lambda one: one.own_user)
+    found = sorted(
+        (one for one in found if one.memories.facts or one.memories.listed or one.again), key=lambda one: one.own_user
+    )
     if not found:
         return stored
     await lock_users(connection, [one.own_user for one in found])
@@ -65,14 +75,31 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
         new = await _merge(
             connection, [one for one in words if one.row.seq > tombstones.until_seq(one.row.own_user, one.key)]
         )
+        new |= await _first_seen_in(connection, [one for one in resolved if one.again])
         stored |= {one.seq: StoredFinding(one.memories, new[one.seq]) for one in resolved}
     return stored
+
+
+async def _first_seen_in(connection: Connection, again: Sequence[MemoriesRow]) -> Counter[int]:
+    """Count all that was first seen in these conversations: this run may be told less of it than an earlier one."""
+    if not again:
+        return Counter()
+    users, tenants = [one.user_id for one in again], [one.tenant.number for one in again]
+    rows = await connection.fetch(_FIRST_SEEN_IN, users, tenants, [one.seq for one in again])
+    return Counter({row["seq"]: row["n"] for row in rows})
 
 
 async def lock_users(connection: Connection, own_users: Collection[str]) -> None:
     """Keep all others from the memories of these users (``Tenant.own``) until the end of this transaction."""
     # The database takes no NUL. Two users whose texts were the same then would only wait for each other.
     await connection.execute(_LOCK_USERS, [one.replace("\0", "\n") for one in own_users])
+
+
+async def carry_over(connection: Connection, revised: Sequence[Revised], seqs: Sequence[int]) -> None:
+    """Let the memories that count as new for the conversations ``revised`` count for their revisions ``seqs``."""
+    await lock_users(connection, [tenant.own(user_id) for tenant, user_id, _ in revised])
+    users, tenants = [user_id for _, user_id, _ in revised], [tenant.number for tenant, _, _ in revised]
+    await connection.execute(_CARRY_OVER, users, tenants, [seq for _, _, seq in revised], list(seqs))
 
 
 def _rounds(found: Sequence[MemoriesRow]) -> Iterator[list[MemoriesRow]]:
@@ -179,6 +206,16 @@ FROM (SELECT DISTINCT hashtextextended(user_id, 0) AS key FROM unnest($1::text[]
 # A row without last_seq was stored by an earlier program (migration 9).
 _LAST_SEQ = "coalesce(m.last_seq, m.seq)"
 _NEW_SEQ = "CASE WHEN m.last_seq IS NULL THEN m.seq ELSE m.new_seq END"
+_FIRST_SEEN_IN = f"""
+SELECT mine.seq, count(*) AS n
+FROM unnest($1::text[], $2::smallint[], $3::bigint[]) AS mine (user_id, tenant, seq)
+JOIN memory m ON m.user_id = mine.user_id AND m.tenant = mine.tenant AND {_NEW_SEQ} = mine.seq GROUP BY mine.seq
+"""
+_CARRY_OVER = f"""
+UPDATE memory AS m SET new_seq = moved.to_seq, last_seq = {_LAST_SEQ}
+FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::bigint[]) AS moved (user_id, tenant, from_seq, to_seq)
+WHERE m.user_id = moved.user_id AND m.tenant = moved.tenant AND {_NEW_SEQ} = moved.from_seq
+"""
 # least and greatest leave NULL out.
 _MERGE = f"""
 INSERT INTO memory AS m (user_id, key, kind, text, seq, last_seq, new_seq, deleted, tenant)

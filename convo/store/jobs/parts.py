@@ -23,7 +23,7 @@ from convo.store.postgres import Connection
 
 
 class PartRow(Struct, frozen=True, kw_only=True):
-    """One part that was found: of which job and user, by whom, and what it is."""
+    """One part that was found: of which job and user, by whom, and what it is; ``again`` as in ``MemoriesRow``."""
 
     seq: int
     tenant: Tenant
@@ -31,6 +31,7 @@ class PartRow(Struct, frozen=True, kw_only=True):
     name: PartName
     by: str
     finding: Finding
+    again: bool = False
 
 
 def finding(name: PartName, result: str | bytes) -> Finding:
@@ -82,7 +83,7 @@ async def resolve(connection: Connection, found: Sequence[PartRow]) -> Resolved:
     remembered = await memories.remember(
         connection,
         [
-            MemoriesRow(seq=one.seq, tenant=one.tenant, user_id=one.user_id, memories=one.finding)
+            MemoriesRow(seq=one.seq, tenant=one.tenant, user_id=one.user_id, memories=one.finding, again=one.again)
             for one in unique
             if isinstance(one.finding, Memories)
         ],

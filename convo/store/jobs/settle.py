@@ -99,9 +99,10 @@ class Settler:
                 await _keep(connection, final)
             else:
                 await _move(connection, final)
-            await _relate(connection, final)
+            replaced = await _take_places(connection, final)
+            await _relate(connection, final, replaced)
             await self._outbox.append_parts(connection, new)
-            await self._append(connection, final)
+            await self._append(connection, final, replaced)
             return {one.lease.token: one.score for one in done}
 
         scores = await self._postgres.run("db.settle", body)
@@ -131,13 +132,13 @@ class Settler:
             if row.name not in before.get(row.seq, {})
         ]
 
-    async def _append(self, connection: Connection, done: Sequence[_Done]) -> None:
+    async def _append(self, connection: Connection, done: Sequence[_Done], replaced: Mapping[int, int]) -> None:
         """Append the events of what this transaction has made true."""
         scores = {one.lease.seq: one.score for one in done}
         await self._outbox.append_analysed(connection, scores, {one.lease.seq: one.stored for one in done})
         added: Counter[UserKey] = Counter()
         for one in done:
-            added[one.lease.tenant.number, one.lease.user_id] += one.score.value
+            added[one.lease.tenant.number, one.lease.user_id] += one.score.value - replaced.get(one.lease.seq, 0)
         await self._outbox.append_levels(connection, added)
 
     async def _leaves_jobs(self, connection: Connection) -> bool:
@@ -171,7 +172,15 @@ def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
 
 def _rows(lease: Lease, _waits: Waits, found: FoundParts) -> list[PartRow]:
     return [
-        PartRow(seq=lease.seq, tenant=lease.tenant, user_id=lease.user_id, name=name, by=by, finding=finding)
+        PartRow(
+            seq=lease.seq,
+            tenant=lease.tenant,
+            user_id=lease.user_id,
+            name=name,
+            by=by,
+            finding=finding,
+            again=lease.replaces is not None,
+        )
         for name, (by, finding) in found.items()
     ]
 
@@ -215,14 +224,26 @@ async def _keep(connection: Connection, done: Sequence[_Done]) -> None:
     await ledger.book(connection, "done", seqs)
 
 
-async def _relate(connection: Connection, done: Sequence[_Done]) -> None:
-    """Add the scores to the relationships: one row for each user and bot, sorted, or two settlers would deadlock."""
+async def _take_places(connection: Connection, done: Sequence[_Done]) -> dict[int, int]:
+    """Mark the revisions that counted until now as replaced; return their scores by the ``seq`` that replaces them."""
+    by_earlier = {one.lease.replaces: one.lease.seq for one in done if one.lease.replaces}
+    if not by_earlier:
+        return {}
+    rows = await connection.fetch(_TAKE_PLACES, sorted(by_earlier))
+    return {by_earlier[row["seq"]]: row["score"] for row in rows}
+
+
+async def _relate(connection: Connection, done: Sequence[_Done], replaced: Mapping[int, int]) -> None:
+    """Add the scores to the relationships: one row for each user and bot, sorted, or two settlers would deadlock.
+
+    A revision adds the difference to the score that it takes the place of (``replaced``).
+    """
     sums: dict[tuple[str, str, int], dict[str, Any]] = {}
     for one in done:
         lease = one.lease
         row = sums.setdefault((lease.user_id, lease.bot_id, lease.tenant.number), {"score": 0, "conversations": 0})
-        row["score"] += one.score.value
-        row["conversations"] += 1
+        row["score"] += one.score.value - replaced.get(lease.seq, 0)
+        row["conversations"] += lease.seq not in replaced
         row["last_seq"] = one.lease.seq
         row["last_emotion"] = one.emotion or _NO_EMOTION
     keys = sorted(sums)
@@ -250,6 +271,11 @@ UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,
 FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, score, breakdown, version)
 WHERE job.seq = done.seq
 """
+_TAKE_PLACES = """
+UPDATE conversation SET replaced = true FROM outcome
+WHERE conversation.seq = ANY($1::bigint[]) AND outcome.seq = conversation.seq AND conversation.replaced IS NOT TRUE
+RETURNING conversation.seq, outcome.score
+"""
 _RELATE = """
 INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq, tenant)
 SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::integer[], $5::text[], $6::bigint[], $7::smallint[])
@@ -267,7 +293,8 @@ ERASE_RELATIONSHIPS = (
     UPDATE relationship AS r SET score = r.score - gone.score, conversations = r.conversations - gone.conversations
     FROM (
         SELECT user_id, bot_id, tenant, sum(job.score) AS score, count(*) AS conversations
-        FROM conversation JOIN every_job AS job USING (seq) WHERE seq = ANY($1::bigint[]) AND state = 'done'
+        FROM conversation JOIN every_job AS job USING (seq)
+        WHERE seq = ANY($1::bigint[]) AND state = 'done' AND replaced IS NOT TRUE
         GROUP BY user_id, bot_id, tenant
     ) AS gone
     WHERE r.user_id = gone.user_id AND r.bot_id = gone.bot_id AND r.tenant = gone.tenant
@@ -306,7 +333,8 @@ ERASE_USER_RELATIONSHIPS = (
     FROM (
         SELECT user_id, bot_id, tenant, sum(job.score) AS score, count(*) AS conversations
         FROM conversation JOIN every_job AS job USING (seq)
-        WHERE user_id = $1 AND tenant = $2 AND state = 'done' GROUP BY user_id, bot_id, tenant
+        WHERE user_id = $1 AND tenant = $2 AND state = 'done' AND replaced IS NOT TRUE
+        GROUP BY user_id, bot_id, tenant
     ) AS kept
     WHERE r.user_id = kept.user_id AND r.bot_id = kept.bot_id AND r.tenant = kept.tenant
       AND (r.score, r.conversations, r.retired_conversations) IS DISTINCT FROM (kept.score, kept.conversations, NULL)

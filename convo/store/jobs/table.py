@@ -232,7 +232,15 @@ class Jobs:
         async def body(connection: Connection) -> Collection[int]:
             held = await hold(connection, [lease for lease, _, _, _ in found])
             mine = [
-                PartRow(seq=lease.seq, tenant=lease.tenant, user_id=lease.user_id, name=name, by=by, finding=finding)
+                PartRow(
+                    seq=lease.seq,
+                    tenant=lease.tenant,
+                    user_id=lease.user_id,
+                    name=name,
+                    by=by,
+                    finding=finding,
+                    again=lease.replaces is not None,
+                )
                 for lease, name, by, finding in found
                 if lease.token in held
             ]
@@ -404,7 +412,7 @@ def _lease(row: Mapping[str, Any], digest: str, stored: Brought) -> Lease:
 
 _SAME = (
     *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "log_hash"),
-    *("started_at", "ended_at", "exchanges", "asked_before", "remote_prefix"),
+    *("started_at", "ended_at", "exchanges", "asked_before", "remote_prefix", "replaces"),
 )
 
 

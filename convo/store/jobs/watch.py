@@ -65,4 +65,4 @@ class Watch:
             self.wake(seq)
 
 
-_ENDED = "SELECT seq FROM every_job WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead')"
+_ENDED = "SELECT seq FROM every_job WHERE seq = ANY($1::bigint[]) AND state IN ('done', 'dead', 'superseded')"

@@ -90,6 +90,13 @@ WAIT = Parameter(
     type=Annotated[float, Meta(ge=0)],
     sample=5,
 )
+REVISION = Parameter(
+    name="revision",
+    where="query",
+    text="Which revision is read, from 1; without it the newest.",
+    type=Annotated[int, Meta(ge=1)],
+    sample=1,
+)
 LOG_FORM = Parameter(
     name="as",
     where="query",

@@ -31,6 +31,7 @@ from convo.web.description.parameters import (
     OF_CONVERSATION,
     OF_USER,
     REASON,
+    REVISION,
     SINCE,
     STATE,
     TOPIC,
@@ -192,7 +193,7 @@ _CONVERSATIONS = (
         needs_database=True,
         tag="conversations",
         summary="Read what was found so far, or wait for the final state",
-        parameters=(CONVERSATION_ID, WAIT, IF_NONE_MATCH),
+        parameters=(CONVERSATION_ID, WAIT, REVISION, IF_NONE_MATCH),
         answers=(
             RouteResponse(
                 status=200,
@@ -212,7 +213,7 @@ _CONVERSATIONS = (
         needs_database=True,
         tag="conversations",
         summary="Read the turns, with their times, or the log as it was sent",
-        parameters=(CONVERSATION_ID, LOG_FORM, TURNS_LIMIT, CURSOR, IF_NONE_MATCH),
+        parameters=(CONVERSATION_ID, LOG_FORM, TURNS_LIMIT, CURSOR, REVISION, IF_NONE_MATCH),
         answers=(
             RouteResponse(
                 status=200,

@@ -95,6 +95,7 @@ CONVERSATION = views.ConversationView(
     received_at=_RECEIVED,
     digest=_DIGEST,
     turns=2,
+    revision=1,
     state="done",
     attempts=1,
     parts=PartsView(

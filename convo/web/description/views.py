@@ -47,6 +47,7 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     received_at: datetime
     digest: str
     turns: WholeNumber
+    revision: Annotated[int, Meta(ge=1, description="Which revision this is; without `?revision=` it is the newest.")]
     state: JobState
     attempts: WholeNumber
     waits_for: WaitsFor
@@ -223,7 +224,8 @@ class MemoriesView(Struct, frozen=True, kw_only=True):
     next_cursor: Cursor
 
 
-def links(conversation_id: str) -> Links:
-    """Return the links of a conversation, with its id percent-encoded."""
-    self = "/v1/conversations/" + quote(conversation_id, safe="")
-    return Links(self=self, log=self + "/log")
+def links(conversation_id: str, revision: int | None = None) -> Links:
+    """Return the links of a conversation, with its id percent-encoded; with ``revision`` those of that one."""
+    path = "/v1/conversations/" + quote(conversation_id, safe="")
+    query = "" if revision is None else f"?revision={revision}"
+    return Links(self=path + query, log=path + "/log" + query)

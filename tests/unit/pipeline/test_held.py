@@ -65,7 +65,7 @@ async def test_the_work_on_an_erased_job_stops_at_once_and_no_other(
 ) -> None:
     async with beating(jobs) as held:
         with held.hold(lease(1), 0.0) as first, held.hold(lease(2), 0.0) as second:
-            held.stop_erased([1, 3])
+            held.stop_gone([1, 3])
             assert (first.cancel_called, second.cancel_called) == (True, False)
 
 
