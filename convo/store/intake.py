@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, structs
 
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
+from convo.conversation.owed import Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, DatabaseUnavailable, Erased, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
@@ -27,6 +28,7 @@ from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
 from convo.store.lookup import STATES
 from convo.store.outbox import APPEND_ACCEPTED, NO_EVENTS, Outbox
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import SINGLE, Connection, DedicatedConnection
 from convo.store.reaching import FAIR_PREFIX
 from convo.store.receipts import GivenReceipts
@@ -66,6 +68,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     log_hash: bytes
     notes: bytes | None
     tenant: Tenant = DEFAULT
+    user_turns: int = 0
 
     @property
     def own_id(self) -> str:
@@ -105,9 +108,17 @@ class Committer:
         committed: Callable[[list[CommittedLog]], None],
         receipts: GivenReceipts,
         outbox: Outbox = NO_EVENTS,
+        owe: Owe | None = None,
+        owed_sets: OwedSets | None = None,
     ) -> None:
+        """Commit on ``dedicated``; ``owe`` says what a conversation is owed, or is None for the default parts."""
         self._dedicated = dedicated
-        self._insert = insert_statements(fair_key, events=outbox.wants("conversation.accepted"))
+        events = outbox.wants("conversation.accepted")
+        self._inserts = _Inserts(
+            statements=insert_statements(fair_key, events=events, owed=owe is not None),
+            owe=owe,
+            owed_sets=owed_sets or OwedSets(),
+        )
         self._committed = committed
         self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
@@ -173,7 +184,7 @@ class Committer:
         started = trio.current_time()
         try:
             fresh, known = await self._dedicated.run(
-                "db.accept", lambda connection: _insert(connection, self._insert, rows), begin=SINGLE
+                "db.accept", lambda connection: _insert(connection, self._inserts, rows), begin=SINGLE
             )
         except DatabaseUnavailable as error:
             self._note_failure(error)
@@ -251,10 +262,10 @@ WITH sent AS MATERIALIZED (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                 $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
                 $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[],
-                $20::bytea[]$arrays)
+                $20::bytea[]$arrays$owed_arrays)
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
               started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
-              id_hash, id_hmac, user_hmac$column)
+              id_hash, id_hmac, user_hmac$column$owed)
 ), fresh AS (
     INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
@@ -273,7 +284,7 @@ WITH sent AS MATERIALIZED (
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key$column) SELECT seq, $fair_key$column FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column$owed) SELECT seq, $fair_key$column$owed FROM fresh JOIN sent USING (seq)
 $events)
 SELECT seq, id_hash, received_at FROM fresh
 """
@@ -304,27 +315,48 @@ FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq 
 """For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""
 Receipts = dict[str, Stored]
 """By ``Accept.own_id``."""
+Owe = Callable[[Accept], Owed]
 InsertStatements = Mapping[tuple[bool, bool], str]
 """Accept's statement in its forms: whether it looks for each id on the list of what was erased, which it does not as
 long as nothing ever was, and whether the batch has conversations of another tenant than the default one."""
 
 
-def insert_statements(fair_key: FairKey, *, events: bool = False) -> InsertStatements:
-    """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation."""
+def insert_statements(fair_key: FairKey, *, events: bool = False, owed: bool = False) -> InsertStatements:
+    """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation.
+
+    With ``owed`` it has two columns more: the set of parts of each job, and what a process must have to lease it.
+    """
     found = {}
     for looks, tenanted in itertools.product((False, True), repeat=2):
         prefix, form = (f"{FAIR_PREFIX} || ", _TENANTED) if tenanted else ("", _PLAIN)
         text = _INSERT.replace("$events", APPEND_ACCEPTED if events else "").replace("$refused", _REFUSALS[looks])
         text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
+        first = 22 if tenanted else 21
+        text = text.replace("$owed_arrays", f", ${first}::bigint[], ${first + 1}::text[]" if owed else "")
+        text = text.replace("$owed", ", owed, waits_for" if owed else "")
         for name, part in form.items():
             text = text.replace(name, part)
         found[looks, tenanted] = text
     return found
 
 
-async def _insert(
-    connection: Connection, insert: InsertStatements, rows: Mapping[str, Accept]
-) -> tuple[Receipts, Receipts]:
+class _Inserts(Struct, frozen=True, kw_only=True):
+    """How accept's statement is written, and what fills its columns of parts where it has them."""
+
+    statements: InsertStatements
+    owe: Owe | None
+    owed_sets: OwedSets
+
+    async def owed_columns(self, connection: Connection, sent: Sequence[Accept]) -> tuple[list[Any], ...]:
+        """Return these columns; a set that this process has not met is stored first, by a statement of its own."""
+        if self.owe is None:
+            return ()
+        owed = [self.owe(row) for row in sent]
+        await self.owed_sets.store(connection, owed)
+        return [one.number for one in owed], [one.needs for one in owed]
+
+
+async def _insert(connection: Connection, inserts: _Inserts, rows: Mapping[str, Accept]) -> tuple[Receipts, Receipts]:
     """Insert what is new of these rows by ``Accept.own_id``; return the new receipts, and those that were there before.
 
     What is in neither was erased. Two statements, each a transaction of its own: within one, a row that another process
@@ -339,8 +371,9 @@ async def _insert(
     ids = dict(zip(hashes, rows, strict=True))
     numbers = [row.tenant.number for row in sent]
     tenants = [numbers] if any(numbers) else []
-    statement = insert[key is not None, bool(tenants)]
-    new = await connection.fetch(statement, *_columns(sent), hashes, *_hmacs(key, sent), *tenants)
+    statement = inserts.statements[key is not None, bool(tenants)]
+    owed = await inserts.owed_columns(connection, sent)
+    new = await connection.fetch(statement, *_columns(sent), hashes, *_hmacs(key, sent), *tenants, *owed)
     fresh = {ids[row["id_hash"]]: _new(rows[ids[row["id_hash"]]], row) for row in new}
     if len(fresh) == len(rows):
         return fresh, {}
@@ -349,7 +382,7 @@ async def _insert(
     known = {ids[row["id_hash"]]: _known(rows[ids[row["id_hash"]]], row) for row in found}
     if len(known) < len(missing):
         if key is None and await meet_list(connection) is not None:
-            return await _insert(connection, insert, rows)
+            return await _insert(connection, inserts, rows)
         await _check_erased(connection, key, [rows[ids[hashed]] for hashed in missing if ids[hashed] not in known])
     if any(row["awaited"] for row in found):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.

@@ -12,6 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from convo.conversation.model import Finding, PartName
+from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import LeaseLost
 from convo.store.postgres import Connection
@@ -22,7 +23,8 @@ class Lease(Struct, frozen=True, kw_only=True):
 
     ``asked_before``: an earlier lease of the job may have asked the remote services. ``tickets`` are stored ones.
     ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it. ``remote_prefix``
-    is what stands before its ids where they are sent to a service that many tenants share.
+    is what stands before its ids where they are sent to a service that many tenants share. ``owed`` are its
+    parts, fixed when it was accepted.
     """
 
     seq: int
@@ -42,6 +44,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     tenant: Tenant = DEFAULT
     remote_prefix: str = ""
     tickets: Mapping[PartName, str] = {}
+    owed: Owed = DEFAULT_OWED
 
 
 class Holder(Struct, frozen=True):
