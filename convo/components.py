@@ -200,7 +200,7 @@ class Components:
             self._committed,
             receipts,
             self.outbox,
-            Revisions(
+            revisions=Revisions(
                 settings.intake,
                 settings.fairness.key,
                 postgres.unit_seconds,

@@ -17,6 +17,7 @@ from typing import Any, get_origin
 
 import msgspec
 
+from convo.config_parts import PART_VARIABLES, merge_parts, read_parts, secret_hook
 from convo.dependencies import DEPENDENCIES
 from convo.errors import ConfigError
 from convo.ladder import check_ladder
@@ -125,6 +126,7 @@ def read_settings(
 def _merged(file: Path | None, environ: Mapping[str, str], arguments: Mapping[tuple[str, str], str]) -> Settings:
     tables = _read(file)
     # Each source is checked alone: a mistake in one is reported also where another source overrides it.
+    merge_parts(tables, environ)
     for source, named in ((_from_environment(environ), variable), (arguments, _option)):
         for (section, key), text in source.items():
             tables.setdefault(section, {})[key] = _typed(section, key, text, named(section, key))
@@ -160,6 +162,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     _check_no_secret(path, tables)
+    read_parts(path, tables.get("parts"))
     _convert(tables, str(path))  # before another source can hide a mistake in the file
     for section, key in _PATHS:
         if tables.get(section, {}).get(key):
@@ -193,7 +196,7 @@ def _has_password(url: str) -> bool:
 def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
     found = {}
     for name, text in environ.items():
-        if not name.startswith("CONVO_") or name in _NOT_SETTINGS:
+        if not name.startswith("CONVO_") or name in _NOT_SETTINGS or name.startswith(PART_VARIABLES):
             continue
         section, mark, key = name.removeprefix("CONVO_").lower().partition("__")
         if not mark or key not in _fields(section):
@@ -208,7 +211,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
 
 def _fields(section: str) -> dict[str, Any]:
     table = next((f.type for f in msgspec.structs.fields(Settings) if f.name == section), None)
-    return {} if table is None else {f.name: f.type for f in msgspec.structs.fields(table)}
+    # [parts] is a table of tables, one for each part, whose names its owner chooses.
+    return {f.name: f.type for f in msgspec.structs.fields(table)} if isinstance(table, type) else {}
 
 
 def _typed(section: str, key: str, text: str, typed_as: str) -> Any:
@@ -219,7 +223,7 @@ def _typed(section: str, key: str, text: str, typed_as: str) -> Any:
     if get_origin(kind) is tuple:
         return _list(kind, text, f"{typed_as}={text!r}: {_WANTED_LIST}")
     try:
-        value = msgspec.convert(text, kind, strict=False, dec_hook=_secret)
+        value = msgspec.convert(text, kind, strict=False, dec_hook=secret_hook)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{typed_as}={_shown(section, key, text)}: {_expected(section, key, error)}") from error
     return value.reveal() if isinstance(value, Secret) else value
@@ -256,7 +260,7 @@ def _shown(section: str, key: str, text: str) -> str:
 
 def _convert(tables: dict[str, Any], source: str = "config") -> Settings:
     try:
-        return msgspec.convert(tables, Settings, dec_hook=_secret)
+        return msgspec.convert(tables, Settings, dec_hook=secret_hook)
     except msgspec.ValidationError as error:
         unknown, wrong = _UNKNOWN.fullmatch(str(error)), _WRONG.search(str(error))
         if unknown:
@@ -283,9 +287,3 @@ def _unknown_key(key: str, section: str | None) -> str:
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def _secret(kind: type, value: object) -> Any:
-    if kind is Secret and isinstance(value, str):
-        return Secret(value)
-    raise ValueError(f"Expected `str`, got `{type(value).__name__}`")

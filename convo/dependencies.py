@@ -77,6 +77,20 @@ _ROWS = (
 DEPENDENCIES: dict[str, DependencySpec] = {row.name: row for row in _ROWS}
 """Every row by its name."""
 
+PART_PREFIX = "part."
+"""What begins the name of the service of a part that is declared with ``who = "http"``."""
+
+
+def part_dependency(name: str) -> str:
+    """Name the service of a declared part."""
+    return f"{PART_PREFIX}{name}"
+
+
+def alert_prefix(name: str) -> str:
+    """Return what begins the names of the alerts of a service, also of one that finds a declared part."""
+    return "PART" if name.startswith(PART_PREFIX) else ALERT_PREFIXES[name]
+
+
 ALERT_PREFIXES: dict[str, str] = {
     **{row.name: row.alert_prefix for row in _ROWS},
     # No analysis calls it, so it has no row. It has one connection for each purpose.

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct, structs
 
 from convo.conversation.identity import DEFAULT_TENANT
+from convo.conversation.owed import Points
 from convo.conversation.score import Weights
 from convo.conversation.tenant import NAME_PATTERN
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import DEPENDENCIES, part_dependency
 from convo.event_types import EventType
 
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -199,10 +200,9 @@ class AnalysisSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     job_seconds: Seconds = 120.0
 
 
-class RemoteSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings that every remote dependency has."""
+class CallSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a remote service is called."""
 
-    api_key: Secret = Secret()
     attempt_seconds: Seconds = 15.0
     attempts: Annotated[int, Meta(ge=1, le=20)] = 3
     backoff_seconds: Seconds = 2.0
@@ -218,6 +218,12 @@ class RemoteSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     verify: bool = True
 
 
+class RemoteSettings(CallSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings that every remote dependency has."""
+
+    api_key: Secret = Secret()
+
+
 class LlmSettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The language model; where ``model`` is empty, the embedded analyst does its parts."""
 
@@ -231,6 +237,7 @@ class LlmSettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fiel
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     extra: dict[str, Any] = {}
+    parts_per_call: Annotated[int, Meta(ge=1, le=100)] = 8
 
 
 class MemorySettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,6 +261,36 @@ class MemorySettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_f
             raise ValueError("delete_path must hold {memory_id}, as in /v1/memories/{memory_id}/")
         if self.delete_user_path and "{user_id}" not in self.delete_user_path:
             raise ValueError("delete_user_path must hold {user_id}, as in /v1/memories/?user_id={user_id}")
+
+
+class WhenSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which conversations are owed a part: those for which all of this holds; an empty list is no condition."""
+
+    min_turns: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    min_user_turns: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    bots: tuple[str, ...] = ()
+    bot_types: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    sample: Annotated[float, Meta(ge=0, le=1)] = 1.0
+
+
+class PartSettings(CallSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One part of the analysis: ``[parts.NAME]``. What is empty is that of the ready-made part of the name.
+
+    The deadlines, the breaker and the rest of how a service is called are for ``who = "http"`` alone.
+    """
+
+    who: Literal["", "llm", "memory", "local", "http"] = ""
+    prompt: Annotated[str, Meta(max_length=20_000)] = ""
+    schema: dict[str, Any] = {}
+    criteria: dict[str, str] = {}
+    fields: dict[str, str] = {}
+    when: WhenSettings = WhenSettings()
+    points: Points | None = None
+    required: bool | None = None
+    model: str = ""
+    url: str = ""
+    secret: Secret = Secret()
 
 
 class ShutdownSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -438,6 +475,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     analysis: AnalysisSettings = AnalysisSettings()
     llm: LlmSettings = LlmSettings()
     memory: MemorySettings = MemorySettings()
+    parts: dict[str, PartSettings] = {}
     score: Weights = Weights()
     shutdown: ShutdownSettings = ShutdownSettings()
     observe: ObserveSettings = ObserveSettings()
@@ -459,6 +497,11 @@ def used_dependencies(settings: Settings) -> list[str]:
     """Name the dependencies that are switched on."""
     sections = dependency_sections(settings)
     return [name for name, row in DEPENDENCIES.items() if getattr(sections[name], row.switch)]
+
+
+def http_parts(settings: Settings) -> dict[str, PartSettings]:
+    """Return the parts that a service of its own finds, by the name of its dependency."""
+    return {part_dependency(name): part for name, part in settings.parts.items() if part.who == "http"}
 
 
 def proxies(server: ServerSettings) -> list[str]:

@@ -43,6 +43,7 @@ RANKS: dict[str, int] = {
     "convo.analysis": 8,
     "convo.analysis.local": 2,
     "convo.analysis.part": 2,
+    "convo.analysis.part_points": 2,
     "convo.analysis.scoring": 2,
     "convo.store": 8,
     "convo.alerts": 9,

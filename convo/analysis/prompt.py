@@ -15,7 +15,9 @@ from msgspec import Struct
 
 from convo.conversation.model import Conversation, EmotionName, PartName, Turn
 
-PROMPT_VERSION = "prompt-2"
+PROMPT_VERSION = "prompt-3"
+TASKS_VERSION = "tasks-1"
+"""How declared parts are asked for, besides their own texts: it is a part of their versions."""
 
 EMOTIONS: tuple[EmotionName, ...] = get_args(EmotionName)
 

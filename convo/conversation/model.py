@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 Speaker = Literal["user", "bot"]
 EmotionName = Literal["interesting", "boring", "neutral", "angry", "happy", "sad"]
-PartName = Literal["questions", "emotion", "memories"]
+PartName = str
+"""The name of a part: one of ``owed.DEFAULT_PARTS``, or of those that are declared in ``[parts]``."""
 PartState = Literal["waiting", "done", "failed", "refused"]
 JobState = Literal["ready", "leased", "done", "dead", "superseded"]
 """``superseded``: it was not analysed yet when a newer revision of its conversation came, and is not any more."""
@@ -204,5 +205,15 @@ class Memories(Struct, frozen=True, kw_only=True, omit_defaults=True):
     uncertain: bool = False
 
 
-Finding = Questions | Mood | Memories
+class Answered(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer of a part that was declared in the settings: an object that fits its schema.
+
+    ``refused`` as in ``Questions``.
+    """
+
+    answer: Mapping[str, Any] = {}
+    refused: str = ""
+
+
+Finding = Questions | Mood | Memories | Answered
 """What one part of an analysis holds when it is done."""

@@ -6,7 +6,7 @@ Open it to change points or levels. Which parts a score has stands in ``analysis
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import msgspec
@@ -72,9 +72,12 @@ class CapShare(Struct, frozen=True, kw_only=True):
     points: int
 
 
-def weights_version(weights: Weights) -> str:
-    """Name these weights by their values: ``"w1:"`` and 8 hexadecimal digits."""
-    values = msgspec.json.encode(weights, order="sorted")
+def weights_version(weights: Weights, points: Mapping[str, object] | None = None) -> str:
+    """Name these weights by their values: ``"w1:"`` and 8 hexadecimal digits.
+
+    ``points`` are those of declared parts, by name; without any the name is that of the weights alone.
+    """
+    values = msgspec.json.encode([weights, points] if points else weights, order="sorted")
     return "w1:" + hashlib.sha256(values).hexdigest()[:8]
 
 

@@ -38,8 +38,8 @@ _Kept = tuple[Speaker, str, Moment | None, str | None]
 class CheckedLog(Struct, frozen=True):
     """What the accept path knows of a conversation that can be analysed.
 
-    ``turns`` counts the items in which somebody spoke, ``exchanges`` what ``score.count_exchanges`` makes of them;
-    ``unread`` is the first of the items that could not be read. The times are the client's, else the log's earliest and
+    ``turns`` counts the items in which somebody spoke, ``user_turns`` those of the user, ``exchanges`` what
+    ``score.count_exchanges`` makes of them; ``unread`` is the first of the items that could not be read. The times are the client's, else the log's earliest and
     latest, else ``None``; where both are known, ``started_at`` is never after ``ended_at``.
     """
 
@@ -48,6 +48,7 @@ class CheckedLog(Struct, frozen=True):
     started_at: datetime | None
     ended_at: datetime | None
     unread: tuple[UnreadItem, ...] = ()
+    user_turns: int = 0
 
 
 def check_log(received: Received) -> CheckedLog:
@@ -61,7 +62,10 @@ def check_log(received: Received) -> CheckedLog:
     items = received.sent.items
     read = _read_plain(items) or _read_all(received.sent.name, items)
     start, end = _span_with(read.times, start, end)
-    return CheckedLog(len(read.speakers), count_exchanges(read.speakers), start, end, tuple(read.unread))
+    speakers = read.speakers
+    return CheckedLog(
+        len(speakers), count_exchanges(speakers), start, end, tuple(read.unread), user_turns=speakers.count("user")
+    )
 
 
 def span(ended: ConversationEnded) -> tuple[datetime | None, datetime | None]:

@@ -34,6 +34,7 @@ NAMES: dict[str, str] = {
     "db.renew": "renewing all leases of this process",
     "db.part": "storing parts",
     "db.settle": "settling jobs",
+    "db.part_jobs": "taking parts that are found by themselves, and storing what became of them",
     "db.fail": "failing or burying a job",
     "db.park": "parking a job",
     "db.ticket": "storing what to ask a service with later",

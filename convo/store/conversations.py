@@ -208,7 +208,8 @@ async def _unless_unknown(
 
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
-       r.notes, {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts
+       r.notes, {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts,
+       (SELECT owed FROM job AS open WHERE open.seq = c.seq) AS owed
 FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq)
 WHERE r.id_hash = $1 AND {reached("c", 2)}
 """

@@ -16,6 +16,7 @@ from msgspec import UNSET, Struct, structs
 
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
+from convo.conversation.owed import Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, ConvoError, DatabaseUnavailable, Erased, TransactionLost, Unavailable
 from convo.observe import log_records, metrics
@@ -27,6 +28,7 @@ from convo.store.ledger import DAY
 from convo.store.logs import CommittedLog, LogStore
 from convo.store.lookup import STATES
 from convo.store.outbox import APPEND_ACCEPTED, NO_EVENTS, Outbox
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import SINGLE, Connection, DedicatedConnection
 from convo.store.reaching import FAIR_PREFIX
 from convo.store.receipts import GivenReceipts
@@ -69,6 +71,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     tenant: Tenant = DEFAULT
     items: int = 0
     log_digest: bytes = b""
+    user_turns: int = 0
 
     @property
     def own_id(self) -> str:
@@ -108,12 +111,22 @@ class Committer:
         committed: Callable[[list[CommittedLog]], None],
         receipts: GivenReceipts,
         outbox: Outbox = NO_EVENTS,
+        owe: Owe | None = None,
+        owed_sets: OwedSets | None = None,
         revisions: DecidesConflicts | None = None,
     ) -> None:
+        """Commit on ``dedicated``; ``owe`` says what a conversation is owed, or is None for the default parts.
+
+        Without ``revisions`` each conflict is one.
+        """
         self._dedicated = dedicated
-        stores = settings.revisions
-        self._insert = insert_statements(fair_key, events=outbox.wants("conversation.accepted"), revisions=stores)
-        self._stores_revisions = stores
+        events, stores = outbox.wants("conversation.accepted"), settings.revisions
+        self._inserts = Inserts(
+            statements=insert_statements(fair_key, events=events, owed=owe is not None, revisions=stores),
+            owe=owe,
+            owed_sets=owed_sets or OwedSets(),
+            revisions=stores,
+        )
         self._revisions = revisions
         self._committed = committed
         self._receipts = receipts
@@ -180,9 +193,7 @@ class Committer:
         started = trio.current_time()
         try:
             fresh, known = await self._dedicated.run(
-                "db.accept",
-                lambda connection: _insert(connection, self._insert, rows, revisions=self._stores_revisions),
-                begin=SINGLE,
+                "db.accept", lambda connection: _insert(connection, self._inserts, rows), begin=SINGLE
             )
         except DatabaseUnavailable as error:
             self._note_failure(error)
@@ -289,10 +300,10 @@ WITH sent AS MATERIALIZED (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
                 $7::timestamptz[], $8::timestamptz[], $9::integer[], $10::integer[], $11::bytea[], $12::bytea[],
                 $13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[],
-                $20::bytea[]$prefix_arrays$arrays)
+                $20::bytea[]$more_arrays)
         AS t (conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
               started_at, ended_at, turns, exchanges, digest, body, language, timezone, metadata, notes, log_hash,
-              id_hash, id_hmac, user_hmac$prefix_columns$column)
+              id_hash, id_hmac, user_hmac$more_columns)
 ), fresh AS (
     INSERT INTO receipt (seq, received_at, turns, id_hash, digest, notes)
     SELECT seq, convo_now(), turns, id_hash, digest, notes FROM sent
@@ -311,7 +322,7 @@ WITH sent AS MATERIALIZED (
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key$column) SELECT seq, $fair_key$column FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column$owed) SELECT seq, $fair_key$column$owed FROM fresh JOIN sent USING (seq)
 $prefixes$events)
 SELECT seq, id_hash, received_at FROM fresh
 """
@@ -319,22 +330,21 @@ SELECT seq, id_hash, received_at FROM fresh
 # statement is run: this session has met the list.
 _REFUSALS = ("NOT (SELECT EXISTS (SELECT FROM erasure))", NOT_REFUSED)
 # Where there is no other tenant, an accept pays nothing for what one needs.
-_PLAIN = {"$arrays": "", "$column": "", "$booked": "fresh GROUP BY 1"}
+_PLAIN = {"$column": "", "$booked": "fresh GROUP BY 1"}
 _TENANTED = {
-    "$arrays": ", ${}::smallint[]",
     "$column": ", tenant",
     "$booked": "fresh JOIN sent USING (seq) GROUP BY 1, tenant",
 }
 # Where there are revisions, each new conversation says besides how its log is known again (store/revisions.py).
-_NO_PREFIXES = {"$prefix_arrays": "", "$prefix_columns": "", "$prefixes": ""}
-_PREFIXES = {
-    "$prefix_arrays": ", $21::integer[], $22::bytea[]",
-    "$prefix_columns": ", items, log_digest",
-    "$prefixes": """), prefixes AS (
+_PREFIXES = """), prefixes AS (
     INSERT INTO log_prefix (seq, items, log_digest)
     SELECT seq, items, log_digest FROM fresh JOIN sent USING (seq)
-""",
-}
+"""
+# Columns that not every batch has, in the order of their parameters.
+_TENANT_COLUMNS = {"tenant": "smallint[]"}
+_OWED_COLUMNS = {"owed": "bigint[]", "waits_for": "text[]"}
+_PREFIX_COLUMNS = {"items": "integer[]", "log_digest": "bytea[]"}
+_FIRST_MORE = 21
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
 _KNOWN = """
@@ -353,23 +363,37 @@ FROM unnest($1::bigint[], $2::bytea[]) AS gone (seq, id_hmac) WHERE receipt.seq 
 """For what a client was acknowledged: its receipt is found by the HMAC of its id from now on, and says no more."""
 Receipts = dict[str, Stored]
 """By ``Accept.own_id``."""
+Owe = Callable[[Accept], Owed]
 InsertStatements = Mapping[tuple[bool, bool], str]
 """Accept's statement in its forms: whether it looks for each id on the list of what was erased, which it does not as
 long as nothing ever was, and whether the batch has conversations of another tenant than the default one."""
 
 
-def insert_statements(fair_key: FairKey, *, events: bool = False, revisions: bool = False) -> InsertStatements:
-    """Return accept's statement in all its forms.
+def insert_statements(
+    fair_key: FairKey, *, events: bool = False, owed: bool = False, revisions: bool = False
+) -> InsertStatements:
+    """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation.
 
-    With ``events`` it appends the event of each new conversation, with ``revisions`` it stores what one is known by.
+    With ``owed`` it has two columns more: the set of parts of each job, and what a process must have to lease it. With
+    ``revisions`` it stores besides what a conversation is known by when a longer log comes.
     """
     found = {}
     for looks, tenanted in itertools.product((False, True), repeat=2):
         prefix, form = (f"{FAIR_PREFIX} || ", _TENANTED) if tenanted else ("", _PLAIN)
         text = _INSERT.replace("$events", APPEND_ACCEPTED if events else "").replace("$refused", _REFUSALS[looks])
         text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
-        for name, part in {**(_PREFIXES if revisions else _NO_PREFIXES), **form}.items():
-            text = text.replace(name, part.replace("{}", "23" if revisions else "21"))
+        text = text.replace("$prefixes", _PREFIXES if revisions else "")
+        more = {
+            **(_TENANT_COLUMNS if tenanted else {}),
+            **(_OWED_COLUMNS if owed else {}),
+            **(_PREFIX_COLUMNS if revisions else {}),
+        }
+        arrays = [f", ${_FIRST_MORE + at}::{kind}" for at, kind in enumerate(more.values())]
+        text = text.replace("$more_arrays", "".join(arrays))
+        text = text.replace("$more_columns", "".join(f", {name}" for name in more))
+        text = text.replace("$owed", ", owed, waits_for" if owed else "")
+        for name, part in form.items():
+            text = text.replace(name, part)
         found[looks, tenanted] = text
     return found
 
@@ -386,9 +410,35 @@ class DecidesConflicts(Protocol):
         """Return what becomes of each of these, by its ``own_id``."""
 
 
-async def _insert(
-    connection: Connection, insert: InsertStatements, rows: Mapping[str, Accept], *, revisions: bool
-) -> tuple[Receipts, Receipts]:
+class Inserts(Struct, frozen=True, kw_only=True):
+    """How accept's statement is written, and what fills its columns, those of parts and revisions where it has them."""
+
+    statements: InsertStatements
+    owe: Owe | None
+    owed_sets: OwedSets
+    revisions: bool = False
+
+    async def run(
+        self, connection: Connection, key: InstallationKey | None, sent: Sequence[Accept], hashes: Sequence[bytes]
+    ) -> list[Mapping[str, Any]]:
+        """Insert what is new of these, whose ids have these ``hashes``; return ``seq``, hash and time of each."""
+        numbers = [row.tenant.number for row in sent]
+        tenants = [numbers] if any(numbers) else []
+        owed = await self._owed_columns(connection, sent)
+        prefixes = ([row.items for row in sent], [row.log_digest for row in sent]) if self.revisions else ()
+        values = (*_columns(sent), hashes, *_hmacs(key, sent), *tenants, *owed, *prefixes)
+        return await connection.fetch(self.statements[key is not None, bool(tenants)], *values)
+
+    async def _owed_columns(self, connection: Connection, sent: Sequence[Accept]) -> tuple[list[Any], ...]:
+        """Return these columns; a set that this process has not met is stored first, by a statement of its own."""
+        if self.owe is None:
+            return ()
+        owed = [self.owe(row) for row in sent]
+        await self.owed_sets.store(connection, owed)
+        return [one.number for one in owed], [one.needs for one in owed]
+
+
+async def _insert(connection: Connection, inserts: Inserts, rows: Mapping[str, Accept]) -> tuple[Receipts, Receipts]:
     """Insert what is new of these rows by ``Accept.own_id``; return the new receipts, and those that were there before.
 
     What is in neither was erased. Two statements, each a transaction of its own: within one, a row that another process
@@ -399,9 +449,9 @@ async def _insert(
     """
     key = met_list(connection)
     sent = list(rows.values())
-    columns, tenanted = insert_columns(sent, key, revisions=revisions)
-    ids = dict(zip(columns[_HASHES_AT], rows, strict=True))
-    new = await connection.fetch(insert[key is not None, tenanted], *columns)
+    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in sent]
+    ids = dict(zip(hashes, rows, strict=True))
+    new = await inserts.run(connection, key, sent, hashes)
     fresh = {ids[row["id_hash"]]: new_receipt(rows[ids[row["id_hash"]]], row) for row in new}
     if len(fresh) == len(rows):
         return fresh, {}
@@ -410,7 +460,7 @@ async def _insert(
     known = {ids[row["id_hash"]]: known_receipt(rows[ids[row["id_hash"]]], row) for row in found}
     if len(known) < len(missing):
         if key is None and await meet_list(connection) is not None:
-            return await _insert(connection, insert, rows, revisions=revisions)
+            return await _insert(connection, inserts, rows)
         await _check_erased(connection, key, [rows[ids[hashed]] for hashed in missing if ids[hashed] not in known])
     if any(row["awaited"] for row in found):
         # An accept that ended at its deadline while it waited for a standby has left its row here, and only here.
@@ -464,20 +514,6 @@ def _hmacs(key: InstallationKey | None, rows: Sequence[Accept]) -> tuple[list[by
         [key.hmac_of("conversation", row.own_id) for row in rows],
         [key.hmac_of("user", row.tenant.own(row.ended.user_id)) for row in rows],
     )
-
-
-_HASHES_AT = 17
-
-
-def insert_columns(
-    rows: Sequence[Accept], key: InstallationKey | None, *, revisions: bool
-) -> tuple[list[list[Any]], bool]:
-    """Return the values of accept's statement, and whether a tenant is among them, which decides its form."""
-    hashes = [row.tenant.id_hash(row.ended.conversation_id) for row in rows]
-    prefixes = ([row.items for row in rows], [row.log_digest for row in rows]) if revisions else ()
-    numbers = [row.tenant.number for row in rows]
-    tenants = [numbers] if any(numbers) else []
-    return [*_columns(rows), hashes, *_hmacs(key, rows), *prefixes, *tenants], bool(tenants)
 
 
 def _columns(rows: Sequence[Accept]) -> tuple[list[Any], ...]:

@@ -20,7 +20,10 @@ from convo.store.postgres import Connection
 
 
 class PartRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A stored part: who made it and when, and what was found; of one that failed ``error`` and no ``result``."""
+    """A stored part: who made it and when, and what was found; of one that failed ``error`` and no ``result``.
+
+    Its ``version`` is None where ``owed.result_version`` tells it by ``made_by``.
+    """
 
     name: PartName
     state: Literal["done", "failed"] = "done"
@@ -29,12 +32,13 @@ class PartRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Raw = Raw(b"null")
     new_memories: int = 0
     error: str | None = None
+    version: str | None = None
 
 
 class OutcomeDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is only shown of a done job: ``by`` whom its last lease was held, and what that one waited for, in seconds.
 
-    ``by`` is empty where it is not known any more.
+    ``by`` is empty where it is not known any more. ``owed`` is the number of its set of parts (``store/owed_sets.py``).
     """
 
     by: str
@@ -42,6 +46,7 @@ class OutcomeDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
     breakdown: Breakdown
     weights_version: str
     parts: tuple[PartRecord, ...] = ()
+    owed: int = 0
 
 
 # What all details have in common, so that only what is their own takes room. Of 733 bytes (scripts/samples.jsonl, mean)

@@ -37,8 +37,9 @@ from convo.store.erasures import meet_list
 from convo.store.intake import (
     ERASE_PREFIXES,
     Accept,
+    Inserts,
+    Owe,
     Stored,
-    insert_columns,
     insert_statements,
     known_receipt,
     new_receipt,
@@ -51,6 +52,7 @@ from convo.store.logs import CommittedLog, unpack
 from convo.store.lookup import OF_HASHES, notes_of, older_hashes, revision_of
 from convo.store.migrations import number_of
 from convo.store.outbox import NO_EVENTS, NewEvent, Outbox
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import RELAXED, Connection, DedicatedConnection
 from convo.store.process_programs import older_processes
 
@@ -105,9 +107,16 @@ class Revisions:
         committed: Callable[[list[CommittedLog]], None],
         superseded: Callable[[Sequence[int]], None] = lambda _: None,
         outbox: Outbox = NO_EVENTS,
+        owe: Owe | None = None,
+        owed_sets: OwedSets | None = None,
     ) -> None:
         self.stores = settings.revisions
-        self._insert = insert_statements(fair_key, revisions=True)
+        self._inserts = Inserts(
+            statements=insert_statements(fair_key, owed=owe is not None, revisions=True),
+            owe=owe,
+            owed_sets=owed_sets or OwedSets(),
+            revisions=True,
+        )
         self._unit_seconds = unit_seconds
         self._committed = committed
         self._superseded = superseded
@@ -222,8 +231,8 @@ class Revisions:
         fenced += open_jobs
         accepts = [structs.replace(one.accept, notes=_notes_of(one)) for one in nexts]
         key = await meet_list(connection)
-        columns, tenanted = insert_columns(accepts, key, revisions=True)
-        rows = await connection.fetch(self._insert[key is not None, tenanted], *columns)
+        # The sets that they are owed were stored when they met their ids taken.
+        rows = await self._inserts.run(connection, key, accepts, [one.hashed for one in nexts])
         if len(rows) < len(nexts):
             raise TransactionLost("a conversation was erased while a revision of it was stored")
         by_hash = {row["id_hash"]: row for row in rows}
@@ -346,6 +355,7 @@ async def _mark(
         marks += [(seq, None, new.seq) for seq in {before, counts} if seq]
     await connection.execute(_MARK, *([mark[at] for mark in marks] for at in range(3)))
     await connection.execute(ERASE_PREFIXES, [one.seq_before for one in nexts])
+    await connection.execute(_END_PART_JOBS, [one.seq_before for one in nexts])
 
 
 _NEWEST = """
@@ -373,6 +383,7 @@ _SUPERSEDE = f"""
 UPDATE job SET state = 'superseded', {UNLEASED}, delayed = false, {NOT_PARKED}, ended_at = NULL, reviewed_at = NULL
 WHERE seq = ANY($1::bigint[])
 """
+_END_PART_JOBS = "DELETE FROM part_job WHERE seq = ANY($1::bigint[]) AND state = 'waiting'"
 _MARK = """
 UPDATE conversation SET replaces = coalesce(mark.replaces, conversation.replaces),
                         revised_by = coalesce(mark.revised_by, conversation.revised_by)

@@ -190,6 +190,7 @@ def make_accept(received: Received, *, revisions: bool = False) -> Accept:
         ended=received.ended,
         digest=digests.digest(received),
         turns=checked.turns,
+        user_turns=checked.user_turns,
         exchanges=checked.exchanges,
         started_at=checked.started_at,
         ended_at=checked.ended_at,

@@ -213,7 +213,7 @@ class Process:
             self._take,
             self.receipts,
             self.outbox,
-            Revisions(
+            revisions=Revisions(
                 settings.intake,
                 settings.fairness.key,
                 postgres.unit_seconds,

@@ -154,7 +154,7 @@ TAKEN = f"""
                    leased_at = convo_now(), leased_until = convo_now() + make_interval(secs => $3),
                    lease_seconds = $3
     WHERE seq = ANY(ARRAY(SELECT seq FROM due))
-    RETURNING seq, lease_token, attempts, fair_key, available_at, waits_for, {ASKED_BEFORE} AS asked_before
+    RETURNING seq, lease_token, attempts, fair_key, available_at, waits_for, owed, {ASKED_BEFORE} AS asked_before
 """
 """Lease the rows of ``due``: ``$2`` is who leases, ``$3`` for how many seconds."""
 

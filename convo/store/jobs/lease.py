@@ -12,6 +12,7 @@ from datetime import datetime
 from msgspec import Struct
 
 from convo.conversation.model import Finding, PartName
+from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import LeaseLost
 from convo.store.postgres import Connection
@@ -23,7 +24,8 @@ class Lease(Struct, frozen=True, kw_only=True):
     ``asked_before``: an earlier lease of the job may have asked the remote services. ``tickets`` are stored ones.
     ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it. ``remote_prefix``
     is what stands before its ids where they are sent to a service that many tenants share. ``replaces`` is there for a
-    revision: the ``seq`` whose score it takes the place of, 0 where none counts yet.
+    revision: the ``seq`` whose score it takes the place of, 0 where none counts yet. ``owed`` are its parts, fixed when
+    it was accepted.
     """
 
     seq: int
@@ -44,6 +46,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     remote_prefix: str = ""
     replaces: int | None = None
     tickets: Mapping[PartName, str] = {}
+    owed: Owed = DEFAULT_OWED
 
 
 class Holder(Struct, frozen=True):

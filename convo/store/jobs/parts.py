@@ -1,7 +1,7 @@
 """Storing what an analysis found: the rows of its parts.
 
 Open it to change how a part is stored; what a part brings for its user's memories stands in ``store/jobs/memories.py``.
-It knows no leases: its callers hold the job.
+Its callers hold the job.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ import msgspec
 from msgspec import Struct
 
 from convo.analysis.part import FINDINGS, StoredFinding
-from convo.conversation.model import Finding, Memories, PartName
+from convo.conversation.model import Answered, Finding, Memories, PartName
 from convo.conversation.tenant import Tenant
 from convo.errors import BadRow
 from convo.store.jobs import memories
+from convo.store.jobs.lease import Lease
 from convo.store.jobs.memories import MemoriesRow
 from convo.store.outcomes import PartRecord
 from convo.store.postgres import Connection
 
 
 class PartRow(Struct, frozen=True, kw_only=True):
-    """One part that was found: of which job and user, by whom, and what it is; ``again`` as in ``MemoriesRow``."""
+    """One part that was found: of which job and user, by whom, and what it is; ``again`` as in ``MemoriesRow``.
+
+    ``version`` is None for a default part.
+    """
 
     seq: int
     tenant: Tenant
@@ -32,11 +36,26 @@ class PartRow(Struct, frozen=True, kw_only=True):
     by: str
     finding: Finding
     again: bool = False
+    version: str | None = None
+
+
+def part_row(lease: Lease, name: PartName, by: str, found: Finding) -> PartRow:
+    """Return what one part found as it is stored for the job of ``lease``."""
+    return PartRow(
+        seq=lease.seq,
+        tenant=lease.tenant,
+        user_id=lease.user_id,
+        name=name,
+        by=by,
+        finding=found,
+        again=lease.replaces is not None,
+        version=lease.owed.version(name),
+    )
 
 
 def finding(name: PartName, result: str | bytes) -> Finding:
     """Read a stored result back."""
-    return msgspec.json.decode(result, type=FINDINGS[name])
+    return msgspec.json.decode(result, type=FINDINGS.get(name, Answered))
 
 
 async def found(connection: Connection, seqs: Sequence[int]) -> dict[int, dict[PartName, StoredFinding]]:
@@ -105,6 +124,7 @@ async def insert(connection: Connection, found: Resolved) -> None:
         [row.by for row, _ in found],
         [msgspec.json.encode(one.finding).decode() for _, one in found],
         [one.new_memories for _, one in found],
+        [row.version for row, _ in found],
     )
 
 
@@ -114,17 +134,19 @@ async def store_failures(connection: Connection, seq: int, failed: Mapping[PartN
         await connection.execute(_STORE_FAILURE, seq, name, by, reason)
 
 
-_RECORD = ("name", "made_by", "updated_at", "new_memories")
+_RECORD = ("name", "made_by", "updated_at", "new_memories", "version")
 _FOUND = """
-SELECT seq, name, made_by, updated_at, result, new_memories FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'
+SELECT seq, name, made_by, updated_at, result, new_memories, version
+FROM part WHERE seq = ANY($1::bigint[]) AND state = 'done'
 """
 _STORE = """
-INSERT INTO part (seq, name, state, made_by, result, new_memories)
-SELECT seq, name, 'done', made_by, result, new_memories
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::integer[])
-    AS found (seq, name, made_by, result, new_memories)
+INSERT INTO part (seq, name, state, made_by, result, new_memories, version)
+SELECT seq, name, 'done', made_by, result, new_memories, version
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::jsonb[], $5::integer[], $6::text[])
+    AS found (seq, name, made_by, result, new_memories, version)
 ON CONFLICT (seq, name) DO UPDATE SET state = 'done', made_by = excluded.made_by, result = excluded.result,
-                                      new_memories = excluded.new_memories, error = NULL, updated_at = convo_now()
+                                      new_memories = excluded.new_memories, version = excluded.version,
+                                      error = NULL, updated_at = convo_now()
 WHERE part.state <> 'done'
 """
 _STORE_FAILURE = """

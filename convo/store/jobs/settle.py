@@ -14,7 +14,7 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.part import PARTS, StoredFinding, emotion_of
+from convo.analysis.part import StoredFinding, emotion_of
 from convo.analysis.scoring import Score, score
 from convo.conversation.model import Finding, PartName
 from convo.conversation.score import Weights
@@ -24,7 +24,7 @@ from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
 from convo.store.jobs import parts, runs, tickets
 from convo.store.jobs.lease import Holder, Lease, hold, lost
-from convo.store.jobs.parts import PartRow, Resolved
+from convo.store.jobs.parts import PartRow, Resolved, part_row
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
 from convo.store.outbox import NO_EVENTS, NewPart, Outbox, UserKey
@@ -110,7 +110,7 @@ class Settler:
 
     def _done(self, lease: Lease, by: str, waits: Waits, records: Mapping[PartName, PartRecord]) -> _Done:
         stored = {name: parts.stored_finding(one) for name, one in records.items()}
-        found = score(lease.exchanges, stored, self._weights)
+        found = score(lease.exchanges, stored, self._weights, lease.owed)
         emotion = next(filter(None, map(emotion_of, stored.values())), None)
         details = OutcomeDetails(
             by=by,
@@ -118,6 +118,7 @@ class Settler:
             breakdown=found.breakdown,
             weights_version=found.weights_version,
             parts=tuple(records.values()),
+            owed=lease.owed.number,
         )
         return _Done(lease=lease, score=found, emotion=emotion, stored=stored, details=details)
 
@@ -171,18 +172,7 @@ def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
 
 
 def _rows(lease: Lease, _waits: Waits, found: FoundParts) -> list[PartRow]:
-    return [
-        PartRow(
-            seq=lease.seq,
-            tenant=lease.tenant,
-            user_id=lease.user_id,
-            name=name,
-            by=by,
-            finding=finding,
-            again=lease.replaces is not None,
-        )
-        for name, (by, finding) in found.items()
-    ]
+    return [part_row(lease, name, by, finding) for name, (by, finding) in found.items()]
 
 
 async def _records(
@@ -200,8 +190,9 @@ async def _records(
             updated_at=holders[held[row.seq].token].now,
             result=msgspec.Raw(msgspec.json.encode(one.finding)),
             new_memories=one.new_memories,
+            version=row.version,
         )
-    some = [seq for seq in sorted(held) if len(records[seq]) < len(PARTS)]
+    some = [seq for seq in sorted(held) if len(records[seq]) < len(held[seq].owed.asked)]
     stored = await parts.found_records(connection, some) if some else {}
     return {seq: {**stored.get(seq, {}), **found} for seq, found in records.items()}
 

@@ -50,6 +50,7 @@ from typing import Any
 
 from convo.conversation import digest as digests
 from convo.conversation.model import Finding, PartName
+from convo.conversation.owed import Owed
 from convo.conversation.tenant import Reach, tenant_of
 from convo.dependencies import DEPENDENCIES
 from convo.errors import LeaseLost
@@ -76,11 +77,12 @@ from convo.store.jobs.crashes import ComeBack
 from convo.store.jobs.dead_letters import DeadFilter, DeadReasons, RetriedBatch
 from convo.store.jobs.fair_lease import Rounds
 from convo.store.jobs.lease import Lease, hold, hold_one, lost
-from convo.store.jobs.parts import PartRow
+from convo.store.jobs.parts import PartRow, part_row
 from convo.store.jobs.rescue import Rescue
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.logs import CommittedLog, RecentLogs
 from convo.store.outbox import NO_EVENTS, NewPart, Outbox
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.processes import ProcessEntry
 
@@ -100,6 +102,7 @@ class Jobs:
         *,
         recent_logs: RecentLogs | None = None,
         outbox: Outbox = NO_EVENTS,
+        owed_sets: OwedSets | None = None,
     ) -> None:
         """Work on the table with these ``dependencies`` switched on: jobs that wait for another one are left alone.
 
@@ -110,6 +113,7 @@ class Jobs:
         self._dependencies = dependencies
         self._settings = settings
         self._outbox = outbox
+        self._owed_sets = owed_sets or OwedSets()
         self.owner = owner
         self._entry: ProcessEntry | None = None
         self._rounds = Rounds()
@@ -189,12 +193,13 @@ class Jobs:
         digest_of = {row["seq"]: digests.expand(row["digest"]) for row in rows}
         recent = self._recent_logs
         lacking = [] if recent is None else [seq for seq in digest_of if recent.lacks(seq)]
+        await self._owed_sets.load(connection, {row["owed"] for row in rows})
         found = await brought.bring(connection, list(digest_of), logs_of=lacking)
         if recent is not None:
             recent.put(
                 CommittedLog(seq=seq, digest=digest_of[seq], body=log) for seq, one in found.items() for log in one.log
             )
-        return [_lease(row, digest_of[row["seq"]], found[row["seq"]]) for row in rows]
+        return [_lease(row, digest_of[row["seq"]], found[row["seq"]], self._owed_sets.get(row["owed"])) for row in rows]
 
     def _allowed(self, out: Collection[str]) -> list[str]:
         """List the values of ``waits_for`` that may be leased: what was parked comes first, it has waited longer.
@@ -231,19 +236,7 @@ class Jobs:
 
         async def body(connection: Connection) -> Collection[int]:
             held = await hold(connection, [lease for lease, _, _, _ in found])
-            mine = [
-                PartRow(
-                    seq=lease.seq,
-                    tenant=lease.tenant,
-                    user_id=lease.user_id,
-                    name=name,
-                    by=by,
-                    finding=finding,
-                    again=lease.replaces is not None,
-                )
-                for lease, name, by, finding in found
-                if lease.token in held
-            ]
+            mine = [part_row(lease, name, by, finding) for lease, name, by, finding in found if lease.token in held]
             if mine:
                 await store_new_parts(connection, mine, self._outbox)
             used = [(lease.seq, name) for lease, name, _, _ in found if name in lease.tickets and lease.token in held]
@@ -402,11 +395,17 @@ async def store_new_parts(connection: Connection, mine: Sequence[PartRow], outbo
     )
 
 
-def _lease(row: Mapping[str, Any], digest: str, stored: Brought) -> Lease:
+def _lease(row: Mapping[str, Any], digest: str, stored: Brought, owed: Owed) -> Lease:
     same = {name: row[name] for name in _SAME}
     tenant = tenant_of(row["tenant"], row["tenant_name"])
     return Lease(
-        **same, tenant=tenant, digest=digest, token=row["lease_token"], parts=stored.parts, tickets=stored.tickets
+        **same,
+        tenant=tenant,
+        digest=digest,
+        token=row["lease_token"],
+        parts=stored.parts,
+        tickets=stored.tickets,
+        owed=owed,
     )
 
 

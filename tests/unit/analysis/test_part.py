@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from convo.analysis.part import FINDINGS, PARTS, Part, PartsView, StoredFinding, emotion_of
-from convo.conversation.model import Finding, Memories, MemoryFact, Mood, PartName, Questions
+from convo.conversation.model import Answered, Finding, Memories, MemoryFact, Mood, Questions
+from convo.conversation.owed import DEFAULT_PARTS
 from convo.conversation.score import Weights
 from tests.support.making import THREE
 
@@ -15,8 +16,8 @@ COMMON = {"state", "by", "error", "updated_at"}
 
 
 def test_every_name_of_a_part_has_one_and_every_kind_of_finding_too() -> None:
-    assert [part.name for part in PARTS] == list(get_args(PartName))
-    assert set(FINDINGS.values()) == set(get_args(Finding))
+    assert tuple(part.name for part in PARTS) == DEFAULT_PARTS
+    assert {*FINDINGS.values(), Answered} == set(get_args(Finding))
 
 
 def test_answers_show_the_parts_in_their_order() -> None:

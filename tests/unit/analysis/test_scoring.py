@@ -86,7 +86,7 @@ def test_a_missing_part_is_shown_as_null_and_counts_are_shown_before_the_emotion
 
 
 def test_every_part_has_a_share() -> None:
-    assert set(Breakdown.__struct_fields__) == {"exchanges", *(part.name for part in PARTS), "cap"}
+    assert set(Breakdown.__struct_fields__) == {"exchanges", *(part.name for part in PARTS), "cap", "parts"}
 
 
 def test_one_conversation_gives_at_most_the_cap_and_the_breakdown_shows_what_was_cut() -> None:

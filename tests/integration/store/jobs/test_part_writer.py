@@ -117,7 +117,7 @@ async def test_conversations_of_one_user_in_a_batch_are_remembered_one_after_the
 async def test_a_fact_that_two_conversations_of_a_batch_bring_is_new_once(process: Process) -> None:
     first, second = await leased(process, "user-1", "user-1")
     same = [(one, "memories", remembering("tea", "rain")) for one in (first, second)]
-    assert await together_in_order(process, *same) == [None, None]  # type: ignore[arg-type]
+    assert await together_in_order(process, *same) == [None, None]
     assert await rows(process.postgres, "SELECT new_memories FROM part ORDER BY seq") == [(2,), (0,)]
 
 
