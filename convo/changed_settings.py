@@ -24,7 +24,7 @@ def changed_settings(settings: Settings) -> ChangedSettings:
     shown: dict[str, Any] = {}
     hidden: list[str] = []
     defaults = Settings()
-    for section in Settings.__struct_fields__:
+    for section in [one for one in Settings.__struct_fields__ if one != "parts"]:
         default = msgspec.structs.asdict(getattr(defaults, section))
         for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
             if value == default[key]:

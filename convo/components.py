@@ -53,6 +53,7 @@ from convo.store.going_back import GoingBack
 from convo.store.intake import SESSION_SETTINGS, Committer
 from convo.store.jobs.part_writer import PartWriter
 from convo.store.jobs.remote_bell import RemoteBell
+from convo.store.jobs.revisions import Revisions
 from convo.store.jobs.sampler import sample_jobs
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
@@ -61,7 +62,6 @@ from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.outbox import Outbox
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
-from convo.store.revisions import Revisions
 from convo.telling import Teller, telling_of
 from convo.tenant_keeper import TenantIndexes
 from convo.web.accept import AcceptRoute

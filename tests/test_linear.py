@@ -42,6 +42,7 @@ from convo.conversation import (
     identity,
     item,
     item_count,
+    log_prefix,
     model,
     nesting,
     score,
@@ -191,6 +192,8 @@ CALLS: dict[Callable[..., object], list[Call]] = {
     nesting.is_nested_deeper: [of_bodies(partial(nesting.is_nested_deeper, levels=2))],
     digest.digest: [of_bodies(lambda body: digest.digest(received(body)))],
     digest.same: [of_bodies(compared)],
+    log_prefix.items_digest: [of_bodies(lambda body: log_prefix.items_digest(received(body).sent))],
+    log_prefix.begins_with: [of_bodies(lambda body: log_prefix.begins_with(received(body).sent.log, 3, b"\1"))],
     found_log.find_log: [of_bodies(lambda body: found_log.find_log(fields(body)))],
     found_log.refuse_vcon: [of_bodies(lambda body: found_log.refuse_vcon(fields(body)))],
     item.read_item: [of_items(item.read_item)],
@@ -220,7 +223,7 @@ CALLS: dict[Callable[..., object], list[Call]] = {
 READ_NO_TEXT = {
     *(forms.form, forms.alternatives, words.several, item_count.too_many_items, score.weights_version, score.share),
     # An id has 255 characters, a digest 67.
-    *(identity.id_hash, digest.compact, digest.expand, tenant.hash_of_own),
+    *(identity.id_hash, identity.revision_hash, digest.compact, digest.expand, tenant.hash_of_own),
     *(tenant.tenant_of, tenant.turn_prefix, tenant.turn_bounds),
     # It passes turns on.
     slices.each,

@@ -30,6 +30,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
     ``replayed``: an earlier request had stored it. ``state`` is ``expired`` where its content is no longer stored, and
     else empty. ``ignored`` names fields that are not stored, ``unread`` items of the log that are no turns.
+    ``revision`` is above 1 where the log goes on that of an earlier body with this id.
     """
 
     conversation_id: str
@@ -40,6 +41,7 @@ class Receipt(Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
     unread: tuple[UnreadItem, ...] = ()
     state: str = ""
+    revision: int = 1
     replayed: bool = False
 
 
@@ -55,8 +57,8 @@ class Score(Struct, frozen=True, kw_only=True):
 class Conversation(Struct, frozen=True, kw_only=True):
     """A conversation and what was found in it so far.
 
-    ``state`` is ``ready``, ``leased``, ``done`` or ``dead``. ``parts`` is by name: ``questions``, ``emotion``,
-    ``memories``; what each holds is described under ``/docs``.
+    ``state`` is ``ready``, ``leased``, ``done``, ``dead`` or, of an older revision, ``superseded``. ``parts`` is by
+    name: ``questions``, ``emotion``, ``memories``; what each holds is described under ``/docs``.
     """
 
     conversation_id: str
@@ -73,6 +75,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     received_at: datetime
     digest: str
     turns: int
+    revision: int = 1
     state: str
     attempts: int
     waits_for: str | None

@@ -140,8 +140,8 @@ class Receipt(Struct, frozen=True, kw_only=True, gc=False):
         Meta(description="`expired` where the content is no longer stored; else the field is not there."),
     ] = UNSET
     revision: Annotated[
-        int | UnsetType,
-        Meta(ge=2, description="The number of a revision, from 2; the first receipt of an id has no such field."),
+        Annotated[int, Meta(ge=2)] | UnsetType,
+        Meta(description="The number of a revision; the first receipt of an id has no such field."),
     ] = UNSET
 
 

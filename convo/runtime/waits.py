@@ -15,7 +15,7 @@ NAMES: dict[str, str] = {
     "web.body": "reading a request's body",
     "web.decode": "decoding a large body, in a thread",
     "web.accept": "from a decoded conversation to its commit",
-    "intake.revisions": "comparing a long log with the stored one that it may go on with, in a thread",
+    "intake.compare": "comparing a long log with the stored one that it may go on with, in a thread",
     "web.encode": "making a large answer, in a thread",
     "web.metrics": "writing the metrics, in a thread",
     "web.tasks": "writing the list of tasks, in a thread",

@@ -335,7 +335,7 @@ _TENANTED = {
     "$column": ", tenant",
     "$booked": "fresh JOIN sent USING (seq) GROUP BY 1, tenant",
 }
-# Where there are revisions, each new conversation says besides how its log is known again (store/revisions.py).
+# Where there are revisions, each new conversation says besides how its log is known again (store/jobs/revisions.py).
 _PREFIXES = """), prefixes AS (
     INSERT INTO log_prefix (seq, items, log_digest)
     SELECT seq, items, log_digest FROM fresh JOIN sent USING (seq)
@@ -399,7 +399,7 @@ def insert_statements(
 
 
 class DecidesConflicts(Protocol):
-    """Decides what is sent under an id that is taken by other content, as ``store.revisions``."""
+    """Decides what is sent under an id that is taken by other content, as ``store.jobs.revisions``."""
 
     def concerns(self, notes: bytes | None) -> bool:
         """Return whether a conflict with the receipt of these notes can be anything else."""

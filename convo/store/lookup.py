@@ -1,7 +1,7 @@
 """Finds a conversation by its id: the receipt has the hash of the id, and the number (``seq``) that all else hangs on.
 
 Open it to change how an id is looked for. Every statement that is given an id finds its rows by ``SEQ``. Where an id
-has several revisions (``store/revisions.py``), that is the newest; each older one has a hash of its own.
+has several revisions (``store/jobs/revisions.py``), that is the newest; each older one has a hash of its own.
 """
 
 from __future__ import annotations

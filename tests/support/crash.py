@@ -26,11 +26,14 @@ POINTS = (
         for when in ("before_commit", "after_commit")
     ),
 )
+OF_REVISIONS = ("revise.before_commit", "revise.after_commit")
+"""Points that come only where a revision is sent."""
 
 
 def arm(point: str) -> None:
     """Make this process kill itself when it first comes to ``point``."""
-    assert point in POINTS, f"{point} is none of {', '.join(POINTS)}"
+    every = (*POINTS, *OF_REVISIONS)
+    assert point in every, f"{point} is none of {', '.join(every)}"
     unit, _, moment = point.partition(".")
     for owner in (Postgres, DedicatedConnection):
         setattr(owner, "run", _dying(owner.run, f"db.{unit}", moment))  # noqa: B010  (mypy refuses to assign a method)

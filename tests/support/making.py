@@ -40,6 +40,7 @@ from convo.store.intake import SESSION_SETTINGS, Accept, Committer
 from convo.store.jobs import crashes
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.part_writer import PartWriter
+from convo.store.jobs.revisions import Revisions
 from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
@@ -47,7 +48,6 @@ from convo.store.outbox import Outbox
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import ProcessEntry
 from convo.store.receipts import GivenReceipts
-from convo.store.revisions import Revisions
 from convo.web.accept import make_accept
 
 AT = datetime(2026, 11, 22, 7, 0, 0, tzinfo=UTC)

@@ -1,6 +1,6 @@
 -- kind: expand
 -- A revision is a longer log of a conversation that is stored: a new seq of the same id, with a receipt, a log and a job of
--- its own (store/revisions.py). The receipt of the newest has the hash of the id, each older one a hash made of it, so
+-- its own (store/jobs/revisions.py). The receipt of the newest has the hash of the id, each older one a hash made of it, so
 -- every read by id finds the newest. While an older program is at work none is stored: it would erase the newest alone.
 
 -- run: transaction

@@ -95,7 +95,6 @@ REVISION = Parameter(
     where="query",
     text="Which revision is read, from 1; without it the newest.",
     type=Annotated[int, Meta(ge=1)],
-    sample=1,
 )
 LOG_FORM = Parameter(
     name="as",

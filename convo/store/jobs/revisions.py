@@ -178,7 +178,7 @@ class Revisions:
     async def _compared(self, nexts: Sequence[_Next]) -> list[bool | Unavailable]:
         if sum(len(one.accept.body) for one in nexts) <= _OFFLOAD_BYTES:
             return _compare(nexts)
-        with deadline("intake.revisions", self._unit_seconds):
+        with deadline("intake.compare", self._unit_seconds):
             return await threads.run_in_thread(_compare, nexts, limiter=threads.REQUESTS)
 
     async def _store(self, dedicated: DedicatedConnection, nexts: Sequence[_Next]) -> dict[str, _Outcome]:

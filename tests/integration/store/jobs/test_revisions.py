@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 import trio
 from msgspec import structs
 
-from convo import erasure, user_erasure
+from convo import erasure, retention, user_erasure
 from convo.conversation.identity import revision_hash
 from convo.conversation.model import Mood, Questions
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant
@@ -515,6 +516,25 @@ async def test_a_score_stays_until_the_newer_one_has_taken_its_place(process: Pr
     assert await relationship(process) == [("user-1", second, 1)]
     assert await balanced(process)
     assert first != second
+
+
+async def test_a_revision_that_comes_after_retention_has_looked_keeps_the_score(process: Process) -> None:
+    await sent(process, 2)
+    await settled(process, questions=1)
+    await shift_clock(process.postgres, "31 days")
+    days = after(conversations_days=30)
+
+    async def look(connection: Connection) -> retention.Over:
+        return await retention.find_conversations(connection, days, None, 100)
+
+    over = await process.postgres.run("test.look", look)
+    assert len(over.ended) == 1
+    await sent(process, 4)
+    went = await process.postgres.run("test.retire", partial(retention.retire, over=over))
+    assert went["conversations"] == 0
+    second = await settled(process, questions=2)
+    assert await relationship(process) == [("user-1", second, 1)]
+    assert await balanced(process)
 
 
 async def test_what_was_superseded_expires_as_what_is_done(process: Process) -> None:
