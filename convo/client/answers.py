@@ -89,7 +89,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> bool:
         """Whether the analysis has ended: complete, or as a dead letter."""
-        return self.state in ("done", "dead")
+        return self.state in ("done", "dead", "superseded")
 
 
 class ConversationSummary(Struct, frozen=True, kw_only=True):
