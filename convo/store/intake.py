@@ -14,6 +14,7 @@ from typing import Any
 import trio
 from msgspec import UNSET, Struct, structs
 
+from convo.analysis.declared import Declarations, Facts
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.owed import Owed
@@ -234,6 +235,21 @@ class Committer:
         )
 
 
+def owed_of_accept(declared: Declarations, accept: Accept) -> Owed:
+    """Return what an accepted conversation is owed."""
+    ended = accept.ended
+    return declared.owed(
+        Facts(
+            conversation_id=ended.conversation_id,
+            bot_id=ended.bot_id,
+            bot_type=ended.bot_type or None,
+            language=ended.language or None,
+            turns=accept.turns,
+            user_turns=accept.user_turns,
+        )
+    )
+
+
 def _refused(accept: Accept) -> Erased:
     return Erased(
         f"conversation {accept.ended.conversation_id!r} was erased, or its user since it ended; it is not stored again"
@@ -284,7 +300,7 @@ WITH sent AS MATERIALIZED (
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key$column$owed) SELECT seq, $fair_key$column$owed FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column$owed$parked) SELECT seq, $fair_key$column$owed$parked_since FROM fresh JOIN sent USING (seq)
 $events)
 SELECT seq, id_hash, received_at FROM fresh
 """
@@ -333,6 +349,8 @@ def insert_statements(fair_key: FairKey, *, events: bool = False, owed: bool = F
         text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
         first = 22 if tenanted else 21
         text = text.replace("$owed_arrays", f", ${first}::bigint[], ${first + 1}::text[]" if owed else "")
+        text = text.replace("$parked_since", ", CASE WHEN waits_for <> '' THEN convo_now() END" if owed else "")
+        text = text.replace("$parked", ", parked_since" if owed else "")
         text = text.replace("$owed", ", owed, waits_for" if owed else "")
         for name, part in form.items():
             text = text.replace(name, part)
