@@ -24,7 +24,9 @@ def changed_settings(settings: Settings) -> ChangedSettings:
     shown: dict[str, Any] = {}
     hidden: list[str] = []
     defaults = Settings()
-    for section in [one for one in Settings.__struct_fields__ if one != "parts"]:
+    # A declared part is a table of its owner's: its name alone.
+    hidden += [f"parts.{name}" for name in settings.parts]
+    for section in (name for name in Settings.__struct_fields__ if name != "parts"):
         default = msgspec.structs.asdict(getattr(defaults, section))
         for key, value in msgspec.structs.asdict(getattr(settings, section)).items():
             if value == default[key]:

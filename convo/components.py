@@ -16,7 +16,8 @@ from convo.alerts.delivery import SinkQueue
 from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
-from convo.analysis.analyze import Analysts
+from convo.analysis.analysts import AnalystsOfSets
+from convo.analysis.declared import declarations, served_dependencies
 from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
@@ -31,6 +32,7 @@ from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
+from convo.pipeline.part_keeper import PartKeeper
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.settling import Settling
 from convo.pipeline.worker import Worker
@@ -44,13 +46,14 @@ from convo.runtime.bell import Bell
 from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
 from convo.store.event_numbers import Numberer
 from convo.store.going_back import GoingBack
-from convo.store.intake import SESSION_SETTINGS, Committer
+from convo.store.intake import SESSION_SETTINGS, Committer, owed_of_accept
+from convo.store.jobs.part_jobs import PartJobs
 from convo.store.jobs.part_writer import PartWriter
 from convo.store.jobs.remote_bell import RemoteBell
 from convo.store.jobs.revisions import Revisions
@@ -60,6 +63,7 @@ from convo.store.jobs.table import Jobs
 from convo.store.jobs.watch import Watch
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.outbox import Outbox
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import Postgres
 from convo.store.receipts import GivenReceipts
 from convo.telling import Teller, telling_of
@@ -95,7 +99,7 @@ class Components:
         bridge: Bridge,
         postgres: Postgres,
         me: Identity,
-        analysts: Analysts,
+        analysts: AnalystsOfSets,
         remotes: Sequence[RemoteAnalyst],
         *,
         shared: SharedState,
@@ -121,13 +125,15 @@ class Components:
             self._admission.accepts, self._admission.refuses, lambda: metrics.local_analysis_seconds_total.value
         )
         self._open_logs()
+        self._owed_sets = OwedSets()
         self.jobs = Jobs(
             postgres,
             settings.jobs,
             me.name,
-            used_dependencies(settings),
+            served_dependencies(settings),
             recent_logs=self._recent_logs,
             outbox=self.outbox,
+            owed_sets=self._owed_sets,
         )
         self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
         self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
@@ -187,7 +193,9 @@ class Components:
         settings, postgres = self.settings, self.postgres
         suspect = postgres.sessions.suspect
         self._tenant_indexes = TenantIndexes(postgres, self._leads)
-        self._reader = Reader(postgres, self._log_store, self._tenant_indexes.are_made)
+        self._reader = Reader(postgres, self._log_store, self._tenant_indexes.are_made, self._owed_sets)
+        declared = declarations(settings)
+        owe = None if declared is None else partial(owed_of_accept, declared)
         receipts = GivenReceipts(suspect)
         self.going_back = GoingBack(
             postgres, receipts, settings.jobs.heartbeat_seconds, lambda: self.alerts.leads and self.prepared.is_set()
@@ -200,6 +208,8 @@ class Components:
             self._committed,
             receipts,
             self.outbox,
+            owe=owe,
+            owed_sets=self._owed_sets,
             revisions=Revisions(
                 settings.intake,
                 settings.fairness.key,
@@ -207,12 +217,14 @@ class Components:
                 self._committed,
                 self._superseded,
                 self.outbox,
+                owe,
+                self._owed_sets,
             ),
         )
         self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
-    def _open_pipeline(self, analysts: Analysts) -> None:
+    def _open_pipeline(self, analysts: AnalystsOfSets) -> None:
         settings = self.settings
         endings = Endings(
             settings=settings,
@@ -229,7 +241,7 @@ class Components:
             endings=endings,
             settle=self.settling.hand_over,
             take_log=self._recent_logs.take,
-            analysts=analysts,
+            analysts=analysts.of,
             bell=self._bell,
         )
         self.publisher = Publisher(
@@ -242,6 +254,13 @@ class Components:
             self.pacer,
             self.agreement.takes_jobs,
             lambda: self.settling.busy,
+        )
+        self.part_keeper = PartKeeper(
+            PartJobs(self.postgres, self._owed_sets),
+            settings,
+            analysts,
+            self._log_store.take,
+            lambda: self.publisher.takes_at_once,
         )
         self.remote_bell = RemoteBell(
             self.postgres.dedicated(),
@@ -352,6 +371,8 @@ class Components:
             keepers.append(self._teller.run)
         if self.settings.jobs.workers:
             keepers.append(self.remote_bell.listen)
+        if self.settings.parts and self.settings.jobs.workers:
+            keepers.append(self.part_keeper.run)
         if self.settings.canary.enabled:
             keepers.append(self._canary.run)
         if passes(self.settings.retention):
@@ -383,6 +404,7 @@ class Components:
         self._recent_logs.clear()
         self.held.drop()
         self.jobs.start_over()
+        self._owed_sets.forget()
         self.authority.forget()
         self._tenant_indexes.forget()
         self.audit_queue.forget_numbers()

@@ -50,8 +50,7 @@ _ROWS = (
         switch="model",
         address="base_url",
         calls={
-            "questions": "one attempt to find a conversation's questions",
-            "emotion": "one attempt to find a conversation's emotion",
+            "parts": "one attempt to find the parts that one model is asked for",
         },
         alert_prefix="LLM",
         slow_level="HIGH",
@@ -84,6 +83,12 @@ PART_PREFIX = "part."
 def part_dependency(name: str) -> str:
     """Name the service of a declared part."""
     return f"{PART_PREFIX}{name}"
+
+
+def address_setting(name: str) -> str:
+    """Name the setting that says where a service is."""
+    part = name.removeprefix(PART_PREFIX)
+    return f"{name}.{DEPENDENCIES[name].address}" if part == name else f"parts.{part}.url"
 
 
 def alert_prefix(name: str) -> str:

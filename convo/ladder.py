@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from convo.settings import Settings, dependency_sections
+from convo.settings import Settings, dependency_sections, http_parts
 
 SLOW_PART = 0.8
 """The share of a budget after which something is reported as slow, where no threshold is set."""
@@ -107,7 +107,7 @@ def _request_rungs(s: Settings) -> Iterator[Rung]:
 
 
 def _job_rungs(s: Settings) -> Iterator[Rung]:
-    for name, remote in dependency_sections(s).items():
+    for name, remote in {**dependency_sections(s), **http_parts(s)}.items():
         yield Rung(
             inside=f"{name}.attempt_seconds x attempts + backoffs",
             inside_seconds=remote.attempt_seconds * remote.attempts

@@ -7,6 +7,7 @@ import re
 from operator import attrgetter
 from urllib.parse import urlsplit
 
+from convo.analysis.declared import declarations
 from convo.dependencies import DEPENDENCIES
 from convo.errors import ConfigError
 from convo.host_names import listed_name, origin_host
@@ -32,6 +33,7 @@ def check_meaning(settings: Settings) -> None:
     Raises:
         ConfigError: the text names the setting, its value unless it is secret, and what to do.
     """
+    declarations(settings)
     used = used_dependencies(settings)
     for name, section in dependency_sections(settings).items():
         if section.api_key and name not in used:

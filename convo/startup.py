@@ -16,8 +16,11 @@ import trio
 from msgspec import Struct
 
 from convo.analysis import local
-from convo.analysis.analyze import Analyst, Analysts, in_process
+from convo.analysis.analysts import AnalystsOfSets
+from convo.analysis.analyze import Analyst, in_process
 from convo.analysis.clients import open_remotes
+from convo.analysis.http_part import PartService
+from convo.analysis.llm import Model
 from convo.analysis.part import PARTS
 from convo.analysis.remote import RemoteAnalyst
 from convo.config import ADDRESS_FILE
@@ -124,17 +127,28 @@ def describe_url(url: str) -> str:
 
 
 @asynccontextmanager
-async def open_analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Sequence[RemoteAnalyst]]]:
-    """Yield the analyst of each part, and those of them that call a remote service."""
+async def open_analysts(settings: Settings) -> AsyncIterator[tuple[AnalystsOfSets, Sequence[RemoteAnalyst]]]:
+    """Yield the analysts of each set of parts, and those of them that call a remote service."""
     lock = trio.Lock()
     slices = partial(local.between_turns.set, threads.give_way)
     analysts: dict[PartName, Analyst] = {
         part.name: in_process(local.BY, part.analyst, lock, prepare=slices) for part in PARTS
     }
     async with open_remotes(settings) as remotes:
-        for remote in remotes:
-            analysts |= {part: Analyst(by=remote.by, find=find) for part, find in remote.finders.items()}
-        yield analysts, remotes
+        services = {one.needs: one for one in remotes if isinstance(one, PartService)}
+        found = AnalystsOfSets(
+            analysts,
+            {
+                part: Analyst(by=remote.by, find=find)
+                for remote in remotes
+                if remote not in services.values()
+                for part, find in remote.finders.items()
+            },
+            model=next((one for one in remotes if isinstance(one, Model)), None),
+            services=services,
+            parts_per_call=settings.llm.parts_per_call,
+        )
+        yield found, remotes
 
 
 def open_hooks(settings: Settings) -> CheckedClient:
@@ -227,6 +241,7 @@ def _connections_warnings(server_settings: Mapping[str, str], connections: int) 
 def certificate_warnings(settings: Settings) -> list[str]:
     """Log where certificates are not checked, and return it for a person."""
     sections = {name: getattr(settings, name) for name in used_dependencies(settings)}
+    sections |= {f"parts.{name}": part for name, part in settings.parts.items() if part.who == "http"}
     if settings.alerts.webhook_url or settings.alerts.slack_url or settings.alerts.google_chat_url:
         sections["alerts"] = settings.alerts
     if settings.events.types:

@@ -399,7 +399,7 @@ def test_a_name_says_what_is_waited_for_and_is_no_setting() -> None:
 def test_the_names_that_were_promised_are_there() -> None:
     promised = {
         "web.request", "web.body", "web.accept", "web.decode", "web.encode", "web.metrics",
-        "db.accept", "db.lease", "llm.questions", "llm.emotion", "memory.extract",
+        "db.accept", "db.lease", "llm.parts", "memory.extract",
         "llm.hold", "llm.bulkhead", "llm.ping", "memory.hold", "memory.bulkhead", "memory.ping",
         "analysis.job", "analysis.local", "analysis.decode", "job.ending", "embedded.start",
     }  # fmt: skip

@@ -93,6 +93,10 @@ KINDS: dict[str, AlertKind] = {
     "RABBITMQ_MISCONFIGURED": AlertKind(
         "HIGH", "Correct what the message names: the address, the rights of its user, or a queue that is not bound."
     ),
+    "PART_UNAVAILABLE": AlertKind("HIGH", "Bring the service of the part back: what waits for it loses nothing."),
+    "PART_MISCONFIGURED": AlertKind(
+        "HIGH", "Correct the address or the secret of [parts.NAME], or its service, and restart: convo check tries it."
+    ),
     "SLOW_REQUEST": AlertKind("HIGH", "Compare convo_wait_seconds by name: the slowest wait is the reason."),
     "SLOW_DATABASE_QUERY": AlertKind("LOW", "Look at this unit's statements with EXPLAIN, and at the database's load."),
     "BACKLOG_OLD": AlertKind("HIGH", "Add workers or processes, or see what slows the analyses down.", shared=True),

@@ -5,7 +5,7 @@ Open it to change how parts run. It knows neither who finds a part nor where it 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import trio
 from msgspec import Struct
@@ -16,17 +16,28 @@ from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 
+NoteFinding = Callable[[PartName, Finding], None]
+
+
+class Together(Struct, frozen=True, kw_only=True, eq=False):
+    """One call that finds several parts: it notes each as soon as it is found, and raises what the rest failed of."""
+
+    find: Callable[[Conversation, Sequence[PartName], NoteFinding], Awaitable[None]]
+
 
 class Analyst(Struct, frozen=True, kw_only=True):
     """Who finds one part: its name and version (``local/2``), and the function that asks it.
 
     ``in_process``: it works in this process and is not waited for. Such analysts work one after another, for there is
-    one interpreter.
+    one interpreter. Parts whose analysts have the same ``together`` are asked for in one call, and not by ``find``.
+    ``missing`` is what this process would need to find the part, empty where it has that.
     """
 
     by: str
     find: Callable[[Conversation], Awaitable[Finding]]
     in_process: bool = False
+    together: Together | None = None
+    missing: str = ""
 
 
 class PartFailure(Struct, frozen=True, kw_only=True):
@@ -45,6 +56,7 @@ OFFLOAD_CHARACTERS = 4_096
 
 Analysts = Mapping[PartName, Analyst]
 Store = Callable[[PartName, str, Finding], Awaitable[None]]
+Note = Callable[[PartName, str, Finding], None]
 KeepTicket = Callable[[PartName, str], Awaitable[None]]
 """Stores what to ask a service with later, which is still at work on a part; an empty text removes it."""
 
@@ -53,65 +65,112 @@ async def _keep_none(_name: PartName, _ticket: str) -> None:
     pass
 
 
-async def analyze(
+def _note_none(_name: PartName, _by: str, _finding: Finding) -> None:
+    pass
+
+
+async def analyze(  # noqa: PLR0913, PLR0917  (what it works on, and what becomes of it)
     conversation: Conversation,
     analysts: Analysts,
     have: Collection[PartName],
     store: Store,
     keep_ticket: KeepTicket = _keep_none,
+    note: Note = _note_none,
 ) -> dict[PartName, PartFailure]:
     """Find every part that is not in ``have``, and store each when it is found; return the parts that failed.
 
-    A part that fails leaves the others alone. A ticket that comes with a failure is kept at once: were it lost, the
-    service would be given the conversation a second time.
+    A part that fails leaves the others alone. ``note`` takes those of a call that goes on, before they are stored. A
+    ticket that comes with a failure is kept at once: were it lost, the service would be given the conversation a
+    second time.
 
     Raises:
         ConvoError: what ``store`` or ``keep_ticket`` raised; the parts it concerns are not stored.
     """
-    failures: dict[PartName, PartFailure] = {}
-    unstored: list[ConvoError] = []
+    run = _Run(conversation, store, keep_ticket, note)
+    await _side_by_side({name: analyst for name, analyst in analysts.items() if name not in have}, run)
+    if run.unstored:
+        raise run.unstored[0]
+    return run.failures
 
-    async def part(name: PartName, analyst: Analyst) -> None:
+
+class _Run:
+    """One analysis as it goes on: what failed in it, and what could not be stored."""
+
+    def __init__(self, conversation: Conversation, store: Store, keep_ticket: KeepTicket, note: Note) -> None:
+        self._conversation = conversation
+        self._store = store
+        self._keep_ticket = keep_ticket
+        self._note = note
+        self.failures: dict[PartName, PartFailure] = {}
+        self.unstored: list[ConvoError] = []
+
+    async def part(self, name: PartName, analyst: Analyst) -> None:
+        """Find one part by itself."""
         started = trio.current_time()
         try:
-            finding = await analyst.find(conversation)
+            finding = await analyst.find(self._conversation)
         except ConvoError as error:
-            failures[name] = PartFailure(by=analyst.by, error=error)
-            metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
-            unstored.extend(await _kept(keep_ticket, name, error))
+            self._failed(name, analyst, error, started)
+            self.unstored.extend(await _kept(self._keep_ticket, name, error))
             return
+        await self._found(name, analyst, finding, trio.current_time() - started)
+
+    async def together(self, together: Together, analysts: Analysts) -> None:
+        """Find several parts in one call."""
+        started = trio.current_time()
+        found: dict[PartName, Finding] = {}
+
+        def noted(name: PartName, finding: Finding) -> None:
+            found[name] = finding
+            self._note(name, analysts[name].by, finding)
+
+        try:
+            await together.find(self._conversation, list(analysts), noted)
+        except ConvoError as error:
+            for name in analysts:
+                if name not in found:
+                    self._failed(name, analysts[name], error, started)
         seconds = trio.current_time() - started
+        for name, finding in found.items():
+            await self._found(name, analysts[name], finding, seconds)
+
+    def _failed(self, name: PartName, analyst: Analyst, error: ConvoError, started: float) -> None:
+        self.failures[name] = PartFailure(by=analyst.by, error=error)
+        metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
+
+    async def _found(self, name: PartName, analyst: Analyst, finding: Finding, seconds: float) -> None:
         metrics.part_seconds.labels(name, "done").observe(seconds)
         try:
-            await store(name, analyst.by, finding)
+            await self._store(name, analyst.by, finding)
         except ConvoError as error:
-            unstored.append(error)
+            self.unstored.append(error)
         else:
             log_records.part_done(
-                conversation_id=conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
+                conversation_id=self._conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
             )
 
-    await _side_by_side({name: analyst for name, analyst in analysts.items() if name not in have}, part)
-    if unstored:
-        raise unstored[0]
-    return failures
 
-
-async def _side_by_side(analysts: Analysts, part: Callable[[PartName, Analyst], Awaitable[None]]) -> None:
+async def _side_by_side(analysts: Analysts, run: _Run) -> None:
     """Run all parts side by side, those of this process in one task: no nursery where there are no others."""
 
     async def here() -> None:
         for name, analyst in analysts.items():
             if analyst.in_process:
-                await part(name, analyst)
+                await run.part(name, analyst)
 
     elsewhere = {name: analyst for name, analyst in analysts.items() if not analyst.in_process}
     if not elsewhere:
         await here()
         return
     async with trio.open_nursery() as nursery:
+        calls: dict[Together, dict[PartName, Analyst]] = {}
         for name, analyst in elsewhere.items():
-            nursery.start_soon(part, name, analyst)
+            if analyst.together is None:
+                nursery.start_soon(run.part, name, analyst)
+            else:
+                calls.setdefault(analyst.together, {})[name] = analyst
+        for together, group in calls.items():
+            nursery.start_soon(run.together, together, group)
         nursery.start_soon(here)
 
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+from convo.analysis.declared import declared_services
+from convo.analysis.http_part import PartService
 from convo.analysis.llm import Model
 from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
@@ -20,9 +22,16 @@ def make_remote(name: str, settings: Settings) -> RemoteAnalyst:
     return CLIENTS[name](getattr(settings, name))
 
 
+def make_services(settings: Settings) -> list[PartService]:
+    """Make the client of each part that a service of its own finds."""
+    return [PartService(part, settings.parts[part.name]) for part in declared_services(settings)]
+
+
 @asynccontextmanager
 async def open_remotes(settings: Settings) -> AsyncIterator[tuple[RemoteAnalyst, ...]]:
     """Open the client of each dependency that is switched on."""
     async with AsyncExitStack() as stack:
-        remotes = [make_remote(name, settings) for name in used_dependencies(settings)]
+        remotes: list[RemoteAnalyst] = [make_remote(name, settings) for name in used_dependencies(settings)]
+        if settings.parts:
+            remotes += make_services(settings)
         yield tuple([await stack.enter_async_context(remote) for remote in remotes])

@@ -16,9 +16,10 @@ from msgspec import Struct, structs
 from convo.analysis.prompt import TASKS_VERSION
 from convo.analysis.ready_made import READY_MADE
 from convo.conversation.json_schema import schema_faults
-from convo.conversation.owed import DEFAULT_OWED, DEFAULT_PARTS, DeclaredPart, Owed, Points, Who, owed_of, version_of
+from convo.conversation.owed import DEFAULT_PARTS, DeclaredPart, Owed, Points, Who, owed_of, version_of
+from convo.dependencies import part_dependency
 from convo.errors import ConfigError
-from convo.settings import PartSettings, Settings, WhenSettings
+from convo.settings import PartSettings, Settings, WhenSettings, used_dependencies
 from convo.standard_webhooks import signing_key
 
 NAME_FORM = r"[a-z][a-z0-9]*(_[a-z0-9]+)*"
@@ -76,7 +77,8 @@ def declarations(settings: Settings) -> Declarations | None:
     """
     if not settings.parts:
         return None
-    own = {name: part for name, part in settings.parts.items() if name not in DEFAULT_PARTS}
+    # By their names, and not in the order of a file: the same declarations make the same set everywhere.
+    own = {name: settings.parts[name] for name in sorted(settings.parts) if name not in DEFAULT_PARTS}
     declared = [(_default(name, settings), _when(settings, name)) for name in DEFAULT_PARTS]
     return Declarations([*declared, *((_declared(name, part, settings), part.when) for name, part in own.items())])
 
@@ -228,6 +230,16 @@ def sampled_at(conversation_id: str) -> float:
     return int.from_bytes(hashed[:7], "big") / 2**56
 
 
-def all_declared(found: Declarations | None) -> Owed:
-    """Return every declared part as one set, as if each were owed."""
-    return DEFAULT_OWED if found is None else owed_of(found.parts)
+def served_dependencies(settings: Settings) -> list[str]:
+    """Name what a process with these settings has: jobs that wait for anything else are left to others.
+
+    The service of a part is named twice: by itself, as it can be out, and with the version of the part.
+    """
+    used = used_dependencies(settings)
+    return used + [name for part in declared_services(settings) for name in (part_dependency(part.name), part.needs)]
+
+
+def declared_services(settings: Settings) -> list[DeclaredPart]:
+    """Return the parts that a service of its own finds."""
+    found = declarations(settings)
+    return [] if found is None else [part for part in found.parts if part.who == "http"]

@@ -1,7 +1,7 @@
-"""Finds questions and emotion with a language model, at any OpenAI-compatible chat completions endpoint.
+"""Finds questions, emotion and declared parts with a language model, at any OpenAI-compatible chat completions route.
 
-``prompt`` holds what the model is asked, ``llm_form`` what its server takes, ``llm_faults`` what a refusal means, and
-``llm_completion`` and ``llm_answers`` how an answer is read. This file makes the calls.
+``prompt`` and ``llm_parts`` hold what the model is asked, ``llm_form`` what its server takes, ``llm_faults`` what a
+refusal means, and ``llm_completion`` and ``llm_answers`` how an answer is read. This file makes the calls.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ import random as dice
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from secrets import token_hex
-from typing import TypeVar
+from typing import cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from convo.analysis import llm_form
-from convo.analysis.llm_answers import emotion_in, questions_in
+from convo.analysis.llm_answers import emotion_in
 from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
-from convo.analysis.prompt import EMOTION, PROMPT_VERSION, QUESTIONS, TRIAL, Ask, record, user_spoke
-from convo.analysis.remote import PartFinder, RemoteAnalyst, idempotency_key, key_text
-from convo.conversation.model import Conversation, EmotionName, Mood, PartName, Questions
+from convo.analysis.llm_parts import call_key, found_without_asking, read_part, refused_part, task_of
+from convo.analysis.prompt import PROMPT_VERSION, TRIAL, Ask, asking, record, user_spoke
+from convo.analysis.remote import PartFinder, RemoteAnalyst, key_text
+from convo.conversation.model import Conversation, Finding, Mood, PartName, Questions
+from convo.conversation.owed import DeclaredPart
 from convo.errors import RemoteDeclined, RemoteDenied, RemoteError, RemoteGarbage, RemoteRefused, RemoteUnavailable
 from convo.observe import log_records
 from convo.outbound import RemoteAnswer
 from convo.remote_faults import fault_in
 from convo.settings import LlmSettings
 
-T = TypeVar("T")
-
+_QUESTIONS = DeclaredPart(name="questions", who="llm")
+_EMOTION = DeclaredPart(name="emotion", who="llm")
 # More forms of a request than there are to learn of.
 _FORMS_MAX = 10
 _TRIAL_KEY = "convo:check:"
@@ -73,6 +75,11 @@ class Model(RemoteAnalyst):
         self._learnt = LearntForm()
 
     @property
+    def model(self) -> str:
+        """The model that is asked where a part names no other."""
+        return self._settings.model
+
+    @property
     def finders(self) -> Mapping[PartName, PartFinder]:
         """Questions and emotion."""
         return {"questions": self.questions, "emotion": self.emotion}
@@ -93,48 +100,84 @@ class Model(RemoteAnalyst):
     # --- the parts
 
     async def questions(self, conversation: Conversation) -> Questions:
-        """Find the questions that the user put; none, without a call, where the user said nothing.
-
-        Raises:
-            RemoteError: every attempt failed.
-        """
-        if not user_spoke(conversation):
-            return Questions(questions=())
-        try:
-            found = await self.dependency.call(
-                "llm.questions", partial(self._find, QUESTIONS, conversation, questions_in)
-            )
-        except RemoteDeclined as error:
-            return Questions(questions=(), refused=_noted(conversation, "questions", error))
-        return Questions(questions=found)
+        """Find the questions that the user put, and nothing else; as ``find``."""
+        return cast("Questions", await self._one(_QUESTIONS, conversation))
 
     async def emotion(self, conversation: Conversation) -> Mood:
-        """Find how the user felt; neutral, without a call, where the user said nothing.
+        """Find how the user felt, and nothing else; as ``find``."""
+        return cast("Mood", await self._one(_EMOTION, conversation))
+
+    async def _one(self, part: DeclaredPart, conversation: Conversation) -> Finding:
+        found: dict[PartName, Finding] = {}
+        await self.find([part], conversation, found.__setitem__)
+        return found[part.name]
+
+    async def find(
+        self, parts: Sequence[DeclaredPart], conversation: Conversation, note: Callable[[PartName, Finding], None]
+    ) -> None:
+        """Ask for these parts, which are of one model, in one call; ``note`` takes each as soon as it is found.
+
+        Of an answer in which some do not fit the others are kept, and the next attempt asks for the rest.
 
         Raises:
-            RemoteError: every attempt failed.
+            RemoteError: every attempt failed; it is about the parts that were not noted.
         """
-        if not user_spoke(conversation):
-            return Mood(emotion="neutral")
+        left = {part.name: part for part in parts}
+        spoke = user_spoke(conversation)
 
-        async def attempt() -> EmotionName:
-            return await self._find(EMOTION, conversation, emotion_in)
+        def noted(name: PartName, finding: Finding) -> None:
+            del left[name]
+            note(name, finding)
+
+        for part in parts:
+            known = found_without_asking(part, conversation, user_spoke=spoke)
+            if known is not None:
+                noted(part.name, known)
+        if not left:
+            return
+
+        async def attempt() -> None:
+            await self._attempt(left, conversation, noted)
 
         try:
-            found = await self.dependency.call("llm.emotion", attempt)
+            await self.dependency.call("llm.parts", attempt)
         except RemoteDeclined as error:
-            return Mood(emotion="neutral", judged=False, refused=_noted(conversation, "emotion", error))
-        return Mood(emotion=found)
+            for part in list(left.values()):
+                noted(part.name, refused_part(part, _noted(conversation, part.name, error)))
 
-    async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[Sequence[str]], T | None]) -> T:
-        write = partial(record, conversation)
-        completion = await self._complete(ask, write, idempotency_key(conversation, ask.part))
-        return _read(completion, read)
+    async def _attempt(
+        self,
+        left: Mapping[PartName, DeclaredPart],
+        conversation: Conversation,
+        noted: Callable[[PartName, Finding], None],
+    ) -> None:
+        asked = tuple(left.values())
+        model = asked[0].analyst or self._settings.model
+        settings = self._settings if model == self._settings.model else structs.replace(self._settings, model=model)
+        key = call_key(conversation, asked, model, settings.base_url)
+        completion = await self._complete(
+            asking([task_of(part) for part in asked]), partial(record, conversation), key, settings
+        )
+        if not completion.texts:
+            raise RemoteGarbage("llm", "the answer is empty")
+        # Where nobody's own part is asked for, a field that is called a little otherwise can only be the one meant.
+        alone = len(asked) == 1 or not any(part.version for part in asked)
+        for part in asked:
+            finding = read_part(part, completion.texts, alone=alone)
+            if finding is not None:
+                noted(part.name, finding)
+        if left:
+            missing = f" of {', '.join(left)}" if len(asked) > 1 else ""
+            raise RemoteGarbage(
+                "llm", f"the answer{missing} does not fit: it holds no JSON of the form that was asked for"
+            )
 
     # --- a call, in the form that the server takes
 
     # no deadline: the dependency sets one around each attempt, and ``check`` one of its own
-    async def _complete(self, ask: Ask, write: Callable[[int], str], key: str) -> Completion:
+    async def _complete(
+        self, ask: Ask, write: Callable[[int], str], key: str, settings: LlmSettings | None = None
+    ) -> Completion:
         """Ask once; where the server refuses the form of the request, in the next form, until it takes one.
 
         Raises:
@@ -144,7 +187,7 @@ class Model(RemoteAnalyst):
         form = use.form
         for _ in range(_FORMS_MAX):
             text = write(form.record_chars or self._settings.text_chars_max)
-            fields = request_fields(form, self._settings, ask, text)
+            fields = request_fields(form, settings or self._settings, ask, text)
             # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
             answer = await self.post(self._url, fields, key=key + form.label)
             found = completion_in(answer.body) if answer.good else None
@@ -174,7 +217,9 @@ class Model(RemoteAnalyst):
         except RemoteGarbage:
             listed = "reachable; its list of models is too long to read"
         # Each check has a key of its own: a server that keeps keys would else answer what it answered to the last one.
-        _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8)), emotion_in)
+        completion = await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8))
+        if emotion_in(completion.texts) is None:
+            raise RemoteGarbage("llm", "the answer does not fit: it holds no JSON of the form that was asked for")
         self.dependency.note_configured()
         return f"{listed}; it answers, and takes {self.learnt}"
 
@@ -235,15 +280,6 @@ def _usable(completion: Completion) -> Completion:
     if reason in ("length", "max_tokens"):
         raise RemoteGarbage("llm", f"the answer is cut off ({reason}); see llm.answer_tokens_max")
     return completion
-
-
-def _read(completion: Completion, read: Callable[[Sequence[str]], T | None]) -> T:
-    if not completion.texts:
-        raise RemoteGarbage("llm", "the answer is empty")
-    found = read(completion.texts)
-    if found is None:
-        raise RemoteGarbage("llm", "the answer does not fit: it holds no JSON of the form that was asked for")
-    return found
 
 
 def _noted(conversation: Conversation, part: PartName, error: RemoteError) -> str:

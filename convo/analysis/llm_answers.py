@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from convo.analysis.prompt import EMOTIONS, without_nul
 from convo.conversation.model import EmotionName
 
 T = TypeVar("T")
+Answer = TypeVar("Answer")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -53,6 +54,45 @@ def questions_in(texts: Sequence[str]) -> tuple[str, ...] | None:
 def emotion_in(texts: Sequence[str]) -> EmotionName | None:
     """Find the emotion in a model's texts: the last object that fits, else the bare word; None where there is none."""
     return _fitting(texts, _emotion_of)
+
+
+def answer_in(texts: Sequence[str], name: str, fit: Callable[[Any], Answer | None], *, alone: bool) -> Answer | None:
+    """Find what stands under the name of a part in a model's texts: the last object in which it fits.
+
+    ``alone`` is where no other part was asked for: then an object without the name is the answer itself.
+    """
+
+    def read(value: Any, *, whole: bool) -> Answer | None:  # noqa: ARG001  (as every fit)
+        if not isinstance(value, dict):
+            return None
+        for depth in range(_WRAPPERS_MAX):
+            named = next((one for key, one in value.items() if _loose(key) == _loose(name)), _MISSING)
+            if named is not _MISSING:
+                return fit(_plain_texts(named))
+            only = [one for one in value.values() if isinstance(one, dict)]
+            if len(value) != 1 or not only or depth == _WRAPPERS_MAX - 1:
+                break
+            value = only[0]
+        return fit(_plain_texts(value)) if alone else None
+
+    return _fitting(texts, read)
+
+
+def _loose(name: object) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _plain_texts(value: Any) -> Any:
+    """Clean every text of a value of what no database takes."""
+    match value:
+        case str():
+            return without_nul(value).encode("utf-8", "replace").decode()
+        case list():
+            return [_plain_texts(one) for one in value]
+        case dict():
+            return {_plain_texts(key): _plain_texts(one) for key, one in value.items()}
+        case _:
+            return value
 
 
 def _fitting(texts: Sequence[str], fit: _Fit[T]) -> T | None:

@@ -110,6 +110,8 @@ def shorter(form: RequestForm, record_chars: int, share: float = 0.5) -> Request
 
 def request_fields(form: RequestForm, settings: LlmSettings, ask: Ask, text: str) -> dict[str, Any]:
     """Write a request in a form; ``llm.extra`` wins over what convo sends itself, and the form over both."""
+    # One message of the user and not two: templates of many models refuse two in a row.
+    text = f"{text}\n\n{ask.tasks}" if ask.tasks else text
     if form.role == "user":
         messages = [{"role": "user", "content": f"{ask.system}\n{text}"}]
     else:
@@ -134,7 +136,7 @@ def _plain(number: float) -> float | int:
 
 def _response_format(kind: ResponseFormat, ask: Ask) -> dict[str, Any]:
     if kind == "json_schema":
-        return {"type": kind, "json_schema": {"name": ask.part, "strict": True, "schema": ask.schema}}
+        return {"type": kind, "json_schema": {"name": ask.name, "strict": True, "schema": ask.schema}}
     return {"type": kind}
 
 

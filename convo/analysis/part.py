@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, defstruct
 
 from convo.analysis import local
 from convo.conversation.model import (
+    Answered,
     Conversation,
     EmotionName,
     Finding,
@@ -27,7 +28,16 @@ from convo.conversation.score import EmotionShare, Share, Weights, emotion_share
 MadeBy = Annotated[
     str | None, Meta(description="Who made it, with a version: `local/2`; null while nobody has.", examples=["local/2"])
 ]
-FailureText = Annotated[str | None, Meta(description="Why the last try failed; null where none did.")]
+PartVersion = Annotated[
+    str | None,
+    Meta(
+        description="The version of what was asked, and of whom; of a part that is still to be found, of what is to be asked.",
+        examples=["p1:0f3c5a9d7e21"],
+    ),
+]
+FailureText = Annotated[
+    str | None, Meta(description="Why the last try failed, or why the part is skipped or refused; null else.")
+]
 
 
 class StoredFinding(Struct, frozen=True):
@@ -62,6 +72,7 @@ class QuestionsView(Struct, frozen=True, kw_only=True):
 
     state: PartState
     by: MadeBy = None
+    version: PartVersion = None
     questions: tuple[str, ...] | None = None
     error: FailureText = None
     updated_at: datetime | None = None
@@ -99,6 +110,7 @@ class EmotionView(Struct, frozen=True, kw_only=True):
 
     state: PartState
     by: MadeBy = None
+    version: PartVersion = None
     emotion: EmotionName | None = None
     judged: Judged = True
     error: FailureText = None
@@ -148,6 +160,7 @@ class FoundMemoriesView(Struct, frozen=True, kw_only=True):
 
     state: PartState
     by: MadeBy = None
+    version: PartVersion = None
     memories: tuple[FoundMemory, ...] | None = None
     new: Annotated[int, Meta(ge=0)] | None = None
     uncertain: UncertainNew = False
@@ -163,6 +176,30 @@ def _memories_shown(stored: StoredFinding) -> Mapping[str, object]:
     memories = stored.finding if isinstance(stored.finding, Memories) else Memories(facts=())
     found = tuple(FoundMemory(text=fact.text, kind=fact.kind, operation=fact.operation) for fact in memories.facts)
     return {"memories": found, "new": stored.new_memories, "uncertain": memories.uncertain}
+
+
+# --- a declared part
+
+
+class DeclaredPartView(Struct, frozen=True, kw_only=True):
+    """A part that was declared in `[parts]`: its answer fits the schema of its declaration."""
+
+    state: PartState
+    by: MadeBy = None
+    version: PartVersion = None
+    required: Annotated[bool, Meta(description="Whether the score waits for it.")] = False
+    answer: Annotated[
+        dict[str, Any] | None, Meta(description="What was found, by the schema of the part; null while nothing is.")
+    ] = None
+    error: FailureText = None
+    updated_at: datetime | None = None
+
+
+def shown_answer(finding: Finding) -> Mapping[str, object]:
+    """Return what is a declared part's own in its view; of one that was refused its state and why."""
+    if not isinstance(finding, Answered):
+        return {}
+    return {"state": "refused", "error": finding.refused} if finding.refused else {"answer": finding.answer}
 
 
 PARTS: tuple[Part, ...] = (
@@ -194,7 +231,7 @@ PARTS: tuple[Part, ...] = (
         shown=_memories_shown,
     ),
 )
-"""Every part, in the order in which answers show them."""
+"""Every default part, in the order in which answers show them."""
 
 FINDINGS: Mapping[str, type[Finding]] = {part.name: part.finding for part in PARTS}
 """What each part finds, by its name."""
@@ -208,5 +245,7 @@ else:
         frozen=True,
         kw_only=True,
         module=__name__,
-        namespace={"__doc__": "The three parts of an analysis, each with a state of its own."},
+        namespace={
+            "__doc__": "The parts of an analysis, each with a state of its own: three default ones, and those that were declared."
+        },
     )

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import address_setting
 from convo.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -31,7 +31,7 @@ from convo.errors import (
 from convo.outbound import OutboundClient, RemoteAnswer, failure
 from convo.resilience.dependency import AnswerSeen, Dependency
 from convo.runtime.deadline import deadline
-from convo.settings import RemoteSettings, Secret
+from convo.settings import CallSettings, RemoteSettings, Secret
 
 T = TypeVar("T")
 PartFinder = Callable[[Conversation], Awaitable[Finding]]
@@ -50,7 +50,7 @@ class RemoteAnalyst(ABC):
     def __init__(  # noqa: PLR0913  (what the kinds of analysts differ in)
         self,
         name: str,
-        settings: RemoteSettings,
+        settings: CallSettings,
         *,
         by: str,
         base_url: str,
@@ -61,10 +61,10 @@ class RemoteAnalyst(ABC):
         self.by = by
         # What the running attempt was answered: each call is a task of its own.
         self._answer_seen: ContextVar[AnswerSeen | None] = ContextVar(f"{name}_answer_seen", default=None)
-        self._key = settings.api_key.reveal()
+        self._key = settings.api_key.reveal() if isinstance(settings, RemoteSettings) else ""
         self.dependency = Dependency(name, settings, random=random, answer_seen=self._seen)
         self._base_url = base_url
-        self._address = f"{name}.{DEPENDENCIES[name].address}"
+        self._address = address_setting(name)
         self._headers = headers
         self._check_seconds = settings.attempt_seconds
         self._client = OutboundClient(
@@ -164,6 +164,11 @@ class RemoteAnalyst(ABC):
         self._answer_seen.set(None)
         answer = await self._client.post(url, msgspec.json.encode(body), {**self._headers, "idempotency-key": key})
         return self._noted(answer)
+
+    async def post_signed(self, url: str, body: bytes, headers: Mapping[str, str]) -> RemoteAnswer:
+        """Post ``body`` once, with the headers that sign these very bytes; see ``OutboundClient.post``."""
+        self._answer_seen.set(None)
+        return self._noted(await self._client.post(url, body, {**self._headers, **headers}))
 
     async def get(self, url: str) -> RemoteAnswer:
         """Get ``url`` once; see ``OutboundClient.get``."""

@@ -16,7 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from convo.analysis.clients import make_remote
+from convo.analysis.declared import declared_services
+from convo.analysis.http_part import PartService
+from convo.analysis.remote import RemoteAnalyst
 from convo.commands.output import plain, print_json, show_result
+from convo.dependencies import part_dependency
 from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
@@ -74,7 +78,11 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
     """Ask the database, and each dependency that is switched on, once, one after the other."""
     async with open_bridge() as bridge:
         checks: dict[str, _Check] = {"database": partial(_database, settings, bridge)}
-        checks |= {name: partial(_remote, name, settings) for name in used_dependencies(settings)}
+        checks |= {name: partial(_remote, partial(make_remote, name, settings)) for name in used_dependencies(settings)}
+        checks |= {
+            part_dependency(part.name): partial(_remote, partial(PartService, part, settings.parts[part.name]))
+            for part in declared_services(settings)
+        }
         if settings.rabbitmq.url:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
         return [await _timed(name, check) for name, check in checks.items()]
@@ -131,8 +139,8 @@ def _schema(schema: SchemaState, waits: ContractWait | None) -> str:
     return f"{has}, of a newer convo beside which this one ({newest}) may run" if newer else has
 
 
-async def _remote(name: str, settings: Settings) -> str:
-    async with make_remote(name, settings) as remote:
+async def _remote(make: Callable[[], RemoteAnalyst]) -> str:
+    async with make() as remote:
         return await remote.check()
 
 

@@ -16,7 +16,7 @@ Speaker = Literal["user", "bot"]
 EmotionName = Literal["interesting", "boring", "neutral", "angry", "happy", "sad"]
 PartName = str
 """The name of a part: one of ``owed.DEFAULT_PARTS``, or of those that are declared in ``[parts]``."""
-PartState = Literal["waiting", "done", "failed", "refused"]
+PartState = Literal["waiting", "done", "failed", "refused", "skipped"]
 JobState = Literal["ready", "leased", "done", "dead", "superseded"]
 """``superseded``: it was not analysed yet when a newer revision of its conversation came, and is not any more."""
 StateFilter = Literal["ready", "leased", "done", "dead", "parked"]

@@ -39,8 +39,9 @@ class CheckedLog(Struct, frozen=True):
     """What the accept path knows of a conversation that can be analysed.
 
     ``turns`` counts the items in which somebody spoke, ``user_turns`` those of the user, ``exchanges`` what
-    ``score.count_exchanges`` makes of them; ``unread`` is the first of the items that could not be read. The times are the client's, else the log's earliest and
-    latest, else ``None``; where both are known, ``started_at`` is never after ``ended_at``.
+    ``score.count_exchanges`` makes of them; ``unread`` is the first of the items that could not be read. The times are
+    the client's, else the log's earliest and latest, else ``None``; where both are known, ``started_at`` is never after
+    ``ended_at``.
     """
 
     turns: int

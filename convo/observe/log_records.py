@@ -469,6 +469,22 @@ def part_failed(*, conversation_id: str, part: str, attempt: int, reason: str) -
     _record("warning", "part_failed", conversation_id=conversation_id, part=part, attempt=attempt, reason=reason)
 
 
+def part_job_done(*, conversation_id: str, part: str, by: str) -> None:
+    """Log that a part was found after its conversation was done."""
+    _record("debug", "part_job_done", conversation_id=conversation_id, part=part, by=by)
+
+
+def part_job_failed(*, conversation_id: str, part: str, attempt: int, reason: str, last: bool) -> None:
+    """Warn that a part was not found by itself either, and whether it is tried again."""
+    fields = {"part": part, "attempt": attempt, "reason": reason, "last": last}
+    _record("warning", "part_job_failed", conversation_id=conversation_id, **fields)
+
+
+def part_jobs_failed(*, reason: str) -> None:
+    """Warn that parts that are found by themselves could not be taken or stored."""
+    _record("warning", "part_jobs_failed", reason=reason)
+
+
 def memory_list_failed(*, reason: str) -> None:
     """Warn that what the memory service has of a user could not be read: a part is uncertain."""
     _record("warning", "memory_list_failed", reason=reason)

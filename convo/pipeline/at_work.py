@@ -7,10 +7,11 @@ analyst finds costs nothing to find again.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 import trio
 
+from convo.analysis.analyze import PartFailure
 from convo.conversation.model import Finding, PartName
 from convo.errors import BadRow
 from convo.store.jobs.lease import Lease
@@ -25,12 +26,14 @@ TOGETHER_SECONDS = 0.1
 class JobAtWork:
     """What is known of one job while its parts are found; ``missing`` are the parts that are not stored."""
 
-    __slots__ = ("_last", "_missing", "found", "lease", "waits")
+    __slots__ = ("_last", "_missing", "found", "lease", "left", "waits")
 
     def __init__(self, lease: Lease, waits: Waits, missing: Collection[PartName] = ()) -> None:
         self.lease = lease
         self.waits = waits
         self.found: dict[PartName, tuple[str, Finding]] = {}
+        self.left: Mapping[PartName, PartFailure] = {}
+        """Parts that the score does not wait for and that failed: each gets a job of its own with the settle."""
         self._missing = set(missing)
         self._last: trio.Event | None = None
 

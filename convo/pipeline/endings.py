@@ -79,7 +79,8 @@ class Endings:
         refused: BadRow | None = None
         with self._ending(job) as count:
             try:
-                found = await self._settler.settle(job.lease, job.waits, job.found)
+                left = {name: (one.by, one.error.detail) for name, one in job.left.items()}
+                found = await self._settler.settle(job.lease, job.waits, job.found, left)
             except BadRow as error:
                 refused = error
             else:

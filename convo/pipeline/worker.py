@@ -13,7 +13,8 @@ import trio
 from convo.analysis.analyze import OFFLOAD_CHARACTERS, Analysts, PartFailure, analyze
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
+from convo.conversation.owed import Owed
+from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteUnavailable
 from convo.observe import log_records
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
@@ -32,6 +33,7 @@ _LARGE_SHARE = 4
 _READING = 2
 # So many are ready for the embedded analyst's thread.
 _LONG = 4
+AnalystsOf = Callable[[Owed], Analysts]
 Settle = Callable[[JobAtWork], Awaitable[None]]
 """Takes a job whose parts are all found where no other worker is free: it is settled when this returns, or will be
 (``pipeline/settling.py``)."""
@@ -43,14 +45,21 @@ class Worker:
     """Analyses conversations; several of its ``run`` side by side are the workers of a process."""
 
     def __init__(
-        self, *, settings: Settings, endings: Endings, settle: Settle, take_log: TakeLog, analysts: Analysts, bell: Bell
+        self,
+        *,
+        settings: Settings,
+        endings: Endings,
+        settle: Settle,
+        take_log: TakeLog,
+        analysts: AnalystsOf,
+        bell: Bell,
     ) -> None:
         self._settings = settings
         self._endings = endings
         self._settle = settle
         self._statistics: Callable[[], trio.MemoryChannelStatistics]
         self._take_log = take_log
-        self._analysts = analysts
+        self._analysts_of = analysts
         self._bell = bell
         # As turns a conversation of 2 MB takes 11 MB, for as long as a service takes to answer.
         self._large = trio.CapacityLimiter(max(1, settings.jobs.workers // _LARGE_SHARE))
@@ -70,22 +79,27 @@ class Worker:
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
                 ):
-                    await self._work(
-                        JobAtWork(lease, waits, [name for name in self._analysts if name not in lease.parts])
-                    )
+                    analysts = self._analysts_of(lease.owed)
+                    missing = [name for name in analysts if name not in lease.parts]
+                    await self._work(JobAtWork(lease, waits, missing), analysts)
                 if scope.cancelled_caught:
                     log_records.lease_lost(
                         conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"
                     )
                 self._bell.ring()
 
-    async def _work(self, job: JobAtWork) -> None:
+    async def _work(self, job: JobAtWork, analysts: Analysts) -> None:
         """Do one job to its one ending. A job that cannot be ended here ends with its lease."""
+        unable = _unable(job.lease, analysts)
+        if unable:
+            # Before anything is asked: the process that has it asks for all.
+            await self._endings.park(job, unable)
+            return
         try:
             packed = await self._packed_log(job.lease)
-            async with self._turn(packed):
+            async with self._turn(packed, analysts):
                 with deadline("analysis.job", self._settings.analysis.job_seconds):
-                    failures = await self._analyze(job, packed)
+                    failures = await self._analyze(job, packed, analysts)
         except trio.Cancelled:
             await self._endings.release(job, _CANCELLED)  # noqa: ASYNC102  (shields itself, with a bound)
             raise
@@ -103,12 +117,14 @@ class Worker:
             await self._end(job, failures)
 
     async def _end(self, job: JobAtWork, failures: dict[PartName, PartFailure]) -> None:
-        own = self._endings.own_failures(job.lease, failures)
+        required = {name: one for name, one in failures.items() if name in job.lease.owed.required}
+        own = self._endings.own_failures(job.lease, required)
+        job.left = {name: one for name, one in failures.items() if name not in required}
         if own:
             name, first = next(iter(own.items()))
             await self._endings.fail(job, f"{name}: {first.error.detail}", failures)
-        elif failures:
-            await self._endings.park(job, failures)
+        elif required:
+            await self._endings.park(job, required)
         elif self._statistics().tasks_waiting_receive:
             # Another worker is free for the next job, and jobs that end together are settled together.
             await self._endings.settle(job)
@@ -127,13 +143,13 @@ class Worker:
         await self._endings.fail(job, f"a bug in convo: {', '.join(names)}", {})
 
     @asynccontextmanager
-    async def _turn(self, packed: bytes) -> AsyncGenerator[None]:
+    async def _turn(self, packed: bytes, analysts: Analysts) -> AsyncGenerator[None]:
         """Wait, in the time before the job's own begins, until there is room for a long or a large conversation."""
         bytes_ = logs.unpacked_bytes(packed)
         if bytes_ > threads.LARGE_BYTES:
             async with self._large:
                 yield
-        elif bytes_ > OFFLOAD_CHARACTERS and all(analyst.in_process for analyst in self._analysts.values()):
+        elif bytes_ > OFFLOAD_CHARACTERS and all(analyst.in_process for analyst in analysts.values()):
             async with self._long:
                 yield
         else:
@@ -146,18 +162,18 @@ class Worker:
             raise ConvoError("the log of this conversation is missing")
         return packed
 
-    async def _analyze(self, job: JobAtWork, packed: bytes) -> dict[PartName, PartFailure]:
+    async def _analyze(self, job: JobAtWork, packed: bytes, analysts: Analysts) -> dict[PartName, PartFailure]:
         conversation = await self._read(job.lease, packed)
 
         async def store(name: PartName, by: str, finding: Finding) -> None:
             job.note(name, by, finding)
-            if not self._analysts[name].in_process:
+            if not analysts[name].in_process:
                 await job.store_if_others_are_slow(self._endings.store_part)
 
         async def keep_ticket(name: PartName, ticket: str) -> None:
             await self._endings.store_ticket(job.lease, name, ticket)
 
-        return await analyze(conversation, self._analysts, job.lease.parts, store, keep_ticket)
+        return await analyze(conversation, analysts, job.lease.parts, store, keep_ticket, job.note)
 
     async def _read(self, lease: Lease, packed: bytes) -> Conversation:
         unpacked_bytes = max(len(packed), logs.unpacked_bytes(packed))
@@ -166,6 +182,19 @@ class Worker:
         limiter = threads.LARGE if unpacked_bytes > threads.LARGE_BYTES else threads.JOBS
         with deadline("analysis.decode", self._settings.analysis.job_seconds):
             return await threads.run_in_thread(_conversation, lease, packed, limiter=limiter)
+
+
+def _unable(lease: Lease, analysts: Analysts) -> dict[PartName, PartFailure]:
+    """Return the required parts that this process cannot find, each with what it lacks."""
+    missing = {
+        name: one for name, one in analysts.items() if one.missing and name in lease.owed.required - lease.parts.keys()
+    }
+    return {
+        name: PartFailure(
+            by=one.by, error=RemoteUnavailable(one.missing, f"this process has no {name} as it was declared")
+        )
+        for name, one in missing.items()
+    }
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

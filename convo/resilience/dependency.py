@@ -32,7 +32,7 @@ from convo.resilience.budget import RetryBudget
 from convo.resilience.retry import retrying
 from convo.resilience.systemic import FailedWay, SystemicFaults
 from convo.runtime.deadline import deadline, ends_at
-from convo.settings import RemoteSettings
+from convo.settings import CallSettings
 
 T = TypeVar("T")
 AnswerSeen = tuple[int, str]
@@ -49,7 +49,7 @@ class Dependency:
     def __init__(
         self,
         name: str,
-        settings: RemoteSettings,
+        settings: CallSettings,
         *,
         random: Callable[[], float] = dice.random,
         answer_seen: Callable[[], AnswerSeen | None] = lambda: None,

@@ -83,6 +83,8 @@ NAMES: dict[str, str] = {
     "db.migrate": "bringing the schema up to date, after any other process that does so",
     # the dependencies: the language model, the memory service
     **{name: text for row in DEPENDENCIES.values() for name, text in row.waits.items()},
+    # the service of a declared part; its name stands in the place of NAME
+    "part.call": "one attempt to have a part found by its service",
     # endpoints of webhooks
     "webhook.attempt": "one attempt to deliver an event to an endpoint, or to ping it",
     # RabbitMQ

@@ -13,12 +13,15 @@ from msgspec import Struct
 
 from convo.conversation.identity import revision_hash
 from convo.conversation.model import CANARY_USER, PartName
+from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
+from convo.store.jobs.part_jobs import PART_JOBS_OF
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import in_tenant, memory_reached, reached
 
@@ -32,6 +35,7 @@ class FoundConversation(Struct, frozen=True, kw_only=True):
     row: ConversationRow
     parts: dict[PartName, PartRecord]
     details: OutcomeDetails | None
+    owed: Owed = DEFAULT_OWED
 
 
 class FoundPage(Struct, frozen=True, kw_only=True):
@@ -63,10 +67,15 @@ class Reader:
     """
 
     def __init__(
-        self, postgres: Postgres, log_store: LogStore, default_has_indexes: Callable[[], bool] = lambda: False
+        self,
+        postgres: Postgres,
+        log_store: LogStore,
+        default_has_indexes: Callable[[], bool] = lambda: False,
+        owed_sets: OwedSets | None = None,
     ) -> None:
         self._postgres = postgres
         self._log_store = log_store
+        self._owed_sets = owed_sets or OwedSets()
         self._default_has_indexes = default_has_indexes
 
     async def one(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundConversation:
@@ -77,13 +86,23 @@ class Reader:
             Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> ConversationRow:
-            return await _found(connection, _ONE, reach, conversation_id, revision)
+        async def body(connection: Connection) -> tuple[ConversationRow, OutcomeDetails | None, str | None]:
+            row = await _found(connection, _ONE, reach, conversation_id, revision)
+            details = None if row["details"] is None else unpack_details(row["details"])
+            number = row["owed"] if details is None else details.owed
+            if not number:
+                return row, details, None
+            await self._owed_sets.load(connection, [number])
+            return row, details, await connection.fetchval(_PART_JOBS, row["seq"])
 
-        row = await self._postgres.run("db.read", body, begin=RELAXED)
-        details = None if row["details"] is None else unpack_details(row["details"])
+        row, details, part_jobs = await self._postgres.run("db.read", body, begin=RELAXED)
         records = read_parts(row["parts"]) if details is None else details.parts
-        return FoundConversation(row=row, parts={part.name: part for part in records}, details=details)
+        return FoundConversation(
+            row=row,
+            parts={part.name: part for part in (*records, *read_parts(part_jobs))},
+            details=details,
+            owed=self._owed_sets.get(row["owed"] if details is None else details.owed),
+        )
 
     async def log_sizes(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundLog:
         """Read how long one conversation's log is, and what belongs to it; as ``one``.
@@ -209,10 +228,11 @@ async def _unless_unknown(
 _ONE = f"""
 SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c.metadata, r.digest, c.exchanges,
        r.notes, {LogStore.RETIRED}, job.waits_for, job.parked_since, job.details, {PARTS_OF_JOB} AS parts,
-       (SELECT owed FROM job AS open WHERE open.seq = c.seq) AS owed
+       CASE WHEN job.state <> 'done' THEN (SELECT owed FROM job AS open WHERE open.seq = c.seq) END AS owed
 FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq)
 WHERE r.id_hash = $1 AND {reached("c", 2)}
 """
+_PART_JOBS = f"SELECT {PART_JOBS_OF} FROM (SELECT $1::bigint AS seq) AS c"
 _TIMES = f"""
 SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES},
        (SELECT notes FROM receipt r WHERE r.seq = c.seq) AS notes

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 import trio
 from msgspec import UNSET, Struct, structs
 
+from convo.analysis.declared import Declarations, Facts
 from convo.conversation import digest as digests
 from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.owed import Owed
@@ -270,6 +271,21 @@ class Committer:
         )
 
 
+def owed_of_accept(declared: Declarations, accept: Accept) -> Owed:
+    """Return what an accepted conversation is owed."""
+    ended = accept.ended
+    return declared.owed(
+        Facts(
+            conversation_id=ended.conversation_id,
+            bot_id=ended.bot_id,
+            bot_type=ended.bot_type or None,
+            language=ended.language or None,
+            turns=accept.turns,
+            user_turns=accept.user_turns,
+        )
+    )
+
+
 def refused(accept: Accept) -> Erased:
     """Return the error for what is on the list of erasures."""
     return Erased(
@@ -322,7 +338,8 @@ WITH sent AS MATERIALIZED (
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key$column$owed) SELECT seq, $fair_key$column$owed FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column$owed$parked)
+    SELECT seq, $fair_key$column$owed$parked_since FROM fresh JOIN sent USING (seq)
 $prefixes$events)
 SELECT seq, id_hash, received_at FROM fresh
 """
@@ -383,6 +400,8 @@ def insert_statements(
         text = _INSERT.replace("$events", APPEND_ACCEPTED if events else "").replace("$refused", _REFUSALS[looks])
         text = text.replace("$fair_key", prefix + _FAIR_KEYS[fair_key])
         text = text.replace("$prefixes", _PREFIXES if revisions else "")
+        text = text.replace("$parked_since", ", CASE WHEN waits_for <> '' THEN convo_now() END" if owed else "")
+        text = text.replace("$parked", ", parked_since" if owed else "")
         more = {
             **(_TENANT_COLUMNS if tenanted else {}),
             **(_OWED_COLUMNS if owed else {}),

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from convo.analysis.part import PARTS, StoredFinding
+from convo.analysis.part import PARTS, StoredFinding, shown_answer
 from convo.analysis.scoring import Score
 from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.score import Weights, level
@@ -160,11 +160,13 @@ def _score(found: Score) -> ScoreData:
 
 
 def _parts(stored: Mapping[PartName, StoredFinding]) -> dict[PartName, Mapping[str, object]]:
-    return {part.name: part.shown(stored[part.name]) for part in PARTS if part.name in stored}
+    default = {part.name: part.shown(stored[part.name]) for part in PARTS if part.name in stored}
+    return default | {name: shown_answer(one.finding) for name, one in stored.items() if name not in default}
 
 
 def _part(one: NewPart) -> dict[str, object]:
-    result = next(part for part in PARTS if part.name == one.name).shown(one.stored)
+    default = next((part for part in PARTS if part.name == one.name), None)
+    result = shown_answer(one.stored.finding) if default is None else default.shown(one.stored)
     new = {"new_memories": one.stored.new_memories} if one.name == "memories" else {}
     return {"part": one.name, "by": one.by, "result": result, **new}
 

@@ -26,7 +26,7 @@ class PartRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     name: PartName
-    state: Literal["done", "failed"] = "done"
+    state: Literal["done", "failed", "waiting"] = "done"
     made_by: str
     updated_at: datetime
     result: Raw = Raw(b"null")

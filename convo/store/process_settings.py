@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
+from convo.analysis.declared import served_dependencies
 from convo.conversation.digest import DIGEST_VERSION
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 Value = str | int
@@ -87,7 +88,7 @@ async def compare(postgres: Postgres, name: str, settings: Settings) -> Comparis
     """
     workers = settings.jobs.workers
     mine = shared_settings(settings)
-    used = used_dependencies(settings)
+    used = served_dependencies(settings)
 
     async def body(connection: Connection) -> Comparison:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)

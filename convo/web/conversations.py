@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from convo.analysis.part import PARTS, Part, PartsView
+from convo.analysis.part import PARTS, DeclaredPartView, Part, PartsView, shown_answer
 from convo.analysis.scoring import Score, score
 from convo.conversation import digest as digests
+from convo.conversation.owed import DeclaredPart, result_version
 from convo.conversation.score import level
 from convo.conversation.tenant import Reach
 from convo.http.turns import end_turn
@@ -100,7 +102,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             revision=revision_of(row["notes"]),
             waits_for=row["waits_for"] or None,
             log_state="expired" if row["log_retired"] else "stored",
-            parts=PartsView(**{part.name: _part(part, found.parts.get(part.name)) for part in PARTS}),
+            parts=_parts(found),
             score=self._score(found),
             links=views.links(row["conversation_id"], revision),
         )
@@ -113,7 +115,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
                 value=row["score"], final=True, breakdown=details.breakdown, weights_version=details.weights_version
             )
         stored = {name: parts.stored_finding(part) for name, part in found.parts.items() if part.state == "done"}
-        provisional = score(row["exchanges"], stored, self.settings.score)
+        provisional = score(row["exchanges"], stored, self.settings.score, found.owed)
         # Only settling makes a score final, even if every part is done.
         return msgspec.structs.replace(provisional, final=False)
 
@@ -297,10 +299,33 @@ def _summary(row: ConversationRow) -> views.ConversationSummary:
     return views.ConversationSummary(**summed, links=views.links(row["conversation_id"]))
 
 
-def _part(part: Part, found: PartRecord | None) -> Struct:
+def _parts(found: FoundConversation) -> Any:
+    """Return the view of the parts by their names: the default ones first, then the declared ones."""
+    owed = {part.name: part for part in found.owed.parts}
+    default = {part.name: _part(part, owed[part.name], found.parts.get(part.name)) for part in PARTS}
+    if not found.owed.number:
+        return PartsView(**default)
+    declared = {name: part for name, part in owed.items() if name not in default}
+    return {**default, **{name: _declared(part, found.parts.get(name)) for name, part in declared.items()}}
+
+
+def _part(part: Part, owed: DeclaredPart, found: PartRecord | None) -> Struct:
     """Return the view of one part; a failed part stays failed here while its job is tried again."""
+    own = part.shown(parts.stored_finding(found)) if found is not None and found.state == "done" else {}
+    return part.view(**{**_common(owed, found), **own})
+
+
+def _declared(owed: DeclaredPart, found: PartRecord | None) -> DeclaredPartView:
+    own = shown_answer(parts.stored_finding(found).finding) if found is not None and found.state == "done" else {}
+    return DeclaredPartView(**{"required": owed.required, **_common(owed, found), **own})
+
+
+def _common(owed: DeclaredPart, found: PartRecord | None) -> dict[str, Any]:
+    """Return the fields that are the same for every part."""
+    if owed.skipped:
+        return {"state": "skipped", "version": owed.version or None, "error": owed.skipped}
     if found is None:
-        return part.view(state="waiting")
-    own = part.shown(parts.stored_finding(found)) if found.state == "done" else {}
-    fields = {"state": found.state, "by": found.made_by, "error": found.error, "updated_at": found.updated_at}
-    return part.view(**{**fields, **own})
+        return {"state": "waiting", "version": owed.version or None}
+    tried = {"state": found.state, "by": found.made_by or None, "error": found.error, "updated_at": found.updated_at}
+    version = found.version or owed.version
+    return {**tried, "version": version or result_version(found.name, found.made_by, None)}

@@ -122,6 +122,7 @@ NOTHING_OF_ANYBODY = {
     "dropped_month": "numbers of months",
     "imported_relationship": "users and bots as HMACs alone",
     "tenant": "the names of the owners",
+    "part_set": "what is declared in settings",
 }
 """The other tables, each with why nothing is erased there."""
 OF_A_USER = ("user_id",)

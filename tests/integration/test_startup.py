@@ -11,6 +11,7 @@ from convo import config, startup
 from convo.analysis import local
 from convo.contracts import Contracts
 from convo.erasure_keeper import ErasureKeeper
+from convo.conversation.owed import DEFAULT_OWED
 from convo.errors import Refused
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
@@ -83,13 +84,13 @@ async def test_processes_that_may_open_more_connections_than_there_are_is_a_warn
 
 async def test_each_part_has_the_embedded_analyst_until_a_remote_one_is_configured() -> None:
     async with startup.open_analysts(Settings()) as (analysts, remotes):
-        assert {analyst.by for analyst in analysts.values()} == {local.BY}
+        assert {analyst.by for analyst in analysts.of(DEFAULT_OWED).values()} == {local.BY}
         assert list(remotes) == []
     llm = LlmSettings(base_url="http://127.0.0.1:1", model="a-model")
     memory = MemorySettings(url="http://127.0.0.1:1")
     async with startup.open_analysts(Settings(llm=llm, memory=memory)) as (analysts, remotes):
         assert [remote.dependency.name for remote in remotes] == ["llm", "memory"]
-        assert local.BY not in {analyst.by for analyst in analysts.values()}
+        assert local.BY not in {analyst.by for analyst in analysts.of(DEFAULT_OWED).values()}
 
 
 def test_settling_the_collector_exempts_what_exists(tmp_path: Path) -> None:

@@ -268,7 +268,9 @@ class FakeJobs:
             changed += 1
         return changed
 
-    async def settle(self, lease: Lease, waits: object = None, found: Mapping[PartName, Any] = NO_PARTS) -> Score:
+    async def settle(
+        self, lease: Lease, waits: object = None, found: Mapping[PartName, Any] = NO_PARTS, _left: object = None
+    ) -> Score:
         await trio.lowlevel.checkpoint()
         row = self._held(lease)
         row.parts |= {name: finding for name, (_, finding) in found.items()}

@@ -455,16 +455,34 @@ def completion(content: str | None, **choice: object) -> dict[str, object]:
 
 
 def think(call: Call) -> object:
-    """Find the user's lines that end in a question mark, or be happy, whichever is asked."""
+    """Find the user's lines that end in a question mark, and be happy: whatever is asked of it, also by its schema."""
     if call.method == "GET":  # the ping
         return {"data": []}
     asked = call.json()
-    system, record = (said["content"] for said in asked["messages"])
-    if '"emotion"' in system:
-        return completion('{"emotion": "happy"}')
-    lines = [json.loads(line) for line in record.splitlines() if line.startswith("{")]
-    texts = [line["text"] for line in lines if line.get("speaker") == "user"]
-    return completion(json.dumps({"questions": [text for text in texts if text.rstrip().endswith("?")]}))
+    text = "\n".join(said["content"] for said in asked["messages"])
+    record = re.search(r"<conversation-([0-9a-f]{16})>\n(.*)\n</conversation-\1>", text, re.DOTALL)
+    lines = [json.loads(line) for line in record[2].splitlines()] if record else []
+    said = [line["user"] for line in lines if isinstance(line.get("user"), str)]
+    answer: dict[str, Any] = {}
+    if '"questions": ' in text:
+        answer["questions"] = [one for one in said if one.rstrip().endswith("?")]
+    if '"emotion": ' in text:
+        answer["emotion"] = "happy"
+    wanted = asked.get("response_format", {}).get("json_schema", {}).get("schema", {}).get("properties", {})
+    return completion(json.dumps({**{name: filled(schema) for name, schema in wanted.items()}, **answer}))
+
+
+def filled(schema: dict[str, Any]) -> Any:
+    """Make a value that fits a schema, the same each time: its first value, its least number, one item."""
+    kind = schema.get("type")
+    kind = kind[0] if isinstance(kind, list) else kind
+    if "enum" in schema:
+        return schema["enum"][0]
+    if kind == "object":
+        return {name: filled(inner) for name, inner in schema["properties"].items()}
+    if kind == "array":
+        return [filled(schema["items"])]
+    return {"string": "said", "integer": schema.get("maximum", 3), "number": 1.5, "boolean": True}.get(str(kind))
 
 
 @asynccontextmanager

@@ -267,7 +267,7 @@ class Process:
             endings=self.endings,
             settle=self.settling.hand_over,
             take_log=self.recent_logs.take,
-            analysts=analysts,
+            analysts=analysts if callable(analysts) else lambda _: analysts,
             bell=self.bell,
         )
 

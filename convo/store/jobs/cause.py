@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from convo.conversation.model import JobState
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import DEPENDENCIES, PART_PREFIX
 
 CauseKind = Literal["done", "dead", "working", "overdue", "parked", "backoff", "suspect", "queued", "superseded"]
 
@@ -81,12 +81,18 @@ def _leased(row: Standing) -> Cause:
 def _ready(row: Standing) -> Cause:
     until = row.available_at if row.delayed else None
     if row.waits_for and not row.served:
-        unknown = "" if row.waits_for in DEPENDENCIES else " (this version does not know it)"
+        known = row.waits_for in DEPENDENCIES or row.waits_for.startswith(PART_PREFIX)
+        unknown = "" if known else " (this version does not know it)"
+        since = f" since {_at(row.parked_since)}" if row.parked_since else ""
         sentence = (
-            f"parked: it waits for {row.waits_for}{unknown} since {_at(row.parked_since)}, and no process that takes"
+            f"parked: it waits for {row.waits_for}{unknown}{since}, and no process that takes"
             f" jobs has it: start one that has ({_reason(row)})"
         )
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
+    if "@" in row.waits_for:
+        # No service that is out, but what the process must have that takes it.
+        sentence = f"queued: it waits for a worker of a process that has {row.waits_for}"
+        return Cause(kind="queued", sentence=sentence, since=row.available_at)
     if row.waits_for:
         sentence = f"parked: {row.waits_for} is out since {_at(row.parked_since)} ({_reason(row)}); no attempt is spent"
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)

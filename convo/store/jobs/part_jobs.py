@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from convo.analysis.part import StoredFinding
 from convo.conversation.model import Finding, PartName
 from convo.conversation.owed import Owed
 from convo.conversation.tenant import Tenant, tenant_of
@@ -102,11 +101,6 @@ async def add(connection: Connection, new: Sequence[NewPartJob]) -> None:
 def _taken(row: Mapping[str, Any], owed: Owed) -> PartJob:
     same = {name: row[name] for name in PartJob.__struct_fields__ if name in row}
     return PartJob(**{**same, "owed": owed, "tenant": tenant_of(row["tenant"], row["tenant_name"])})
-
-
-def missing_parts(owed: Owed, stored: Mapping[PartName, StoredFinding]) -> list[PartName]:
-    """Return the parts that are owed and not stored."""
-    return [name for name in owed.asked if name not in stored]
 
 
 _ADD = """

@@ -22,8 +22,9 @@ from convo.errors import ConvoError, DatabaseUnavailable
 from convo.store import ledger
 from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
-from convo.store.jobs import parts, runs, tickets
+from convo.store.jobs import part_jobs, parts, runs, tickets
 from convo.store.jobs.lease import Holder, Lease, hold, lost
+from convo.store.jobs.part_jobs import NewPartJob
 from convo.store.jobs.parts import PartRow, Resolved, part_row
 from convo.store.jobs.runs import NO_WAITS, Waits
 from convo.store.jobs.tickets import ERASE_TICKETS
@@ -36,7 +37,10 @@ _ROWS_MAX = 64
 _GATHER_SECONDS = 0.02
 FoundParts = Mapping[PartName, tuple[str, Finding]]
 NO_PARTS: FoundParts = {}
-_Item = tuple[Lease, Waits, FoundParts]
+LeftParts = Mapping[PartName, tuple[str, str]]
+"""Parts that no score waits for and that failed: by whom each was tried, and why it failed."""
+NO_LEFT: LeftParts = {}
+_Item = tuple[Lease, Waits, FoundParts, LeftParts]
 # What a user felt about a conversation of which no part says it.
 _NO_EMOTION = "neutral"
 
@@ -58,33 +62,38 @@ class Settler:
         )
         self._moves = False
 
-    async def settle(self, lease: Lease, waits: Waits = NO_WAITS, found: FoundParts = NO_PARTS) -> Score:
-        """End a job whose parts are all found: store its score, and add it to the user's relationship, exactly once.
+    async def settle(
+        self, lease: Lease, waits: Waits = NO_WAITS, found: FoundParts = NO_PARTS, left: LeftParts = NO_LEFT
+    ) -> Score:
+        """End a job whose required parts are found: store its score, and add it to the user's relationship, once.
 
         ``waits`` are the seconds that its work spent in each named wait, noted with its run. ``found`` are the parts
-        that are not stored yet, each with who found it.
+        that are not stored yet, each with who found it. Parts that are owed and neither found nor required are left to
+        jobs of their own; ``left`` says why.
 
         Raises:
             LeaseLost: the job is no longer ours; nothing was stored.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; or a crash of the database
                 lost one of the parts, which has to be found again.
         """
-        return await self._group.submit((lease, waits, found))
+        return await self._group.submit((lease, waits, found, left))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Settle batch after batch until cancelled."""
         await self._group.run(task_status=task_status)
 
     async def _commit(self, items: Sequence[_Item]) -> list[Score | ConvoError]:
-        batch = [lease for lease, _, _ in items]
-        waited = {lease.token: waits for lease, waits, _ in items}
+        batch = [lease for lease, _, _, _ in items]
+        waited = {lease.token: waits for lease, waits, _, _ in items}
+        left = {lease.token: parts for lease, _, _, parts in items}
 
         async def body(connection: Connection) -> dict[int, Score]:
             holders = await hold(connection, batch)
             held = {lease.seq: lease for lease in batch if lease.token in holders}
             leaves = await self._leaves_jobs(connection)
             fresh = await parts.resolve(
-                connection, [row for item in items if item[0].token in holders for row in _rows(*item)]
+                connection,
+                [row for lease, _, found, _ in items if lease.token in holders for row in _rows(lease, found)],
             )
             new = await self._new_parts(connection, fresh)
             if leaves:
@@ -101,6 +110,7 @@ class Settler:
                 await _move(connection, final)
             replaced = await _take_places(connection, final)
             await _relate(connection, final, replaced)
+            await part_jobs.add(connection, [row for one in final for row in _part_jobs(one, left[one.lease.token])])
             await self._outbox.append_parts(connection, new)
             await self._append(connection, final, replaced)
             return {one.lease.token: one.score for one in done}
@@ -171,7 +181,17 @@ def _answer(lease: Lease, found: Score | None) -> Score | ConvoError:
     return found
 
 
-def _rows(lease: Lease, _waits: Waits, found: FoundParts) -> list[PartRow]:
+def _part_jobs(one: _Done, left: LeftParts) -> list[NewPartJob]:
+    owed, nobody = one.lease.owed, (None, None)
+    if len(one.stored) == len(owed.asked):
+        return []
+    missing = {name: left.get(name, nobody) for name in owed.asked if name not in one.stored}
+    return [
+        NewPartJob(seq=one.lease.seq, name=name, owed=owed, by=by, error=error) for name, (by, error) in missing.items()
+    ]
+
+
+def _rows(lease: Lease, found: FoundParts) -> list[PartRow]:
     return [part_row(lease, name, by, finding) for name, (by, finding) in found.items()]
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 import convo
 from convo import errors
+from convo.analysis.part import DeclaredPartView
 from convo.conversation.decode import METADATA_BYTES_MAX
 from convo.conversation.found_log import OTHER_LOG_NAMES
 from convo.conversation.model import ConversationEnded
@@ -150,6 +151,7 @@ class _Schemas:
         found, named = msgspec.json.schema_components(types, ref_template=_REFERENCE)
         self._found: dict[str, Json] = dict(zip(map(repr, types), map(_translated, found), strict=True))
         self.components: Json = {name: _translated(schema) for name, schema in sorted(named.items())}
+        self.components["PartsView"]["additionalProperties"] = self.of(DeclaredPartView)
         self.components["LogItem"] = {
             "title": "LogItem",
             "description": "One item of a log, in any of these shapes. One that is none of them is kept and listed.",
@@ -176,7 +178,7 @@ def _sent_properties(described: Json) -> Json:
 
 
 def _types() -> Iterable[Any]:
-    yield from (ConversationEnded, Problem, REQUEST_TIMEOUT.type, *log_items.ITEM_SHAPES)
+    yield from (ConversationEnded, Problem, DeclaredPartView, REQUEST_TIMEOUT.type, *log_items.ITEM_SHAPES)
     yield from (one.type for one in SIGNATURE_HEADERS)
     for route in ROUTES:
         yield from (parameter.type for parameter in route.parameters)

@@ -10,7 +10,7 @@ import pytest
 
 from convo.analysis.llm_faults import ModelRefusal, refusal_of
 from convo.analysis.llm_form import FIRST_FORM, Trait, request_fields
-from convo.analysis.prompt import QUESTIONS
+from convo.analysis.prompt import QUESTIONS, asking
 from convo.errors import (
     RemoteBusy,
     RemoteDeclined,
@@ -26,7 +26,7 @@ from convo.settings import LlmSettings
 
 SETTINGS = LlmSettings(model="gpt-5", answer_tokens_max=900, reasoning_effort="low", extra={"seed": 1})
 FIELDS: Mapping[str, Any] = request_fields(
-    FIRST_FORM, SETTINGS, QUESTIONS, "What is an API key? The model was not found."
+    FIRST_FORM, SETTINGS, asking([QUESTIONS]), "What is an API key? The model was not found."
 )
 
 

@@ -18,12 +18,14 @@ from convo.analysis.llm_form import (
     shorter,
     without,
 )
-from convo.analysis.prompt import QUESTIONS
+from convo.analysis.prompt import QUESTIONS, asking
 from convo.settings import LlmSettings
+
+ASK = asking([QUESTIONS])
 
 
 def fields_of(form: RequestForm = FIRST_FORM, **settings: Any) -> dict[str, Any]:
-    return request_fields(form, LlmSettings(model="m", **settings), QUESTIONS, "the record")
+    return request_fields(form, LlmSettings(model="m", **settings), ASK, "the record")
 
 
 def test_the_first_form_asks_for_a_schema_with_a_system_role() -> None:
@@ -60,8 +62,8 @@ def test_what_is_not_taken_is_left_out_also_of_the_extra_fields() -> None:
     assert fields.keys() == {"model", "messages", "seed"}
     (message,) = fields["messages"]
     assert message["role"] == "user"
-    assert message["content"].startswith(QUESTIONS.system)
-    assert message["content"].endswith("the record")
+    assert message["content"].startswith(ASK.system)
+    assert message["content"].endswith(f"the record\n\n{ASK.tasks}")
 
 
 def test_the_limit_of_tokens_moves_to_its_other_name() -> None:

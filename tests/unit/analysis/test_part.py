@@ -11,7 +11,7 @@ from convo.conversation.owed import DEFAULT_PARTS
 from convo.conversation.score import Weights
 from tests.support.making import THREE
 
-COMMON = {"state", "by", "error", "updated_at"}
+COMMON = {"state", "by", "version", "error", "updated_at"}
 """The fields of a view that are the same for every part."""
 
 

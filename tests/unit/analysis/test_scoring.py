@@ -137,6 +137,6 @@ def test_a_score_is_the_sum_of_its_points_within_what_the_database_holds(
     count: int, questions: int | None, memories: int | None, emotion: EmotionName | None, weights: Weights
 ) -> None:
     scored = score(count, found(questions, memories, emotion), weights)
-    shares = [one for name in Breakdown.__struct_fields__ if (one := getattr(scored.breakdown, name)) is not None]
+    shares = [one for name in Breakdown.__struct_fields__ if (one := getattr(scored.breakdown, name))]
     assert scored.value == min(max(sum(one.points for one in shares), 0), weights.conversation_max or INTEGER_MAX)
     assert msgspec.json.decode(msgspec.json.encode(scored), type=Score) == scored

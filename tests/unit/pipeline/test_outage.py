@@ -124,7 +124,7 @@ async def at_work(**llm: Any) -> AsyncIterator[House]:
         endings=endings,
         settle=endings.settle,
         take_log=take_log,
-        analysts=cast("Any", house.analysts()),
+        analysts=lambda _: cast("Any", house.analysts()),
         bell=house.bell,
     )
     publisher = Publisher(jobs, settings.jobs, house.bell, [house.dependency], lambda _: None, held, Unpaced())

@@ -98,7 +98,7 @@ async def work(
         endings=ended,  # type: ignore[arg-type]
         settle=ended.settle,
         take_log=take,
-        analysts={"emotion": Analyst(by="m/1", find=analyst.find)},
+        analysts=lambda _: {"emotion": Analyst(by="m/1", find=analyst.find)},
         bell=Bell(),
     )
     send, receive = trio.open_memory_channel[Handed](0)
@@ -140,7 +140,7 @@ async def test_a_settle_is_handed_over_where_no_other_worker_is_free(workers: in
         endings=ended,  # type: ignore[arg-type]
         settle=handed.settle,
         take_log=take,
-        analysts={"emotion": Analyst(by="m/1", find=analyst.find)},
+        analysts=lambda _: {"emotion": Analyst(by="m/1", find=analyst.find)},
         bell=Bell(),
     )
     send, receive = trio.open_memory_channel[Handed](0)

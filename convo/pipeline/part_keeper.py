@@ -1,0 +1,129 @@
+"""Finds the parts that no score waits for and that failed with their conversation: each by itself, behind live work.
+
+Open it to change when such a part is tried again. Their rows stand in ``store/jobs/part_jobs.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import groupby
+from random import random
+
+import trio
+
+from convo.analysis.analysts import AnalystsOfSets
+from convo.analysis.analyze import PartFailure, analyze
+from convo.conversation import digest as digests
+from convo.conversation import transcript
+from convo.conversation.model import Conversation, Finding, PartName
+from convo.errors import ConvoError, RemoteError
+from convo.observe import log_records
+from convo.resilience import retry
+from convo.runtime import threads
+from convo.runtime.deadline import deadline
+from convo.settings import Settings
+from convo.store import logs
+from convo.store.jobs.part_jobs import PartJob, PartJobs
+
+_TAKEN_MAX = 8
+# Beside the time of the analysis: to read the log before it, and to store what came of it.
+_SLACK_SECONDS = 30.0
+ReadLog = Callable[[int], Awaitable[bytes | None]]
+
+
+class PartKeeper:
+    """Takes part jobs while ``idle`` says that nothing live waits for a worker."""
+
+    def __init__(
+        self,
+        jobs: PartJobs,
+        settings: Settings,
+        analysts: AnalystsOfSets,
+        read_log: ReadLog,
+        idle: Callable[[], bool],
+    ) -> None:
+        self._jobs = jobs
+        self._settings = settings
+        self._analysts = analysts
+        self._read_log = read_log
+        self._idle = idle
+
+    async def run(self) -> None:
+        """Work on part jobs until cancelled."""
+        while True:
+            try:
+                worked = self._idle() and await self.work()
+            except ConvoError as error:
+                log_records.part_jobs_failed(reason=error.detail)
+                worked = False
+            if not worked:
+                await trio.sleep(self._settings.jobs.poll_seconds)
+
+    async def work(self) -> bool:
+        """Take what is due and work on it; return whether there was anything."""
+        seconds = self._settings.analysis.job_seconds + _SLACK_SECONDS
+        taken = await self._jobs.take(self._analysts.able(), _TAKEN_MAX, seconds)
+        by_seq = sorted(taken, key=lambda job: job.seq)
+        for _, of_one in groupby(by_seq, key=lambda job: job.seq):
+            await self._work_on(list(of_one))
+        return bool(taken)
+
+    async def _work_on(self, jobs: Sequence[PartJob]) -> None:
+        """Find parts of one conversation, those of one model in one call."""
+        by_name = {job.name: job for job in jobs}
+        analysts = self._analysts.of(jobs[0].owed)
+        found: dict[PartName, tuple[str, Finding]] = {}
+
+        async def store(name: PartName, by: str, finding: Finding) -> None:
+            found[name] = (by, finding)
+
+        try:
+            with deadline("analysis.job", self._settings.analysis.job_seconds):
+                conversation = await self._conversation(jobs[0])
+                failures = await analyze(conversation, {name: analysts[name] for name in by_name}, (), store)
+        except ConvoError as error:
+            failures = {name: PartFailure(by="", error=error) for name in by_name if name not in found}
+        for name, (by, finding) in found.items():
+            await self._jobs.done(by_name[name], by, finding)
+            log_records.part_job_done(conversation_id=by_name[name].conversation_id, part=name, by=by)
+        await self._note_failures(by_name, failures)
+
+    async def _note_failures(
+        self, by_name: Mapping[PartName, PartJob], failures: Mapping[PartName, PartFailure]
+    ) -> None:
+        settings = self._settings.jobs
+        for name, failure in failures.items():
+            job, error = by_name[name], failure.error
+            outage = isinstance(error, RemoteError) and error.outage
+            last = not outage and job.attempts + 1 >= settings.attempts_max
+            later = retry.next_wait_seconds(
+                job.attempts + 1,
+                backoff_seconds=settings.backoff_seconds,
+                backoff_max_seconds=settings.backoff_max_seconds,
+                asked_seconds=None,
+                random=random(),
+            )
+            await self._jobs.failed(job, failure.by, error.detail, later=None if last else later, spent=not outage)
+            log_records.part_job_failed(
+                conversation_id=job.conversation_id, part=name, attempt=job.attempts + 1, reason=error.detail, last=last
+            )
+
+    async def _conversation(self, job: PartJob) -> Conversation:
+        packed = await self._read_log(job.seq)
+        if packed is None:
+            raise ConvoError("the log of this conversation is no longer stored")
+        with deadline("analysis.decode", self._settings.analysis.job_seconds):
+            return await threads.run_in_thread(_read, job, packed, limiter=threads.JOBS)
+
+
+def _read(job: PartJob, packed: bytes) -> Conversation:
+    logs.check_log_hash(packed, job.log_hash, job.conversation_id)
+    return Conversation(
+        conversation_id=job.conversation_id,
+        user_id=job.user_id,
+        bot_id=job.bot_id,
+        digest=digests.expand(job.digest),
+        turns=transcript.turns(logs.unpack(packed), job.started_at, job.ended_at),
+        asked_before=True,
+        remote_prefix=job.remote_prefix,
+    )
