@@ -14,7 +14,7 @@ from convo.conversation.model import CANARY_USER
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.store import intake, ledger, logs, outbox, outcomes
 from convo.store.erasures import ErasedCounts
-from convo.store.jobs import memories, part_jobs, parts, runs, settle, table, tickets
+from convo.store.jobs import memories, part_jobs, parts, reruns, runs, settle, table, tickets
 from convo.store.jobs.erased_memories import leave_tombstones
 from convo.store.postgres import Connection, Postgres
 
@@ -26,6 +26,7 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "part": (parts.ERASE_PARTS,),
     "part_ticket": (tickets.ERASE_TICKETS,),
     "part_job": (part_jobs.ERASE_PART_JOBS,),
+    "candidate": (reruns.ERASE_CANDIDATES,),
     "run": (runs.ERASE_RUNS,),
     "conversation_log": (logs.LogStore.ERASE,),
     "event": (outbox.ERASE_EVENTS,),

@@ -29,6 +29,7 @@ from convo.store.intake import ERASE_CONVERSATIONS, ERASE_PREFIXES
 from convo.store.job_sql import QUEUED
 from convo.store.jobs.part_jobs import ERASE_PART_JOBS
 from convo.store.jobs.parts import ERASE_PARTS
+from convo.store.jobs.reruns import ERASE_CANDIDATES
 from convo.store.jobs.runs import ERASE_RUNS
 from convo.store.jobs.table import ERASE_JOBS
 from convo.store.jobs.tickets import ERASE_TICKETS
@@ -229,7 +230,16 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(ledger.BOOK_RETIRED, seqs)
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
-    of_job = (ERASE_PARTS, ERASE_PART_JOBS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES, ERASE_PREFIXES)
+    of_job = (
+        ERASE_PARTS,
+        ERASE_PART_JOBS,
+        ERASE_TICKETS,
+        ERASE_RUNS,
+        ERASE_JOBS,
+        ERASE_OUTCOMES,
+        ERASE_PREFIXES,
+        ERASE_CANDIDATES,
+    )
     for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
         await connection.execute(statement, seqs)
 

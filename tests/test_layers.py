@@ -68,6 +68,7 @@ RANKS: dict[str, int] = {
     "convo.event_keeper": 13,
     "convo.canary": 13,
     "convo.retention": 11,
+    "convo.reanalysis": 13,
     "convo.retention_keeper": 13,
     "convo.retention_months": 12,
     "convo.retention_report": 13,

@@ -16,6 +16,7 @@ from convo.commands.api_commands import add_api_commands
 from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, arguments_of, settings_of
 from convo.commands.parsing import Parser
+from convo.commands.reruns import add_reruns
 from convo.commands.upkeep import add_keys, add_upkeep
 from convo.errors import ConvoError
 from convo.observe import standard_files
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_service(commands)
     add_upkeep(commands)
+    add_reruns(commands)
     add_keys(commands)
     add_api_commands(commands)
     topics = add_command(commands, "help", "list the topics of the handbook, or print the page of one", _help)

@@ -248,6 +248,18 @@ async def import_totals(
             booked(await postgres.run("db.import", body))
 
 
+@asynccontextmanager
+async def open_served(settings: Settings, reads: str) -> AsyncIterator[Postgres]:
+    """Open the database for the block; ``reads`` says what is done with it.
+
+    Raises:
+        Refused: as ``audit``.
+    """
+    async with existing_database(settings) as url, _opened(settings, url) as (postgres, connection):
+        await _refuse_other_schema(settings, connection, reads)
+        yield postgres
+
+
 async def _refuse_other_schema(settings: Settings, connection: DedicatedConnection, reads: str) -> None:
     await _refuse_unserved(settings, connection)
     schema = await read_schema(connection)

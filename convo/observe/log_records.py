@@ -485,6 +485,11 @@ def part_jobs_failed(*, reason: str) -> None:
     _record("warning", "part_jobs_failed", reason=reason)
 
 
+def rerun_failed(*, part: str, reason: str) -> None:
+    """Warn that conversations of a re-run could not be taken, stored or given back."""
+    _record("warning", "rerun_failed", part=part, reason=reason)
+
+
 def memory_list_failed(*, reason: str) -> None:
     """Warn that what the memory service has of a user could not be read: a part is uncertain."""
     _record("warning", "memory_list_failed", reason=reason)

@@ -44,6 +44,8 @@ NAMES: dict[str, str] = {
     "db.give_back": "giving back attempts that were spent on a fault of a dependency",
     "db.rescue": "rescuing leases that ended, and burying what is given up",
     "db.sample": "counting jobs for the metrics",
+    "db.reruns": "looking at conversations for a re-run of a part, or taking some of them",
+    "db.promote": "letting results of a re-run take the place of the current ones",
     "db.books": "comparing the tables with the ledger",
     "db.audit": "comparing days with the ledger, and the tables with each other",
     "db.audit_log": "reading a page of the audit log",
@@ -130,6 +132,7 @@ NAMES: dict[str, str] = {
     "embedded.measure": "adding up the size of a data folder",
     "embedded.trim": "cutting the server's log back",
     # the folder of this process
+    "reanalysis.leave": "giving back what a re-run had under way when its command ends",
     "history.save": "writing what was seen of the database's history",
     # backup and restore
     "backup.pg_dump": "writing the backup",

@@ -34,6 +34,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
     **dict.fromkeys(("db.events", "db.courier"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
+    **dict.fromkeys(("db.reruns", "db.promote"), "background"),
     **dict.fromkeys(("db.retire", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),

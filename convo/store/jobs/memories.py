@@ -75,12 +75,12 @@ async def remember(connection: Connection, found: Sequence[MemoriesRow]) -> dict
         new = await _merge(
             connection, [one for one in words if one.row.seq > tombstones.until_seq(one.row.own_user, one.key)]
         )
-        new |= await _first_seen_in(connection, [one for one in resolved if one.again])
+        new |= await first_seen_in(connection, [one for one in resolved if one.again])
         stored |= {one.seq: StoredFinding(one.memories, new[one.seq]) for one in resolved}
     return stored
 
 
-async def _first_seen_in(connection: Connection, again: Sequence[MemoriesRow]) -> Counter[int]:
+async def first_seen_in(connection: Connection, again: Sequence[MemoriesRow]) -> Counter[int]:
     """Count all that was first seen in these conversations: this run may be told less of it than an earlier one."""
     if not again:
         return Counter()

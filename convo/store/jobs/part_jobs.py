@@ -143,4 +143,5 @@ PART_JOBS_OF = """
  FROM part_job WHERE part_job.seq = c.seq)
 """
 """The part jobs of a conversation ``c`` as one value; null where there are none."""
+ERASE_PART_JOB = "DELETE FROM part_job WHERE seq = ANY($1::bigint[]) AND name = $2"
 ERASE_PART_JOBS = "DELETE FROM part_job WHERE seq = ANY($1::bigint[])"

@@ -282,10 +282,14 @@ UPDATE job SET state = 'done', {UNLEASED}, attempts = attempts + 1,
 FROM unnest($1::bigint[], $2::integer[], $3::jsonb[], $4::text[]) AS done (seq, score, breakdown, version)
 WHERE job.seq = done.seq
 """
+# Whoever changes such a score at this moment (promotion) is waited for.
 _TAKE_PLACES = """
-UPDATE conversation SET replaced = true FROM outcome
-WHERE conversation.seq = ANY($1::bigint[]) AND outcome.seq = conversation.seq AND conversation.replaced IS NOT TRUE
-RETURNING conversation.seq, outcome.score
+WITH counted AS MATERIALIZED (
+    SELECT seq, score FROM outcome WHERE seq = ANY($1::bigint[]) ORDER BY seq FOR UPDATE
+)
+UPDATE conversation SET replaced = true FROM counted
+WHERE conversation.seq = counted.seq AND conversation.replaced IS NOT TRUE
+RETURNING conversation.seq, counted.score
 """
 _RELATE = """
 INSERT INTO relationship AS r (user_id, bot_id, score, conversations, last_emotion, last_seq, tenant)

@@ -1,0 +1,172 @@
+"""Finds one part again for stored conversations, behind live work, in whichever process runs it.
+
+Open it to change how a re-run is worked on. Which conversations it is of, and who has which of them, stands in
+``store/jobs/reruns.py``; what was found changes nothing (``store/jobs/promotion.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import random
+
+import trio
+from msgspec import Struct
+
+from convo.analysis.analyze import Analyst, PartFailure, analyze
+from convo.conversation import digest as digests
+from convo.conversation import transcript
+from convo.conversation.model import Conversation, Finding, PartName
+from convo.errors import ConvoError, RemoteError
+from convo.observe import log_records
+from convo.resilience import retry
+from convo.runtime import threads
+from convo.runtime.deadline import deadline
+from convo.settings import Settings
+from convo.store import logs
+from convo.store.jobs.reruns import Rerun, Reruns, TakenCandidate, Taking
+
+ReadPackedLog = Callable[[int], Awaitable[bytes | None]]
+
+# How long a worker pauses that was given nothing, by the reason.
+_PAUSE_SECONDS = {"": 0.0, "live": 0.1, "rate": 0.05, "later": 0.5}
+
+
+class RerunTally(Struct):
+    """What this process has done in a re-run so far, and why it was given nothing lately."""
+
+    found: int = 0
+    failed: int = 0
+    waits_for: str = ""
+
+
+class Reanalysis:
+    """Works on one re-run with ``analyst``, until it is paused or nothing is left."""
+
+    def __init__(
+        self, settings: Settings, reruns: Reruns, rerun: Rerun, analyst: Analyst, read_log: ReadPackedLog
+    ) -> None:
+        self._settings = settings
+        self._reruns = reruns
+        self._rerun = rerun
+        self._analyst = analyst
+        self._read_log = read_log
+        self._taken: dict[int, TakenCandidate] = {}
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self.tally = RerunTally()
+
+    async def run(self, workers: int) -> None:
+        """Work on it with so many conversations at a time; what is under way when this is cancelled is given back."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._renew)
+                async with trio.open_nursery() as working:
+                    for _ in range(workers):
+                        working.start_soon(self._work)
+                nursery.cancel_scope.cancel()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if self._taken:
+            with trio.CancelScope(shield=True), deadline("reanalysis.leave", self._settings.database.unit_seconds):
+                try:
+                    await self._reruns.give_back(list(self._taken.values()))
+                except ConvoError as error:
+                    log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                taking = await self._reruns.take(self._rerun, 1, self._settings.jobs.lease_seconds)
+                for one in taking.taken:
+                    await self._work_on(one)
+            except ConvoError as error:
+                # The database is out, or restarts: what was taken is due again when its time is over.
+                log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
+                taking = Taking(reason="later")
+            self.tally.waits_for = taking.reason
+            if taking.reason in ("paused", "ended"):
+                return
+            await trio.sleep(_PAUSE_SECONDS[taking.reason])
+
+    async def _work_on(self, one: TakenCandidate) -> None:
+        self._taken[one.seq] = one
+        with trio.CancelScope() as scope:
+            self._scopes[one.seq] = scope
+            await self._find(one)
+        self._taken.pop(one.seq, None)
+        self._scopes.pop(one.seq, None)
+
+    async def _find(self, one: TakenCandidate) -> None:
+        found: dict[PartName, tuple[str, Finding]] = {}
+
+        async def store(name: PartName, by: str, finding: Finding) -> None:
+            found[name] = (by, finding)
+
+        began = trio.current_time()
+        try:
+            with deadline("analysis.job", self._settings.analysis.job_seconds):
+                conversation = await self._conversation(one)
+                failures = await analyze(conversation, {one.part: self._analyst}, (), store)
+        except ConvoError as error:
+            failures = {one.part: PartFailure(by=self._analyst.by, error=error)}
+        if one.part in found:
+            by, finding = found[one.part]
+            if await self._reruns.done(one, by, finding, trio.current_time() - began):
+                self.tally.found += 1
+        else:
+            await self._note_failure(one, failures[one.part])
+
+    async def _note_failure(self, one: TakenCandidate, failure: PartFailure) -> None:
+        settings, error = self._settings.jobs, failure.error
+        outage = isinstance(error, RemoteError) and error.outage
+        last = not outage and one.attempts + 1 >= settings.attempts_max
+        later = retry.next_wait_seconds(
+            one.attempts + 1,
+            backoff_seconds=settings.backoff_seconds,
+            backoff_max_seconds=settings.backoff_max_seconds,
+            asked_seconds=None,
+            random=random(),
+        )
+        await self._reruns.failed(one, failure.by, error.detail, later=None if last else later, spent=not outage)
+        self.tally.failed += last
+        if outage:
+            # Each of the others would only find the same.
+            self.tally.waits_for = error.detail
+            await trio.sleep(settings.backoff_seconds)
+
+    async def _renew(self) -> None:
+        """Keep what is under way, and stop the work on what another process has taken meanwhile."""
+        while True:
+            await trio.sleep(self._settings.jobs.heartbeat_seconds)
+            if not self._taken:
+                continue
+            asked = list(self._taken.values())
+            try:
+                kept = await self._reruns.renew(asked, self._settings.jobs.lease_seconds)
+            except ConvoError as error:
+                log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
+                continue
+            for one in asked:
+                if one.seq not in kept and self._taken.get(one.seq) is one:
+                    self._scopes[one.seq].cancel()
+
+    async def _conversation(self, one: TakenCandidate) -> Conversation:
+        packed = await self._read_log(one.seq)
+        if packed is None:
+            raise ConvoError("the log of this conversation is no longer stored")
+        with deadline("analysis.decode", self._settings.analysis.job_seconds):
+            return await threads.run_in_thread(_read, one, packed, limiter=threads.JOBS)
+
+
+def _read(one: TakenCandidate, packed: bytes) -> Conversation:
+    logs.check_log_hash(packed, one.log_hash, one.conversation_id)
+    return Conversation(
+        conversation_id=one.conversation_id,
+        user_id=one.user_id,
+        bot_id=one.bot_id,
+        digest=digests.expand(one.digest),
+        turns=transcript.turns(logs.unpack(packed), one.started_at, one.ended_at),
+        asked_before=True,
+        remote_prefix=one.remote_prefix,
+    )
