@@ -60,8 +60,10 @@ class Reanalysis:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._renew)
                 async with trio.open_nursery() as working:
+                    give, receive = trio.open_memory_channel[TakenCandidate](0)
+                    working.start_soon(self._take, give, workers)
                     for _ in range(workers):
-                        working.start_soon(self._work)
+                        working.start_soon(self._work, receive)
                 nursery.cancel_scope.cancel()
         finally:
             await self._leave()
@@ -74,28 +76,39 @@ class Reanalysis:
                 except ConvoError as error:
                     log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
 
-    async def _work(self) -> None:
-        while True:
-            try:
-                taking = await self._reruns.take(self._rerun, 1, self._settings.jobs.lease_seconds)
+    async def _take(self, give: trio.MemorySendChannel[TakenCandidate], count: int) -> None:
+        """Take what is due, a few at a time, and hand it to the workers; end when there is nothing more to take."""
+        async with give:
+            while True:
+                try:
+                    taking = await self._reruns.take(self._rerun, count, self._settings.jobs.lease_seconds)
+                except ConvoError as error:
+                    log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
+                    taking = Taking(reason="later")
+                self.tally.waits_for = taking.reason
+                self._taken |= {one.seq: one for one in taking.taken}
                 for one in taking.taken:
-                    await self._work_on(one)
-            except ConvoError as error:
-                # The database is out, or restarts: what was taken is due again when its time is over.
-                log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
-                taking = Taking(reason="later")
-            self.tally.waits_for = taking.reason
-            if taking.reason in ("paused", "ended"):
-                return
-            await trio.sleep(_PAUSE_SECONDS[taking.reason])
+                    await give.send(one)
+                if taking.reason in ("paused", "ended"):
+                    return
+                await trio.sleep(_PAUSE_SECONDS[taking.reason])
 
-    async def _work_on(self, one: TakenCandidate) -> None:
-        self._taken[one.seq] = one
-        with trio.CancelScope() as scope:
-            self._scopes[one.seq] = scope
+    async def _work(self, receive: trio.MemoryReceiveChannel[TakenCandidate]) -> None:
+        async for one in receive:  # no deadline: there is something to do, or there is not
+            with trio.CancelScope() as scope:
+                self._scopes[one.seq] = scope
+                # It may have been lost while it waited for a worker.
+                if self._taken.get(one.seq) is one:
+                    await self._end(one)
+            self._taken.pop(one.seq, None)
+            self._scopes.pop(one.seq, None)
+
+    async def _end(self, one: TakenCandidate) -> None:
+        try:
             await self._find(one)
-        self._taken.pop(one.seq, None)
-        self._scopes.pop(one.seq, None)
+        except ConvoError as error:
+            # The database is out, or restarts: it is due again when its time is over.
+            log_records.rerun_failed(part=self._rerun.part, reason=error.detail)
 
     async def _find(self, one: TakenCandidate) -> None:
         found: dict[PartName, tuple[str, Finding]] = {}
@@ -149,7 +162,9 @@ class Reanalysis:
                 continue
             for one in asked:
                 if one.seq not in kept and self._taken.get(one.seq) is one:
-                    self._scopes[one.seq].cancel()
+                    del self._taken[one.seq]
+                    if one.seq in self._scopes:
+                        self._scopes[one.seq].cancel()
 
     async def _conversation(self, one: TakenCandidate) -> Conversation:
         packed = await self._read_log(one.seq)

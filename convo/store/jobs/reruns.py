@@ -231,7 +231,8 @@ class Reruns:
         async def body(connection: Connection) -> bool:
             return bool(await connection.fetch(statement, one.seq, one.part, one.token, *values))
 
-        return await self._postgres.run("db.reruns", body)
+        # As parts: a crash of the database may lose the last moments, which are then found again.
+        return await self._postgres.run("db.reruns", body, begin=RELAXED)
 
     async def count(self, order: RerunOrder) -> tuple[int, int]:
         """Count what a re-run would find again, and what has this version already; nothing is written."""
