@@ -47,8 +47,8 @@ _BATCH = 250
 _POSTERS = 8
 _SAID = ("Hello!", "Hi!", "Why do dogs bark?", "They talk.", "I like the moon. How far is it?", "Far.")
 _QUICK = {
-    "jobs.lease_seconds": "3",
-    "jobs.heartbeat_seconds": "1",
+    "jobs.lease_seconds": "6",
+    "jobs.heartbeat_seconds": "1.5",
     "observe.log_level": "error",
     "llm.attempts": "1",
     "events.types": "[]",
