@@ -300,7 +300,8 @@ WITH sent AS MATERIALIZED (
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
 ), jobs AS (
-    INSERT INTO job (seq, fair_key$column$owed$parked) SELECT seq, $fair_key$column$owed$parked_since FROM fresh JOIN sent USING (seq)
+    INSERT INTO job (seq, fair_key$column$owed$parked)
+    SELECT seq, $fair_key$column$owed$parked_since FROM fresh JOIN sent USING (seq)
 $events)
 SELECT seq, id_hash, received_at FROM fresh
 """

@@ -17,7 +17,7 @@ from tests.support import fakes
 from tests.support.fakes import Call, FakeServer
 from tests.support.running import ended, query, serving
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="  # noqa: S105  (of a test)
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo="
 TIER = {"type": "object", "properties": {"tier": {"enum": ["gold", "basic"]}}, "required": ["tier"]}
 NO_TIER = '{"questions": [], "emotion": "happy"}'
 QUICK = {

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 from convo import config, startup
 from convo.analysis import local
 from convo.contracts import Contracts
-from convo.erasure_keeper import ErasureKeeper
 from convo.conversation.owed import DEFAULT_OWED
+from convo.erasure_keeper import ErasureKeeper
 from convo.errors import Refused
 from convo.runtime import identity
 from convo.runtime.bridge import open_bridge
