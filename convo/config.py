@@ -279,7 +279,7 @@ def _unknown_key(key: str, section: str | None) -> str:
     known = _fields(section) if section else [field.name for field in msgspec.structs.fields(Settings)]
     near = _nearest(key, known)
     homes = [field.name for field in msgspec.structs.fields(Settings) if key in _fields(field.name)]
-    if not near and homes:
+    if homes and not (near and section):
         near = f"; it belongs below {' or '.join(f'[{home}]' for home in homes)}"
     return f"$.{f'{section}.' if section else ''}{key}: there is no such key{near}"
 

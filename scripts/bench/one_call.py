@@ -6,9 +6,9 @@
     .venv/bin/python scripts/bench/one_call.py FILE… --before d445a7e --conversations 200
 
 A fake model that answers the same each time is asked by convo's own client: once for both parts, and once for each.
-Shown are the calls, the tokens of all that was sent and answered (o200k_base), and those of the two calls as the program
-of ``--before`` made them. Conversations are taken from the files, and then the first halves of them, until there are
-enough. Exit code 0: the results are the same, and the tokens at least 45 % fewer than those of before.
+Shown are the calls, the tokens of all that was sent and answered (o200k_base), and those of the two calls as the
+program of ``--before`` made them. Conversations are taken from the files, and then the first halves of them, until
+there are enough. Exit code 0: the results are the same, and the tokens at least 45 % fewer than those of before.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from convo.analysis.llm import Model
 from convo.conversation import decode, transcript
 from convo.conversation.model import Conversation, Finding
 from convo.conversation.owed import DeclaredPart
 from convo.settings import LlmSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 FEWER = 0.45
 _PYTHON = ROOT / ".bench/tokens/bin/python"
 _PARTS = (DeclaredPart(name="questions", who="llm"), DeclaredPart(name="emotion", who="llm"))
