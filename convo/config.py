@@ -17,7 +17,7 @@ from typing import Any, get_origin
 
 import msgspec
 
-from convo.config_parts import PART_VARIABLES, merge_parts, read_parts, secret_hook
+from convo.config_parts import PART_VARIABLES, check_parts, merge_parts, secret_hook
 from convo.dependencies import DEPENDENCIES
 from convo.errors import ConfigError
 from convo.ladder import check_ladder
@@ -162,7 +162,7 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as TOML: {error}") from error
     _check_no_secret(path, tables)
-    read_parts(path, tables.get("parts"))
+    check_parts(path, tables.get("parts"))
     _convert(tables, str(path))  # before another source can hide a mistake in the file
     for section, key in _PATHS:
         if tables.get(section, {}).get(key):
@@ -279,7 +279,7 @@ def _unknown_key(key: str, section: str | None) -> str:
     known = _fields(section) if section else [field.name for field in msgspec.structs.fields(Settings)]
     near = _nearest(key, known)
     homes = [field.name for field in msgspec.structs.fields(Settings) if key in _fields(field.name)]
-    if not near and homes:
+    if homes and not (near and section):
         near = f"; it belongs below {' or '.join(f'[{home}]' for home in homes)}"
     return f"$.{f'{section}.' if section else ''}{key}: there is no such key{near}"
 

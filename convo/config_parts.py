@@ -21,7 +21,7 @@ _KINDS = {field.name: field.type for field in msgspec.structs.fields(PartSetting
 _SCHEMA_BYTES_MAX = 1 << 20
 
 
-def read_parts(path: Path, parts: Any) -> None:
+def check_parts(path: Path, parts: Any) -> None:
     """Check the tables of one file, and put in place of the name of a file what it holds; a path starts at its folder.
 
     Raises:

@@ -207,6 +207,7 @@ TESTED_BY: dict[str, str] = {
     ),
     "convo.web.description.samples": "unit/web/description/test_openapi.py",
     # Pieces behind one door, tested through it.
+    "convo.analysis.ready_made": "unit/analysis/test_declared.py",
     "convo.setting_checks": "unit/test_config.py",
     "convo.store.listing": "integration/store/test_conversations.py",
     "convo.store.packing": "integration/store/test_backup.py",

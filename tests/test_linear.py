@@ -42,9 +42,11 @@ from convo.conversation import (
     identity,
     item,
     item_count,
+    json_schema,
     log_prefix,
     model,
     nesting,
+    owed,
     score,
     sent,
     tenant,
@@ -157,6 +159,8 @@ def compared(body: bytes) -> None:
         digest.same(f"{version}:", digest.digest(found), found.ended)
 
 
+_TEXT = {"type": "string", "maxLength": 1 << 30}
+_LIST = {"type": "array", "items": _TEXT, "maxItems": 1 << 30}
 CALLS: dict[Callable[..., object], list[Call]] = {
     asked.questions: [lambda text: asked.questions(user_says(text))],
     asked.raised: for_languages(lambda text, language: asked.raised(said(text, language))),
@@ -202,6 +206,8 @@ CALLS: dict[Callable[..., object], list[Call]] = {
     item.is_turn_like: [of_items(item.is_turn_like)],
     item.hints_at_a_turn: [of_items(item.hints_at_a_turn)],
     model.bounded_key: [model.bounded_key],
+    json_schema.fits: [lambda text: json_schema.fits(list(text), _LIST), lambda text: json_schema.fits(text, _TEXT)],
+    json_schema.pruned: [lambda text: json_schema.pruned(list(text), _LIST)],
     score.count_exchanges: [lambda text: score.count_exchanges(["user" if c == text[0] else "bot" for c in text])],
     sent.read_log: [of_bodies(lambda body: sent.read_log(fields(body)["conversation_log"]))],
     sent.read_json: [of_bodies(sent.read_json)],
@@ -227,6 +233,9 @@ READ_NO_TEXT = {
     *(tenant.tenant_of, tenant.turn_prefix, tenant.turn_bounds),
     # It passes turns on.
     slices.each,
+    # Settings, and what is stored of them.
+    *(owed.owed_of, owed.encode_parts, owed.decode_parts, owed.version_of, owed.result_version),
+    *(json_schema.schema_faults, json_schema.strict),
     *(score.emotion_share, score.cap_share, score.within_bounds, score.level, nesting.too_deep),
 }
 

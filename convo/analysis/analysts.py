@@ -84,7 +84,7 @@ class AnalystsOfSets:
         for several in _chunks(parts, self._parts_per_call):
             together = _call_of(model, several)
             for part in several:
-                by = llm_parts.maker(part, part.analyst or model.model)
+                by = llm_parts.made_by(part, part.analyst or model.model)
                 made[part.name] = Analyst(by=by, find=_alone(together, part.name), together=together)
         return made
 

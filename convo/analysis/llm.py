@@ -23,7 +23,7 @@ from convo.analysis.llm_answers import emotion_in
 from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
-from convo.analysis.llm_parts import call_key, found_without_asking, read_part, refused_part, task_of
+from convo.analysis.llm_parts import call_key, found_without_asking, part_task, read_part, refused_part
 from convo.analysis.prompt import PROMPT_VERSION, TRIAL, Ask, asking, record, user_spoke
 from convo.analysis.remote import PartFinder, RemoteAnalyst, key_text
 from convo.conversation.model import Conversation, Finding, Mood, PartName, Questions
@@ -156,7 +156,7 @@ class Model(RemoteAnalyst):
         settings = self._settings if model == self._settings.model else structs.replace(self._settings, model=model)
         key = call_key(conversation, asked, model, settings.base_url)
         completion = await self._complete(
-            asking([task_of(part) for part in asked]), partial(record, conversation), key, settings
+            asking([part_task(part) for part in asked]), partial(record, conversation), key, settings
         )
         if not completion.texts:
             raise RemoteGarbage("llm", "the answer is empty")

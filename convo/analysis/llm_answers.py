@@ -15,7 +15,7 @@ from convo.analysis.prompt import EMOTIONS, without_nul
 from convo.conversation.model import EmotionName
 
 T = TypeVar("T")
-Answer = TypeVar("Answer")
+Fitting = TypeVar("Fitting")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -30,6 +30,8 @@ _TEXT_CHARS_MAX = 200_000
 _FALSE_STARTS_MAX = 1_000
 _VALUES_MAX = 1_000
 _WRAPPERS_MAX = 3
+# What models put around an answer; under any other name may stand the answer of another part.
+_WRAPPERS = frozenset({"report", "result", "results", "answer", "response", "output", "data", "json"})
 
 
 # --- the JSON in a text
@@ -56,23 +58,23 @@ def emotion_in(texts: Sequence[str]) -> EmotionName | None:
     return _fitting(texts, _emotion_of)
 
 
-def answer_in(texts: Sequence[str], name: str, fit: Callable[[Any], Answer | None], *, alone: bool) -> Answer | None:
+def answer_in(texts: Sequence[str], name: str, fit: Callable[[Any], Fitting | None], *, alone: bool) -> Fitting | None:
     """Find what stands under the name of a part in a model's texts: the last object in which it fits.
 
     ``alone`` is where no other part was asked for: then an object without the name is the answer itself.
     """
 
-    def read(value: Any, *, whole: bool) -> Answer | None:  # noqa: ARG001  (as every fit)
+    def read(value: Any, *, whole: bool) -> Fitting | None:  # noqa: ARG001  (as every fit)
         if not isinstance(value, dict):
             return None
         for depth in range(_WRAPPERS_MAX):
             named = next((one for key, one in value.items() if _loose(key) == _loose(name)), _MISSING)
             if named is not _MISSING:
                 return fit(_plain_texts(named))
-            only = [one for one in value.values() if isinstance(one, dict)]
-            if len(value) != 1 or not only or depth == _WRAPPERS_MAX - 1:
+            wrapped = [one for key, one in value.items() if _loose(key) in _WRAPPERS and isinstance(one, dict)]
+            if len(value) != 1 or not wrapped or depth == _WRAPPERS_MAX - 1:
                 break
-            value = only[0]
+            value = wrapped[0]
         return fit(_plain_texts(value)) if alone else None
 
     return _fitting(texts, read)

@@ -17,13 +17,13 @@ from convo.conversation.model import Answered, Conversation, Finding, Mood, Part
 from convo.conversation.owed import DeclaredPart, result_version
 
 
-def task_of(part: DeclaredPart) -> Task:
+def part_task(part: DeclaredPart) -> Task:
     """Return what a model is asked for a part."""
     default = {"questions": QUESTIONS, "emotion": EMOTION}.get(part.name)
     return default or Task(part=part.name, text=part.prompt, schema=part.schema)
 
 
-def maker(part: DeclaredPart, model: str) -> str:
+def made_by(part: DeclaredPart, model: str) -> str:
     """Name who makes a part: the model, with the version of what it is asked."""
     return f"{model}/{part.version or PROMPT_VERSION}"
 
@@ -70,6 +70,6 @@ def found_without_asking(part: DeclaredPart, conversation: Conversation, *, user
 
 def call_key(conversation: Conversation, parts: Sequence[DeclaredPart], model: str, base_url: str) -> str:
     """Name one call in ASCII, the same at each attempt: by what is asked of whom, and of which content."""
-    asked = sorted((part.name, result_version(part.name, maker(part, model), part.version)) for part in parts)
+    asked = sorted((part.name, result_version(part.name, made_by(part, model), part.version)) for part in parts)
     named = [asked, model, base_url, conversation.remote_id, conversation.digest]
     return "convo:" + hashlib.sha256(json.dumps(named).encode()).hexdigest()[:40]

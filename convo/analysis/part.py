@@ -31,7 +31,7 @@ MadeBy = Annotated[
 PartVersion = Annotated[
     str | None,
     Meta(
-        description="The version of what was asked, and of whom; of a part that is still to be found, of what is to be asked.",
+        description="The version of what was asked, and of whom, or is to be.",
         examples=["p1:0f3c5a9d7e21"],
     ),
 ]
@@ -245,7 +245,5 @@ else:
         frozen=True,
         kw_only=True,
         module=__name__,
-        namespace={
-            "__doc__": "The parts of an analysis, each with a state of its own: three default ones, and those that were declared."
-        },
+        namespace={"__doc__": "The parts of an analysis, each with a state of its own: default and declared ones."},
     )

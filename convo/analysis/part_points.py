@@ -17,13 +17,13 @@ from convo.conversation.owed import Owed, Points
 
 # What one part gives at most, either way: the sum of all has to stay an integer of the database.
 _POINTS_MAX = 1_000_000
-Counted = bool | float | str | None
+CountedValue = bool | float | str | None
 
 
 class PartShare(Struct, frozen=True, kw_only=True):
     """The points of one declared part, and the value that gave them; null while it is not known."""
 
-    counted: Counted
+    counted: CountedValue
     points: int
 
 
@@ -45,7 +45,7 @@ def _share(rule: Points, stored: StoredFinding | None) -> PartShare:
     return PartShare(counted=counted, points=_points(rule, counted))
 
 
-def _counted(rule: Points, answer: Mapping[str, Any]) -> Counted:
+def _counted(rule: Points, answer: Mapping[str, Any]) -> CountedValue:
     if rule.count:
         items = answer.get(rule.count)
         return len(items) if isinstance(items, list) else None
@@ -58,7 +58,7 @@ def _counted(rule: Points, answer: Mapping[str, Any]) -> Counted:
     return value if isinstance(value, bool | int | float | str) else None
 
 
-def _points(rule: Points, counted: Counted) -> int:
+def _points(rule: Points, counted: CountedValue) -> int:
     if rule.values:
         text = str(counted).lower() if isinstance(counted, bool) else str(counted)
         return rule.values.get(text, 0)

@@ -13,7 +13,7 @@ from typing import Any
 TYPES = ("object", "array", "string", "number", "integer", "boolean", "null")
 DEPTH_MAX = 8
 """So many objects and lists may stand within each other."""
-TEXT_CHARS_MAX = 20_000
+ANSWER_TEXT_CHARS_MAX = 20_000
 ITEMS_MAX = 1_000
 """What an answer may hold where its schema does not say."""
 
@@ -95,7 +95,7 @@ def fits(value: object, schema: Mapping[str, Any]) -> bool:  # noqa: PLR0911  (a
             return isinstance(value, list) and _fits_array(value, schema)
         case "string":
             return isinstance(value, str) and schema.get("minLength", 0) <= len(value) <= schema.get(
-                "maxLength", TEXT_CHARS_MAX
+                "maxLength", ANSWER_TEXT_CHARS_MAX
             )
         case "boolean":
             return isinstance(value, bool)

@@ -28,7 +28,7 @@ from convo.store.jobs.part_jobs import PartJob, PartJobs
 _TAKEN_MAX = 8
 # Beside the time of the analysis: to read the log before it, and to store what came of it.
 _SLACK_SECONDS = 30.0
-ReadLog = Callable[[int], Awaitable[bytes | None]]
+ReadPackedLog = Callable[[int], Awaitable[bytes | None]]
 
 
 class PartKeeper:
@@ -39,7 +39,7 @@ class PartKeeper:
         jobs: PartJobs,
         settings: Settings,
         analysts: AnalystsOfSets,
-        read_log: ReadLog,
+        read_log: ReadPackedLog,
         idle: Callable[[], bool],
     ) -> None:
         self._jobs = jobs

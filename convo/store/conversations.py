@@ -16,7 +16,6 @@ from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
-from convo.store.jobs.part_jobs import PART_JOBS_OF
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
@@ -232,7 +231,11 @@ SELECT {SUMMARY}, c.bot_name, c.bot_type, c.agent_tag, c.language, c.timezone, c
 FROM receipt r JOIN conversation c USING (seq) JOIN every_job AS job USING (seq)
 WHERE r.id_hash = $1 AND {reached("c", 2)}
 """
-_PART_JOBS = f"SELECT {PART_JOBS_OF} FROM (SELECT $1::bigint AS seq) AS c"
+_PART_JOBS = """
+SELECT json_agg(json_build_object('name', name, 'state', state, 'made_by', coalesce(made_by, ''), 'result', result,
+                                  'error', error, 'updated_at', updated_at))
+FROM part_job WHERE seq = $1
+"""
 _TIMES = f"""
 SELECT seq, conversation_id, user_id, log_hash, started_at, ended_at, {LogStore.RETIRED}, {LogStore.SIZES},
        (SELECT notes FROM receipt r WHERE r.seq = c.seq) AS notes

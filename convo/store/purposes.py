@@ -32,7 +32,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
     **dict.fromkeys(("db.take", "db.watch"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
-    **dict.fromkeys(("db.events", "db.courier"), "background"),
+    **dict.fromkeys(("db.events", "db.courier", "db.part_jobs"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.reruns", "db.promote"), "background"),
     **dict.fromkeys(("db.retire", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),

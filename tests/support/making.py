@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +25,7 @@ from convo.conversation.model import (
     PartName,
     Questions,
 )
+from convo.conversation.owed import Owed
 from convo.observe import log_records
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
@@ -36,7 +37,7 @@ from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import open_bridge
 from convo.settings import DatabaseSettings, JobsSettings, Settings
-from convo.store.intake import SESSION_SETTINGS, Accept, Committer
+from convo.store.intake import SESSION_SETTINGS, Accept, Committer, Inserts, insert_statements
 from convo.store.jobs import crashes
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.part_writer import PartWriter
@@ -45,6 +46,8 @@ from convo.store.jobs.settle import Settler
 from convo.store.jobs.table import Jobs
 from convo.store.logs import CommittedLog, LogStore, RecentLogs
 from convo.store.outbox import Outbox
+from convo.store.outcomes import OutcomeDetails, unpack_details
+from convo.store.owed_sets import OwedSets
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import ProcessEntry
 from convo.store.receipts import GivenReceipts
@@ -270,6 +273,17 @@ class Process:
             analysts=analysts if callable(analysts) else lambda _: analysts,
             bell=self.bell,
         )
+
+    def owe(self, owed: Callable[[Accept], Owed]) -> None:
+        """Let conversations be owed other parts than the default ones from now on, as with declared parts."""
+        self.committer._inserts = Inserts(
+            statements=insert_statements(self.settings.fairness.key, owed=True), owe=owed, owed_sets=OwedSets()
+        )
+
+    async def outcomes(self) -> list[OutcomeDetails]:
+        """Read the details of every outcome."""
+        found = await rows(self.postgres, "SELECT details FROM outcome ORDER BY seq")
+        return [unpack_details(details) for (details,) in found]
 
     async def accepted(self, *conversation_ids: str, **fields: Any) -> None:
         """Accept these conversations, one after the other."""

@@ -10,7 +10,7 @@ from convo.errors import ConfigError
 from convo.ladder import check_ladder, ladder
 from convo.settings import Settings
 
-SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings) if isinstance(field.type, type)}
 
 
 def changed(**sections: dict[str, object]) -> Settings:

@@ -137,11 +137,5 @@ UPDATE part_job SET state = CASE WHEN $6::float8 IS NULL THEN 'failed' ELSE 'wai
                     available_at = convo_now() + make_interval(secs => coalesce($6::float8, 0))
 WHERE seq = $1 AND name = $2 AND token = $3 AND state = 'waiting' RETURNING 1
 """
-PART_JOBS_OF = """
-(SELECT json_agg(json_build_object('name', name, 'state', state, 'made_by', coalesce(made_by, ''), 'result', result,
-                                   'error', error, 'updated_at', updated_at))
- FROM part_job WHERE part_job.seq = c.seq)
-"""
-"""The part jobs of a conversation ``c`` as one value; null where there are none."""
 ERASE_PART_JOB = "DELETE FROM part_job WHERE seq = ANY($1::bigint[]) AND name = $2"
 ERASE_PART_JOBS = "DELETE FROM part_job WHERE seq = ANY($1::bigint[])"

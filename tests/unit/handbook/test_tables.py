@@ -20,6 +20,7 @@ from tests.support.prose import rows
 KEYS = [
     (section.name, key.name)
     for section in msgspec.structs.fields(Settings)
+    if isinstance(section.type, type)
     for key in msgspec.structs.fields(section.type)
 ]
 

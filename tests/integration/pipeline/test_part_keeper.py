@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from convo.analysis.analysts import AnalystsOfSets
+from convo.analysis.analyze import Analyst, Analysts
+from convo.conversation.model import Answered, Conversation, Finding
+from convo.conversation.owed import DeclaredPart, owed_of
+from convo.errors import RemoteError, RemoteGarbage, RemoteUnavailable
+from convo.pipeline.part_keeper import PartKeeper
+from convo.settings import JobsSettings, Settings
+from convo.store.jobs.part_jobs import PartJobs
+from convo.store.owed_sets import OwedSets
+from tests.support.making import Process, open_process, rows, shift_clock
+
+OWED = owed_of([DeclaredPart(name=name, who="llm", version=f"p1:{name}") for name in ("one", "two")])
+SETTINGS = Settings(jobs=JobsSettings(attempts_max=2, backoff_seconds=1.0, backoff_max_seconds=1.0))
+
+
+class Asked:
+    """Finds both parts, or fails with ``error``; notes what it was asked of."""
+
+    def __init__(self) -> None:
+        self.error: RemoteError | None = None
+        self.said: list[str] = []
+
+    def of(self, _owed: object) -> Analysts:
+        return {name: Analyst(by=f"m/p1:{name}", find=self.find) for name in OWED.asked}
+
+    def able(self) -> list[str]:
+        return ["llm", ""]
+
+    async def find(self, conversation: Conversation) -> Finding:
+        self.said.append(conversation.turns[0].text)
+        if self.error is not None:
+            raise self.error
+        return Answered(answer={"a": 1})
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    """One conversation that is done, and whose two parts are left to be found."""
+    async with open_process(database) as process:
+        process.owe(lambda _: OWED)
+        await process.accepted("talk-1")
+        await process.settler.settle(await process.leased())
+        yield process
+
+
+def keeper(process: Process, asked: Asked, **others: Any) -> PartKeeper:
+    jobs = PartJobs(process.postgres, OwedSets())
+    usual = {"read_log": process.log_store.take, "idle": lambda: True}
+    return PartKeeper(jobs, SETTINGS, cast("AnalystsOfSets", asked), **{**usual, **others})
+
+
+async def left(process: Process) -> list[tuple[Any, ...]]:
+    return await rows(process.postgres, "SELECT state, attempts, made_by, error FROM part_job ORDER BY name")
+
+
+async def test_what_was_left_is_found_once_from_the_stored_log(process: Process) -> None:
+    asked = Asked()
+    assert await keeper(process, asked).work()
+    assert not await keeper(process, asked).work()
+    assert asked.said == ["What is the capital of France?"] * 2
+    assert await left(process) == [("done", 1, "m/p1:one", None), ("done", 1, "m/p1:two", None)]
+
+
+async def test_an_outage_spends_no_attempt_and_a_failure_of_its_own_is_tried_so_often(process: Process) -> None:
+    asked = Asked()
+    asked.error = RemoteUnavailable("llm", "down")
+    for minutes in range(1, 4):
+        assert await keeper(process, asked).work()
+        await shift_clock(process.postgres, f"{minutes} minutes")
+    assert {(state, attempts) for state, attempts, _, _ in await left(process)} == {("waiting", 0)}
+    asked.error = RemoteGarbage("llm", "it does not fit")
+    for minutes in range(4, 6):
+        assert await keeper(process, asked).work()
+        await shift_clock(process.postgres, f"{minutes} minutes")
+    assert not await keeper(process, asked).work()
+    assert {one[:2] for one in await left(process)} == {("failed", 2)}
+    assert {one[3] for one in await left(process)} == {"llm: it does not fit"}
+
+
+async def test_a_log_that_is_gone_ends_the_parts_with_the_reason(process: Process) -> None:
+    async def none(_seq: int) -> None:
+        return None
+
+    for minutes in range(1, 3):
+        assert await keeper(process, Asked(), read_log=none).work()
+        await shift_clock(process.postgres, f"{minutes} minutes")
+    assert [(one[0], one[3]) for one in await left(process)] == [
+        ("failed", "the log of this conversation is no longer stored")
+    ] * 2
