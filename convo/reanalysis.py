@@ -6,7 +6,6 @@ Open it to change how a re-run is worked on. Which conversations it is of, and w
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from random import random
 
 import trio
@@ -24,8 +23,7 @@ from convo.runtime.deadline import deadline
 from convo.settings import Settings
 from convo.store import logs
 from convo.store.jobs.reruns import Rerun, Reruns, TakenCandidate, Taking
-
-ReadPackedLog = Callable[[int], Awaitable[bytes | None]]
+from convo.store.logs import ReadLog
 
 # How long a worker pauses that was given nothing, by the reason.
 _PAUSE_SECONDS = {"": 0.0, "live": 0.1, "rate": 0.05, "later": 0.5}
@@ -42,9 +40,7 @@ class RerunTally(Struct):
 class Reanalysis:
     """Works on one re-run with ``analyst``, until it is paused or nothing is left."""
 
-    def __init__(
-        self, settings: Settings, reruns: Reruns, rerun: Rerun, analyst: Analyst, read_log: ReadPackedLog
-    ) -> None:
+    def __init__(self, settings: Settings, reruns: Reruns, rerun: Rerun, analyst: Analyst, read_log: ReadLog) -> None:
         self._settings = settings
         self._reruns = reruns
         self._rerun = rerun
@@ -88,7 +84,7 @@ class Reanalysis:
                 self.tally.waits_for = taking.reason
                 self._taken |= {one.seq: one for one in taking.taken}
                 for one in taking.taken:
-                    await give.send(one)
+                    await give.send(one)  # no deadline: it ends when a worker is free
                 if taking.reason in ("paused", "ended"):
                     return
                 await trio.sleep(_PAUSE_SECONDS[taking.reason])

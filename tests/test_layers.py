@@ -45,6 +45,7 @@ RANKS: dict[str, int] = {
     "convo.analysis.local": 2,
     "convo.analysis.declared": 3,
     "convo.analysis.part": 2,
+    "convo.analysis.differing": 2,
     "convo.analysis.part_points": 2,
     "convo.analysis.prompt": 2,
     "convo.analysis.ready_made": 3,
@@ -122,6 +123,7 @@ MONOPOLIES: dict[str, set[str]] = {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
+        *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
     },
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
@@ -135,6 +137,8 @@ BROAD = {
 }
 """Where a job, a request, a connection, a callback and a message end: what nobody foresaw is caught there alone."""
 NURSERIES = {"convo.service", "convo.analysis.analyze", "convo.web.operations"}
+# Of a command, which ends when its work does.
+NURSERIES |= {"convo.reanalysis", "convo.commands.reanalysing"}
 """Long-lived ones in service.py only; the others close before the function that opened them returns."""
 
 # What a docstring may say that its module does not know, and the imports which that excludes.
@@ -181,6 +185,8 @@ UNKNOWN: dict[str, tuple[str, ...]] = {
 }
 # Modules without a test file of their own name, each with the file whose tests would notice a fault in it.
 TESTED_BY: dict[str, str] = {
+    # What it prints is asked for by the commands' own tests.
+    "convo.commands.rerun_drawing": "unit/commands/test_reruns.py",
     # The program as a whole: only a process of its own can show it.
     "convo.__main__": "system/test_main_job.py",
     # It only connects: each of its connections is one that a test of the whole service uses.

@@ -40,6 +40,7 @@ WHOLE: Mapping[str, str] = {
     "convo.store.jobs.crashes": "what a dead process left, whosever it was",
     "convo.store.jobs.fair_lease": "workers are shared: who has a turn is decided by keys, which have the tenant",
     "convo.store.jobs.rescue": "what a silent process left, whosever it was",
+    "convo.store.jobs.reruns": "a command on the database",
     "convo.store.jobs.suspects": "workers are shared",
 }
 """The modules whose work no tenant causes, each with the reason."""

@@ -36,6 +36,13 @@ UNBOUND: Mapping[str, str] = {
     "convo.store.history.RESTORED": "the one row of the history",
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",
     "convo.store.jobs.crashes._GIVE_BACK": "the crashes of one start, which had at most jobs.workers leases",
+    **dict.fromkeys(
+        [
+            f"convo.store.jobs.reruns.{name}"
+            for name in ("_END", "_END_OTHERS", "_GO_ON", "_LOOKED_AT", "_PAUSE", "_SPEND")
+        ],
+        "one re-run of a part is open at a time",
+    ),
     "convo.store.jobs.settle.ERASE_USER_RELATIONSHIPS": "the relationships of one user, with a bot each",
     "convo.store.jobs.rescue._RELEASE_OWNED": "one process has at most jobs.workers leases, and that is at most 1,000",
 }

@@ -40,7 +40,7 @@ _EXAMPLES_MAX = 20
 _NICENESS = 10
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class WantedRerun(Struct, frozen=True, kw_only=True):
     """What is asked for: the part, and which conversations."""
 
     part: PartName
@@ -59,7 +59,7 @@ class CountedRerun(Struct, frozen=True, kw_only=True):
     up_to_date: int
 
 
-class Difference(Struct, frozen=True, kw_only=True):
+class ResultDifference(Struct, frozen=True, kw_only=True):
     """One conversation in which the results differ, by these fields."""
 
     conversation_id: str
@@ -68,7 +68,7 @@ class Difference(Struct, frozen=True, kw_only=True):
     candidate: Any
 
 
-class Comparison(Struct, frozen=True, kw_only=True):
+class PartComparison(Struct, frozen=True, kw_only=True):
     """What a re-run found beside the current results.
 
     ``compared`` are those that have a current result; ``agreement`` is the share of them that is the same, None where
@@ -84,7 +84,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     without_current: int
     agreement: float | None
     fields: dict[str, int]
-    differences: tuple[Difference, ...]
+    differences: tuple[ResultDifference, ...]
     scores_moved: int
     points: int
     seconds: float
@@ -92,7 +92,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     promoted: Promoted | None = None
 
 
-def reanalyse(settings: Settings, wanted: Wanted, workers: int) -> Rerun:
+def reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> Rerun:
     """Work on the re-run of a part until nothing is left or it is paused; return how it stands then.
 
     Raises:
@@ -102,7 +102,7 @@ def reanalyse(settings: Settings, wanted: Wanted, workers: int) -> Rerun:
     return _run(settings, partial(_reanalyse, settings, wanted, workers))
 
 
-def count(settings: Settings, wanted: Wanted) -> CountedRerun:
+def count_rerun(settings: Settings, wanted: WantedRerun) -> CountedRerun:
     """Count what a re-run would find again; nothing is written.
 
     Raises:
@@ -111,7 +111,7 @@ def count(settings: Settings, wanted: Wanted) -> CountedRerun:
     return _run(settings, partial(_count, settings, wanted))
 
 
-def pause(settings: Settings, part: PartName) -> Rerun:
+def pause_rerun(settings: Settings, part: PartName) -> Rerun:
     """Let every process stop working on the re-run of a part.
 
     Raises:
@@ -120,7 +120,7 @@ def pause(settings: Settings, part: PartName) -> Rerun:
     return _run(settings, partial(_pause, settings, part))
 
 
-def compare(settings: Settings, part: PartName, *, promote: bool, min_agreement: float) -> Comparison:
+def compare_part(settings: Settings, part: PartName, *, promote: bool, min_agreement: float) -> PartComparison:
     """Compare what the newest re-run of a part found with the current results, and ``promote`` it where enough agree.
 
     Raises:
@@ -134,14 +134,15 @@ def _run(settings: Settings, work: Callable[[], Awaitable[T]]) -> T:
         return trio.run(work)
 
 
-async def _reanalyse(settings: Settings, wanted: Wanted, workers: int) -> Rerun:
+async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> Rerun:
     async with _opened(settings) as (postgres, owed_sets), open_analysts(settings) as (analysts, _):
         owed, analyst, version = _asked(settings, wanted.part, analysts.of)
         reruns = Reruns(postgres, owed_sets)
         order = _order(wanted, owed, version)
-        rerun, new = await reruns.begin(order)
-        if not new:
-            _check_same(rerun, order)
+        open_one = await reruns.read(wanted.part)
+        if open_one is not None and open_one.state != "ended" and open_one.version == version:
+            _check_same(open_one, order)
+        rerun, _ = await reruns.begin(order)
         work = Reanalysis(settings, reruns, rerun, analyst, LogStore(postgres).take)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show_progress, reruns, work, rerun)
@@ -162,7 +163,7 @@ async def _show_progress(reruns: Reruns, work: Reanalysis, rerun: Rerun) -> None
             await trio.sleep(_LOOK_SECONDS)
 
 
-async def _count(settings: Settings, wanted: Wanted) -> CountedRerun:
+async def _count(settings: Settings, wanted: WantedRerun) -> CountedRerun:
     async with _opened(settings) as (postgres, owed_sets), open_analysts(settings) as (analysts, _):
         owed, _, version = _asked(settings, wanted.part, analysts.of)
         again, up_to_date = await Reruns(postgres, owed_sets).count(_order(wanted, owed, version))
@@ -177,7 +178,7 @@ async def _pause(settings: Settings, part: PartName) -> Rerun:
         return paused
 
 
-async def _compare(settings: Settings, part: PartName, *, promote: bool, min_agreement: float) -> Comparison:
+async def _compare(settings: Settings, part: PartName, *, promote: bool, min_agreement: float) -> PartComparison:
     async with _opened(settings) as (postgres, owed_sets):
         reruns = Reruns(postgres, owed_sets)
         rerun = await _newest(reruns, part)
@@ -189,13 +190,13 @@ async def _compare(settings: Settings, part: PartName, *, promote: bool, min_agr
         return found
 
 
-async def _summed(rerun: Rerun, compared: AsyncIterator[Compared]) -> Comparison:
+async def _summed(rerun: Rerun, compared: AsyncIterator[Compared]) -> PartComparison:
     pairs = agreeing = alone = moved = points = 0
     seconds = 0.0
     fields: Counter[str] = Counter()
     made_by: Counter[str] = Counter()
-    differences: list[Difference] = []
-    async for one in compared:
+    differences: list[ResultDifference] = []
+    async for one in compared:  # no deadline: db.reruns ends first
         seconds += one.seconds
         made_by[one.made_by] += 1
         moved, points = moved + (one.moves != 0), points + one.moves
@@ -208,11 +209,11 @@ async def _summed(rerun: Rerun, compared: AsyncIterator[Compared]) -> Comparison
         if one.differs and len(differences) < _EXAMPLES_MAX:
             shown = shown_result(one.current), shown_result(one.candidate)
             differences.append(
-                Difference(
+                ResultDifference(
                     conversation_id=one.conversation_id, fields=one.differs, current=shown[0], candidate=shown[1]
                 )
             )
-    return Comparison(
+    return PartComparison(
         part=rerun.part,
         version=rerun.version,
         state=rerun.state,
@@ -250,7 +251,7 @@ def _asked(settings: Settings, name: PartName, analysts_of: Callable[[Owed], Any
     return owed, analyst, part.version or version_of(name, analyst.by)
 
 
-def _order(wanted: Wanted, owed: Owed, version: str) -> RerunOrder:
+def _order(wanted: WantedRerun, owed: Owed, version: str) -> RerunOrder:
     return RerunOrder(
         part=wanted.part,
         version=version,

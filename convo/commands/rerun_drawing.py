@@ -10,7 +10,7 @@ from rich.console import Console
 from convo.commands.output import add_row, make_table, plain, print_json, show_result
 
 if TYPE_CHECKING:
-    from convo.commands.reanalysing import Comparison, CountedRerun
+    from convo.commands.reanalysing import CountedRerun, PartComparison
     from convo.store.jobs.reruns import Rerun
 
 _SHOWN_CHARS = 200
@@ -40,7 +40,7 @@ def show_count(counted: CountedRerun, *, as_json: bool) -> None:
     show_result(table)
 
 
-def show_comparison(found: Comparison, *, as_json: bool) -> None:
+def show_comparison(found: PartComparison, *, as_json: bool) -> None:
     """Print how candidates and current results agree, where they differ, and what they cost."""
     if as_json:
         print_json(found)

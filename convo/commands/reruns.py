@@ -64,14 +64,14 @@ def _reanalyse(asked: argparse.Namespace) -> int:
     since = None if asked.since is None else read_since(asked.since)
     settings = settings_of(asked)
     if asked.pause:
-        paused = reanalysing.pause(settings, asked.part)
+        paused = reanalysing.pause_rerun(settings, asked.part)
         rerun_drawing.show_rerun(paused, as_json=asked.json)
         return 0
-    wanted = reanalysing.Wanted(
+    wanted = reanalysing.WantedRerun(
         part=asked.part, received_since=since, bot_id=asked.bot, sample=asked.sample, rate=asked.rate
     )
     if asked.dry_run:
-        rerun_drawing.show_count(reanalysing.count(settings, wanted), as_json=asked.json)
+        rerun_drawing.show_count(reanalysing.count_rerun(settings, wanted), as_json=asked.json)
         return 0
     report = reanalysing.reanalyse(settings, wanted, asked.workers)
     rerun_drawing.show_rerun(report, as_json=asked.json)
@@ -82,7 +82,7 @@ def _compare(asked: argparse.Namespace) -> int:
     if not 0 <= asked.min_agreement <= 1:
         raise Refused(f"--min-agreement {asked.min_agreement:g}: give a share from 0 to 1")
     settings = settings_of(asked)
-    found = reanalysing.compare(settings, asked.part, promote=asked.promote, min_agreement=asked.min_agreement)
+    found = reanalysing.compare_part(settings, asked.part, promote=asked.promote, min_agreement=asked.min_agreement)
     rerun_drawing.show_comparison(found, as_json=asked.json)
     if asked.promote and found.promoted is None:
         raise Refused(

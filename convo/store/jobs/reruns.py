@@ -30,7 +30,7 @@ from convo.store.reaching import REMOTE_PREFIX, TENANT_NAME
 
 RerunState = Literal["running", "paused", "ended"]
 
-PAGE_ROWS = 500
+LOOKED_AT_ROWS = 500
 """So many conversations are looked at in one transaction."""
 # A job that has been due for less is one that a worker is about to take.
 _LIVE_SECONDS = 0.2
@@ -185,14 +185,14 @@ class Reruns:
         if row["after_seq"] >= row["until_seq"]:
             return False
         name, version = row["part"], row["version"]
-        page = await connection.fetch(_PAGE, row["after_seq"], row["until_seq"], PAGE_ROWS, name)
+        page = await connection.fetch(_PAGE, row["after_seq"], row["until_seq"], LOOKED_AT_ROWS, name)
         await self._owed_sets.load(connection, {one["found_owed"] for one in page})
         chosen = [one for one in page if is_chosen(one, row["received_since"], row["bot_id"], row["sample"])]
         chosen = [one for one in chosen if not _has_version(one, name, version)]
         adopted = [one["seq"] for one in chosen if self._found_by_itself(one, name, version)]
         await connection.execute(_ADD, [one["seq"] for one in chosen], name, row["number"])
         await connection.execute(_ADOPT, adopted, name)
-        last = page[-1]["seq"] if len(page) == PAGE_ROWS else row["until_seq"]
+        last = page[-1]["seq"] if len(page) == LOOKED_AT_ROWS else row["until_seq"]
         await connection.execute(_LOOKED_AT, row["number"], last, len(page))
         return True
 
@@ -244,7 +244,7 @@ class Reruns:
             return row["after_seq"], row["until_seq"]
 
         async def page(connection: Connection) -> Sequence[Mapping[str, Any]]:
-            return await connection.fetch(_PAGE, after, until, PAGE_ROWS, order.part)
+            return await connection.fetch(_PAGE, after, until, LOOKED_AT_ROWS, order.part)
 
         after, until = await self._postgres.run("db.reruns", bounds, begin=RELAXED)
         while after < until:
@@ -253,7 +253,7 @@ class Reruns:
                 if is_chosen(one, order.received_since, order.bot_id, order.sample):
                     same = _has_version(one, order.part, order.version)
                     again, up_to_date = again + (not same), up_to_date + same
-            after = rows[-1]["seq"] if len(rows) == PAGE_ROWS else until
+            after = rows[-1]["seq"] if len(rows) == LOOKED_AT_ROWS else until
         return again, up_to_date
 
 

@@ -134,7 +134,7 @@ async def test_an_older_revision_an_expired_log_and_a_dead_letter_are_passed_ove
 async def test_pages_of_conversations_are_looked_at_one_after_the_other(
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convo.store.jobs.reruns.PAGE_ROWS", 3)
+    monkeypatch.setattr("convo.store.jobs.reruns.LOOKED_AT_ROWS", 3)
     await analysed(process, *(f"talk-{n}" for n in range(8)))
     reruns, rerun = await begun(process)
     found: list[str] = []
