@@ -61,7 +61,7 @@ def _reanalyse(asked: argparse.Namespace) -> int:
         raise Refused(f"--rate {asked.rate:g}: give a number from 0, which is no limit")
     if not 1 <= asked.workers <= _WORKERS_MAX:
         raise Refused(f"--workers {asked.workers}: give a number from 1 to {_WORKERS_MAX}")
-    since = None if asked.since is None else read_since(asked.since)
+    since = None if asked.since is None else read_beginning(asked.since)
     settings = settings_of(asked)
     if asked.pause:
         paused = reanalysing.pause_rerun(settings, asked.part)
@@ -91,7 +91,7 @@ def _compare(asked: argparse.Namespace) -> int:
     return 0
 
 
-def read_since(text: str) -> datetime:
+def read_beginning(text: str) -> datetime:
     """Read a time: a date (its beginning), a time, or a span such as ``30d`` before now; UTC without an offset.
 
     Raises:

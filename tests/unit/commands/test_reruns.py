@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from convo.commands import cli, reanalysing
-from convo.commands.reruns import read_since
+from convo.commands.reruns import read_beginning
 from convo.errors import Refused
 from convo.store.jobs.promotion import Promoted
 from convo.store.jobs.reruns import Rerun
@@ -52,12 +52,12 @@ COMPARED = reanalysing.PartComparison(
 
 
 def test_a_time_is_a_date_a_moment_or_a_span_before_now() -> None:
-    assert read_since("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
-    assert read_since("2026-01-31T18:00:00+02:00") == datetime(2026, 1, 31, 16, tzinfo=UTC)
-    assert abs(datetime.now(UTC) - timedelta(days=30) - read_since(" 30d ")) < timedelta(minutes=1)
+    assert read_beginning("2026-01-31") == datetime(2026, 1, 31, tzinfo=UTC)
+    assert read_beginning("2026-01-31T18:00:00+02:00") == datetime(2026, 1, 31, 16, tzinfo=UTC)
+    assert abs(datetime.now(UTC) - timedelta(days=30) - read_beginning(" 30d ")) < timedelta(minutes=1)
     for wrong in ("yesterday", "", "30", "d", "2026-13-01"):
         with pytest.raises(Refused, match="--since"):
-            read_since(wrong)
+            read_beginning(wrong)
 
 
 @pytest.mark.parametrize(
