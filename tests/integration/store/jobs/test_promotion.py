@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +13,7 @@ from convo.conversation.score import Weights
 from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.settings import EventsSettings, IntakeSettings, Settings
 from convo.store.conversations import FoundConversation, Reader
+from convo.store.jobs import settle
 from convo.store.jobs.promotion import Compared, Promoted, Promotion
 from convo.store.jobs.reruns import RerunOrder, Reruns
 from convo.store.owed_sets import OwedSets
@@ -213,3 +216,26 @@ async def test_a_level_that_a_promotion_reaches_is_an_event(process: Process) ->
     await promotion.promote()
     found = await rows(process.postgres, "SELECT data ->> 'level' FROM event WHERE type = 'relationship.level_changed'")
     assert found == [("acquaintance",)]
+
+
+async def test_a_promotion_waits_for_a_newer_revision_that_is_settled_at_this_moment(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sent(process, 2)
+    await settled(process, questions=1)
+    promotion = await found_again(process, "questions", {"talk-1": asked(3)})
+    await sent(process, 4)
+    relate = settle._relate
+
+    async def slowly(connection: Any, *rest: Any) -> None:
+        await connection.fetchval("SELECT pg_sleep(0.6)")
+        await relate(connection, *rest)
+
+    monkeypatch.setattr(settle, "_relate", slowly)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(settled, process, questions=2))
+        await trio.sleep(0.3)
+        done = await promotion.promote()
+    assert (done.conversations, done.points) == (1, 0)
+    assert await relationship(process) == [("user-1", (await read(process)).row["score"], 1)]
+    assert await balanced(process)
