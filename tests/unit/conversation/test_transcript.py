@@ -373,7 +373,7 @@ def test_only_kept_items_count_and_only_their_times_matter() -> None:
         {"role": "assistant", "content": "ho", "timestamp": "2026-03-02T08:01:00Z"},
     ]
     checked = transcript.check_log(received(conversation_log=log))
-    assert checked == transcript.CheckedLog(turns=2, exchanges=1, started_at=START, ended_at=END)
+    assert checked == transcript.CheckedLog(turns=2, exchanges=1, started_at=START, ended_at=END, user_turns=1)
 
 
 def test_times_from_the_start_need_one_or_an_end() -> None:

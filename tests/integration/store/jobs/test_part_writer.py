@@ -75,7 +75,7 @@ async def test_a_lost_lease_in_a_batch_is_told_and_takes_nobody_along(process: P
     first, second = await leased(process, "user-1", "user-1")
     await process.jobs.release(first)
     (again,) = await process.jobs.lease(1)
-    late, good, own = await together(
+    late, good, own = await together_in_order(
         process,
         (first, "memories", remembering("rain")),
         (again, "memories", remembering("tea")),
