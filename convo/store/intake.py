@@ -133,8 +133,8 @@ class Committer:
         self._receipts = receipts
         self._failed: tuple[float, type[DatabaseUnavailable], str] | None = None
         self._failing_since: float | None = None
-        # The batch under way, and then the one of this conversation.
-        self.wait_seconds = 2 * unit_seconds + _SLACK_SECONDS
+        # The batch under way, and then the one of this conversation; each may have revisions besides.
+        self.wait_seconds = (4 if stores else 2) * unit_seconds + _SLACK_SECONDS
         self._group: Group[Accept, Stored] = Group(
             self._commit,
             rows_max=settings.batch_rows,

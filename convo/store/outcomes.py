@@ -1,7 +1,8 @@
 """The outcomes of done jobs: how their details are packed into one column, and how the rows of any job are locked.
 
 Open it to store something else of a done job. ``outcome`` has one row for each, which is appended when the job is
-settled and never changed. Readers of open and of done jobs look at the view ``every_job``.
+settled. Only a promotion changes it (``store/jobs/promotion.py``). Readers of open and of done jobs look at the view
+``every_job``.
 """
 
 from __future__ import annotations

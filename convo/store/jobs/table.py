@@ -12,6 +12,9 @@ shows both (``store/outcomes.py``). Beside a program before migration 18, done j
       +---- fail (attempt spent, due later), park (a dependency is out), release (the process stops),
             rescue (its holder is silent)
 
+A newer revision of a conversation makes the job of the one before it ``superseded``, unless that is done. Nothing comes
+after that (``store/jobs/revisions.py``).
+
 **Fencing.** Every lease has a token that no other lease ever had. Every write of a lease's holder names the token. When
 the lease is no longer the holder's, the write finds no row and raises ``LeaseLost``: a late worker can store nothing.
 

@@ -175,6 +175,8 @@ async def test_what_was_stored_while_the_setting_was_off_is_not_revised(database
 async def test_with_the_setting_off_the_statement_of_an_accept_is_what_it_was(database: str) -> None:
     async with opened(database, Settings()) as off, opened(database, ON, "here/two") as on:
         plain, more = (one.committer._inserts.statements[False, False] for one in (off, on))
+        # A revision takes two units more: then the request's own time bounds the wait.
+        assert on.committer.wait_seconds == off.committer.wait_seconds + 2 * on.postgres.unit_seconds
     assert "log_prefix" not in plain
     assert "$21" not in plain
     assert "log_prefix" in more
