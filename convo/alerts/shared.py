@@ -104,9 +104,15 @@ _DEAD_IDS = f"""
 SELECT c.conversation_id FROM job {THEIRS}
 WHERE state = 'dead' AND reviewed_at IS NULL AND c.user_id <> $1 ORDER BY seq DESC LIMIT 10
 """
-# One probe of job_due for each name, however many jobs wait for it.
+# One probe of job_due for each name, however many jobs wait for it, and of part_job_due.
 _WAITS_FOR = f"""
-WITH RECURSIVE names (waits_for) AS (
+WITH RECURSIVE needed (needs) AS (
+    (SELECT needs FROM part_job WHERE state = 'waiting' AND needs > '' ORDER BY needs LIMIT 1)
+    UNION ALL
+    SELECT (SELECT part_job.needs FROM part_job WHERE state = 'waiting' AND part_job.needs > needed.needs
+            ORDER BY part_job.needs LIMIT 1)
+    FROM needed WHERE needed.needs IS NOT NULL
+), names (waits_for) AS (
     (SELECT waits_for FROM job WHERE {DUE} AND waits_for > '' ORDER BY waits_for LIMIT 1)
     UNION ALL
     SELECT (SELECT job.waits_for FROM job WHERE {DUE} AND job.waits_for > names.waits_for
@@ -114,11 +120,15 @@ WITH RECURSIVE names (waits_for) AS (
     FROM names WHERE names.waits_for IS NOT NULL
 )
 SELECT waits_for FROM names WHERE waits_for IS NOT NULL
+UNION SELECT needs FROM needed WHERE needs IS NOT NULL
 """
 _WAITING_IDS = f"""
 SELECT c.conversation_id
 FROM unnest($1::text[]) AS names (name), LATERAL (
-    SELECT seq FROM job WHERE {DUE} AND job.waits_for = names.name ORDER BY fair_key LIMIT 10) AS job
+    (SELECT seq FROM job WHERE {DUE} AND job.waits_for = names.name ORDER BY fair_key LIMIT 10)
+    UNION ALL
+    (SELECT seq FROM part_job WHERE state = 'waiting' AND part_job.needs = names.name ORDER BY available_at LIMIT 10)
+) AS job
 {THEIRS} LIMIT 10
 """
 _OLDEST_IDS = f"""

@@ -97,6 +97,11 @@ def _default(name: str, settings: Settings) -> DeclaredPart:
         raise ConfigError(f'parts.{name}.who = "{who}": this part is found by "{remote}" or "{local}"')
     if who == remote and not configured:
         raise ConfigError(f'parts.{name}.who = "{who}", but it is not switched on: set [{who}], or who = "local"')
+    if name == "memories" and part.required is False:
+        raise ConfigError(
+            "parts.memories.required = false: what is new for the user is decided with the score, which has to wait for"
+            " it; leave it out, or name when the part is owed"
+        )
     for field in PartSettings.__struct_fields__:
         if field not in _OF_DEFAULT and getattr(part, field) != getattr(PartSettings(), field):
             raise ConfigError(

@@ -29,6 +29,8 @@ class PartShare(Struct, frozen=True, kw_only=True):
 
 def points_of(owed: Owed) -> Mapping[PartName, Points]:
     """Return what the declared parts of a conversation are worth, by their names."""
+    if not owed.number:
+        return {}
     return {name: part.points for name, part in owed.asked.items() if part.points is not None}
 
 

@@ -37,7 +37,8 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
             found = await read_explanation(self.postgres, reach, conversation_id)
         row = found.row
         standing = {name: row[name] for name in _STANDING}
-        because = cause(Standing(**standing, leased_by=row["holder"], served=found.served, suspect_at=SUSPECT_AT))
+        left = [(one.name, "" if one.served else one.needs) for one in found.left]
+        because = cause(Standing(**standing, leased_by=row["holder"], served=found.served, suspect_at=SUSPECT_AT), left)
         ahead, rate = found.ahead, found.rate
         view = views.ExplainView(
             conversation_id=conversation_id,

@@ -46,6 +46,10 @@ async def analysed(client: httpx.AsyncClient, conversation_id: str = "talk-1", *
     """Send a conversation and wait until it is done."""
     answer = await client.post("/v1/conversations/end", json=ended(conversation_id, **fields))
     assert answer.status_code == 202, answer.text
+    return await until_done(client, conversation_id)
+
+
+async def until_done(client: httpx.AsyncClient, conversation_id: str = "talk-1") -> dict[str, Any]:
     with trio.fail_after(20):
         while True:
             view = (await client.get(f"/v1/conversations/{conversation_id}", params={"wait": "5"})).json()
@@ -233,3 +237,31 @@ async def test_a_process_without_the_service_leaves_the_job_to_one_that_has_it_a
         explained = (await client.get("/v1/conversations/talk-1/explain")).json()
     assert (view["state"], view["attempts"], view["waits_for"]) == ("ready", 0, f"part.crm@{version}")
     assert "no process that takes jobs has it" in explained["cause"]["sentence"]
+
+
+async def test_what_is_still_to_be_found_and_who_is_missing_stands_in_explain_and_in_the_alerts(
+    model: FakeServer, database: str, tmp_path: Path
+) -> None:
+    parts = {
+        "parts__crm__who": "http",
+        "parts__crm__url": "http://127.0.0.1:1/analyse",
+        "parts__crm__secret": SECRET,
+        "parts__crm__schema": json.dumps(TIER),
+    }
+    async with convo(tmp_path, database, model, jobs__workers="0", **parts) as client:
+        await client.post("/v1/conversations/end", json=ended("talk-1"))
+        version = (await client.get("/v1/conversations/talk-1")).json()["parts"]["crm"]["version"]
+    quick = {"alerts__quiet_seconds": "0.1", "alerts__look_seconds": "0.1", "alerts__evaluate_seconds": "0.1"}
+    async with convo(tmp_path, database, model, **quick) as client:
+        await until_done(client)
+        explained = (await client.get("/v1/conversations/talk-1/explain")).json()
+        with trio.fail_after(20):
+            alerts = ""
+            while "NOBODY_SERVES" not in alerts:
+                await trio.sleep(0.05)
+                alerts = (await client.get("/v1/alerts")).text
+    assert (
+        f"still to be found, behind live work: crm (no process has part.crm@{version})"
+        in (explained["cause"]["sentence"])
+    )
+    assert f"part.crm@{version}" in alerts

@@ -96,7 +96,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._WAITING_IDS": (["llm"],),
     "convo.alerts.shared._OLDEST_IDS": (),
     **dict.fromkeys(
-        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 14)))],
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 15)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
     "convo.store.audit_pages._ALL": lambda s: (0, s.done, 11),
@@ -315,6 +315,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.part_jobs._FAILED": lambda s: (s.done, "tier", 1, "m/1", "why", 1.0, 1),
     "convo.store.jobs.part_jobs.ERASE_PART_JOBS": lambda s: ([s.done],),
     "convo.store.conversations._PART_JOBS": lambda s: (s.done,),
+    "convo.store.jobs.explain._LEFT": lambda s: (s.done,),
     "convo.store.jobs.tickets._REMOVE": lambda s: ([s.leased[0]], ["memories"]),
     "convo.store.jobs.tickets.ERASE_TICKETS": lambda s: ([s.done],),
     "convo.store.jobs.watch._ENDED": lambda s: ([s.done, s.ready],),

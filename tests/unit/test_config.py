@@ -20,7 +20,9 @@ SECRETS = {
     ("rabbitmq", "url"),
 }
 """They come from the environment only: the file has no place for them."""
-SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings) if isinstance(field.type, type)}
+SECTIONS: dict[str, Any] = {
+    field.name: field.type for field in msgspec.structs.fields(Settings) if isinstance(field.type, type)
+}
 IN_FILE: dict[str, dict[str, Any]] = tomllib.loads(DEFAULT_FILE.read_text("utf-8"))
 KEYS = [
     (section, field.name)

@@ -5,6 +5,7 @@ Open it to change what ``explain`` answers. It is pure: every process reads the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -48,9 +49,17 @@ class Cause(Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
-def cause(row: Standing) -> Cause:
-    """Find the one cause of a state."""
+def cause(row: Standing, left: Sequence[tuple[str, str]] = ()) -> Cause:
+    """Find the one cause of a state.
+
+    ``left`` are the parts of a done job that are still to be found, each with what no process has that it needs; empty
+    where one has it.
+    """
     match row.state:
+        case "done" if left:
+            parts = ", ".join(name + (f" (no process has {needs})" if needs else "") for name, needs in left)
+            sentence = f"done: its score is counted; still to be found, behind live work: {parts}"
+            return Cause(kind="done", sentence=sentence, since=row.ended_at)
         case "done":
             return Cause(kind="done", sentence="done: every part is found and its score counted", since=row.ended_at)
         case "dead":

@@ -31,9 +31,9 @@ class Explained(Struct, frozen=True, kw_only=True):
     """One job's ``row``, its newest ``runs`` oldest first, how many jobs are leased before it, and the rate of all.
 
     ``served`` says whether a living process that takes jobs has what it waits for, if it waits for something.
-    ``ahead`` is None unless the job is queued, and an estimate where more than ``COUNTED_MAX`` are. ``rate`` is in jobs
-    a second. Both are of its tenant alone, whatever others have waiting or done; whoever
-    reaches some bots only is told neither.
+    ``left`` are parts of a done job that are still to be found. ``ahead`` is None unless the job is queued, and an
+    estimate where more than ``COUNTED_MAX`` are. ``rate`` is in jobs a second. Both are of its tenant alone, whatever
+    others have waiting or done; whoever reaches some bots only is told neither.
     """
 
     row: Mapping[str, Any]
@@ -41,6 +41,15 @@ class Explained(Struct, frozen=True, kw_only=True):
     runs: Sequence[Mapping[str, Any]]
     ahead: int | None
     rate: float
+    left: Sequence[LeftPart] = ()
+
+
+class LeftPart(Struct, frozen=True, kw_only=True):
+    """A part of a done job that is still to be found: what that needs, and whether a living process has it."""
+
+    name: str
+    needs: str
+    served: bool
 
 
 async def read_explanation(postgres: Postgres, reach: Reach, conversation_id: str) -> Explained:
@@ -56,6 +65,7 @@ async def read_explanation(postgres: Postgres, reach: Reach, conversation_id: st
         row = await connection.fetchrow(_ROW, reach.tenant.id_hash(conversation_id), *reach.values)
         if row is None:
             raise await absent(connection, reach, conversation_id)
+        details = None if row["details"] is None else unpack_details(row["details"])
         bounds, whole = turn_bounds(row["fair_key"] or ""), reach.bots is None
         return Explained(
             row=row,
@@ -64,10 +74,17 @@ async def read_explanation(postgres: Postgres, reach: Reach, conversation_id: st
             ahead=await connection.fetchval(_AHEAD, row["seq"], COUNTED_MAX, *bounds, number)
             if row["queued"] and whole
             else None,
+            left=await _left(connection, row["seq"]) if details is not None and details.owed else (),
             rate=float(await connection.fetchval(_RATE, _RATE_SECONDS, number)) if whole else 0.0,
         )
 
     return await postgres.run("db.explain", body, begin=RELAXED)
+
+
+async def _left(connection: Connection, seq: int) -> Sequence[LeftPart]:
+    rows = await connection.fetch(_LEFT, seq)
+    unserved = await process_settings.unserved(connection, [row["needs"] for row in rows])
+    return [LeftPart(name=row["name"], needs=row["needs"], served=row["needs"] not in unserved) for row in rows]
 
 
 def _last_run(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -86,6 +103,7 @@ SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
        coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
 FROM every_job AS job JOIN conversation c USING (seq) WHERE seq = {SEQ} AND {reached("c", 2)}
 """
+_LEFT = "SELECT name, needs FROM part_job WHERE seq = $1 AND state = 'waiting' ORDER BY name"
 _RUNS = """
 SELECT * FROM (
     SELECT began_at, ended_at, ending, made_by, reason, waits FROM run

@@ -23,7 +23,9 @@ WaitsFor = Annotated[
     str | None,
     Meta(
         description="The dependency that this job waits for,"
-        f" {' or '.join(f'`{name}`' for name in DEPENDENCIES)}; null for none. No attempt is spent."
+        f" {' or '.join(f'`{name}`' for name in DEPENDENCIES)}; or a"
+        " service of a declared part (`part.NAME`, with its version where no other will do); null for none. No attempt"
+        " is spent."
     ),
 ]
 

@@ -246,6 +246,7 @@ async def test_a_wait_that_is_over_answers_with_the_present_state(database: str,
         assert told["parts"]["emotion"] == {
             "state": "waiting",
             "by": None,
+            "version": None,
             "emotion": None,
             "judged": True,
             "error": None,
@@ -719,7 +720,7 @@ async def test_a_parked_conversation_says_what_it_waits_for_and_what_it_waited_f
         assert told["here"].startswith("llm: ")
         (run, *_) = told["runs"]
         assert run["ending"] == "park"
-        assert {"llm.questions", "llm.emotion", "job.part"} <= run["waits"].keys()
+        assert {"llm.parts", "job.part"} <= run["waits"].keys()
 
 
 def test_what_is_done_is_explained_as_done_and_what_is_not_there_is_404(client: httpx.Client) -> None:

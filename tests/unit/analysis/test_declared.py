@@ -105,6 +105,7 @@ def test_what_an_answer_is_worth_and_when_it_is_owed_is_no_new_version(change: d
         ({"crm": {**CRM, "model": "m"}}, 'is for who = "llm"'),
         ({"emotion": {"prompt": "x"}}, r"parts\.emotion\.prompt: of this part only who, when, required"),
         ({"emotion": {"who": "http"}}, 'this part is found by "llm" or "local"'),
+        ({"memories": {"required": False}}, r"parts\.memories\.required = false"),
         ({"memories": {"who": "memory"}}, r"not switched on: set \[memory\]"),
         ({"tier": {"schema": TIER, "prompt": "p", "points": {"field": "tier"}}}, "write each = for a number"),
         ({"tier": {"schema": TIER, "prompt": "p", "points": {"each": 1}}}, "name one field"),
