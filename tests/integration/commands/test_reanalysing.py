@@ -27,7 +27,7 @@ EMOTION = WantedRerun(part="emotion")
 def settings(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Two conversations that an earlier analyst analysed, and the settings of a command on them."""
     # Not of the tests' own process.
-    monkeypatch.setattr(reanalysing.os, "nice", lambda _: 0)
+    monkeypatch.setattr("os.nice", lambda _: 0)
 
     async def fill() -> None:
         async with open_process(database) as process:
