@@ -17,6 +17,7 @@ from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
 from convo.analysis.analyze import Analysts
+from convo.analysis.clients import asked_by_jobs
 from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
@@ -37,7 +38,7 @@ from convo.pipeline.worker import Worker
 from convo.rabbitmq.broker import dependency_of
 from convo.rabbitmq.intake import QueueIntake
 from convo.rabbitmq.relay import Relay
-from convo.resilience.dependency import Dependency
+from convo.resilience.dependency import Dependency, JobDependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
@@ -109,9 +110,11 @@ class Components:
         """Set once the database is ready for the first time."""
         self.remotes = remotes
         self._bell = Bell()
-        self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
+        self._dependencies: dict[str, JobDependency] = {
+            asked.dependency.name: asked.dependency for asked in asked_by_jobs(remotes)
+        }
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values()])
+        self.readiness = Readiness([*(remote.dependency for remote in remotes), *self._brokers.values()])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -284,7 +287,7 @@ class Components:
             erasing=EraseRoutes(
                 postgres=postgres,
                 erased=self._erased,
-                services=tuple(remote.dependency.name for remote in remotes),
+                services=tuple(self._dependencies),
                 telling=self._telling,
                 outbox=self.outbox,
             ),
@@ -384,7 +387,7 @@ class Components:
             self.relay.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
-            dependency.systemic.forget()
+            dependency.forget_jobs()
 
     def _agreement_changed(self, disagreement: str) -> None:
         self.readiness.disagreement = disagreement

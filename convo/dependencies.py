@@ -84,3 +84,8 @@ ALERT_PREFIXES: dict[str, str] = {
     "rabbitmq_intake": "RABBITMQ",
 }
 """What begins the names of the alerts of each service that convo calls, by its name."""
+
+
+def alert_prefix(name: str) -> str:
+    """Return what begins the names of the alerts of a service; those of a fallback (``llm.NAME``) are the model's."""
+    return ALERT_PREFIXES[name.partition(".")[0]]

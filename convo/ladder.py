@@ -23,7 +23,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from convo.settings import Settings, dependency_sections
+from convo.settings import ATTEMPTS_BEFORE_ANOTHER, RemoteSettings, Settings, dependency_sections, llm_servers
 
 SLOW_PART = 0.8
 """The share of a budget after which something is reported as slow, where no threshold is set."""
@@ -117,6 +117,7 @@ def _job_rungs(s: Settings) -> Iterator[Rung]:
             outside_seconds=s.analysis.job_seconds,
             otherwise="the job would end before the answer to its last attempt",
         )
+    yield from _fallback_rungs(s)
     yield Rung(
         inside="jobs.heartbeat_seconds x 3",
         inside_seconds=s.jobs.heartbeat_seconds * 3,
@@ -125,6 +126,28 @@ def _job_rungs(s: Settings) -> Iterator[Rung]:
         outside_seconds=s.jobs.lease_seconds,
         otherwise="two lost heartbeats would lose every lease",
     )
+
+
+def _fallback_rungs(s: Settings) -> Iterator[Rung]:
+    servers = llm_servers(s.llm)
+    if len(servers) == 1:
+        return
+    (first, first_seconds), (second, second_seconds) = sorted(
+        ((name, _tried_seconds(one)) for name, one in servers.items()), key=lambda one: one[1], reverse=True
+    )[:2]
+    yield Rung(
+        inside=f"two attempts + backoff at {first}, and then at {second}",
+        inside_seconds=first_seconds + second_seconds,
+        relation="<=",
+        outside="analysis.job_seconds",
+        outside_seconds=s.analysis.job_seconds,
+        otherwise="the job would end before a second model has answered",
+    )
+
+
+def _tried_seconds(remote: RemoteSettings) -> float:
+    attempts = min(remote.attempts, ATTEMPTS_BEFORE_ANOTHER)
+    return remote.attempt_seconds * attempts + remote.backoff_max_seconds * (attempts - 1)
 
 
 def _webhook_rungs(s: Settings) -> Iterator[Rung]:

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from convo.analysis import local
 from convo.analysis.analyze import Analyst, Analysts, in_process
-from convo.analysis.clients import open_remotes
+from convo.analysis.clients import asked_by_jobs, open_remotes
 from convo.analysis.part import PARTS
 from convo.analysis.remote import RemoteAnalyst
 from convo.config import ADDRESS_FILE
@@ -132,8 +132,8 @@ async def open_analysts(settings: Settings) -> AsyncIterator[tuple[Analysts, Seq
         part.name: in_process(local.BY, part.analyst, lock, prepare=slices) for part in PARTS
     }
     async with open_remotes(settings) as remotes:
-        for remote in remotes:
-            analysts |= {part: Analyst(by=remote.by, find=find) for part, find in remote.finders.items()}
+        for asked in asked_by_jobs(remotes):
+            analysts |= {part: Analyst(by=asked.by, find=find) for part, find in asked.finders.items()}
         yield analysts, remotes
 
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from convo.alerts.look import Look, SeenRecord, Vitals
 from convo.alerts.rules import IDS_MAX, KINDS, Condition, Evidence, condition
-from convo.dependencies import ALERT_PREFIXES, DEPENDENCIES
+from convo.dependencies import DEPENDENCIES, alert_prefix
 from convo.settings import AlertsSettings
 from convo.store.ledger import Gap
 
@@ -245,10 +245,10 @@ class Causes:
         for name, (since, reason) in self._broken.items():
             figures: Figures = {"seconds": round(now - since, 1)}
             evidence = Evidence(figures=figures)
-            kind = f"{ALERT_PREFIXES[name]}_UNAVAILABLE"
+            kind = f"{alert_prefix(name)}_UNAVAILABLE"
             yield condition(kind, name, f"the breaker of {name} is open: {reason}", evidence=evidence)
         for name, reason in self._misconfigured.items():
-            yield condition(f"{ALERT_PREFIXES[name]}_MISCONFIGURED", name, reason)
+            yield condition(f"{alert_prefix(name)}_MISCONFIGURED", name, reason)
 
     def _burn(self, now: float, look: Look) -> Iterator[Condition]:
         self._requests.append((now, look.requests, look.on_deadline))

@@ -17,6 +17,13 @@ from convo.runtime import threads
 from convo.runtime.deadline import deadline
 
 
+class AnsweredBy(Struct, frozen=True, kw_only=True):
+    """A finding, and which of several that were asked for it made it."""
+
+    by: str
+    finding: Finding
+
+
 class Analyst(Struct, frozen=True, kw_only=True):
     """Who finds one part: its name and version (``local/2``), and the function that asks it.
 
@@ -25,7 +32,7 @@ class Analyst(Struct, frozen=True, kw_only=True):
     """
 
     by: str
-    find: Callable[[Conversation], Awaitable[Finding]]
+    find: Callable[[Conversation], Awaitable[Finding | AnsweredBy]]
     in_process: bool = False
 
 
@@ -74,7 +81,7 @@ async def analyze(
     async def part(name: PartName, analyst: Analyst) -> None:
         started = trio.current_time()
         try:
-            finding = await analyst.find(conversation)
+            answer = await analyst.find(conversation)
         except ConvoError as error:
             failures[name] = PartFailure(by=analyst.by, error=error)
             metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
@@ -82,14 +89,13 @@ async def analyze(
             return
         seconds = trio.current_time() - started
         metrics.part_seconds.labels(name, "done").observe(seconds)
+        found = answer if isinstance(answer, AnsweredBy) else AnsweredBy(by=analyst.by, finding=answer)
         try:
-            await store(name, analyst.by, finding)
+            await store(name, found.by, found.finding)
         except ConvoError as error:
             unstored.append(error)
         else:
-            log_records.part_done(
-                conversation_id=conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
-            )
+            log_records.part_done(conversation_id=conversation.conversation_id, part=name, by=found.by, seconds=seconds)
 
     await _side_by_side({name: analyst for name, analyst in analysts.items() if name not in have}, part)
     if unstored:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import random as dice
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from secrets import token_hex
-from typing import TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
@@ -24,7 +25,7 @@ from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
 from convo.analysis.prompt import EMOTION, PROMPT_VERSION, QUESTIONS, TRIAL, Ask, record, user_spoke
-from convo.analysis.remote import PartFinder, RemoteAnalyst, idempotency_key, key_text
+from convo.analysis.remote import RemoteAnalyst, idempotency_key, key_text
 from convo.conversation.model import Conversation, EmotionName, Mood, PartName, Questions
 from convo.errors import RemoteDeclined, RemoteDenied, RemoteError, RemoteGarbage, RemoteRefused, RemoteUnavailable
 from convo.observe import log_records
@@ -37,6 +38,7 @@ T = TypeVar("T")
 # More forms of a request than there are to learn of.
 _FORMS_MAX = 10
 _TRIAL_KEY = "convo:check:"
+_SETTING = re.compile(r"\bllm\.(?=[a-z_]+\b)")
 
 
 class _Listed(Struct, frozen=True):
@@ -54,14 +56,20 @@ def _listed(body: bytes) -> frozenset[str]:
         return frozenset()
 
 
+class ModelFinder(Protocol):
+    """Finds one part; ``elsewhere``: another model can be asked instead."""
+
+    async def __call__(self, conversation: Conversation, *, elsewhere: bool = False) -> Questions | Mood: ...  # noqa: D102
+
+
 class Model(RemoteAnalyst):
     """A language model; it learns what its server takes, and remembers it for a while."""
 
-    def __init__(self, settings: LlmSettings, *, random: Callable[[], float] = dice.random) -> None:
-        key = key_text("llm", settings.api_key)
+    def __init__(self, settings: LlmSettings, *, name: str = "llm", random: Callable[[], float] = dice.random) -> None:
+        key = key_text(name, settings.api_key)
         carried = f"Bearer {key}" if settings.api_key_header.lower() == "authorization" else key
         super().__init__(
-            "llm",
+            name,
             settings,
             by=f"{settings.model}/{PROMPT_VERSION}",
             base_url=_address(settings, "/models"),
@@ -73,7 +81,7 @@ class Model(RemoteAnalyst):
         self._learnt = LearntForm()
 
     @property
-    def finders(self) -> Mapping[PartName, PartFinder]:
+    def finders(self) -> Mapping[PartName, ModelFinder]:
         """Questions and emotion."""
         return {"questions": self.questions, "emotion": self.emotion}
 
@@ -88,12 +96,17 @@ class Model(RemoteAnalyst):
         if fault or self._settings.api_key or any(map(_carries_key, (*self._settings.headers, *self._settings.query))):
             return fault
         host = urlsplit(self._settings.base_url).hostname or ""
-        return f"llm.model is set and CONVO_LLM__API_KEY is not: {host} needs a key" if _is_public(host) else ""
+        if not _is_public(host):
+            return ""
+        model = "base_url" if self.fallback else "model"
+        return f"{self.section}.{model} is set and {self._key_variable} is not: {host} needs a key"
 
     # --- the parts
 
-    async def questions(self, conversation: Conversation) -> Questions:
+    async def questions(self, conversation: Conversation, *, elsewhere: bool = False) -> Questions:
         """Find the questions that the user put; none, without a call, where the user said nothing.
+
+        ``elsewhere``: another model can be asked instead; as ``Dependency.call``.
 
         Raises:
             RemoteError: every attempt failed.
@@ -102,14 +115,16 @@ class Model(RemoteAnalyst):
             return Questions(questions=())
         try:
             found = await self.dependency.call(
-                "llm.questions", partial(self._find, QUESTIONS, conversation, questions_in)
+                "llm.questions", partial(self._find, QUESTIONS, conversation, questions_in), elsewhere=elsewhere
             )
         except RemoteDeclined as error:
             return Questions(questions=(), refused=_noted(conversation, "questions", error))
         return Questions(questions=found)
 
-    async def emotion(self, conversation: Conversation) -> Mood:
+    async def emotion(self, conversation: Conversation, *, elsewhere: bool = False) -> Mood:
         """Find how the user felt; neutral, without a call, where the user said nothing.
+
+        ``elsewhere``: as for ``questions``.
 
         Raises:
             RemoteError: every attempt failed.
@@ -121,15 +136,27 @@ class Model(RemoteAnalyst):
             return await self._find(EMOTION, conversation, emotion_in)
 
         try:
-            found = await self.dependency.call("llm.emotion", attempt)
+            found = await self.dependency.call("llm.emotion", attempt, elsewhere=elsewhere)
         except RemoteDeclined as error:
             return Mood(emotion="neutral", judged=False, refused=_noted(conversation, "emotion", error))
         return Mood(emotion=found)
 
     async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[Sequence[str]], T | None]) -> T:
         write = partial(record, conversation)
-        completion = await self._complete(ask, write, idempotency_key(conversation, ask.part))
-        return _read(completion, read)
+        try:
+            completion = await self._complete(ask, write, idempotency_key(conversation, ask.part))
+            return _read(completion, read)
+        except RemoteError as error:
+            raise self._in_own_words(error) from error.__cause__
+
+    def _in_own_words(self, error: RemoteError) -> RemoteError:
+        """Return an error that names this server and its settings: all others are written for ``[llm]``."""
+        if self.fallback and error.dependency == "llm":
+            told = _SETTING.sub(f"{self.section}.", error.detail.removeprefix("llm: "))
+            error.detail = f"{self.name}: {told.replace('CONVO_LLM__API_KEY', self._key_variable)}"
+            error.dependency = self.name
+            error.args = (error.detail,)
+        return error
 
     # --- a call, in the form that the server takes
 
@@ -174,7 +201,10 @@ class Model(RemoteAnalyst):
         except RemoteGarbage:
             listed = "reachable; its list of models is too long to read"
         # Each check has a key of its own: a server that keeps keys would else answer what it answered to the last one.
-        _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8)), emotion_in)
+        try:
+            _read(await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8)), emotion_in)
+        except RemoteError as error:
+            raise self._in_own_words(error) from error.__cause__
         self.dependency.note_configured()
         return f"{listed}; it answers, and takes {self.learnt}"
 

@@ -15,14 +15,14 @@ from msgspec.structs import asdict
 from rich.table import Table
 from rich.text import Text
 
-from convo.analysis.clients import make_remote
+from convo.analysis.clients import make_remote, remote_names
 from convo.commands.output import plain, print_json, show_result
 from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
 from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings
 from convo.store.migrate import ContractWait, contract_wait, read_schema
 from convo.store.migrations import migrations
 from convo.store.postgres import open_postgres
@@ -74,7 +74,7 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
     """Ask the database, and each dependency that is switched on, once, one after the other."""
     async with open_bridge() as bridge:
         checks: dict[str, _Check] = {"database": partial(_database, settings, bridge)}
-        checks |= {name: partial(_remote, name, settings) for name in used_dependencies(settings)}
+        checks |= {name: partial(_remote, name, settings) for name in remote_names(settings)}
         if settings.rabbitmq.url:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
         return [await _timed(name, check) for name, check in checks.items()]

@@ -15,13 +15,13 @@ import trio
 
 from convo.analysis.analyze import PartFailure
 from convo.conversation.model import Finding, PartName
-from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError, RemotePending
+from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError
 from convo.observe import log_records, metrics
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.blame import Blame
 from convo.pipeline.held import HeldLeases
 from convo.resilience import retry
-from convo.resilience.dependency import Dependency
+from convo.resilience.dependency import JobDependency
 from convo.runtime.deadline import deadline
 from convo.settings import Settings
 from convo.store.jobs.lease import Lease
@@ -47,7 +47,7 @@ class Endings:
         part_writer: PartWriter,
         settler: Settler,
         held: HeldLeases,
-        dependencies: Mapping[str, Dependency],
+        dependencies: Mapping[str, JobDependency],
         ended: Ended,
     ) -> None:
         self._settings = settings
@@ -141,7 +141,7 @@ class Endings:
         """Let the job wait for the dependency of its first failure; no attempt is spent."""
         lease = job.lease
         name, first = next(iter(failures.items()))
-        waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
+        waits_for = first.error.waits_for if isinstance(first.error, RemoteError) else ""
         reason = f"{name}: {first.error.detail}"
         with self._ending(job) as count:
             await self._store_found(job)
@@ -159,7 +159,7 @@ class Endings:
         be leased at once, so it waits a backoff. So does one that failed as all do: it may itself be at fault, and the
         next to find out is to be another one.
         """
-        if isinstance(error, RemotePending):
+        if isinstance(error, RemoteError) and error.later_seconds is not None:
             return error.later_seconds
         dependency = self._dependencies.get(waits_for)
         systemic = isinstance(error, RemoteError) and error.systemic

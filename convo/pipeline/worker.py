@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from convo.analysis.analyze import OFFLOAD_CHARACTERS, Analysts, PartFailure, analyze
+from convo.analysis.job_calls import working_for
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost
@@ -69,6 +70,7 @@ class Worker:
                     log_records.bound(conversation_id=lease.conversation_id),
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
+                    working_for(lease.seq),
                 ):
                     await self._work(
                         JobAtWork(lease, waits, [name for name in self._analysts if name not in lease.parts])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from convo.dependencies import ALERT_PREFIXES
+from convo.dependencies import alert_prefix
 from convo.errors import Unavailable
 from convo.resilience.dependency import Dependency
 
@@ -34,7 +34,7 @@ class Readiness:
             *self.warnings,
             *([f"SETTINGS_DISAGREE: {self.disagreement}"] if self.disagreement else []),
             *(
-                f"{ALERT_PREFIXES[one.name]}_MISCONFIGURED: {one.misconfigured}"
+                f"{alert_prefix(one.name)}_MISCONFIGURED: {one.misconfigured}"
                 for one in self._dependencies
                 if one.misconfigured
             ),

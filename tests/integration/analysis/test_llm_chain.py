@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from convo.analysis.analyze import AnsweredBy
+from convo.analysis.job_calls import working_for
+from convo.analysis.llm import Model
+from convo.analysis.llm_chain import Models
+from convo.conversation.model import Mood, Questions
+from convo.errors import RemoteDenied, RemoteError, RemoteUnavailable
+from convo.settings import LlmFallback, LlmSettings, Secret, llm_servers
+from tests.support import fakes
+from tests.support.fakes import FakeServer, Fault, conversation_of
+
+TALK = conversation_of("Hi. How are you?", "Fine, and you?", "Bạn thích gì?", "Noodles.")
+
+
+class Two:
+    """The first model's server, the fallback's, and both clients in a row."""
+
+    def __init__(self, first: FakeServer, backup: FakeServer, models: list[Model]) -> None:
+        self.first = first
+        self.backup = backup
+        self.models = models
+        self.row = Models(models)
+
+    async def emotion(self) -> AnsweredBy:
+        with working_for(1):
+            found = await self.row.finders["emotion"](TALK)
+        assert isinstance(found, AnsweredBy)
+        return found
+
+
+@asynccontextmanager
+async def two(**settings: object) -> AsyncIterator[Two]:
+    usual = {"attempts": 2, "backoff_seconds": 0.01, "backoff_max_seconds": 0.02, "attempt_seconds": 5.0}
+    async with fakes.open_model() as first, fakes.open_model() as backup, AsyncExitStack() as stack:
+        llm = LlmSettings(
+            base_url=f"{first.url}/v1",
+            model="first-7b",
+            api_key=Secret("sk-first"),
+            headers={"x-title": "convo"},
+            fallbacks={
+                "backup": LlmFallback(base_url=f"{backup.url}/v1", model="backup-1b", api_key=Secret("sk-backup"))
+            },
+            **{**usual, **settings},  # type: ignore[arg-type]
+        )
+        made = [Model(section, name=name, random=lambda: 0.0) for name, section in llm_servers(llm).items()]
+        yield Two(first, backup, [await stack.enter_async_context(model) for model in made])
+
+
+async def test_the_first_model_answers_while_it_can() -> None:
+    async with two() as servers:
+        assert await servers.emotion() == AnsweredBy(by="first-7b/prompt-2", finding=Mood(emotion="happy"))
+        assert servers.backup.calls == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        fakes.failing("503"),
+        fakes.failing("401", "invalid_api_key"),
+        fakes.failing("404", "model_not_found"),
+        fakes.failing("402", "insufficient_balance"),
+        fakes.failing("400", "content_filter"),
+        fakes.completing(None, finish_reason="content_filter"),
+        fakes.rate_limited("30"),
+        fakes.garbage,
+        fakes.reset,
+        fakes.no_http,
+        fakes.completing("no JSON at all"),
+    ],
+    ids=["503", "key", "model", "credit", "content", "filtered", "429", "web page", "reset", "no http", "no JSON"],
+)
+async def test_the_fallback_answers_in_its_own_name_where_the_first_fails(fault: Fault) -> None:
+    async with two() as servers:
+        servers.first.always = fault
+        assert await servers.emotion() == AnsweredBy(by="backup-1b/prompt-2", finding=Mood(emotion="happy"))
+        (call,) = servers.backup.calls
+        assert call.json()["model"] == "backup-1b"
+        assert call.headers["authorization"] == "Bearer sk-backup"
+        assert "x-title" not in call.headers, "what belongs to the first server goes to no other"
+
+
+async def test_a_conversation_that_both_decline_is_refused_in_the_first_ones_name() -> None:
+    async with two() as servers:
+        servers.first.always = servers.backup.always = fakes.completing(None, finish_reason="content_filter")
+        found = await servers.emotion()
+        assert found.by == "first-7b/prompt-2"
+        assert isinstance(found.finding, Mood)
+        assert "content filter" in found.finding.refused
+
+
+async def test_a_refusal_stands_where_the_fallback_is_out() -> None:
+    async with two() as servers:
+        servers.first.always = fakes.completing(None, finish_reason="content_filter")
+        servers.backup.always = fakes.failing("503")
+        found = await servers.emotion()
+        assert (found.by, bool(found.finding.refused)) == ("first-7b/prompt-2", True)  # type: ignore[union-attr]
+
+
+async def test_where_all_are_out_the_error_is_an_outage_that_jobs_wait_for_by_one_name() -> None:
+    async with two() as servers:
+        servers.first.always = servers.backup.always = fakes.failing("503")
+        with pytest.raises(RemoteUnavailable) as caught:
+            await servers.emotion()
+        assert caught.value.waits_for == "llm"
+        assert [one.dependency for one in caught.value.asked] == ["llm", "llm.backup"]
+
+
+async def test_each_server_is_asked_in_the_form_that_it_takes_itself() -> None:
+    async with two() as servers:
+        servers.backup.always = fakes.rejects_json_schema
+        servers.first.always = fakes.failing("503")
+        await servers.emotion()
+        assert "json_object" in servers.models[1].learnt
+        assert servers.models[0].learnt == ""
+        servers.first.always = fakes.healthy
+        servers.models[0].dependency.systemic.forget()
+        await servers.row.finders["questions"](TALK)
+        assert "json_schema" in servers.models[0].learnt
+
+
+async def test_a_fallback_that_refuses_names_its_own_settings() -> None:
+    async with two() as servers:
+        servers.first.always = fakes.failing("503")
+        servers.backup.always = fakes.failing("401", "invalid_api_key")
+        with pytest.raises(RemoteError):
+            await servers.emotion()
+        assert servers.models[0].dependency.misconfigured == ""
+        told = servers.models[1].dependency.misconfigured
+        assert told.startswith("llm.backup: ")
+        assert "CONVO_LLM__FALLBACKS__BACKUP__API_KEY" in told
+        servers.backup.always = fakes.failing("404", "model_not_found")
+        with pytest.raises(RemoteDenied, match=r"^llm\.backup: .* llm\.fallbacks\.backup\.model"):
+            await servers.models[1].check()
+
+
+async def test_no_call_is_made_where_the_user_said_nothing() -> None:
+    async with two() as servers:
+        found = await servers.row.finders["questions"](conversation_of("bot: hello?"))
+        assert found == AnsweredBy(by="first-7b/prompt-2", finding=Questions(questions=()))
+        assert servers.first.calls == servers.backup.calls == []
