@@ -34,10 +34,12 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.settling import Settling
+from convo.pipeline.spending import Spending
 from convo.pipeline.worker import Worker
 from convo.rabbitmq.broker import dependency_of
 from convo.rabbitmq.intake import QueueIntake
 from convo.rabbitmq.relay import Relay
+from convo.resilience.daily_budget import DailyBudget
 from convo.resilience.dependency import Dependency, JobDependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
@@ -136,6 +138,7 @@ class Components:
         self.authority = Authority(settings.auth, postgres)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
+        self.spending = self._make_spending(remotes)
         self.settler = Settler(postgres, settings.score, self.outbox)
         self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
@@ -172,6 +175,17 @@ class Components:
         if dependency is None:
             return None
         return QueueIntake(bridge, self.postgres, dependency, self.settings.rabbitmq, api.intake, api.door.clients)
+
+    def _make_spending(self, remotes: Sequence[RemoteAnalyst]) -> Spending | None:
+        llm = self.settings.llm
+        if not llm.model:
+            return None
+        budget = DailyBudget(llm.daily_budget, self._bell.ring) if llm.daily_budget else None
+        if budget is not None:
+            for remote in remotes:
+                if remote.kind == "llm":
+                    remote.dependency.withheld = budget.reason
+        return Spending(self.postgres, budget, self.settings.jobs.heartbeat_seconds)
 
     def _make_relay(self, bridge: Bridge) -> Relay | None:
         settings, dependency = self.settings, self._brokers.get("rabbitmq")
@@ -216,6 +230,7 @@ class Components:
             held=self.held,
             dependencies=self._dependencies,
             ended=self.watch.wake,
+            spending=self.spending,
         )
         self.settling = Settling(endings.settle, self._bell)
         self.worker = Worker(
@@ -343,6 +358,8 @@ class Components:
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
+        if self.spending is not None:
+            keepers.append(self.spending.look)
         if self.settings.jobs.workers:
             keepers.append(self.remote_bell.listen)
         if self.settings.canary.enabled:
@@ -375,6 +392,8 @@ class Components:
         self.readiness.close()
         self._recent_logs.clear()
         self.held.drop()
+        if self.spending is not None:
+            self.spending.forget()
         self.jobs.start_over()
         self.authority.forget()
         self._tenant_indexes.forget()

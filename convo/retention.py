@@ -24,6 +24,7 @@ from convo.conversation.model import CANARY_USER
 from convo.conversation.tenant import tenant_of
 from convo.settings import RetentionSettings
 from convo.store import ledger
+from convo.store.costs import ERASE_COSTS
 from convo.store.installation_key import read_installation_key
 from convo.store.intake import ERASE_CONVERSATIONS
 from convo.store.job_sql import QUEUED
@@ -224,7 +225,7 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
     await connection.execute(_HOLD_RELATIONSHIPS, seqs)
     await connection.execute(_NOTE_SCORES, seqs)
     of_job = (ERASE_PARTS, ERASE_TICKETS, ERASE_RUNS, ERASE_JOBS, ERASE_OUTCOMES)
-    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
+    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS, ERASE_COSTS):
         await connection.execute(statement, seqs)
 
 

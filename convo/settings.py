@@ -225,6 +225,10 @@ class RemoteSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     verify: bool = True
 
 
+NANO = 1_000_000_000
+"""What costs is kept in billionths of the currency: whole numbers, whatever a token costs."""
+
+
 class Priced:
     """What a million tokens of one model cost, in any one currency; -1 is not priced.
 

@@ -1,24 +1,82 @@
-"""The job that the running task works for, as its calls to remote services know it."""
+"""What the running task's job has asked of language models: each call that was answered, with its tokens and its price.
+
+A call is noted when its answer is there, also where the answer cannot be used: it is paid for all the same. An attempt
+without an answer is not noted, for nothing says what it took. Outside of a job nothing is noted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from secrets import randbits
 
-_at_work: ContextVar[int | None] = ContextVar("job_at_work", default=None)
+from msgspec import Struct, field
+
+from convo.analysis.llm_usage import Tokens
+from convo.conversation.model import PartName
+
+
+def _number() -> int:
+    return randbits(63)
+
+
+class PaidCall(Struct, kw_only=True):
+    """One call: which server answered, as whom, and for which parts.
+
+    ``tokens`` is None where the server did not say; ``nano`` (billionths of the currency) also where its model has no
+    price. Tokens and price are shared out among ``parts`` in equal parts: the caller may narrow these down to what the
+    call has answered, until the task waits for something else.
+    """
+
+    server: str
+    by: str
+    parts: tuple[PartName, ...]
+    tokens: Tokens | None = None
+    nano: int | None = None
+    number: int = field(default_factory=_number)
+
+
+class JobCalls:
+    """The calls of one job: ``take`` returns those that are not stored yet; ``noted`` is told of each at once."""
+
+    def __init__(self, seq: int, noted: Callable[[PaidCall], None] | None = None) -> None:
+        self.seq = seq
+        self._noted = noted
+        self._calls: list[PaidCall] = []
+
+    def note(self, call: PaidCall) -> None:
+        """Note one call."""
+        if self._noted is not None:
+            self._calls.append(call)
+            self._noted(call)
+
+    def take(self) -> list[PaidCall]:
+        """Return the calls that were noted since the last time."""
+        taken, self._calls = self._calls, []
+        return taken
+
+
+_at_work: ContextVar[JobCalls | None] = ContextVar("job_calls", default=None)
 
 
 @contextmanager
-def working_for(seq: int) -> Iterator[None]:
-    """Have all calls inside know that they are made for the job ``seq``."""
-    token = _at_work.set(seq)
+def working_for(calls: JobCalls) -> Iterator[JobCalls]:
+    """Have all calls inside noted for this job."""
+    token = _at_work.set(calls)
     try:
-        yield
+        yield calls
     finally:
         _at_work.reset(token)
 
 
-def job_at_work() -> int | None:
-    """Return the job that this task works for; None outside of one."""
+def calls_at_work() -> JobCalls | None:
+    """Return the calls of the job that this task works for; None outside of one."""
     return _at_work.get()
+
+
+def note_call(call: PaidCall) -> None:
+    """Note a call for the job that this task works for."""
+    calls = _at_work.get()
+    if calls is not None:
+        calls.note(call)

@@ -20,10 +20,12 @@ import trio
 from msgspec import Struct
 
 from convo.analysis import llm_form
+from convo.analysis.job_calls import PaidCall, note_call
 from convo.analysis.llm_answers import emotion_in, questions_in
 from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
+from convo.analysis.llm_usage import price_nano
 from convo.analysis.prompt import EMOTION, PROMPT_VERSION, QUESTIONS, TRIAL, Ask, record, user_spoke
 from convo.analysis.remote import RemoteAnalyst, idempotency_key, key_text
 from convo.conversation.model import Conversation, EmotionName, Mood, PartName, Questions
@@ -175,6 +177,8 @@ class Model(RemoteAnalyst):
             # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
             answer = await self.post(self._url, fields, key=key + form.label)
             found = completion_in(answer.body) if answer.good else None
+            if answer.good:
+                self._note_paid(ask, answer, found)
             if answer.good and found is None:
                 raise _unreadable(answer)
             if found is not None and found.fault is None and found.choices:
@@ -186,6 +190,15 @@ class Model(RemoteAnalyst):
                 raise refusal.error
             form = changed
         raise RemoteRefused("llm", "it takes no form of the request")
+
+    def _note_paid(self, ask: Ask, answer: RemoteAnswer, found: Completion | None) -> None:
+        """Note what a call took that was answered, also where its answer cannot be used; an error took nothing."""
+        tokens = found.tokens if found else None
+        is_none = _is_page(answer) if found is None else found.fault is not None or not found.choices
+        if tokens is None and is_none:
+            return
+        nano = None if tokens is None else price_nano(tokens, self._settings)
+        note_call(PaidCall(server=self.name, by=self.by, parts=(ask.part,), tokens=tokens, nano=nano))
 
     def _note_taken(self, use: FormUse, form: RequestForm) -> None:
         if self._learnt.note_taken(use, form, trio.current_time()):
@@ -244,9 +257,13 @@ def _changed(
 
 
 def _unreadable(answer: RemoteAnswer) -> RemoteError:
-    if answer.body.lstrip()[:100].lower().startswith(b"<!doctype html"):
+    if _is_page(answer):
         return RemoteDenied("llm", f"answered {answer.status} with a web page: llm.base_url is wrong")
     return RemoteGarbage("llm", "the answer does not fit (no completion)")
+
+
+def _is_page(answer: RemoteAnswer) -> bool:
+    return answer.body.lstrip()[:100].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _usable(completion: Completion) -> Completion:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from convo.analysis.analyze import AnsweredBy
-from convo.analysis.job_calls import job_at_work
+from convo.analysis.job_calls import calls_at_work
 from convo.analysis.llm import Model
 from convo.analysis.remote import PartFinder
 from convo.conversation.model import Conversation, PartName
@@ -45,8 +45,9 @@ class Models:
                 raise RemoteDeclined(model.name, finding.refused)
             return answered
 
+        calls = calls_at_work()
         try:
-            return await self.dependency.ask(attempt, job_at_work())
+            return await self.dependency.ask(attempt, None if calls is None else calls.seq)
         except RemoteError:
             if not declined:
                 raise

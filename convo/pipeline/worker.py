@@ -70,11 +70,10 @@ class Worker:
                     log_records.bound(conversation_id=lease.conversation_id),
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
-                    working_for(lease.seq),
+                    working_for(self._endings.calls_of(lease)) as calls,
                 ):
-                    await self._work(
-                        JobAtWork(lease, waits, [name for name in self._analysts if name not in lease.parts])
-                    )
+                    missing = [name for name in self._analysts if name not in lease.parts]
+                    await self._work(JobAtWork(lease, waits, missing, calls))
                 if scope.cancelled_caught:
                     log_records.lease_lost(
                         conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"

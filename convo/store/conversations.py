@@ -14,6 +14,7 @@ from msgspec import Struct
 from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
+from convo.store.costs import read_costs
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent
@@ -26,11 +27,15 @@ T = TypeVar("T")
 
 
 class FoundConversation(Struct, frozen=True, kw_only=True):
-    """One conversation with its job (``row``) and its stored parts by name; ``details`` of a done one."""
+    """One conversation with its job (``row``) and its stored parts by name; ``details`` of a done one.
+
+    ``costs`` are the rows of ``costs.read_costs``, None where they were not asked for.
+    """
 
     row: ConversationRow
     parts: dict[PartName, PartRecord]
     details: OutcomeDetails | None
+    costs: Sequence[Mapping[str, Any]] | None = None
 
 
 class FoundPage(Struct, frozen=True, kw_only=True):
@@ -68,24 +73,24 @@ class Reader:
         self._log_store = log_store
         self._default_has_indexes = default_has_indexes
 
-    async def one(self, reach: Reach, conversation_id: str) -> FoundConversation:
-        """Read one conversation.
+    async def one(self, reach: Reach, conversation_id: str, *, costs: bool = False) -> FoundConversation:
+        """Read one conversation, with ``costs`` also what it has cost.
 
         Raises:
             NotFound: there is none of this id.
             Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> ConversationRow:
+        async def body(connection: Connection) -> tuple[ConversationRow, Sequence[ConversationRow] | None]:
             row = await connection.fetchrow(_ONE, reach.tenant.id_hash(conversation_id), *reach.values)
             if row is None:
                 raise await absent(connection, reach, conversation_id)
-            return row
+            return row, await read_costs(connection, row["seq"]) if costs else None
 
-        row = await self._postgres.run("db.read", body, begin=RELAXED)
+        row, cost_rows = await self._postgres.run("db.read", body, begin=RELAXED)
         details = None if row["details"] is None else unpack_details(row["details"])
         records = read_parts(row["parts"]) if details is None else details.parts
-        return FoundConversation(row=row, parts={part.name: part for part in records}, details=details)
+        return FoundConversation(row=row, parts={part.name: part for part in records}, details=details, costs=cost_rows)
 
     async def log_sizes(self, reach: Reach, conversation_id: str) -> FoundLog:
         """Read how long one conversation's log is, and what belongs to it.

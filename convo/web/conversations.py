@@ -8,7 +8,7 @@ from functools import partial
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from convo.analysis.part import PARTS, Part, PartsView
 from convo.analysis.scoring import Score, score
@@ -27,6 +27,7 @@ from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
 from convo.store.outcomes import PartRecord
 from convo.web import queries
+from convo.web.conversation_costs import cost_view
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode
 from convo.web.log_pages import TURNS_WEIGHT, TurnsPage, sent_log, turns_of_log
@@ -54,17 +55,18 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             NotFound: no conversation has this id.
             Expired: its content is no longer stored.
-            Invalid: ``wait`` is not a number of seconds.
+            Invalid: ``wait`` is not a number of seconds, or ``cost`` neither 0 nor 1.
         """
+        costs = queries.cost_of(query)
         latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
         until = min(trio.current_time() + queries.wait_of(query), latest)
         with self.reads.begin() as read:
-            found = await self.reader.one(reach, conversation_id)
+            found = await self.reader.one(reach, conversation_id, costs=costs)
             if found.row["state"] in _ENDED or until <= trio.current_time():
                 return await self._shown(read, found, if_none_match)
         await self._until_ended(found, until, reach)
         with self.reads.begin() as read:
-            return await self._shown(read, await self.reader.one(reach, conversation_id), if_none_match)
+            return await self._shown(read, await self.reader.one(reach, conversation_id, costs=costs), if_none_match)
 
     async def _shown(self, read: ReadUnderWay, found: FoundConversation, if_none_match: str) -> Answer:
         bytes_ = sum(len(part.result) for part in found.parts.values()) + len(found.row["metadata"] or "")
@@ -92,6 +94,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             parts=PartsView(**{part.name: _part(part, found.parts.get(part.name)) for part in PARTS}),
             score=self._score(found),
             links=views.links(row["conversation_id"]),
+            cost=UNSET if found.costs is None else cost_view(found.costs),
         )
 
     def _score(self, found: FoundConversation) -> Score:

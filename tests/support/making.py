@@ -31,6 +31,7 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
 from convo.pipeline.settling import SETTLING_MAX, Settling
+from convo.pipeline.spending import Spending
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -213,6 +214,7 @@ class Process:
             self.outbox,
         )
         self.dependencies: dict[str, Dependency] = {}
+        self.spending: Spending | None = None
         self.settling = Settling(self._settle, self.bell)
 
     async def _settle(self, job: JobAtWork) -> None:
@@ -248,6 +250,7 @@ class Process:
             held=self.held,
             dependencies=self.dependencies,
             ended=self.ended.append,
+            spending=self.spending,
         )
 
     def worker(self, analysts: Analysts) -> Worker:

@@ -86,7 +86,9 @@ def _ready(row: Standing) -> Cause:
         )
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
     if row.waits_for:
-        sentence = f"parked: {row.waits_for} is out since {_at(row.parked_since)} ({_reason(row)}); no attempt is spent"
+        sentence = (
+            f"parked: it waits for {row.waits_for} since {_at(row.parked_since)} ({_reason(row)}); no attempt is spent"
+        )
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
     if row.delayed:
         tries = f"after {row.attempts} attempt{'s' * (row.attempts != 1)}"

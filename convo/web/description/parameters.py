@@ -90,6 +90,12 @@ WAIT = Parameter(
     type=Annotated[float, Meta(ge=0)],
     sample=5,
 )
+COST = Parameter(
+    name="cost",
+    where="query",
+    text="`1` to see also what the conversation has cost at language models, by part.",
+    type=Literal["0", "1"],
+)
 LOG_FORM = Parameter(
     name="as",
     where="query",

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from convo.analysis.analyze import AnsweredBy
-from convo.analysis.job_calls import working_for
+from convo.analysis.job_calls import JobCalls, working_for
 from convo.analysis.llm import Model
 from convo.analysis.llm_chain import Models
 from convo.conversation.model import Mood, Questions
@@ -28,7 +28,7 @@ class Two:
         self.row = Models(models)
 
     async def emotion(self) -> AnsweredBy:
-        with working_for(1):
+        with working_for(JobCalls(1)):
             found = await self.row.finders["emotion"](TALK)
         assert isinstance(found, AnsweredBy)
         return found

@@ -2,18 +2,36 @@ from __future__ import annotations
 
 import trio
 
-from convo.analysis.job_calls import job_at_work, working_for
+from convo.analysis.job_calls import JobCalls, PaidCall, calls_at_work, note_call, working_for
+from convo.analysis.llm_usage import Tokens
 
 
-async def test_calls_know_their_job_also_in_tasks_that_it_starts() -> None:
-    found: list[int | None] = []
+def call(server: str = "llm") -> PaidCall:
+    return PaidCall(server=server, by="m/1", parts=("questions",), tokens=Tokens(sent=7, answered=2), nano=5)
 
-    async def call() -> None:
+
+async def test_calls_of_all_tasks_of_a_job_are_noted_for_it_and_taken_once() -> None:
+    told: list[PaidCall] = []
+    calls = JobCalls(7, told.append)
+
+    async def work(server: str) -> None:
         await trio.lowlevel.checkpoint()
-        found.append(job_at_work())
+        note_call(call(server))
 
-    with working_for(7):
+    with working_for(calls):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(call)
-    await call()
-    assert found == [7, None]
+            nursery.start_soon(work, "llm")
+            nursery.start_soon(work, "llm.backup")
+        assert calls_at_work() is calls
+    assert calls_at_work() is None
+    assert sorted(one.server for one in told) == ["llm", "llm.backup"]
+    assert sorted(one.server for one in calls.take()) == ["llm", "llm.backup"]
+    assert calls.take() == []
+    assert len({one.number for one in told}) == 2, "each call has a number of its own"
+
+
+def test_outside_of_a_job_and_where_nobody_counts_nothing_is_kept() -> None:
+    note_call(call())
+    calls = JobCalls(7)
+    calls.note(call())
+    assert calls.take() == []
