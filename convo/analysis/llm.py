@@ -263,7 +263,7 @@ def _unreadable(answer: RemoteAnswer) -> RemoteError:
 
 
 def _is_page(answer: RemoteAnswer) -> bool:
-    return answer.body.lstrip()[:100].lower().startswith((b"<!doctype html", b"<html"))
+    return answer.body.lstrip()[:100].lower().startswith(b"<!doctype html")
 
 
 def _usable(completion: Completion) -> Completion:
