@@ -160,7 +160,7 @@ class Components:
             outbox=self.outbox,
             leads=lambda: self.alerts.leads,
         )
-        self.readiness.watch(self._erasure_warnings)
+        self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(
             postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
@@ -416,8 +416,10 @@ class Components:
         others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
         self.readiness.warnings = [*others, *([reason] if reason else [])]
 
-    def _erasure_warnings(self) -> list[str]:
+    def _warnings(self) -> list[str]:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]
+        if self.spending is not None:
+            found.append(self.spending.warning)
         return [one for one in found if one]
 
     def _erased(self, seqs: Sequence[int]) -> None:

@@ -139,6 +139,12 @@ def _check_models(settings: Settings) -> None:
             f"llm.fallbacks names {', '.join(llm.fallbacks)}, but llm.model is empty: set it"
             f" ({variable('llm', 'model')}), because a fallback is only asked when the first model fails"
         )
+    for name, one in llm.fallbacks.items():
+        if not one.model and not one.base_url:
+            raise ConfigError(
+                f"llm.fallbacks.{name} has neither a model nor a base_url, so it would be the first server again: set"
+                f" one, as in {variable('llm', 'fallbacks', name, 'model')}"
+            )
     servers = llm_servers(llm)
     if llm.daily_budget and not any(one.priced for one in servers.values()):
         raise ConfigError(

@@ -279,11 +279,6 @@ class LlmFallback(Section, Priced, frozen=True, kw_only=True, forbid_unknown_fie
     price_out: Price = -1.0
     price_cached: Price = -1.0
 
-    def __post_init__(self) -> None:
-        Priced.__post_init__(self)
-        if not self.model and not self.base_url:
-            raise ValueError("a fallback needs a model or a base_url: without either it is the first server again")
-
 
 class LlmSettings(RemoteSettings, Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The language model; where ``model`` is empty, the embedded analyst does its parts."""

@@ -146,10 +146,14 @@ class Model(RemoteAnalyst):
     async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[Sequence[str]], T | None]) -> T:
         write = partial(record, conversation)
         try:
-            completion = await self._complete(ask, write, idempotency_key(conversation, ask.part))
+            completion = await self._complete(ask, write, self._key_of(conversation, ask.part))
             return _read(completion, read)
         except RemoteError as error:
             raise self._in_own_words(error) from error.__cause__
+
+    def _key_of(self, conversation: Conversation, part: PartName) -> str:
+        # A fallback may be another model at the same server: what it is asked is no repetition.
+        return idempotency_key(conversation, part) + (f":{self.fallback}" if self.fallback else "")
 
     def _in_own_words(self, error: RemoteError) -> RemoteError:
         """Return an error that names this server and its settings: all others are written for ``[llm]``."""

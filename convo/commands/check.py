@@ -22,7 +22,7 @@ from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
 from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
-from convo.settings import Settings
+from convo.settings import Settings, llm_servers
 from convo.store.migrate import ContractWait, contract_wait, read_schema
 from convo.store.migrations import migrations
 from convo.store.postgres import open_postgres
@@ -133,7 +133,14 @@ def _schema(schema: SchemaState, waits: ContractWait | None) -> str:
 
 async def _remote(name: str, settings: Settings) -> str:
     async with make_remote(name, settings) as remote:
-        return await remote.check()
+        return f"{await remote.check()}{_unpriced(name, settings)}"
+
+
+def _unpriced(name: str, settings: Settings) -> str:
+    """Say of a model that it has no price, where another one has."""
+    models = llm_servers(settings.llm)
+    counts = name in models and not models[name].priced and any(one.priced for one in models.values())
+    return "; it is not priced: its calls count as free" if counts else ""
 
 
 # --- the drawing

@@ -79,13 +79,17 @@ class Spending:
         for _ in late:
             self._late.popleft()
         rows += late
+        stored = False
         try:
-            with trio.CancelScope(shield=True), deadline("job.costs", _UNITS * self._postgres.unit_seconds):
+            with deadline("job.costs", _UNITS * self._postgres.unit_seconds):
                 await self._group.submit(rows)
+            stored = True
         except ConvoError as error:
-            # Each row is told apart by its number: one that was stored after all does no harm a second time.
-            self._late += rows
-            log_records.costs_not_stored(rows=len(self._late), reason=error.detail)
+            log_records.costs_not_stored(rows=len(self._late) + len(rows), reason=error.detail)
+        finally:
+            if not stored:
+                # Each row is told apart by its number: one that was stored after all does no harm a second time.
+                self._late += rows
 
     async def run_group(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store batch after batch until cancelled."""
@@ -113,6 +117,13 @@ class Spending:
             except ConvoError as error:
                 log_records.day_sum_not_read(reason=error.detail)
             await trio.sleep(self._look_seconds)
+
+    @property
+    def warning(self) -> str:
+        """What ``/readyz`` warns of: that the budget is spent; empty where it is not."""
+        if self._budget is None or not self._budget.is_spent():
+            return ""
+        return f"LLM_BUDGET_SPENT: {self._budget.reason()}"
 
     def forget(self) -> None:
         """Forget what was learned from the database before it went back."""

@@ -51,7 +51,7 @@ class DailyBudget:
         """Return why no call may be made now; empty where it may."""
         if self._ends_at is None:
             return "what was spent today is not read yet, and llm.daily_budget bounds it"
-        if not self._is_spent():
+        if not self.is_spent():
             return ""
         return (
             f"llm.daily_budget = {self._limit:g} is spent: {self._spent():.4f} on {self._day};"
@@ -61,7 +61,8 @@ class DailyBudget:
     def _spent(self) -> float:
         return (self._known + self._unbooked) / NANO
 
-    def _is_spent(self) -> bool:
+    def is_spent(self) -> bool:
+        """Return whether it is known to be spent."""
         # A new day has begun, whoever reads its sum first.
         if self._ends_at is None or trio.current_time() >= self._ends_at:
             return False
@@ -69,7 +70,7 @@ class DailyBudget:
 
     def _note_change(self) -> None:
         """Report once when it is spent, and once when calls are made again."""
-        spent = self._is_spent()
+        spent = self.is_spent()
         if spent == self._was_spent:
             return
         self._was_spent = spent

@@ -27,6 +27,8 @@ async def settled(process: Process, conversation_id: str, **fields: Any) -> None
     await process.accepted(conversation_id, **fields)
     (lease,) = await process.jobs.lease(1)
     await process.settler.settle(await process.analysed(lease))
+    costs = "INSERT INTO part_cost (seq, call, part, made_by) VALUES ($1, 1, 'emotion', 'm/1') RETURNING 1"
+    await ask(process.postgres, costs, lease.seq)
 
 
 async def balanced(process: Process) -> bool:

@@ -426,7 +426,7 @@ def test_a_whole_table_of_tables_comes_as_json_and_single_keys_go_over_it() -> N
             r"CONVO_LLM__FALLBACKS__B__BASE_URLS: \[llm\.fallbacks\.b\] has no such key; did you mean base_url",
         ),
         ("B__ATTEMPTS", "sekrit", "CONVO_LLM__FALLBACKS__B__ATTEMPTS: Expected `int"),
-        ("B__API_KEY", "sekrit", "a fallback needs a model or a base_url"),
+        ("B__API_KEY", "sekrit", "llm.fallbacks.b has neither a model nor a base_url"),
         ("B__HEADERS", "sekrit", "CONVO_LLM__FALLBACKS__B__HEADERS: its value is no JSON object"),
         ("_B__MODEL", "m", "matching regex"),
         ("B", "m", "there is no such setting"),

@@ -111,6 +111,16 @@ async def test_where_all_are_out_the_error_is_an_outage_that_jobs_wait_for_by_on
         assert [one.dependency for one in caught.value.asked] == ["llm", "llm.backup"]
 
 
+async def test_another_model_of_the_same_server_is_asked_under_another_key() -> None:
+    async with two() as servers:
+        servers.first.always = fakes.failing("503")
+        await servers.emotion()
+        first, backup = (
+            {call.headers["idempotency-key"] for call in one.calls} for one in (servers.first, servers.backup)
+        )
+        assert (first, backup) == ({"talk-1:emotion:1:abc"}, {"talk-1:emotion:1:abc:backup"})
+
+
 async def test_each_server_is_asked_in_the_form_that_it_takes_itself() -> None:
     async with two() as servers:
         servers.backup.always = fakes.rejects_json_schema

@@ -227,6 +227,9 @@ async def test_each_fallback_is_checked_under_its_own_name_and_named_by_its_own_
         assert "sekrit" not in found.detail
         backup.always = fakes.healthy
         assert "it answers, and takes json_schema" in (await checked("llm.backup", tmp_path, settings)).detail
+        settings |= {"llm.price_in": "1", "llm.price_out": "2"}
+        assert "its calls count as free" in (await checked("llm.backup", tmp_path, settings)).detail
+        assert "its calls count as free" not in (await checked("llm", tmp_path, settings)).detail
 
 
 async def test_a_model_that_hangs_is_given_up_by_its_own_deadline(model: FakeServer, tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ async def test_a_spent_budget_parks_jobs_without_an_attempt_until_the_next_day(d
             assert "llm.daily_budget = 1.2 is spent: 1.4000" in why["cause"]["sentence"]
             assert "no attempt is spent" in why["cause"]["sentence"]
             assert "until 00:00 UTC" in why["here"]
+            (warning,) = (await client.get("/readyz")).json()["warnings"]
+            assert warning.startswith("LLM_BUDGET_SPENT: llm.daily_budget = 1.2 is spent")
             with trio.fail_after(10):
                 while "LLM_BUDGET_SPENT" not in (await client.get("/v1/alerts")).text:  # noqa: ASYNC110
                     await trio.sleep(0.05)
@@ -217,6 +219,22 @@ async def test_what_cannot_be_stored_is_stored_with_the_next(database: str, monk
         assert "costs_not_stored" in events
         monkeypatch.setattr(process.postgres, "run", run)
         await spent.store(calls)
+        await spent.store(calls)
+        assert await rows(process.postgres, "SELECT part, nano FROM part_cost") == [("questions", 5_000)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_cancelled_worker_had_not_stored_is_stored_with_the_next(database: str) -> None:
+    async with open_process(database) as process, trio.open_nursery() as nursery:
+        await process.accepted("talk-1")
+        one = await process.leased()
+        spent = Spending(process.postgres, None, 60.0)
+        calls = spent.calls_of(one)
+        calls.note(paid())
+        with trio.move_on_after(0.05):
+            # Nobody stores yet.
+            await spent.store(calls)
+        await nursery.start(spent.run_group)
         await spent.store(calls)
         assert await rows(process.postgres, "SELECT part, nano FROM part_cost") == [("questions", 5_000)]
         nursery.cancel_scope.cancel()
