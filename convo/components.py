@@ -249,7 +249,7 @@ class Components:
             self.watch.wake,
             self.held,
             self.pacer,
-            self.agreement.takes_jobs,
+            self._takes_jobs,
             lambda: self.settling.busy,
         )
         self.remote_bell = RemoteBell(
@@ -415,6 +415,9 @@ class Components:
     def _contracts_changed(self, reason: str) -> None:
         others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
         self.readiness.warnings = [*others, *([reason] if reason else [])]
+
+    def _takes_jobs(self) -> bool:
+        return self.agreement.takes_jobs() and (self.spending is None or self.spending.is_ready())
 
     def _warnings(self) -> list[str]:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]

@@ -9,6 +9,8 @@ rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo che
 - Backoffs are counted at their longest, ``backoff_max_seconds`` each. That is an upper bound: they begin lower, and
   jitter only shortens them. The wait that a dependency demands (``retry-after``) is not counted: a wait that leaves no
   time for an attempt is not begun (``resilience.retry``).
+- With fallbacks each model but the last has two attempts a call, and the two that take longest must fit into a job. Of
+  those behind them none is asked where there is no time for a whole attempt (``resilience.chain``).
 - ``database.connect_seconds`` is no rung. The opening of a connection ends with the wait around it: with
   ``acquire_seconds``, that of a dedicated connection with its unit of work. This number can only end it sooner.
 - What runs at the same time (``jobs.workers``, ``concurrency``) is no rung either: it limits throughput, not answers.

@@ -25,8 +25,8 @@ class PaidCall(Struct, kw_only=True):
     """One call: which server answered, as whom, and for which parts.
 
     ``tokens`` is None where the server did not say; ``nano`` (billionths of the currency) also where its model has no
-    price. Tokens and price are shared out among ``parts`` in equal parts: the caller may narrow these down to what the
-    call has answered, until the task waits for something else.
+    price. Tokens and price are shared out among ``parts`` in equal parts: who reads the answer may narrow these down to
+    what it has answered, before it waits for anything else.
     """
 
     server: str
@@ -38,10 +38,16 @@ class PaidCall(Struct, kw_only=True):
 
 
 class JobCalls:
-    """The calls of one job: ``take`` returns those that are not stored yet; ``noted`` is told of each at once."""
+    """The calls of one job: ``take`` returns those that are not stored yet; ``noted`` is told of each at once.
 
-    def __init__(self, seq: int, noted: Callable[[PaidCall], None] | None = None) -> None:
+    ``bot`` are the tenant and the bot whose conversation it is.
+    """
+
+    def __init__(
+        self, seq: int, noted: Callable[[PaidCall], None] | None = None, bot: tuple[str, str] = ("", "")
+    ) -> None:
         self.seq = seq
+        self.bot = bot
         self._noted = noted
         self._calls: list[PaidCall] = []
 

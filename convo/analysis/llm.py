@@ -40,7 +40,7 @@ T = TypeVar("T")
 # More forms of a request than there are to learn of.
 _FORMS_MAX = 10
 _TRIAL_KEY = "convo:check:"
-_SETTING = re.compile(r"\bllm\.(?=[a-z_]+\b)")
+_SETTING = re.compile(rf"\bllm\.(?=(?:{'|'.join(LlmSettings.__struct_fields__)})\b)")
 
 
 class _Listed(Struct, frozen=True):
@@ -120,7 +120,7 @@ class Model(RemoteAnalyst):
                 "llm.questions", partial(self._find, QUESTIONS, conversation, questions_in), elsewhere=elsewhere
             )
         except RemoteDeclined as error:
-            return Questions(questions=(), refused=_noted(conversation, "questions", error))
+            return Questions(questions=(), refused=_noted(conversation, "questions", error, elsewhere=elsewhere))
         return Questions(questions=found)
 
     async def emotion(self, conversation: Conversation, *, elsewhere: bool = False) -> Mood:
@@ -140,7 +140,9 @@ class Model(RemoteAnalyst):
         try:
             found = await self.dependency.call("llm.emotion", attempt, elsewhere=elsewhere)
         except RemoteDeclined as error:
-            return Mood(emotion="neutral", judged=False, refused=_noted(conversation, "emotion", error))
+            return Mood(
+                emotion="neutral", judged=False, refused=_noted(conversation, "emotion", error, elsewhere=elsewhere)
+            )
         return Mood(emotion=found)
 
     async def _find(self, ask: Ask, conversation: Conversation, read: Callable[[Sequence[str]], T | None]) -> T:
@@ -297,8 +299,10 @@ def _read(completion: Completion, read: Callable[[Sequence[str]], T | None]) -> 
     return found
 
 
-def _noted(conversation: Conversation, part: PartName, error: RemoteError) -> str:
-    log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=error.detail)
+def _noted(conversation: Conversation, part: PartName, error: RemoteError, *, elsewhere: bool) -> str:
+    # Another model may yet find it.
+    if not elsewhere:
+        log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=error.detail)
     return error.detail
 
 

@@ -17,6 +17,7 @@ from convo.analysis.llm import Model
 from convo.analysis.remote import PartFinder
 from convo.conversation.model import Conversation, PartName
 from convo.errors import RemoteDeclined, RemoteError
+from convo.observe import log_records
 from convo.resilience.chain import Chain
 
 
@@ -34,21 +35,24 @@ class Models:
         return {part: partial(self._find, part) for part in self._models[0].finders}
 
     async def _find(self, part: PartName, conversation: Conversation) -> AnsweredBy:
-        declined: list[AnsweredBy] = []
+        declined: list[tuple[AnsweredBy, str]] = []
 
         async def attempt(place: int, elsewhere: bool) -> AnsweredBy:  # noqa: FBT001  (as ``Chain`` calls it)
             model = self._models[place]
             finding = await model.finders[part](conversation, elsewhere=elsewhere)
             answered = AnsweredBy(by=model.by, finding=finding)
             if finding.refused:
-                declined.append(answered)
+                declined.append((answered, finding.refused))
                 raise RemoteDeclined(model.name, finding.refused)
             return answered
 
         calls = calls_at_work()
         try:
             return await self.dependency.ask(attempt, None if calls is None else calls.seq)
-        except RemoteError:
+        except RemoteError as error:
             if not declined:
                 raise
-            return declined[0]
+            first, reason = declined[0]
+            if not isinstance(error.asked[-1], RemoteDeclined):
+                log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=reason)
+            return first

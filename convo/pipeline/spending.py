@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from itertools import islice
 
 import trio
@@ -55,15 +54,13 @@ class Spending:
 
     def calls_of(self, lease: Lease) -> JobCalls:
         """Return what notes the calls that are made under this lease."""
-        return JobCalls(lease.seq, partial(self._noted, lease))
+        return JobCalls(lease.seq, self._noted, (lease.tenant.name, lease.bot_id))
 
-    def _noted(self, lease: Lease, call: PaidCall) -> None:
-        _count(call, *self._bot(lease))
+    def _noted(self, call: PaidCall) -> None:
         if self._budget is not None and call.nano:
             self._budget.note_paid(call.nano)
 
-    def _bot(self, lease: Lease) -> tuple[str, str]:
-        bot = (lease.tenant.name, lease.bot_id)
+    def _shown(self, bot: tuple[str, str]) -> tuple[str, str]:
         if bot not in self._bots:
             if len(self._bots) >= BOTS_MAX:
                 return _OTHER
@@ -72,7 +69,10 @@ class Spending:
 
     async def store(self, calls: JobCalls) -> None:
         """Store what these calls cost; what cannot be stored now is stored later."""
-        rows = [row for call in calls.take() for row in _rows(calls.seq, call)]
+        taken = calls.take()
+        for call in taken:
+            _count(call, *self._shown(calls.bot))
+        rows = [row for call in taken for row in _rows(calls.seq, call)]
         if not rows and not self._late:
             return
         late = list(islice(self._late, _ROWS_MAX - len(rows))) if len(rows) < _ROWS_MAX else []
@@ -117,6 +117,10 @@ class Spending:
             except ConvoError as error:
                 log_records.day_sum_not_read(reason=error.detail)
             await trio.sleep(self._look_seconds)
+
+    def is_ready(self) -> bool:
+        """Return whether it is known what was spent today, where that is bounded: no job starts before."""
+        return self._budget is None or self._budget.is_known()
 
     @property
     def warning(self) -> str:

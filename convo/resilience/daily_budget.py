@@ -47,6 +47,10 @@ class DailyBudget:
         """Forget the sum: the database went back."""
         self._day, self._known, self._ends_at = "", 0, None
 
+    def is_known(self) -> bool:
+        """Return whether the sum was read."""
+        return self._ends_at is not None
+
     def reason(self) -> str:
         """Return why no call may be made now; empty where it may."""
         if self._ends_at is None:

@@ -13,7 +13,8 @@ from convo.conversation.model import Mood, Questions
 from convo.errors import RemoteDenied, RemoteError, RemoteUnavailable
 from convo.settings import LlmFallback, LlmSettings, Secret, llm_servers
 from tests.support import fakes
-from tests.support.fakes import FakeServer, Fault, conversation_of
+from tests.support.fakes import Exchange, FakeServer, Fault, conversation_of
+from tests.support.making import told
 
 TALK = conversation_of("Hi. How are you?", "Fine, and you?", "Bạn thích gì?", "Noodles.")
 
@@ -94,6 +95,24 @@ async def test_a_conversation_that_both_decline_is_refused_in_the_first_ones_nam
         assert "content filter" in found.finding.refused
 
 
+@pytest.mark.parametrize(
+    ("fault", "refused"),
+    [
+        (fakes.healthy, 0),
+        (fakes.failing("503"), 1),
+        (fakes.completing(None, finish_reason="content_filter"), 1),
+    ],
+    ids=["answers", "is out", "declines"],
+)
+async def test_a_refusal_is_logged_once_and_only_where_it_stands(fault: Fault, refused: int) -> None:
+    async with two() as servers:
+        servers.first.always = fakes.completing(None, finish_reason="content_filter")
+        servers.backup.always = fault
+        with told() as events:
+            await servers.emotion()
+        assert events.count("part_refused") == refused
+
+
 async def test_a_refusal_stands_where_the_fallback_is_out() -> None:
     async with two() as servers:
         servers.first.always = fakes.completing(None, finish_reason="content_filter")
@@ -141,12 +160,22 @@ async def test_a_fallback_that_refuses_names_its_own_settings() -> None:
         with pytest.raises(RemoteError):
             await servers.emotion()
         assert servers.models[0].dependency.misconfigured == ""
-        told = servers.models[1].dependency.misconfigured
-        assert told.startswith("llm.backup: ")
-        assert "CONVO_LLM__FALLBACKS__BACKUP__API_KEY" in told
+        found = servers.models[1].dependency.misconfigured
+        assert found.startswith("llm.backup: ")
+        assert "CONVO_LLM__FALLBACKS__BACKUP__API_KEY" in found
         servers.backup.always = fakes.failing("404", "model_not_found")
         with pytest.raises(RemoteDenied, match=r"^llm\.backup: .* llm\.fallbacks\.backup\.model"):
             await servers.models[1].check()
+
+
+async def test_an_address_in_an_error_is_no_name_of_a_setting() -> None:
+    async def redirecting(exchange: Exchange) -> None:
+        await exchange.answer(302, b"", {"location": "https://llm.example.com/v2"})
+
+    async with two() as servers:
+        servers.backup.always = redirecting
+        with pytest.raises(RemoteDenied, match=r"^llm\.backup: .*https://llm\.example\.com/v2"):
+            await servers.models[1].emotion(TALK)
 
 
 async def test_no_call_is_made_where_the_user_said_nothing() -> None:

@@ -258,15 +258,18 @@ async def test_a_call_for_several_parts_is_shared_out_among_them(database: str) 
         nursery.cancel_scope.cancel()
 
 
-def test_past_a_hundred_bots_the_others_share_their_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_past_a_hundred_bots_the_others_share_their_metrics(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spending, "BOTS_MAX", 2)
-
-    class Store:
-        unit_seconds = 1.0
-
-    spent = Spending(Store(), None, 60.0)  # type: ignore[arg-type]
-    for bot in ("few-1", "few-2", "few-3", "few-4", "few-1"):
-        spent.calls_of(lease(bot_id=bot)).note(paid(NANO))
+    async with open_process(database) as process, trio.open_nursery() as nursery:
+        spent = Spending(process.postgres, None, 60.0)
+        await nursery.start(spent.run_group)
+        for bot in ("few-1", "few-2", "few-3", "few-4", "few-1"):
+            calls = spent.calls_of(lease(bot_id=bot))
+            calls.note(paid(NANO))
+            await spent.store(calls)
+        nursery.cancel_scope.cancel()
     cells = metrics.llm_bot_price_total.cells
     assert [cells["default", bot].value for bot in ("few-1", "few-2")] == [2.0, 1.0]
     assert ("default", "few-3") not in cells
