@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
+import httpx
 import pytest
+import trio
 
 from convo.analysis.analyze import AnsweredBy
 from convo.analysis.job_calls import JobCalls, working_for
@@ -15,6 +18,7 @@ from convo.settings import LlmFallback, LlmSettings, Secret, llm_servers
 from tests.support import fakes
 from tests.support.fakes import Exchange, FakeServer, Fault, conversation_of
 from tests.support.making import told
+from tests.support.running import ended, serving
 
 TALK = conversation_of("Hi. How are you?", "Fine, and you?", "Bạn thích gì?", "Noodles.")
 
@@ -183,3 +187,49 @@ async def test_no_call_is_made_where_the_user_said_nothing() -> None:
         found = await servers.row.finders["questions"](conversation_of("bot: hello?"))
         assert found == AnsweredBy(by="first-7b/prompt-2", finding=Questions(questions=()))
         assert servers.first.calls == servers.backup.calls == []
+
+
+# --- the whole service
+
+
+async def test_jobs_wait_while_all_servers_are_out_and_go_on_as_soon_as_one_is_back(
+    database: str, tmp_path: Path
+) -> None:
+    async with fakes.open_model() as first, fakes.open_model() as backup:
+        first.always = fakes.stuck
+        backup.always = fakes.failing("503")
+        settings = {
+            "llm.base_url": f"{first.url}/v1",
+            "llm.model": "m-1",
+            "llm.attempt_seconds": "0.3",
+            "llm.attempts": "2",
+            "llm.backoff_seconds": "0.02",
+            "llm.breaker_failures": "2",
+            "llm.breaker_open_seconds": "0.5",
+            "llm.fallbacks.backup.base_url": f"{backup.url}/v1",
+            "llm.fallbacks.backup.model": "m-2",
+            "jobs.backoff_seconds": "0.1",
+            "jobs.poll_seconds": "0.05",
+            "alerts.evaluate_seconds": "0.1",
+        }
+        async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
+            answer = await client.post("/v1/conversations/end", json=ended("talk-1"))
+            link = answer.headers["location"]
+            with trio.fail_after(15):
+                while (await client.get(link)).json()["waits_for"] != "llm":  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+                keys: set[str] = set()
+                while not keys >= {"LLM_UNAVAILABLE llm", "LLM_UNAVAILABLE llm.backup"}:
+                    active = (await client.get("/v1/alerts")).json()["active"]
+                    keys = {f"{one['type']} {one['component']}" for one in active}
+                    await trio.sleep(0.05)
+            why = (await client.get(f"{link}/explain")).json()
+            assert why["cause"]["sentence"].startswith("parked: it waits for llm since")
+            assert "llm: " in why["here"]
+            assert "llm.backup: " in why["here"]
+            backup.always = fakes.healthy
+            with trio.fail_after(15):
+                while (found := (await client.get(link)).json())["state"] != "done":  # noqa: ASYNC110
+                    await trio.sleep(0.05)
+            assert found["attempts"] == 1, "no attempt was spent on the outage"
+            assert {found["parts"][part]["by"] for part in ("questions", "emotion")} == {"m-2/prompt-2"}
