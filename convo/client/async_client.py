@@ -174,14 +174,15 @@ class AsyncClient:
 
     # --- what was found
 
-    async def conversation(self, conversation_id: str) -> answers.Conversation:
-        """Return a conversation and what was found in it so far.
+    async def conversation(self, conversation_id: str, *, cost: bool = False) -> answers.Conversation:
+        """Return a conversation and what was found in it so far, with ``cost`` also what it has cost.
 
         Raises:
             NotFound, Expired, Erased: it is not stored.
             ProblemError, NotReached, NotConvo: as ``post``.
         """
-        return self._read(await self._call("GET", _path(conversation_id)), answers.Conversation)
+        asked = {"cost": "1"} if cost else None
+        return self._read(await self._call("GET", _path(conversation_id), params=asked), answers.Conversation)
 
     async def wait(self, conversation_id: str, seconds: float = CALL_SECONDS) -> answers.Conversation:
         """Wait until the analysis has ended, at most ``seconds``; return what was found by then (``ended`` says which).

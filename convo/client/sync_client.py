@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar, TypeVarTuple, Unpack, cast
 
@@ -77,9 +78,9 @@ class Client:
 
     # --- what was found
 
-    def conversation(self, conversation_id: str) -> answers.Conversation:
+    def conversation(self, conversation_id: str, *, cost: bool = False) -> answers.Conversation:
         """Return a conversation and what was found so far. Raises: as ``AsyncClient.conversation``."""
-        return self._run(self._client.conversation, conversation_id)
+        return self._run(partial(self._client.conversation, cost=cost), conversation_id)
 
     def wait(self, conversation_id: str, seconds: float = CALL_SECONDS) -> answers.Conversation:
         """Wait at most ``seconds`` until the analysis has ended. Raises: as ``AsyncClient.wait``."""

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from convo.analysis.analyze import Analyst, analyze, in_process
+from convo.analysis.analyze import Analyst, AnsweredBy, analyze, in_process
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import (
     ConvoError,
@@ -43,6 +43,16 @@ async def test_every_part_is_stored_with_who_made_it() -> None:
     shelf = Shelf()
     assert await analyze(TALK, instant(), (), shelf.store) == {}
     assert shelf.stored == {name: (f"instant-{name}/1", finding) for name, finding in THREE.items()}
+
+
+async def test_a_part_that_another_one_answered_is_stored_in_that_ones_name() -> None:
+    async def find(_: Conversation) -> AnsweredBy:
+        await trio.lowlevel.checkpoint()
+        return AnsweredBy(by="backup/1", finding=THREE["emotion"])
+
+    shelf = Shelf()
+    await analyze(TALK, {**instant(), "emotion": Analyst(by="first/1", find=find)}, (), shelf.store)
+    assert shelf.stored["emotion"] == ("backup/1", THREE["emotion"])
 
 
 async def test_the_parts_are_found_side_by_side(autojump_clock: MockClock) -> None:
