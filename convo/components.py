@@ -17,6 +17,7 @@ from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
 from convo.analysis.analysts import AnalystsOfSets
+from convo.analysis.clients import model_of
 from convo.analysis.declared import declarations, served_dependencies
 from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
@@ -35,11 +36,13 @@ from convo.pipeline.held import HeldLeases
 from convo.pipeline.part_keeper import PartKeeper
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.settling import Settling
+from convo.pipeline.spending import Spending
 from convo.pipeline.worker import Worker
 from convo.rabbitmq.broker import dependency_of
 from convo.rabbitmq.intake import QueueIntake
 from convo.rabbitmq.relay import Relay
-from convo.resilience.dependency import Dependency
+from convo.resilience.daily_budget import DailyBudget
+from convo.resilience.dependency import Dependency, JobDependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
 from convo.runtime.bell import Bell
@@ -114,9 +117,15 @@ class Components:
         """Set once the database is ready for the first time."""
         self.remotes = remotes
         self._bell = Bell()
-        self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
+        self._dependencies: dict[str, JobDependency] = {
+            remote.dependency.name: remote.dependency for remote in remotes if not remote.fallback
+        }
+        model = model_of(remotes)
+        if model is not None:
+            # With its fallbacks it is one for all who wait for it.
+            self._dependencies[model.dependency.name] = model.dependency
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values()])
+        self.readiness = Readiness([*(remote.dependency for remote in remotes), *self._brokers.values()])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -140,6 +149,7 @@ class Components:
         self.authority = Authority(settings.auth, postgres)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
+        self.spending = self._make_spending(remotes)
         self.settler = Settler(postgres, settings.score, self.outbox)
         self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
@@ -161,7 +171,7 @@ class Components:
             outbox=self.outbox,
             leads=lambda: self.alerts.leads,
         )
-        self.readiness.watch(self._erasure_warnings)
+        self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(
             postgres, self.numberer, self._sender, settings.events, settings.webhooks, lambda: me.name
@@ -176,6 +186,17 @@ class Components:
         if dependency is None:
             return None
         return QueueIntake(bridge, self.postgres, dependency, self.settings.rabbitmq, api.intake, api.door.clients)
+
+    def _make_spending(self, remotes: Sequence[RemoteAnalyst]) -> Spending | None:
+        llm = self.settings.llm
+        if not llm.model:
+            return None
+        budget = DailyBudget(llm.daily_budget, self._bell.ring) if llm.daily_budget else None
+        if budget is not None:
+            for remote in remotes:
+                if remote.kind == "llm":
+                    remote.dependency.withheld = budget.reason
+        return Spending(self.postgres, budget, self.settings.jobs.heartbeat_seconds)
 
     def _make_relay(self, bridge: Bridge) -> Relay | None:
         settings, dependency = self.settings, self._brokers.get("rabbitmq")
@@ -234,6 +255,7 @@ class Components:
             held=self.held,
             dependencies=self._dependencies,
             ended=self.watch.wake,
+            spending=self.spending,
         )
         self.settling = Settling(endings.settle, self._bell)
         self.worker = Worker(
@@ -252,7 +274,7 @@ class Components:
             self.watch.wake,
             self.held,
             self.pacer,
-            self.agreement.takes_jobs,
+            self._takes_jobs,
             lambda: self.settling.busy,
         )
         self.part_keeper = PartKeeper(
@@ -313,7 +335,7 @@ class Components:
             erasing=EraseRoutes(
                 postgres=postgres,
                 erased=self._erased,
-                services=tuple(remote.dependency.name for remote in remotes),
+                services=tuple(self._dependencies),
                 telling=self._telling,
                 outbox=self.outbox,
             ),
@@ -369,6 +391,8 @@ class Components:
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
+        if self.spending is not None:
+            keepers.append(self.spending.look)
         if self.settings.jobs.workers:
             keepers.append(self.remote_bell.listen)
         if self.settings.parts and self.settings.jobs.workers:
@@ -403,6 +427,8 @@ class Components:
         self.readiness.close()
         self._recent_logs.clear()
         self.held.drop()
+        if self.spending is not None:
+            self.spending.forget()
         self.jobs.start_over()
         self._owed_sets.forget()
         self.authority.forget()
@@ -416,7 +442,7 @@ class Components:
             self.relay.start_over()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
-            dependency.systemic.forget()
+            dependency.forget_jobs()
 
     def _agreement_changed(self, disagreement: str) -> None:
         self.readiness.disagreement = disagreement
@@ -426,8 +452,13 @@ class Components:
         others = [one for one in self.readiness.warnings if not one.startswith("MIGRATION_WAITS")]
         self.readiness.warnings = [*others, *([reason] if reason else [])]
 
-    def _erasure_warnings(self) -> list[str]:
+    def _takes_jobs(self) -> bool:
+        return self.agreement.takes_jobs() and (self.spending is None or self.spending.is_ready())
+
+    def _warnings(self) -> list[str]:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]
+        if self.spending is not None:
+            found.append(self.spending.warning)
         return [one for one in found if one]
 
     def _erased(self, seqs: Sequence[int]) -> None:

@@ -11,11 +11,12 @@ import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import msgspec
+from msgspec import Struct
 
 from convo.config_parts import PART_VARIABLES, check_parts, merge_parts, secret_hook
 from convo.dependencies import DEPENDENCIES
@@ -23,11 +24,7 @@ from convo.errors import ConfigError
 from convo.ladder import check_ladder
 from convo.setting_checks import check_meaning
 from convo.setting_values import variable, wanted
-from convo.settings import (
-    Secret,
-    ServerSettings,
-    Settings,
-)
+from convo.settings import LlmFallback, Secret, ServerSettings, Settings
 
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 """The repository's own file, read where no other file is given and this one exists."""
@@ -42,6 +39,9 @@ _SECRET_KEYS = (
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
     ("rabbitmq", "url"),
 )
+# Tables of tables whose names and keys can stand in the names of variables.
+_NESTED_TABLES = {("llm", "fallbacks"): LlmFallback}
+_NESTED_WORDS = 4
 _WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversation.dead"]'
 # A header or parameter of such a name carries a secret.
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
@@ -130,6 +130,7 @@ def _merged(file: Path | None, environ: Mapping[str, str], arguments: Mapping[tu
     for source, named in ((_from_environment(environ), variable), (arguments, _option)):
         for (section, key), text in source.items():
             tables.setdefault(section, {})[key] = _typed(section, key, text, named(section, key))
+    _set_nested(tables, environ)
     if "data_dir" not in tables.get("server", {}) and not DEFAULT_FILE.exists():
         tables.setdefault("server", {})["data_dir"] = str(_platform_folder(environ))
     return _convert(tables)
@@ -167,6 +168,9 @@ def _read(file: Path | None) -> dict[str, dict[str, Any]]:
     for section, key in _PATHS:
         if tables.get(section, {}).get(key):
             tables[section][key] = str(path.parent / tables[section][key])
+    for where, table in _model_tables(tables):
+        if where[1:] and table.get("ca_file"):
+            table["ca_file"] = str(path.parent / table["ca_file"])
     return tables
 
 
@@ -177,16 +181,35 @@ def _check_no_secret(path: Path, tables: Mapping[str, Any]) -> None:
                 f"{path}: $.{section}.{key} is a secret, which must not be in a file;"
                 f" set {variable(section, key)} instead"
             )
-    for key in ("headers", "query"):
-        named = tables["llm"].get(key) if isinstance(tables.get("llm"), dict) else None
-        secret = next(filter(_SECRET_NAME.search, named), None) if isinstance(named, dict) else None
-        if secret is not None:
+    for where, table in _model_tables(tables):
+        key_variable = variable(*where)
+        if where[1:] and table.get("api_key"):
             raise ConfigError(
-                f"{path}: $.llm.{key} holds {secret}, which looks like a secret, and a secret must not be in a file;"
-                f" set {variable('llm', key)} instead, as JSON"
+                f"{path}: $.{'.'.join(where)}.api_key is a secret, which must not be in a file; set"
+                f" {key_variable}__API_KEY instead"
             )
+        for key in ("headers", "query"):
+            named = table.get(key)
+            secret = next(filter(_SECRET_NAME.search, named), None) if isinstance(named, dict) else None
+            if secret is not None:
+                raise ConfigError(
+                    f"{path}: $.{'.'.join(where)}.{key} holds {secret}, which looks like a secret, and a secret must"
+                    f" not be in a file; set {key_variable}__{key.upper()} instead, as JSON"
+                )
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {variable('database', 'url')} instead")
+
+
+def _model_tables(tables: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield the table of each model, and where it stands."""
+    llm = tables.get("llm")
+    if not isinstance(llm, dict):
+        return
+    yield ("llm",), llm
+    fallbacks = llm.get("fallbacks")
+    for name, one in fallbacks.items() if isinstance(fallbacks, dict) else ():
+        if isinstance(one, dict):
+            yield ("llm", "fallbacks", name), one
 
 
 def _has_password(url: str) -> bool:
@@ -199,6 +222,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
         if not name.startswith("CONVO_") or name in _NOT_SETTINGS or name.startswith(PART_VARIABLES):
             continue
         section, mark, key = name.removeprefix("CONVO_").lower().partition("__")
+        if _nested(name) is not None:
+            continue
         if not mark or key not in _fields(section):
             every = [
                 variable(one.name, known) for one in msgspec.structs.fields(Settings) for known in _fields(one.name)
@@ -207,6 +232,46 @@ def _from_environment(environ: Mapping[str, str]) -> dict[tuple[str, str], str]:
             raise ConfigError(f"{name}: there is no such setting{near}; names are CONVO_SECTION__KEY as in config.toml")
         found[section, key] = text
     return found
+
+
+class _Nested(Struct, frozen=True, kw_only=True):
+    """A variable of a table within a table: ``CONVO_LLM__FALLBACKS__NAME__KEY``."""
+
+    section: str
+    table: str
+    name: str
+    key: str
+
+
+def _nested(variable_name: str) -> _Nested | None:
+    words = variable_name.removeprefix("CONVO_").lower().split("__")
+    if len(words) != _NESTED_WORDS or (words[0], words[1]) not in _NESTED_TABLES:
+        return None
+    return _Nested(section=words[0], table=words[1], name=words[2], key=words[3])
+
+
+def _set_nested(tables: dict[str, dict[str, Any]], environ: Mapping[str, str]) -> None:
+    """Set the keys of tables within tables; names that stand in the environment alone come last, by the alphabet."""
+    for variable_name in sorted(environ):
+        found = _nested(variable_name) if variable_name.startswith("CONVO_") else None
+        if found is None:
+            continue
+        fields = {one.name: one.type for one in msgspec.structs.fields(_NESTED_TABLES[found.section, found.table])}
+        if found.key not in fields:
+            near = _nearest(found.key, fields)
+            raise ConfigError(f"{variable_name}: [{found.section}.{found.table}.{found.name}] has no such key{near}")
+        value = _nested_value(fields[found.key], environ[variable_name], variable_name)
+        tables.setdefault(found.section, {}).setdefault(found.table, {}).setdefault(found.name, {})[found.key] = value
+
+
+def _nested_value(kind: Any, text: str, variable_name: str) -> Any:
+    if any(get_origin(one) is dict for one in (kind, *get_args(kind))):
+        return _table(kind, text, variable_name)
+    try:
+        value = msgspec.convert(text, kind, strict=False, dec_hook=secret_hook)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{variable_name}: {error}") from None
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 def _fields(section: str) -> dict[str, Any]:
@@ -231,7 +296,9 @@ def _typed(section: str, key: str, text: str, typed_as: str) -> Any:
 
 def _table(kind: Any, text: str, typed_as: str) -> Any:
     try:
-        return msgspec.json.decode(text, type=kind)
+        msgspec.json.decode(text, type=kind, dec_hook=secret_hook)
+        # As a file would have it, so that what stands in variables of its own can be set in it.
+        return msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         # Its text can hold a secret.
         raise ConfigError(f'{typed_as}: its value is no JSON object like {{"name": "value"}}: {error}') from None

@@ -91,11 +91,6 @@ def address_setting(name: str) -> str:
     return f"{name}.{DEPENDENCIES[name].address}" if part == name else f"parts.{part}.url"
 
 
-def alert_prefix(name: str) -> str:
-    """Return what begins the names of the alerts of a service, also of one that finds a declared part."""
-    return "PART" if name.startswith(PART_PREFIX) else ALERT_PREFIXES[name]
-
-
 ALERT_PREFIXES: dict[str, str] = {
     **{row.name: row.alert_prefix for row in _ROWS},
     # No analysis calls it, so it has no row. It has one connection for each purpose.
@@ -103,3 +98,11 @@ ALERT_PREFIXES: dict[str, str] = {
     "rabbitmq_intake": "RABBITMQ",
 }
 """What begins the names of the alerts of each service that convo calls, by its name."""
+
+
+def alert_prefix(name: str) -> str:
+    """Return what begins the names of the alerts of a service, also of one that finds a declared part.
+
+    Those of a fallback (``llm.NAME``) are the model's.
+    """
+    return "PART" if name.startswith(PART_PREFIX) else ALERT_PREFIXES[name.partition(".")[0]]

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from convo.conversation.model import CANARY_USER
 from convo.conversation.tenant import DEFAULT, Tenant
-from convo.store import intake, ledger, logs, outbox, outcomes
+from convo.store import costs, intake, ledger, logs, outbox, outcomes
 from convo.store.erasures import ErasedCounts
 from convo.store.jobs import memories, part_jobs, parts, reruns, runs, settle, table, tickets
 from convo.store.jobs.erased_memories import leave_tombstones
@@ -34,6 +34,8 @@ ERASURES: Mapping[str, tuple[str, ...]] = {
     "outcome": (outcomes.ERASE_OUTCOMES,),
     "log_prefix": (intake.ERASE_PREFIXES,),
     "conversation": (intake.ERASE_CONVERSATIONS,),
+    # Behind it: a process that stores costs of a conversation keeps it from being erased until that is done.
+    "part_cost": (costs.ERASE_COSTS,),
     "receipt": (intake.ERASE_RECEIPTS,),
 }
 """By table, the statements of its owner that erase conversations; ``$1`` are their ``seq``."""

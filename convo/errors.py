@@ -336,7 +336,9 @@ class RemoteError(ConvoError):
     call fails for all jobs alike. ``wait`` names the call that failed. ``answer_status`` and
     ``answer_words`` are the status and the first words of what was answered, where something was; no log shows the
     words, but for those of a fault that all jobs meet. ``ticket`` is what to ask with the next time; where it is empty,
-    with nothing any more, and where it is None, as before.
+    with nothing any more, and where it is None, as before. ``later_seconds`` is when to ask again at the earliest,
+    where the error knows it. ``asked`` are the errors of all servers that were asked for the same, where there are
+    several.
     """
 
     status = 502
@@ -344,11 +346,18 @@ class RemoteError(ConvoError):
     title = "A service that convo depends on failed"
     outage = False
 
+    @property
+    def waits_for(self) -> str:
+        """What a job waits for after it: ``llm`` also where a fallback of it (``llm.NAME``) failed."""
+        return self.dependency.partition(".")[0]
+
     def __init__(self, dependency: str, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(f"{dependency}: {detail}", retry_after_seconds=retry_after_seconds)
         self.dependency = dependency
         self.systemic = False
         self.ticket: str | None = None
+        self.later_seconds: float | None = None
+        self.asked: tuple[RemoteError, ...] = ()
         self.wait = ""
         self.answer_status: int | None = None
         self.answer_words = ""
@@ -404,6 +413,13 @@ class RemoteDown(RemoteError):
     """It failed so often that its breaker is open: no call is made for some time."""
 
     code = "remote_down"
+    outage = True
+
+
+class RemoteWithheld(RemoteError):
+    """No call is made for a reason of our own: the budget of the day is spent."""
+
+    code = "remote_withheld"
     outage = True
 
 

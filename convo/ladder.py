@@ -9,6 +9,8 @@ rung (``ladder``); ``serve`` refuses to start on one that is broken, ``convo che
 - Backoffs are counted at their longest, ``backoff_max_seconds`` each. That is an upper bound: they begin lower, and
   jitter only shortens them. The wait that a dependency demands (``retry-after``) is not counted: a wait that leaves no
   time for an attempt is not begun (``resilience.retry``).
+- With fallbacks each model but the last has two attempts a call, and the two that take longest must fit into a job. Of
+  those behind them none is asked where there is no time for a whole attempt (``resilience.chain``).
 - ``database.connect_seconds`` is no rung. The opening of a connection ends with the wait around it: with
   ``acquire_seconds``, that of a dedicated connection with its unit of work. This number can only end it sooner.
 - What runs at the same time (``jobs.workers``, ``concurrency``) is no rung either: it limits throughput, not answers.
@@ -23,7 +25,14 @@ from typing import Literal
 
 from msgspec import Struct
 
-from convo.settings import Settings, dependency_sections, http_parts
+from convo.settings import (
+    ATTEMPTS_BEFORE_ANOTHER,
+    RemoteSettings,
+    Settings,
+    dependency_sections,
+    http_parts,
+    llm_servers,
+)
 
 SLOW_PART = 0.8
 """The share of a budget after which something is reported as slow, where no threshold is set."""
@@ -117,6 +126,7 @@ def _job_rungs(s: Settings) -> Iterator[Rung]:
             outside_seconds=s.analysis.job_seconds,
             otherwise="the job would end before the answer to its last attempt",
         )
+    yield from _fallback_rungs(s)
     yield Rung(
         inside="jobs.heartbeat_seconds x 3",
         inside_seconds=s.jobs.heartbeat_seconds * 3,
@@ -125,6 +135,28 @@ def _job_rungs(s: Settings) -> Iterator[Rung]:
         outside_seconds=s.jobs.lease_seconds,
         otherwise="two lost heartbeats would lose every lease",
     )
+
+
+def _fallback_rungs(s: Settings) -> Iterator[Rung]:
+    servers = llm_servers(s.llm)
+    if len(servers) == 1:
+        return
+    (first, first_seconds), (second, second_seconds) = sorted(
+        ((name, _tried_seconds(one)) for name, one in servers.items()), key=lambda one: one[1], reverse=True
+    )[:2]
+    yield Rung(
+        inside=f"two attempts + backoff at {first}, and then at {second}",
+        inside_seconds=first_seconds + second_seconds,
+        relation="<=",
+        outside="analysis.job_seconds",
+        outside_seconds=s.analysis.job_seconds,
+        otherwise="the job would end before a second model has answered",
+    )
+
+
+def _tried_seconds(remote: RemoteSettings) -> float:
+    attempts = min(remote.attempts, ATTEMPTS_BEFORE_ANOTHER)
+    return remote.attempt_seconds * attempts + remote.backoff_max_seconds * (attempts - 1)
 
 
 def _webhook_rungs(s: Settings) -> Iterator[Rung]:

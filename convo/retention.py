@@ -24,6 +24,7 @@ from convo.conversation.model import CANARY_USER
 from convo.conversation.tenant import tenant_of
 from convo.settings import RetentionSettings
 from convo.store import ledger
+from convo.store.costs import ERASE_COSTS
 from convo.store.installation_key import read_installation_key
 from convo.store.intake import ERASE_CONVERSATIONS, ERASE_PREFIXES
 from convo.store.job_sql import QUEUED
@@ -240,7 +241,7 @@ async def _retire_conversations(connection: Connection, seqs: Sequence[int]) -> 
         ERASE_PREFIXES,
         ERASE_CANDIDATES,
     )
-    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS):
+    for statement in (*of_job, LogStore.ERASE, ERASE_CONVERSATIONS, ERASE_COSTS):
         await connection.execute(statement, seqs)
 
 

@@ -125,6 +125,8 @@ class Service:
             keepers.start_soon(obey, signals, self._stop)
             for group in (components.committer, components.part_writer, components.settler):
                 await keepers.start(group.run)
+            if components.spending is not None:
+                await keepers.start(components.spending.run_group)
             for keeper in (components.audit_queue.run, components.held.beat, components.watch.run):
                 await keepers.start(keeper)
             for deliver in (components.alerts.run, *(queue.run for queue in components.alerts.sink_queues)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from operator import attrgetter
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from convo.settings import (
     Settings,
     dependency_sections,
     host_settings,
+    llm_servers,
     proxies,
     shared_origins,
     used_dependencies,
@@ -42,7 +44,7 @@ def check_meaning(settings: Settings) -> None:
                 f"{name}.api_key is set but {name}.{switch} is empty: set it ({variable(name, switch)}), or unset the"
                 " key to let the embedded analyst do the work"
             )
-    _check_headers(settings)
+    _check_models(settings)
     _check_database(settings)
     if not (settings.auth.keys or settings.auth.open_to_network or _is_loopback(settings.server.host)):
         raise ConfigError(
@@ -132,10 +134,33 @@ def _check_callers(settings: Settings) -> None:
             )
 
 
-def _check_headers(settings: Settings) -> None:
-    for name, value in settings.llm.headers.items():
+def _check_models(settings: Settings) -> None:
+    llm = settings.llm
+    if llm.fallbacks and not llm.model:
+        raise ConfigError(
+            f"llm.fallbacks names {', '.join(llm.fallbacks)}, but llm.model is empty: set it"
+            f" ({variable('llm', 'model')}), because a fallback is only asked when the first model fails"
+        )
+    for name, one in llm.fallbacks.items():
+        if not one.model and not one.base_url:
+            raise ConfigError(
+                f"llm.fallbacks.{name} has neither a model nor a base_url, so it would be the first server again: set"
+                f" one, as in {variable('llm', 'fallbacks', name, 'model')}"
+            )
+    servers = llm_servers(llm)
+    if llm.daily_budget and not any(one.priced for one in servers.values()):
+        raise ConfigError(
+            f"llm.daily_budget = {llm.daily_budget:g}, but nothing is priced, so nothing would ever be spent: set"
+            " llm.price_in and llm.price_out, or those of a fallback, or set llm.daily_budget to 0"
+        )
+    for server, section in servers.items():
+        _check_headers(server.replace("llm.", "llm.fallbacks."), section.headers)
+
+
+def _check_headers(where: str, headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not re.fullmatch(r"[\x20-\x7e]*", value):
-            raise ConfigError(f"llm.headers holds {name!r}, whose name or value no header can have")
+            raise ConfigError(f"{where}.headers holds {name!r}, whose name or value no header can have")
 
 
 def _check_sinks(alerts: AlertsSettings) -> None:

@@ -9,9 +9,9 @@ from msgspec import NODEFAULT, inspect
 from convo.settings import Secret, Settings
 
 
-def variable(section: str, key: str) -> str:
-    """Name the environment variable of a setting."""
-    return f"CONVO_{section.upper()}__{key.upper()}"
+def variable(*names: str) -> str:
+    """Name the environment variable of a setting, given its section, the tables within that, and its key."""
+    return f"CONVO_{'__'.join(names).upper()}"
 
 
 def wanted(section: str, key: str) -> str:

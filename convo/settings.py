@@ -24,6 +24,14 @@ Days = Annotated[int, Meta(ge=0, le=36_500)]
 FairKey = Literal["user", "bot", "none"]
 ApiPath = Annotated[str, Meta(pattern=r"^(/[!-~]{0,500})?\Z")]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
+TextChars = Annotated[int, Meta(ge=1_000, le=10_000_000)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+AnswerTokens = Annotated[int, Meta(ge=0, le=1_000_000)]
+Effort = Annotated[str, Meta(pattern=r"^[a-z]{0,16}\Z")]
+HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z")]
+Price = Annotated[float, Meta(ge=-1, le=1_000_000)]
+# In lower case without two underscores in a row, so that it can stand in the name of a variable.
+FallbackName = Annotated[str, Meta(max_length=32, pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")]
 
 
 class Secret:
@@ -224,20 +232,105 @@ class RemoteSettings(CallSettings, frozen=True, kw_only=True, forbid_unknown_fie
     api_key: Secret = Secret()
 
 
-class LlmSettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+NANO = 1_000_000_000
+"""What costs is kept in billionths of the currency: whole numbers, whatever a token costs."""
+
+
+class Priced:
+    """What a million tokens of one model cost, in any one currency; -1 is not priced.
+
+    Tokens that the server had in its cache are part of the tokens in; without a price of their own they cost as these.
+    """
+
+    __slots__ = ()
+    price_in: float
+    price_out: float
+    price_cached: float
+
+    def __post_init__(self) -> None:
+        if (self.price_in < 0) != (self.price_out < 0):
+            raise ValueError("only one of price_in and price_out is set: set both, or neither")
+        if self.price_cached >= 0 > self.price_in:
+            raise ValueError("price_cached is set, and price_in and price_out are not: set all three, or none")
+
+    @property
+    def priced(self) -> bool:
+        """Whether calls have a price; it may be 0."""
+        return self.price_in >= 0
+
+
+class LlmFallback(Section, Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another model, or the same at another server; None is as in ``[llm]``, as far as ``fallback_settings`` takes it.
+
+    The key is only ever sent to the ``base_url`` that it was set for.
+    """
+
+    model: str | None = None
+    base_url: str | None = None
+    api_key: Secret = Secret()
+    attempt_seconds: Seconds | None = None
+    attempts: Annotated[int, Meta(ge=1, le=20)] | None = None
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    breaker_open_seconds: Seconds | None = None
+    text_chars_max: TextChars | None = None
+    temperature: Temperature | None = None
+    answer_tokens_max: AnswerTokens | None = None
+    reasoning_effort: Effort | None = None
+    api_key_header: HeaderName | None = None
+    headers: dict[str, str] | None = None
+    query: dict[str, str] | None = None
+    extra: dict[str, Any] | None = None
+    ca_file: str | None = None
+    verify: bool | None = None
+    price_in: Price = -1.0
+    price_out: Price = -1.0
+    price_cached: Price = -1.0
+
+
+class LlmSettings(RemoteSettings, Priced, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The language model; where ``model`` is empty, the embedded analyst does its parts."""
 
     base_url: str = "https://api.groq.com/openai/v1"
     model: str = ""
-    text_chars_max: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 60_000
-    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
-    answer_tokens_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
-    reasoning_effort: Annotated[str, Meta(pattern=r"^[a-z]{0,16}\Z")] = ""
-    api_key_header: Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z")] = "authorization"
+    text_chars_max: TextChars = 60_000
+    temperature: Temperature = 0.0
+    answer_tokens_max: AnswerTokens = 0
+    reasoning_effort: Effort = ""
+    api_key_header: HeaderName = "authorization"
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
     extra: dict[str, Any] = {}
     parts_per_call: Annotated[int, Meta(ge=1, le=100)] = 8
+    price_in: Price = -1.0
+    price_out: Price = -1.0
+    price_cached: Price = -1.0
+    daily_budget: Annotated[float, Meta(ge=0, le=1_000_000_000)] = 0.0
+    fallbacks: dict[FallbackName, LlmFallback] = {}
+
+
+ATTEMPTS_BEFORE_ANOTHER = 2
+"""So many attempts at most are made at a model for one call, where another one can be asked instead."""
+# What belongs to one server, and is not that of another one.
+_OF_ONE_SERVER = ("api_key", "api_key_header", "headers", "query", "extra", "ca_file", "verify")
+
+
+def fallback_settings(llm: LlmSettings, fallback: LlmFallback) -> LlmSettings:
+    """Return the whole section of a fallback: what it sets itself, and the rest as in ``[llm]``.
+
+    With a ``base_url`` of its own it begins with the defaults in what belongs to one server, its key above all. Prices
+    are always its own.
+    """
+    plain = LlmSettings()
+    fresh = ("daily_budget", "fallbacks", *(_OF_ONE_SERVER if fallback.base_url else ()))
+    given = {name: value for name, value in structs.asdict(fallback).items() if value is not None}
+    if not fallback.api_key:
+        del given["api_key"]
+    return structs.replace(structs.replace(llm, **{name: getattr(plain, name) for name in fresh}), **given)
+
+
+def llm_servers(llm: LlmSettings) -> dict[str, LlmSettings]:
+    """Return the section of each model in the order in which they are asked: ``llm``, then ``llm.NAME``."""
+    return {"llm": llm} | {f"llm.{name}": fallback_settings(llm, one) for name, one in llm.fallbacks.items()}
 
 
 class MemorySettings(RemoteSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):

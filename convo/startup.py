@@ -18,9 +18,8 @@ from msgspec import Struct
 from convo.analysis import local
 from convo.analysis.analysts import AnalystsOfSets
 from convo.analysis.analyze import Analyst, in_process
-from convo.analysis.clients import open_remotes
+from convo.analysis.clients import model_of, open_remotes
 from convo.analysis.http_part import PartService
-from convo.analysis.llm import Model
 from convo.analysis.part import PARTS
 from convo.analysis.remote import RemoteAnalyst
 from convo.config import ADDRESS_FILE
@@ -141,10 +140,10 @@ async def open_analysts(settings: Settings) -> AsyncIterator[tuple[AnalystsOfSet
             {
                 part: Analyst(by=remote.by, find=find)
                 for remote in remotes
-                if remote not in services.values()
+                if remote not in services.values() and not remote.fallback
                 for part, find in remote.finders.items()
             },
-            model=next((one for one in remotes if isinstance(one, Model)), None),
+            model=model_of(remotes),
             services=services,
             parts_per_call=settings.llm.parts_per_call,
         )

@@ -238,6 +238,7 @@ TESTED_BY: dict[str, str] = {
     "convo.web.description.parameters": "unit/web/description/test_openapi.py",
     "convo.web.description.service_views": "unit/web/description/test_views.py",
     "convo.web.description.erasure_views": "unit/web/description/test_openapi.py",
+    "convo.web.description.cost_views": "unit/web/description/test_openapi.py",
     "convo.store.erasure_list": "integration/test_erase_again.py",
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",

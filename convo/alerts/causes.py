@@ -61,6 +61,7 @@ CAUSE_RECORDS = frozenset(
         *("breaker_opened", "breaker_closed", "canary_missing", "canary_returned", "folder_copied"),
         *("old_primary", "accepts_failing", "accepts_returned", "database_went_back", "log_mismatch"),
         *("settings_disagree", "settings_agree", "keys_too_old", "misconfigured", "configured"),
+        *("budget_spent", "budget_free"),
         *("webhook_off", "event_set_aside", "event_given_up", "events_expiring"),
     }
 )
@@ -78,6 +79,7 @@ class Causes:
         self._busy_since: float | None = None
         self._broken: dict[str, tuple[float, str]] = {}
         self._misconfigured: dict[str, str] = {}
+        self._spent: Mapping[str, Any] | None = None
         self._missing: Mapping[str, Any] | None = None
         self._disagreeing = ""
         self._unserved_since: dict[str, float] = {}
@@ -97,6 +99,7 @@ class Causes:
             *self._database(look),
             *self._disk(look),
             *self._dependencies(now),
+            *self._budget(),
             *self._burn(now, look),
             *self._canary(),
             *self._settings_of_others(),
@@ -128,7 +131,7 @@ class Causes:
                 self._note(("SLOW_DATABASE_QUERY", fields["name"]), _Happened(now, trigger, figures))
             case "loop_blocked":
                 self._note_blocked(now, fields)
-            case "breaker_opened" | "breaker_closed" | "misconfigured" | "configured":
+            case "breaker_opened" | "breaker_closed" | "misconfigured" | "configured" | "budget_spent" | "budget_free":
                 self._note_dependency(now, record.name, fields)
             case "canary_missing":
                 self._missing = fields
@@ -148,6 +151,10 @@ class Causes:
     def _note_dependency(self, now: float, name: str, fields: Mapping[str, Any]) -> None:
         dependency = fields["dependency"]
         match name:
+            case "budget_spent":
+                self._spent = fields
+            case "budget_free":
+                self._spent = None
             case "breaker_opened":
                 # The first reason is the cause; each probe that fails later has one of its own.
                 self._broken.setdefault(dependency, (now, fields["reason"]))
@@ -249,6 +256,12 @@ class Causes:
             yield condition(kind, name, f"the breaker of {name} is open: {reason}", evidence=evidence)
         for name, reason in self._misconfigured.items():
             yield condition(f"{alert_prefix(name)}_MISCONFIGURED", name, reason)
+
+    def _budget(self) -> Iterator[Condition]:
+        if self._spent is not None:
+            figures: Figures = {name: self._spent[name] for name in ("budget", "spent", "day")}
+            trigger = "llm.daily_budget is spent: no model is called until 00:00 UTC"
+            yield condition("LLM_BUDGET_SPENT", "llm", trigger, evidence=Evidence(figures=figures))
 
     def _burn(self, now: float, look: Look) -> Iterator[Condition]:
         self._requests.append((now, look.requests, look.on_deadline))

@@ -25,7 +25,7 @@ from convo.alerts.formats import AlertView, Notification
 from convo.alerts.look import Look, SeenRecord, Vitals
 from convo.alerts.rules import LEVELS, Alert, Board, Condition, Notice, is_shared
 from convo.alerts.shared import SharedState
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import DEPENDENCIES, alert_prefix
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
 from convo.settings import AlertsSettings
@@ -222,11 +222,7 @@ def _free_bytes(folder: Path) -> int | None:
     return found.f_bavail * found.f_frsize
 
 
-_CALLS = [
-    (row, end, code)
-    for row in DEPENDENCIES.values()
-    for end, code in (("TIMEOUT", "remote_timeout"), ("RATE_LIMIT", "remote_busy"))
-]
+_CALLS = {"remote_timeout": "TIMEOUT", "remote_busy": "RATE_LIMIT"}
 
 
 def _counted() -> dict[tuple[str, str], float]:
@@ -236,5 +232,9 @@ def _counted() -> dict[tuple[str, str], float]:
     return {
         ("POSTGRES_POOL_EXHAUSTED", "acquire"): failures.labels("pool_exhausted").value,
         ("POSTGRES_QUERY_TIMEOUT", "database"): failures.labels("deadline_exceeded").value,
-        **{(f"{row.alert_prefix}_{end}", row.name): calls.labels(row.name, code).value for row, end, code in _CALLS},
+        **{
+            (f"{alert_prefix(name)}_{_CALLS[code]}", name): cell.value
+            for (name, code), cell in list(calls.cells.items())
+            if code in _CALLS and name.partition(".")[0] in DEPENDENCIES
+        },
     }

@@ -87,6 +87,9 @@ KINDS: dict[str, AlertKind] = {
     ),
     "DISK_LOW": AlertKind("HIGH", "Free or add disk space: on a full disk nothing is accepted."),
     **{name: kind for row in DEPENDENCIES.values() for name, kind in _kinds_of(row)},
+    "LLM_BUDGET_SPENT": AlertKind(
+        "HIGH", "Raise llm.daily_budget and restart, or leave it: the parked jobs go on at 00:00 UTC, and lose nothing."
+    ),
     "RABBITMQ_UNAVAILABLE": AlertKind(
         "HIGH", "Bring RabbitMQ back: events wait for it and lose nothing until events.keep_days are over."
     ),

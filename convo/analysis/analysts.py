@@ -11,6 +11,7 @@ from convo.analysis import llm_parts
 from convo.analysis.analyze import Analyst, Analysts, NoteFinding, Together
 from convo.analysis.http_part import PartService
 from convo.analysis.llm import Model
+from convo.analysis.llm_chain import Models
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.conversation.owed import DeclaredPart, Owed
 from convo.errors import RemoteUnavailable
@@ -28,7 +29,7 @@ class AnalystsOfSets:
         local: Analysts,
         remote: Analysts,
         *,
-        model: Model | None = None,
+        model: Model | Models | None = None,
         services: Mapping[str, PartService] | None = None,
         parts_per_call: int = 8,
     ) -> None:
@@ -79,7 +80,7 @@ class AnalystsOfSets:
         service = self._services.get(part.needs)
         return service.analyst if service is not None else missing_analyst(part)
 
-    def _asked_together(self, model: Model, parts: Sequence[DeclaredPart]) -> Analysts:
+    def _asked_together(self, model: Model | Models, parts: Sequence[DeclaredPart]) -> Analysts:
         made: dict[PartName, Analyst] = {}
         for several in _chunks(parts, self._parts_per_call):
             together = _call_of(model, several)
@@ -93,7 +94,7 @@ def _chunks(parts: Sequence[DeclaredPart], most: int) -> list[Sequence[DeclaredP
     return [parts[start : start + most] for start in range(0, len(parts), most)]
 
 
-def _call_of(model: Model, parts: Sequence[DeclaredPart]) -> Together:
+def _call_of(model: Model | Models, parts: Sequence[DeclaredPart]) -> Together:
     async def find(conversation: Conversation, names: Sequence[PartName], note: NoteFinding) -> None:
         await model.find([part for part in parts if part.name in names], conversation, note)
 
@@ -106,9 +107,9 @@ class _Alone:
         self._name = name
 
     async def __call__(self, conversation: Conversation) -> Finding:
-        found: dict[PartName, Finding] = {}
-        await self._together.find(conversation, [self._name], found.__setitem__)
-        return found[self._name]
+        found: list[Finding] = []
+        await self._together.find(conversation, [self._name], lambda _name, _by, finding: found.append(finding))
+        return found[0]
 
 
 def _alone(together: Together, name: PartName) -> _Alone:

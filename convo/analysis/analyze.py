@@ -16,7 +16,8 @@ from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 
-NoteFinding = Callable[[PartName, Finding], None]
+NoteFinding = Callable[[PartName, str, Finding], None]
+"""Takes a part, who found it, and what was found."""
 
 
 class Together(Struct, frozen=True, kw_only=True, eq=False):
@@ -56,7 +57,6 @@ OFFLOAD_CHARACTERS = 4_096
 
 Analysts = Mapping[PartName, Analyst]
 Store = Callable[[PartName, str, Finding], Awaitable[None]]
-Note = Callable[[PartName, str, Finding], None]
 KeepTicket = Callable[[PartName, str], Awaitable[None]]
 """Stores what to ask a service with later, which is still at work on a part; an empty text removes it."""
 
@@ -75,7 +75,7 @@ async def analyze(  # noqa: PLR0913, PLR0917  (what it works on, and what become
     have: Collection[PartName],
     store: Store,
     keep_ticket: KeepTicket = _keep_none,
-    note: Note = _note_none,
+    note: NoteFinding = _note_none,
 ) -> dict[PartName, PartFailure]:
     """Find every part that is not in ``have``, and store each when it is found; return the parts that failed.
 
@@ -96,7 +96,7 @@ async def analyze(  # noqa: PLR0913, PLR0917  (what it works on, and what become
 class _Run:
     """One analysis as it goes on: what failed in it, and what could not be stored."""
 
-    def __init__(self, conversation: Conversation, store: Store, keep_ticket: KeepTicket, note: Note) -> None:
+    def __init__(self, conversation: Conversation, store: Store, keep_ticket: KeepTicket, note: NoteFinding) -> None:
         self._conversation = conversation
         self._store = store
         self._keep_ticket = keep_ticket
@@ -113,16 +113,16 @@ class _Run:
             self._failed(name, analyst, error, started)
             self.unstored.extend(await _kept(self._keep_ticket, name, error))
             return
-        await self._found(name, analyst, finding, trio.current_time() - started)
+        await self._found(name, analyst.by, finding, trio.current_time() - started)
 
     async def together(self, together: Together, analysts: Analysts) -> None:
         """Find several parts in one call."""
         started = trio.current_time()
-        found: dict[PartName, Finding] = {}
+        found: dict[PartName, tuple[str, Finding]] = {}
 
-        def noted(name: PartName, finding: Finding) -> None:
-            found[name] = finding
-            self._note(name, analysts[name].by, finding)
+        def noted(name: PartName, by: str, finding: Finding) -> None:
+            found[name] = (by, finding)
+            self._note(name, by, finding)
 
         try:
             await together.find(self._conversation, list(analysts), noted)
@@ -131,23 +131,21 @@ class _Run:
                 if name not in found:
                     self._failed(name, analysts[name], error, started)
         seconds = trio.current_time() - started
-        for name, finding in found.items():
-            await self._found(name, analysts[name], finding, seconds)
+        for name, (by, finding) in found.items():
+            await self._found(name, by, finding, seconds)
 
     def _failed(self, name: PartName, analyst: Analyst, error: ConvoError, started: float) -> None:
         self.failures[name] = PartFailure(by=analyst.by, error=error)
         metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
 
-    async def _found(self, name: PartName, analyst: Analyst, finding: Finding, seconds: float) -> None:
+    async def _found(self, name: PartName, by: str, finding: Finding, seconds: float) -> None:
         metrics.part_seconds.labels(name, "done").observe(seconds)
         try:
-            await self._store(name, analyst.by, finding)
+            await self._store(name, by, finding)
         except ConvoError as error:
             self.unstored.append(error)
         else:
-            log_records.part_done(
-                conversation_id=self._conversation.conversation_id, part=name, by=analyst.by, seconds=seconds
-            )
+            log_records.part_done(conversation_id=self._conversation.conversation_id, part=name, by=by, seconds=seconds)
 
 
 async def _side_by_side(analysts: Analysts, run: _Run) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import random as dice
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from secrets import token_hex
@@ -19,11 +20,14 @@ import trio
 from msgspec import Struct, structs
 
 from convo.analysis import llm_form
+from convo.analysis.analyze import NoteFinding
+from convo.analysis.job_calls import PaidCall, note_call
 from convo.analysis.llm_answers import emotion_in
 from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
-from convo.analysis.llm_parts import call_key, found_without_asking, part_task, read_part, refused_part
+from convo.analysis.llm_parts import call_key, found_without_asking, made_by, part_task, read_part, refused_part
+from convo.analysis.llm_usage import price_nano
 from convo.analysis.prompt import PROMPT_VERSION, TRIAL, Ask, asking, record, user_spoke
 from convo.analysis.remote import PartFinder, RemoteAnalyst, key_text
 from convo.conversation.model import Conversation, Finding, Mood, PartName, Questions
@@ -39,6 +43,7 @@ _EMOTION = DeclaredPart(name="emotion", who="llm")
 # More forms of a request than there are to learn of.
 _FORMS_MAX = 10
 _TRIAL_KEY = "convo:check:"
+_SETTING = re.compile(rf"\bllm\.(?=(?:{'|'.join(LlmSettings.__struct_fields__)})\b)")
 
 
 class _Listed(Struct, frozen=True):
@@ -59,11 +64,11 @@ def _listed(body: bytes) -> frozenset[str]:
 class Model(RemoteAnalyst):
     """A language model; it learns what its server takes, and remembers it for a while."""
 
-    def __init__(self, settings: LlmSettings, *, random: Callable[[], float] = dice.random) -> None:
-        key = key_text("llm", settings.api_key)
+    def __init__(self, settings: LlmSettings, *, name: str = "llm", random: Callable[[], float] = dice.random) -> None:
+        key = key_text(name, settings.api_key)
         carried = f"Bearer {key}" if settings.api_key_header.lower() == "authorization" else key
         super().__init__(
-            "llm",
+            name,
             settings,
             by=f"{settings.model}/{PROMPT_VERSION}",
             base_url=_address(settings, "/models"),
@@ -95,7 +100,10 @@ class Model(RemoteAnalyst):
         if fault or self._settings.api_key or any(map(_carries_key, (*self._settings.headers, *self._settings.query))):
             return fault
         host = urlsplit(self._settings.base_url).hostname or ""
-        return f"llm.model is set and CONVO_LLM__API_KEY is not: {host} needs a key" if _is_public(host) else ""
+        if not _is_public(host):
+            return ""
+        model = "base_url" if self.fallback else "model"
+        return f"{self.section}.{model} is set and {self._key_variable} is not: {host} needs a key"
 
     # --- the parts
 
@@ -108,16 +116,17 @@ class Model(RemoteAnalyst):
         return cast("Mood", await self._one(_EMOTION, conversation))
 
     async def _one(self, part: DeclaredPart, conversation: Conversation) -> Finding:
-        found: dict[PartName, Finding] = {}
-        await self.find([part], conversation, found.__setitem__)
-        return found[part.name]
+        found: list[Finding] = []
+        await self.find([part], conversation, lambda _name, _by, finding: found.append(finding))
+        return found[0]
 
     async def find(
-        self, parts: Sequence[DeclaredPart], conversation: Conversation, note: Callable[[PartName, Finding], None]
+        self, parts: Sequence[DeclaredPart], conversation: Conversation, note: NoteFinding, *, elsewhere: bool = False
     ) -> None:
         """Ask for these parts, which are of one model, in one call; ``note`` takes each as soon as it is found.
 
         Of an answer in which some do not fit the others are kept, and the next attempt asks for the rest.
+        ``elsewhere``: another model can be asked instead; as ``Dependency.call``.
 
         Raises:
             RemoteError: every attempt failed; it is about the parts that were not noted.
@@ -125,14 +134,14 @@ class Model(RemoteAnalyst):
         left = {part.name: part for part in parts}
         spoke = user_spoke(conversation)
 
-        def noted(name: PartName, finding: Finding) -> None:
-            del left[name]
-            note(name, finding)
+        def noted(part: DeclaredPart, finding: Finding) -> None:
+            del left[part.name]
+            note(part.name, made_by(part, self._model_of(part)), finding)
 
         for part in parts:
             known = found_without_asking(part, conversation, user_spoke=spoke)
             if known is not None:
-                noted(part.name, known)
+                noted(part, known)
         if not left:
             return
 
@@ -140,37 +149,53 @@ class Model(RemoteAnalyst):
             await self._attempt(left, conversation, noted)
 
         try:
-            await self.dependency.call("llm.parts", attempt)
+            await self.dependency.call("llm.parts", attempt, elsewhere=elsewhere)
         except RemoteDeclined as error:
             for part in list(left.values()):
-                noted(part.name, refused_part(part, _noted(conversation, part.name, error)))
+                noted(part, refused_part(part, _noted(conversation, part.name, error, elsewhere=elsewhere)))
 
     async def _attempt(
         self,
         left: Mapping[PartName, DeclaredPart],
         conversation: Conversation,
-        noted: Callable[[PartName, Finding], None],
+        noted: Callable[[DeclaredPart, Finding], None],
     ) -> None:
         asked = tuple(left.values())
-        model = asked[0].analyst or self._settings.model
+        model = self._model_of(asked[0])
         settings = self._settings if model == self._settings.model else structs.replace(self._settings, model=model)
-        key = call_key(conversation, asked, model, settings.base_url)
-        completion = await self._complete(
-            asking([part_task(part) for part in asked]), partial(record, conversation), key, settings
-        )
-        if not completion.texts:
-            raise RemoteGarbage("llm", "the answer is empty")
-        # Where nobody's own part is asked for, a field that is called a little otherwise can only be the one meant.
-        alone = len(asked) == 1 or not any(part.version for part in asked)
-        for part in asked:
-            finding = read_part(part, completion.texts, alone=alone)
-            if finding is not None:
-                noted(part.name, finding)
-        if left:
-            missing = f" of {', '.join(left)}" if len(asked) > 1 else ""
-            raise RemoteGarbage(
-                "llm", f"the answer{missing} does not fit: it holds no JSON of the form that was asked for"
+        key = call_key(conversation, asked, model, settings.base_url) + (f":{self.fallback}" if self.fallback else "")
+        try:
+            completion = await self._complete(
+                asking([part_task(part) for part in asked]), partial(record, conversation), key, settings
             )
+            if not completion.texts:
+                raise RemoteGarbage("llm", "the answer is empty")
+            # Where nobody's own part is asked for, a field that is called a little otherwise can only be the one meant.
+            alone = len(asked) == 1 or not any(part.version for part in asked)
+            for part in asked:
+                finding = read_part(part, completion.texts, alone=alone)
+                if finding is not None:
+                    noted(part, finding)
+            if left:
+                missing = f" of {', '.join(left)}" if len(asked) > 1 else ""
+                raise RemoteGarbage(
+                    "llm", f"the answer{missing} does not fit: it holds no JSON of the form that was asked for"
+                )
+        except RemoteError as error:
+            raise self._in_own_words(error) from error.__cause__
+
+    def _model_of(self, part: DeclaredPart) -> str:
+        # The model that a part names is one of the first server; a fallback stands in with its own.
+        return (not self.fallback and part.analyst) or self._settings.model
+
+    def _in_own_words(self, error: RemoteError) -> RemoteError:
+        """Return an error that names this server and its settings: all others are written for ``[llm]``."""
+        if self.fallback and error.dependency == "llm":
+            told = _SETTING.sub(f"{self.section}.", error.detail.removeprefix("llm: "))
+            error.detail = f"{self.name}: {told.replace('CONVO_LLM__API_KEY', self._key_variable)}"
+            error.dependency = self.name
+            error.args = (error.detail,)
+        return error
 
     # --- a call, in the form that the server takes
 
@@ -191,6 +216,8 @@ class Model(RemoteAnalyst):
             # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
             answer = await self.post(self._url, fields, key=key + form.label)
             found = completion_in(answer.body) if answer.good else None
+            if answer.good:
+                self._note_paid(ask, answer, found, settings or self._settings)
             if answer.good and found is None:
                 raise _unreadable(answer)
             if found is not None and found.fault is None and found.choices:
@@ -202,6 +229,18 @@ class Model(RemoteAnalyst):
                 raise refusal.error
             form = changed
         raise RemoteRefused("llm", "it takes no form of the request")
+
+    def _note_paid(self, ask: Ask, answer: RemoteAnswer, found: Completion | None, settings: LlmSettings) -> None:
+        """Note what a call took that was answered, also where its answer cannot be used; an error took nothing."""
+        tokens = found.tokens if found else None
+        is_none = _is_page(answer) if found is None else found.fault is not None or not found.choices
+        if tokens is None and is_none:
+            return
+        # The prices are those of the section's own model: another one, which a part names, is not priced.
+        priced = settings.model == self._settings.model
+        nano = price_nano(tokens, settings) if tokens is not None and priced else None
+        by = f"{settings.model}/{PROMPT_VERSION}"
+        note_call(PaidCall(server=self.name, by=by, parts=ask.parts, tokens=tokens, nano=nano))
 
     def _note_taken(self, use: FormUse, form: RequestForm) -> None:
         if self._learnt.note_taken(use, form, trio.current_time()):
@@ -217,9 +256,12 @@ class Model(RemoteAnalyst):
         except RemoteGarbage:
             listed = "reachable; its list of models is too long to read"
         # Each check has a key of its own: a server that keeps keys would else answer what it answered to the last one.
-        completion = await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8))
-        if emotion_in(completion.texts) is None:
-            raise RemoteGarbage("llm", "the answer does not fit: it holds no JSON of the form that was asked for")
+        try:
+            completion = await self._complete(TRIAL, lambda _: "Thank you!", _TRIAL_KEY + token_hex(8))
+            if emotion_in(completion.texts) is None:
+                raise RemoteGarbage("llm", "the answer does not fit: it holds no JSON of the form that was asked for")
+        except RemoteError as error:
+            raise self._in_own_words(error) from error.__cause__
         self.dependency.note_configured()
         return f"{listed}; it answers, and takes {self.learnt}"
 
@@ -259,9 +301,13 @@ def _changed(
 
 
 def _unreadable(answer: RemoteAnswer) -> RemoteError:
-    if answer.body.lstrip()[:100].lower().startswith(b"<!doctype html"):
+    if _is_page(answer):
         return RemoteDenied("llm", f"answered {answer.status} with a web page: llm.base_url is wrong")
     return RemoteGarbage("llm", "the answer does not fit (no completion)")
+
+
+def _is_page(answer: RemoteAnswer) -> bool:
+    return answer.body.lstrip()[:100].lower().startswith(b"<!doctype html")
 
 
 def _usable(completion: Completion) -> Completion:
@@ -282,8 +328,10 @@ def _usable(completion: Completion) -> Completion:
     return completion
 
 
-def _noted(conversation: Conversation, part: PartName, error: RemoteError) -> str:
-    log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=error.detail)
+def _noted(conversation: Conversation, part: PartName, error: RemoteError, *, elsewhere: bool) -> str:
+    # Another model may yet find it.
+    if not elsewhere:
+        log_records.part_refused(conversation_id=conversation.conversation_id, part=part, reason=error.detail)
     return error.detail
 
 

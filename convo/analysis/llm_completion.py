@@ -11,13 +11,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from convo.analysis.llm_usage import USAGE_KEYS, Tokens, usage_in
 from convo.remote_faults import RemoteFault, fault_in_value
 
 
 class Completion(Struct, frozen=True, kw_only=True):
     """What one answer holds: its texts, the likeliest first, why the model stopped, its refusal, and an error in it.
 
-    ``choices`` is false where the answer has no choice at all.
+    ``choices`` is false where the answer has no choice at all. ``tokens`` is None where it names none.
     """
 
     texts: tuple[str, ...] = ()
@@ -25,6 +26,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     refusal: str = ""
     fault: RemoteFault | None = None
     choices: bool = True
+    tokens: Tokens | None = None
 
 
 def completion_in(body: bytes) -> Completion | None:
@@ -70,7 +72,7 @@ def _merged(pieces: Iterator[Any]) -> dict[str, Any] | None:
     for piece in pieces:
         if not isinstance(piece, dict):
             continue
-        whole |= {key: piece[key] for key in ("error", "errors") if piece.get(key)}
+        whole |= {key: piece[key] for key in ("error", "errors", *USAGE_KEYS) if piece.get(key)}
         choice = _first_choice(piece)
         if choice is None:
             continue
@@ -108,10 +110,10 @@ def _completion(value: dict[str, Any]) -> Completion | None:
     if choice is None:
         blocked = value.get("promptFeedback") or value.get("prompt_feedback")
         if isinstance(blocked, dict) and (blocked.get("blockReason") or blocked.get("block_reason")):
-            return Completion(finish_reason="content_filter")
+            return Completion(finish_reason="content_filter", tokens=usage_in(value))
         # What is neither null nor a list is an answer of another kind.
         known = fault is not None or value.get("choices") in (None, [])
-        return Completion(fault=fault, choices=False) if known else None
+        return Completion(fault=fault, choices=False, tokens=usage_in(value)) if known else None
     message = choice.get("message")
     message = message if isinstance(message, dict) else {"content": message or choice.get("text")}
     refusal = message.get("refusal")
@@ -120,6 +122,7 @@ def _completion(value: dict[str, Any]) -> Completion | None:
         finish_reason=str(choice.get("finish_reason") or "").lower(),
         refusal=refusal if isinstance(refusal, str) else "",
         fault=fault or fault_in_value(choice) or fault_in_value(message),
+        tokens=usage_in(value),
     )
 
 

@@ -62,6 +62,11 @@ class Ask(Struct, frozen=True, kw_only=True):
     tasks: str = ""
     schema: dict[str, Any]
 
+    @property
+    def parts(self) -> tuple[PartName, ...]:
+        """The parts that it asks for."""
+        return tuple(self.schema["properties"])
+
 
 class Task(Struct, frozen=True, kw_only=True):
     """One part that a model is asked for: what to report, and the schema of what stands under its name."""

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.dependencies import address_setting
+from convo.dependencies import DEPENDENCIES, address_setting
 from convo.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from convo.errors import (
 from convo.outbound import OutboundClient, RemoteAnswer, failure
 from convo.resilience.dependency import AnswerSeen, Dependency
 from convo.runtime.deadline import deadline
+from convo.setting_values import variable
 from convo.settings import CallSettings, RemoteSettings, Secret
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ class RemoteAnalyst(ABC):
     """A remote service that finds parts; an async context manager, for it owns its HTTP client.
 
     ``by`` stands in every finding: who made it, and with which version of what we ask. ``base_url`` is what a ping and
-    a check ask for.
+    a check ask for. ``name`` is its dependency's, ``kind`` the row of that in ``convo.dependencies``, and ``section``
+    where its settings are.
     """
 
     def __init__(  # noqa: PLR0913  (what the kinds of analysts differ in)
@@ -59,12 +61,19 @@ class RemoteAnalyst(ABC):
     ) -> None:
         self.name = name
         self.by = by
+        # A fallback (``llm.NAME``) is of the kind of what it stands in for; its settings are a table within that one's.
+        # The service of a part (``part.NAME``) stands in for none.
+        self.kind, _, own = name.partition(".")
+        self.fallback = own if self.kind in DEPENDENCIES else ""
+        tables = (self.kind, "fallbacks", own) if self.fallback else ("parts", own) if own else (name,)
+        self.section = ".".join(tables)
+        self._key_variable = variable(*tables, "api_key")
         # What the running attempt was answered: each call is a task of its own.
         self._answer_seen: ContextVar[AnswerSeen | None] = ContextVar(f"{name}_answer_seen", default=None)
         self._key = settings.api_key.reveal() if isinstance(settings, RemoteSettings) else ""
         self.dependency = Dependency(name, settings, random=random, answer_seen=self._seen)
         self._base_url = base_url
-        self._address = address_setting(name)
+        self._address = f"{self.section}.{DEPENDENCIES[self.kind].address}" if self.fallback else address_setting(name)
         self._headers = headers
         self._check_seconds = settings.attempt_seconds
         self._client = OutboundClient(
@@ -107,7 +116,7 @@ class RemoteAnalyst(ABC):
             RemoteDenied: its address is none.
         """
         try:
-            with deadline(f"{self.name}.ping", _PING_SECONDS):
+            with deadline(f"{self.kind}.ping", _PING_SECONDS):
                 await self._ping_client.get(self._base_url, self._headers, answer_bytes_max=0)
         except DeadlineExceeded as error:
             raise RemoteUnavailable(self.name, error.detail) from error
@@ -139,13 +148,13 @@ class RemoteAnalyst(ABC):
             RemoteError: it cannot be reached, it refuses the key, or it is in trouble.
         """
         try:
-            with deadline(f"{self.name}.check", self._check_seconds):
+            with deadline(f"{self.kind}.check", self._check_seconds):
                 found = await self._checked()
         except DeadlineExceeded as error:
             raise RemoteUnavailable(self.name, error.detail) from error
-        return (
-            found if self._verifies else f"{found}; warning: {self.name}.verify = false, its certificate is not checked"
-        )
+        if self._verifies:
+            return found
+        return f"{found}; warning: {self.section}.verify = false, its certificate is not checked"
 
     # no deadline: ``check`` sets one
     async def _checked(self) -> str:
@@ -153,7 +162,7 @@ class RemoteAnalyst(ABC):
             answer = await self._client.get(self._base_url, self._headers)
         except RemoteGarbage:
             return "reachable; its answer is too long to read"
-        _check_access(self.name, answer)
+        _check_access(self.name, self._key_variable, answer)
         return self._described(answer)
 
     def _described(self, answer: RemoteAnswer) -> str:
@@ -235,7 +244,7 @@ def _is_address(url: str) -> bool:
         return False
 
 
-def _check_access(name: str, answer: RemoteAnswer) -> None:
+def _check_access(name: str, key_variable: str, answer: RemoteAnswer) -> None:
     """See whether calls would get through to a service that gave this answer.
 
     Raises:
@@ -243,7 +252,7 @@ def _check_access(name: str, answer: RemoteAnswer) -> None:
         RemoteError: it is in trouble itself.
     """
     if answer.status in (401, 403):
-        setting = f"CONVO_{name.upper()}__API_KEY"
-        raise RemoteDenied(name, f"{failure(name, answer).detail.partition(': ')[2]}: it refuses the key of {setting}")
+        detail = failure(name, answer).detail.partition(": ")[2]
+        raise RemoteDenied(name, f"{detail}: it refuses the key of {key_variable}")
     if answer.status == 402 or answer.status >= 500:
         raise failure(name, answer)

@@ -54,11 +54,37 @@ class Score(Struct, frozen=True, kw_only=True):
     weights_version: str
 
 
+class PartCost(Struct, frozen=True, kw_only=True):
+    """What one part has cost at one model; tokens are None where nothing says how many."""
+
+    part: str
+    by: str
+    calls: int
+    unknown_calls: int
+    unpriced_calls: int
+    tokens_in: int | None
+    tokens_out: int | None
+    tokens_cached: int | None
+    price: float
+
+
+class ConversationCost(Struct, frozen=True, kw_only=True):
+    """What a conversation has cost at language models; not ``complete`` where calls are unknown or not priced."""
+
+    price: float
+    tokens_in: int | None
+    tokens_out: int | None
+    tokens_cached: int | None
+    complete: bool
+    parts: tuple[PartCost, ...]
+
+
 class Conversation(Struct, frozen=True, kw_only=True):
     """A conversation and what was found in it so far.
 
     ``state`` is ``ready``, ``leased``, ``done``, ``dead`` or, of an older revision, ``superseded``. ``parts`` is by
-    name: ``questions``, ``emotion``, ``memories``; what each holds is described under ``/docs``.
+    name: ``questions``, ``emotion``, ``memories``; what each holds is described under ``/docs``. ``cost`` is None where
+    it was not asked for.
     """
 
     conversation_id: str
@@ -85,6 +111,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     score: Score
     last_error: str | None
     links: Links
+    cost: ConversationCost | None = None
 
     @property
     def ended(self) -> bool:

@@ -174,14 +174,20 @@ class AsyncClient:
 
     # --- what was found
 
-    async def conversation(self, conversation_id: str, *, revision: int | None = None) -> answers.Conversation:
+    async def conversation(
+        self, conversation_id: str, *, revision: int | None = None, cost: bool = False
+    ) -> answers.Conversation:
         """Return a conversation and what was found in it so far: its newest revision, or another one.
+
+        With ``cost`` it has what it has cost.
 
         Raises:
             NotFound, Expired, Erased: it is not stored.
             ProblemError, NotReached, NotConvo: as ``post``.
         """
         asked = {} if revision is None else {"revision": str(revision)}
+        if cost:
+            asked["cost"] = "1"
         return self._read(await self._call("GET", _path(conversation_id), params=asked), answers.Conversation)
 
     async def wait(self, conversation_id: str, seconds: float = CALL_SECONDS) -> answers.Conversation:

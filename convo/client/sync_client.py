@@ -78,9 +78,11 @@ class Client:
 
     # --- what was found
 
-    def conversation(self, conversation_id: str, *, revision: int | None = None) -> answers.Conversation:
+    def conversation(
+        self, conversation_id: str, *, revision: int | None = None, cost: bool = False
+    ) -> answers.Conversation:
         """Return a conversation and what was found so far. Raises: as ``AsyncClient.conversation``."""
-        return self._run(partial(self._client.conversation, conversation_id, revision=revision))
+        return self._run(partial(self._client.conversation, conversation_id, revision=revision, cost=cost))
 
     def wait(self, conversation_id: str, seconds: float = CALL_SECONDS) -> answers.Conversation:
         """Wait at most ``seconds`` until the analysis has ended. Raises: as ``AsyncClient.wait``."""

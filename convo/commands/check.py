@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from rich.table import Table
 from rich.text import Text
 
-from convo.analysis.clients import make_remote
+from convo.analysis.clients import make_remote, remote_names
 from convo.analysis.declared import declared_services
 from convo.analysis.http_part import PartService
 from convo.analysis.remote import RemoteAnalyst
@@ -26,7 +26,7 @@ from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
 from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings, llm_servers
 from convo.store.migrate import ContractWait, contract_wait, read_schema
 from convo.store.migrations import migrations
 from convo.store.postgres import open_postgres
@@ -78,7 +78,7 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
     """Ask the database, and each dependency that is switched on, once, one after the other."""
     async with open_bridge() as bridge:
         checks: dict[str, _Check] = {"database": partial(_database, settings, bridge)}
-        checks |= {name: partial(_remote, partial(make_remote, name, settings)) for name in used_dependencies(settings)}
+        checks |= {name: partial(_model_or_memory, name, settings) for name in remote_names(settings)}
         checks |= {
             part_dependency(part.name): partial(_remote, partial(PartService, part, settings.parts[part.name]))
             for part in declared_services(settings)
@@ -142,6 +142,17 @@ def _schema(schema: SchemaState, waits: ContractWait | None) -> str:
 async def _remote(make: Callable[[], RemoteAnalyst]) -> str:
     async with make() as remote:
         return await remote.check()
+
+
+async def _model_or_memory(name: str, settings: Settings) -> str:
+    return f"{await _remote(partial(make_remote, name, settings))}{_unpriced(name, settings)}"
+
+
+def _unpriced(name: str, settings: Settings) -> str:
+    """Say of a model that it has no price, where another one has."""
+    models = llm_servers(settings.llm)
+    counts = name in models and not models[name].priced and any(one.priced for one in models.values())
+    return "; it is not priced: its calls count as free" if counts else ""
 
 
 # --- the drawing

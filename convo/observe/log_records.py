@@ -451,6 +451,26 @@ def configured(*, dependency: str) -> None:
     _record("warning", "configured", dependency=dependency)
 
 
+def budget_spent(*, dependency: str, budget: float, spent: float, day: str) -> None:
+    """Log that the budget of the day is spent: no model is called until the next day, or until it is raised."""
+    _record("error", "budget_spent", dependency=dependency, budget=budget, spent=spent, day=day)
+
+
+def budget_free(*, dependency: str, budget: float) -> None:
+    """Log that models are called again: a new day has begun."""
+    _record("warning", "budget_free", dependency=dependency, budget=budget)
+
+
+def costs_not_stored(*, rows: int, reason: str) -> None:
+    """Log that what calls cost could not be stored yet, and how many rows wait for that."""
+    _record("warning", "costs_not_stored", rows=rows, reason=reason)
+
+
+def day_sum_not_read(*, reason: str) -> None:
+    """Log that what was spent today could not be read: the last sum stands."""
+    _record("warning", "day_sum_not_read", reason=reason)
+
+
 # --- jobs
 
 

@@ -237,6 +237,29 @@ remote_calls_total = _folding.count(
 retries_total = _folding.count(
     "convo_retries_total", "Retries made, or refused by their budget.", "dependency", "verdict"
 )
+llm_tokens_total = _folding.count(
+    "convo_llm_tokens_total",
+    "Tokens of model calls: in, out, and cached, which are among those in.",
+    *("server", "part", "kind"),
+)
+llm_price_total = _folding.count(
+    "convo_llm_price_total", "What model calls cost, in the currency of the prices.", "server", "part"
+)
+llm_bot_tokens_total = _folding.count(
+    "convo_llm_bot_tokens_total", "Tokens by bot; past 100 bots the others are one.", "tenant", "bot", "kind"
+)
+llm_bot_price_total = _folding.count(
+    "convo_llm_bot_price_total", "What model calls cost by bot; past 100 bots the others are one.", "tenant", "bot"
+)
+llm_unknown_calls_total = _folding.count(
+    "convo_llm_unknown_calls_total", "Answered model calls whose server did not name their tokens.", "server"
+)
+llm_unpriced_calls_total = _folding.count(
+    "convo_llm_unpriced_calls_total", "Answered model calls that count as free because nothing is priced.", "server"
+)
+llm_spent_today = Gauge(
+    "convo_llm_spent_today", "What all processes have spent since 00:00 UTC, as last read.", registry=registry
+)
 breaker_open = Gauge("convo_breaker_open", "1 while the breaker is open.", ["dependency"], registry=registry)
 
 # --- jobs and their parts

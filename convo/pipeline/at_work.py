@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 import trio
 
 from convo.analysis.analyze import PartFailure
+from convo.analysis.job_calls import JobCalls
 from convo.conversation.model import Finding, PartName
 from convo.errors import BadRow
 from convo.store.jobs.lease import Lease
@@ -24,12 +25,18 @@ TOGETHER_SECONDS = 0.1
 
 
 class JobAtWork:
-    """What is known of one job while its parts are found; ``missing`` are the parts that are not stored."""
+    """What is known of one job while its parts are found.
 
-    __slots__ = ("_last", "_missing", "found", "lease", "left", "waits")
+    ``missing`` are the parts that are not stored, ``calls`` what has been asked of language models.
+    """
 
-    def __init__(self, lease: Lease, waits: Waits, missing: Collection[PartName] = ()) -> None:
+    __slots__ = ("_last", "_missing", "calls", "found", "lease", "left", "waits")
+
+    def __init__(
+        self, lease: Lease, waits: Waits, missing: Collection[PartName] = (), calls: JobCalls | None = None
+    ) -> None:
         self.lease = lease
+        self.calls = calls
         self.waits = waits
         self.found: dict[PartName, tuple[str, Finding]] = {}
         self.left: Mapping[PartName, PartFailure] = {}

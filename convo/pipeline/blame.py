@@ -11,7 +11,7 @@ from convo.analysis.analyze import PartFailure
 from convo.conversation.model import PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records
-from convo.resilience.dependency import Dependency, is_outage
+from convo.resilience.dependency import JobDependency, is_outage
 from convo.resilience.systemic import SpentAttempt
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
@@ -20,7 +20,7 @@ from convo.store.jobs.table import Jobs
 class Blame:
     """Whose fault the failures of jobs are, as far as this process has seen."""
 
-    def __init__(self, jobs: Jobs, dependencies: Mapping[str, Dependency]) -> None:
+    def __init__(self, jobs: Jobs, dependencies: Mapping[str, JobDependency]) -> None:
         self._jobs = jobs
         self._dependencies = dependencies
 
@@ -29,7 +29,7 @@ class Blame:
         return {name: failure for name, failure in failures.items() if not self._is_outage(lease, failure.error)}
 
     def _is_outage(self, lease: Lease, error: ConvoError) -> bool:
-        dependency = self._dependencies.get(error.dependency) if isinstance(error, RemoteError) else None
+        dependency = self._dependencies.get(error.waits_for) if isinstance(error, RemoteError) else None
         if dependency is None or not isinstance(error, RemoteError):
             return is_outage(error)
         return dependency.is_at_fault(error, lease.seq)
@@ -38,22 +38,21 @@ class Blame:
         """Note that the job has spent an attempt on its own failures among these: later ones may show another fault."""
         attempt = SpentAttempt()
         for dependency, error in self._remote(failures):
-            if not error.outage:
-                dependency.systemic.spent(error.wait, lease.seq, attempt)
+            dependency.note_spent(error, lease.seq, attempt)
 
-    def _remote(self, failures: Mapping[PartName, PartFailure]) -> Iterator[tuple[Dependency, RemoteError]]:
+    def _remote(self, failures: Mapping[PartName, PartFailure]) -> Iterator[tuple[JobDependency, RemoteError]]:
         for failure in failures.values():
             error = failure.error
-            if isinstance(error, RemoteError) and error.dependency in self._dependencies:
-                yield self._dependencies[error.dependency], error
+            if isinstance(error, RemoteError) and error.waits_for in self._dependencies:
+                yield self._dependencies[error.waits_for], error
 
     async def give_back(self) -> None:
         """Give back all attempts that are owed; what cannot be stored now is owed until the next time."""
         for dependency in self._dependencies.values():
-            owed = dependency.systemic.take_owed()
+            owed = dependency.take_owed()
             if owed:
                 try:
                     await self._jobs.give_back(owed, dependency.name)
                 except ConvoError as error:
-                    dependency.systemic.owe_again(owed)
+                    dependency.owe_again(owed)
                     log_records.ending_failed(conversation_id="*", reason=error.detail)

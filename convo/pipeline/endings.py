@@ -14,14 +14,16 @@ from random import random
 import trio
 
 from convo.analysis.analyze import PartFailure
+from convo.analysis.job_calls import JobCalls, calls_at_work
 from convo.conversation.model import Finding, PartName
-from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError, RemotePending
+from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError
 from convo.observe import log_records, metrics
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.blame import Blame
 from convo.pipeline.held import HeldLeases
+from convo.pipeline.spending import Spending
 from convo.resilience import retry
-from convo.resilience.dependency import Dependency
+from convo.resilience.dependency import JobDependency
 from convo.runtime.deadline import deadline
 from convo.settings import Settings
 from convo.store.jobs.lease import Lease
@@ -47,8 +49,9 @@ class Endings:
         part_writer: PartWriter,
         settler: Settler,
         held: HeldLeases,
-        dependencies: Mapping[str, Dependency],
+        dependencies: Mapping[str, JobDependency],
         ended: Ended,
+        spending: Spending | None = None,
     ) -> None:
         self._settings = settings
         self._jobs = jobs
@@ -57,6 +60,7 @@ class Endings:
         self._held = held
         self._dependencies = dependencies
         self._ended = ended
+        self._spending = spending
         self._blame = Blame(jobs, dependencies)
         # Of a thousand jobs that end without a settle in one moment most would find no connection in their time.
         self._turn = trio.CapacityLimiter(RESERVED["endings"] - 1)
@@ -65,8 +69,17 @@ class Endings:
         """Do the work of ``lease`` inside; as ``HeldLeases.hold``."""
         return self._held.hold(lease, since)
 
+    def calls_of(self, lease: Lease) -> JobCalls:
+        """Return what notes the calls to language models under this lease; without one it notes nothing."""
+        return JobCalls(lease.seq) if self._spending is None else self._spending.calls_of(lease)
+
+    async def _store_costs(self, calls: JobCalls | None) -> None:
+        if self._spending is not None and calls is not None:
+            await self._spending.store(calls)
+
     async def store_part(self, lease: Lease, name: PartName, by: str, finding: Finding) -> None:
-        """Store what one part found; as ``PartWriter.store``."""
+        """Store what one part found, and before it what it cost; as ``PartWriter.store``."""
+        await self._store_costs(calls_at_work())
         await self._part_writer.store(lease, name, by, finding)
 
     async def store_ticket(self, lease: Lease, name: PartName, ticket: str) -> None:
@@ -78,6 +91,7 @@ class Endings:
         """End a job whose parts are all found; fail it where the database refuses one of them."""
         refused: BadRow | None = None
         with self._ending(job) as count:
+            await self._store_costs(job.calls)
             try:
                 left = {name: (one.by, one.error.detail) for name, one in job.left.items()}
                 found = await self._settler.settle(job.lease, job.waits, job.found, left)
@@ -109,6 +123,7 @@ class Endings:
                 conversation_id=lease.conversation_id, part=name, attempt=attempt, reason=failure.error.detail
             )
         with self._ending(job) as count:
+            await self._store_costs(job.calls)
             await self._store_found(job)
             failed = {name: (failure.by, failure.error.detail) for name, failure in failures.items()}
             async with self._turn:
@@ -142,9 +157,10 @@ class Endings:
         """Let the job wait for the dependency of its first failure; no attempt is spent."""
         lease = job.lease
         name, first = next(iter(failures.items()))
-        waits_for = first.error.dependency if isinstance(first.error, RemoteError) else ""
+        waits_for = first.error.waits_for if isinstance(first.error, RemoteError) else ""
         reason = f"{name}: {first.error.detail}"
         with self._ending(job) as count:
+            await self._store_costs(job.calls)
             await self._store_found(job)
             later = self._parked_seconds(waits_for, first.error)
             async with self._turn:
@@ -160,7 +176,7 @@ class Endings:
         be leased at once, so it waits a backoff. So does one that failed as all do: it may itself be at fault, and the
         next to find out is to be another one.
         """
-        if isinstance(error, RemotePending):
+        if isinstance(error, RemoteError) and error.later_seconds is not None:
             return error.later_seconds
         dependency = self._dependencies.get(waits_for)
         systemic = isinstance(error, RemoteError) and error.systemic
@@ -172,6 +188,7 @@ class Endings:
         """Give the job back, at once or ``later``; no attempt is spent."""
         lease = job.lease
         with self._ending(job) as count:
+            await self._store_costs(job.calls)
             await self._store_found(job)
             async with self._turn:
                 await self._jobs.release(lease, later=later, reason=reason, waits=job.waits)

@@ -18,7 +18,7 @@ from convo.observe import log_records, metrics
 from convo.pipeline.endings import Ended
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.quiet import QuietTime
-from convo.resilience.dependency import Dependency
+from convo.resilience.dependency import JobDependency
 from convo.runtime.bell import Bell
 from convo.settings import JobsSettings
 from convo.store.jobs.lease import Lease
@@ -73,7 +73,7 @@ class Publisher:
         jobs: Jobs,
         settings: JobsSettings,
         bell: Bell,
-        dependencies: Sequence[Dependency],
+        dependencies: Sequence[JobDependency],
         ended: Ended,
         held: HeldLeases,
         pacer: Pacing,

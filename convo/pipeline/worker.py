@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from convo.analysis.analyze import OFFLOAD_CHARACTERS, Analysts, PartFailure, analyze
+from convo.analysis.job_calls import working_for
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.conversation.owed import Owed
@@ -78,10 +79,11 @@ class Worker:
                     log_records.bound(conversation_id=lease.conversation_id),
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
+                    working_for(self._endings.calls_of(lease)) as calls,
                 ):
                     analysts = self._analysts_of(lease.owed)
                     missing = [name for name in analysts if name not in lease.parts]
-                    await self._work(JobAtWork(lease, waits, missing), analysts)
+                    await self._work(JobAtWork(lease, waits, missing, calls), analysts)
                 if scope.cancelled_caught:
                     log_records.lease_lost(
                         conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"

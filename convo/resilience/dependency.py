@@ -11,7 +11,7 @@ import math
 import random as dice
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 
@@ -25,16 +25,40 @@ from convo.errors import (
     RemotePending,
     RemoteTimeout,
     RemoteUnavailable,
+    RemoteWithheld,
 )
 from convo.observe import log_records, metrics
 from convo.resilience.breaker import Breaker, Permit, Rules, State
 from convo.resilience.budget import RetryBudget
 from convo.resilience.retry import retrying
-from convo.resilience.systemic import FailedWay, SystemicFaults
+from convo.resilience.systemic import FailedWay, SpentAttempt, SystemicFaults
 from convo.runtime.deadline import deadline, ends_at
-from convo.settings import CallSettings
+from convo.settings import ATTEMPTS_BEFORE_ANOTHER, CallSettings
 
 T = TypeVar("T")
+
+
+class JobDependency(Protocol):
+    """What jobs wait for, as those see it who decide which jobs start and whose fault a failure is.
+
+    A ``Dependency`` is one, and so are several in a row (``resilience.chain``).
+    """
+
+    @property
+    def name(self) -> str:
+        """The value of ``waits_for``."""
+
+    def flows(self) -> bool: ...  # noqa: D102  (all as ``Dependency`` says)
+    def described(self) -> str: ...  # noqa: D102
+    def wants_probe(self) -> bool: ...  # noqa: D102
+    def probe_sent(self) -> None: ...  # noqa: D102
+    def is_at_fault(self, error: RemoteError, job: int) -> bool: ...  # noqa: D102
+    def note_spent(self, error: RemoteError, job: int, attempt: SpentAttempt) -> None: ...  # noqa: D102
+    def take_owed(self) -> dict[int, int]: ...  # noqa: D102
+    def owe_again(self, owed: dict[int, int]) -> None: ...  # noqa: D102
+    def forget_jobs(self) -> None: ...  # noqa: D102
+
+
 AnswerSeen = tuple[int, str]
 """The status and the first words of an answer."""
 
@@ -55,7 +79,9 @@ class Dependency:
         answer_seen: Callable[[], AnswerSeen | None] = lambda: None,
     ) -> None:
         """Make the one called ``name``; ``answer_seen`` returns what the running attempt was answered, if anything."""
-        self.name = name
+        self._name = name
+        # Its waits are named by its kind: a fallback's are those of the model.
+        self._waits = name.partition(".")[0]
         self._settings = settings
         self._random = random
         self._breaker = Breaker(
@@ -72,9 +98,16 @@ class Dependency:
         self._probe_sent_at = -math.inf
         self._misconfigured = ""
         self._answer_seen = answer_seen
+        self.withheld: Callable[[], str] = str
+        """Returns why no call is made though it may be up, for a reason of our own; empty where there is none."""
         self.systemic = SystemicFaults(settings.breaker_jobs)
         """Which calls fail for all jobs alike."""
         metrics.breaker_open.labels(name).set_function(lambda: self._breaker.probe_at is not None)
+
+    @property
+    def name(self) -> str:
+        """What it is called: its section of the settings, or ``llm.NAME`` for a fallback."""
+        return self._name
 
     # --- for those who decide whether to call it
 
@@ -84,7 +117,7 @@ class Dependency:
 
     def flows(self) -> bool:
         """Return whether work that waits for it can go on: it is neither down, nor did it ask for a pause."""
-        return self.state() == "closed" and self._held_until <= trio.current_time()
+        return self.state() == "closed" and self._held_until <= trio.current_time() and not self.withheld()
 
     def described(self) -> str:
         """Return one sentence on how this process calls it at present."""
@@ -96,6 +129,8 @@ class Dependency:
 
     def _standing(self) -> str:
         now = trio.current_time()
+        if withheld := self.withheld():
+            return f"{self.name}: {withheld}"
         if self._breaker.probe_at is not None:
             left = self._breaker.probe_at - now
             next_probe = f"the next probe is due in {left:.0f} s" if left > 0 else "a probe is due"
@@ -113,6 +148,8 @@ class Dependency:
     def wants_probe(self) -> bool:
         """Return whether one piece of work should find out if the dependency is back."""
         now = trio.current_time()
+        if self.withheld():
+            return False
         if self._breaker.state(now) != "half-open" or not self._breaker.lets_through(now) or self._held_until > now:
             return False
         # One that was sent may still be on its way, or have ended for a reason of its own: send another after a while.
@@ -166,26 +203,58 @@ class Dependency:
             )
         return True
 
+    def note_spent(self, error: RemoteError, job: int, attempt: SpentAttempt) -> None:
+        """Note that ``job`` spent an attempt on ``error``, where the job was at fault."""
+        if not error.outage:
+            self.systemic.spent(error.wait, job, attempt)
+
+    def take_owed(self) -> dict[int, int]:
+        """As ``SystemicFaults.take_owed``."""
+        return self.systemic.take_owed()
+
+    def owe_again(self, owed: dict[int, int]) -> None:
+        """As ``SystemicFaults.owe_again``."""
+        self.systemic.owe_again(owed)
+
+    def forget_jobs(self) -> None:
+        """As ``SystemicFaults.forget``."""
+        self.systemic.forget()
+
     # --- a call
 
-    async def call(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    def has_time(self) -> bool:
+        """Return whether an attempt that begins now has its whole time before the caller's own deadline."""
+        return trio.current_time() <= self._last_start()
+
+    async def call(self, wait: str, attempt: Callable[[], Awaitable[T]], *, elsewhere: bool = False) -> T:
         """Make ``attempt`` under the deadline named ``wait``, again where that can help.
+
+        ``elsewhere``: another server can be asked instead. Then a pause is not waited for, and fewer attempts are made.
 
         Raises:
             RemoteError: the last attempt failed, or none was begun: the breaker is open, or no slot became free while
                 there was time left for a whole attempt.
         """
+        attempts, paused = self._settings.attempts, False
 
         async def once() -> T:
-            return await self._once(wait, attempt)
+            nonlocal paused
+            try:
+                return await self._once(wait, attempt, elsewhere=elsewhere)
+            except RemoteBusy:
+                paused = True
+                raise
+
+        def may_retry() -> bool:
+            return not (elsewhere and paused) and self._may_retry()
 
         self._budget.note_call(trio.current_time())
         return await retrying(
             once,
-            attempts=self._settings.attempts,
+            attempts=min(attempts, ATTEMPTS_BEFORE_ANOTHER) if elsewhere else attempts,
             backoff_seconds=self._settings.backoff_seconds,
             backoff_max_seconds=self._settings.backoff_max_seconds,
-            may_retry=self._may_retry,
+            may_retry=may_retry,
             attempt_seconds=self._settings.attempt_seconds,
             random=self._random,
         )
@@ -196,9 +265,11 @@ class Dependency:
         metrics.retries_total.labels(self.name, "made" if allowed else "refused").inc()
         return allowed
 
-    async def _once(self, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _once(self, wait: str, attempt: Callable[[], Awaitable[T]], *, elsewhere: bool) -> T:
+        if withheld := self.withheld():
+            raise RemoteWithheld(self.name, withheld)
         self._refuse_if_down()
-        await self._hold()
+        await self._hold(elsewhere=elsewhere)
         async with self.slot():
             permit = self._breaker.admit(trio.current_time())
             if permit is None:  # it opened while this call waited
@@ -268,13 +339,13 @@ class Dependency:
         left = self.seconds_until_probe() or 0.0
         return RemoteDown(self.name, f"its breaker is open; the next probe is due in {left:.0f} s")
 
-    async def _hold(self) -> None:
+    async def _hold(self, *, elsewhere: bool) -> None:
         """Wait for the end of the pause that the dependency asked for, each caller a little longer by chance."""
         while (left := self._held_until - trio.current_time()) > 0:
             left += self._random() * min(left, 1.0)
-            if trio.current_time() + left > self._last_start():
+            if elsewhere or trio.current_time() + left > self._last_start():
                 raise RemoteBusy(self.name, f"it asked for a pause; {left:.1f} s of it are left")
-            with deadline(f"{self.name}.hold", math.inf):
+            with deadline(f"{self._waits}.hold", math.inf):
                 await trio.sleep(left)
 
     @asynccontextmanager
@@ -295,7 +366,7 @@ class Dependency:
 
     async def _wait_for_slot(self) -> None:
         try:
-            with deadline(f"{self.name}.bulkhead", self._last_start() - trio.current_time()):
+            with deadline(f"{self._waits}.bulkhead", self._last_start() - trio.current_time()):
                 await self._slots.acquire()
         except DeadlineExceeded as error:
             raise RemoteUnavailable(

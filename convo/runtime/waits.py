@@ -33,6 +33,8 @@ NAMES: dict[str, str] = {
     "db.bell": "waking the workers of other processes, or listening for that",
     "db.renew": "renewing all leases of this process",
     "db.part": "storing parts",
+    "db.costs": "storing what model calls cost",
+    "db.day_sum": "reading what was spent today",
     "db.settle": "settling jobs",
     "db.part_jobs": "taking parts that are found by themselves, and storing what became of them",
     "db.fail": "failing or burying a job",
@@ -114,6 +116,7 @@ NAMES: dict[str, str] = {
     "analysis.local": "the embedded analyst on a long text, in a thread",
     "analysis.decode": "unpacking a long log, in a thread",
     "job.part": "storing a found part, together with parts of other jobs",
+    "job.costs": "storing what the calls of a job cost, together with those of other jobs",
     "job.ending": "the ending of a job, which no cancellation reaches",
     # the embedded PostgreSQL
     "embedded.version": "asking PostgreSQL's programs for their version",

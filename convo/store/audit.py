@@ -81,7 +81,10 @@ async def _value(dedicated: DedicatedConnection, query: str, *values: object) ->
 
 
 _EXAMPLES = f"SELECT count(*) AS n, (array_agg(name))[1:{_EXAMPLES_MAX}] AS examples FROM ({{}}) AS odd"
-_TABLES = ("receipt", "conversation", "conversation_log", "log_prefix", "job", "outcome", "part", "part_job", "run")
+_TABLES = (
+    *("receipt", "conversation", "conversation_log", "log_prefix", "job", "outcome"),
+    *("part", "part_job", "part_cost", "run"),
+)
 _OLDEST_SEQ = f"SELECT least({', '.join(f'(SELECT min(seq) FROM {name} WHERE seq >= $1)' for name in _TABLES)})"
 _NEWEST_SEQ = f"SELECT greatest({', '.join(f'(SELECT max(seq) FROM {name} WHERE seq < $1)' for name in _TABLES)})"
 _BY_SEQ = {
@@ -147,6 +150,10 @@ _BY_SEQ = {
         SELECT seq::text || ' ' || name AS name FROM part_job
         WHERE part_job.seq > $1 AND part_job.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = part_job.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "costs without a conversation": """
+        SELECT DISTINCT seq::text AS name FROM part_cost
+        WHERE part_cost.seq > $1 AND part_cost.seq <= $2
+          AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = part_cost.seq AND c.seq > $1 AND c.seq <= $2)""",
     "runs without a conversation": """
         SELECT DISTINCT seq::text AS name FROM run
         WHERE run.seq > $1 AND run.seq <= $2

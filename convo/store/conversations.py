@@ -16,6 +16,7 @@ from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
+from convo.store.costs import read_costs
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
 from convo.store.logs import LogStore, unpacked_bytes
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
@@ -29,12 +30,19 @@ T = TypeVar("T")
 
 
 class FoundConversation(Struct, frozen=True, kw_only=True):
-    """One conversation with its job (``row``) and its stored parts by name; ``details`` of a done one."""
+    """One conversation with its job (``row``) and its stored parts by name; ``details`` of a done one.
+
+    ``costs`` are the rows of ``costs.read_costs``, None where they were not asked for.
+    """
 
     row: ConversationRow
     parts: dict[PartName, PartRecord]
     details: OutcomeDetails | None
     owed: Owed = DEFAULT_OWED
+    costs: Sequence[Mapping[str, Any]] | None = None
+
+
+_RowsOfOne = tuple[ConversationRow, OutcomeDetails | None, str | None, Sequence[ConversationRow] | None]
 
 
 class FoundPage(Struct, frozen=True, kw_only=True):
@@ -77,30 +85,34 @@ class Reader:
         self._owed_sets = owed_sets or OwedSets()
         self._default_has_indexes = default_has_indexes
 
-    async def one(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundConversation:
-        """Read one conversation: its newest revision, or another one.
+    async def one(
+        self, reach: Reach, conversation_id: str, revision: int | None = None, *, costs: bool = False
+    ) -> FoundConversation:
+        """Read one conversation: its newest revision, or another one; with ``costs`` also what it has cost.
 
         Raises:
             NotFound: there is none of this id, or no such revision.
             Expired: its content is no longer stored.
         """
 
-        async def body(connection: Connection) -> tuple[ConversationRow, OutcomeDetails | None, str | None]:
+        async def body(connection: Connection) -> _RowsOfOne:
             row = await _found(connection, _ONE, reach, conversation_id, revision)
+            cost_rows = await read_costs(connection, row["seq"]) if costs else None
             details = None if row["details"] is None else unpack_details(row["details"])
             number = row["owed"] if details is None else details.owed
             if not number:
-                return row, details, None
+                return row, details, None, cost_rows
             await self._owed_sets.load(connection, [number])
-            return row, details, await connection.fetchval(_PART_JOBS, row["seq"])
+            return row, details, await connection.fetchval(_PART_JOBS, row["seq"]), cost_rows
 
-        row, details, part_jobs = await self._postgres.run("db.read", body, begin=RELAXED)
+        row, details, part_jobs, cost_rows = await self._postgres.run("db.read", body, begin=RELAXED)
         records = read_parts(row["parts"]) if details is None else details.parts
         return FoundConversation(
             row=row,
             parts={part.name: part for part in (*records, *read_parts(part_jobs))},
             details=details,
             owed=self._owed_sets.get(row["owed"] if details is None else details.owed),
+            costs=cost_rows,
         )
 
     async def log_sizes(self, reach: Reach, conversation_id: str, revision: int | None = None) -> FoundLog:

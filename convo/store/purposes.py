@@ -28,7 +28,7 @@ have one more for jobs that fail or are parked. Of the background's, samples may
 PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.renew", "db.history", "db.ping"), "heartbeat"),
     "db.keys": "keys",
-    **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket"), "endings"),
+    **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket", "db.costs"), "endings"),
     **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
     **dict.fromkeys(("db.take", "db.watch"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
@@ -37,6 +37,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.reruns", "db.promote"), "background"),
     **dict.fromkeys(("db.retire", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
+    "db.day_sum": "background",
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
     **dict.fromkeys(

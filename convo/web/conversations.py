@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from convo.analysis.part import PARTS, DeclaredPartView, Part, PartsView, shown_answer
 from convo.analysis.scoring import Score, score
@@ -30,6 +30,7 @@ from convo.store.listing import ListFilter
 from convo.store.lookup import revision_of
 from convo.store.outcomes import PartRecord
 from convo.web import queries
+from convo.web.conversation_costs import cost_view
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode
 from convo.web.log_pages import TURNS_WEIGHT, TurnsPage, sent_log, turns_of_log
@@ -57,19 +58,19 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         Raises:
             NotFound: no conversation has this id, or it has no such revision.
             Expired: its content is no longer stored.
-            Invalid: ``wait`` is not a number of seconds, or ``revision`` no number.
+            Invalid: ``wait`` is not a number of seconds, ``revision`` no number, or ``cost`` neither 0 nor 1.
         """
-        revision = queries.revision_of_query(query)
+        revision, costs = queries.revision_of_query(query), queries.cost_of(query)
         latest = trio.current_effective_deadline() - _WAIT_MARGIN_SECONDS
         until = min(trio.current_time() + queries.wait_of(query), latest)
         with self.reads.begin() as read:
-            found = await self.reader.one(reach, conversation_id, revision)
+            found = await self.reader.one(reach, conversation_id, revision, costs=costs)
             if found.row["state"] in _ENDED or until <= trio.current_time():
                 return await self._shown(read, found, if_none_match, revision)
         while True:
             await self._until_ended(found, until, reach, revision)
             with self.reads.begin() as read:
-                now = await self.reader.one(reach, conversation_id, revision)
+                now = await self.reader.one(reach, conversation_id, revision, costs=costs)
                 # Where a newer revision came meanwhile, that one's end is waited for.
                 newer = now.row["seq"] != found.row["seq"] and now.row["state"] not in _ENDED
                 if not newer or until <= trio.current_time():
@@ -105,6 +106,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             parts=_parts(found),
             score=self._score(found),
             links=views.links(row["conversation_id"], revision),
+            cost=UNSET if found.costs is None else cost_view(found.costs),
         )
 
     def _score(self, found: FoundConversation) -> Score:

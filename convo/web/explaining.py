@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from convo.conversation.tenant import Reach
-from convo.resilience.dependency import Dependency
+from convo.resilience.dependency import JobDependency
 from convo.store.job_sql import SUSPECT_AT
 from convo.store.jobs.cause import Standing, cause
 from convo.store.jobs.explain import Explained, read_explanation
@@ -24,7 +24,7 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
 
     postgres: Postgres
     reads: Reads
-    dependencies: Mapping[str, Dependency]
+    dependencies: Mapping[str, JobDependency]
 
     async def explain(self, conversation_id: str, reach: Reach) -> Answer:
         """Answer with the cause of a conversation's state, how many jobs come before it, and its newest runs.

@@ -80,6 +80,18 @@ def revision_of_query(query: Mapping[str, str]) -> int | None:
     return int(text)
 
 
+def cost_of(query: Mapping[str, str]) -> bool:
+    """Return whether the costs of a conversation are asked for.
+
+    Raises:
+        Invalid: ``cost`` is neither 0 nor 1.
+    """
+    text = query.get("cost", "0")
+    if text not in ("0", "1"):
+        raise Invalid(f"cost={text!r} is not one of 0, 1", path="cost")
+    return text == "1"
+
+
 def log_form_of(query: Mapping[str, str]) -> str:
     """Return the form in which a log is read: as ``turns``, or as it was ``sent``.
 

@@ -21,11 +21,11 @@ class Readiness:
         # What differs from the settings of the other processes: empty where they agree.
         self.disagreement = ""
         self._dependencies = dependencies
-        self._erasures: Callable[[], Sequence[str]] = tuple
+        self._others: Callable[[], Sequence[str]] = tuple
 
-    def watch(self, erasures: Callable[[], Sequence[str]]) -> None:
-        """Show from now on what ``erasures`` warns of."""
-        self._erasures = erasures
+    def watch(self, others: Callable[[], Sequence[str]]) -> None:
+        """Show from now on what ``others`` warns of."""
+        self._others = others
 
     @property
     def shown_warnings(self) -> tuple[str, ...]:
@@ -38,7 +38,7 @@ class Readiness:
                 for one in self._dependencies
                 if one.misconfigured
             ),
-            *self._erasures(),
+            *self._others(),
         )
 
     def check(self) -> None:

@@ -165,7 +165,7 @@ async def _found(talks: Sequence[Conversation], sent: list[str], *, several: boo
         for talk in talks:
             one: dict[str, Finding] = {}
             for parts in [_PARTS] if several else [[part] for part in _PARTS]:
-                await model.find(parts, talk, one.__setitem__)
+                await model.find(parts, talk, lambda name, _by, finding, one=one: one.update({name: finding}))  # type: ignore[misc]
             found.append(one)
     return found
 

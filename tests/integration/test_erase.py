@@ -27,6 +27,8 @@ async def settled(process: Process, conversation_id: str, **fields: Any) -> None
     await process.accepted(conversation_id, **fields)
     (lease,) = await process.jobs.lease(1)
     await process.settler.settle(await process.analysed(lease))
+    costs = "INSERT INTO part_cost (seq, call, part, made_by) VALUES ($1, 1, 'emotion', 'm/1') RETURNING 1"
+    await ask(process.postgres, costs, lease.seq)
 
 
 async def balanced(process: Process) -> bool:
@@ -120,6 +122,7 @@ NOTHING_OF_ANYBODY = {
     "untold": "what a service is yet to be told of what was erased; it goes when the service has confirmed it",
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
+    "spent_day": "sums of a whole day",
     "imported_relationship": "users and bots as HMACs alone",
     "tenant": "the names of the owners",
     "part_set": "what is declared in settings",

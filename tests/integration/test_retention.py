@@ -90,11 +90,14 @@ async def died(process: Process, *conversation_ids: str, **fields: Any) -> None:
 async def test_what_was_analysed_goes_with_all_that_it_has_and_the_books_balance(process: Process, page: int) -> None:
     await process.accepted("talk-1", "talk-2", "talk-3")
     await settled(process, 3)
+    costs = "INSERT INTO part_cost (seq, call, part, made_by) SELECT seq, 1, 'emotion', 'm/1' FROM conversation"
+    await ask(process.postgres, f"{costs} RETURNING 1")
     before = await rows(process.postgres, "SELECT user_id, bot_id, score, conversations FROM relationship")
     await shift_clock(process.postgres, "30 days 1 minute")
     await process.accepted("talk-4")
     assert await removed(process, after(conversations_days=30), page) == {"conversations": 3}
     assert await stored(process) == {"conversation": 1, "conversation_log": 1, "job": 1, "part": 0, "run": 0}
+    assert await ask(process.postgres, "SELECT count(*) FROM part_cost") == 0
     assert await balanced(process)
     assert await ledger.totals(process.postgres) == {"accepted": 4, "done": 0, "retired": 3}
     after_ = await rows(process.postgres, "SELECT user_id, bot_id, score, conversations FROM relationship")

@@ -259,6 +259,20 @@ def completing(content: str | None, **choice: object) -> Fault:
     return fault
 
 
+def charging(sent: str, answered: str, cached: str = "0") -> Fault:
+    """Answer sensibly, and name these tokens."""
+    tokens = {"prompt_tokens": int(sent), "completion_tokens": int(answered)}
+    usage = {**tokens, "prompt_tokens_details": {"cached_tokens": int(cached)}}
+
+    async def fault(exchange: Exchange) -> None:
+        usual = exchange.usual(exchange.call)
+        assert isinstance(usual, dict)
+        await exchange.answer_json(200, {**usual, "usage": usage})
+        exchange.answered_well = True
+
+    return fault
+
+
 def answering(text: str) -> Fault:
     """Answer 200 with exactly this."""
 
@@ -289,7 +303,7 @@ _PLAIN: dict[str, Fault] = {
 }
 _WITH_ARGUMENTS: dict[str, Callable[..., Fault]] = {
     make.__name__: make
-    for make in (slow, scattered, sometimes, slow_drip, rate_limited, failing, completing, answering)
+    for make in (slow, scattered, sometimes, slow_drip, rate_limited, failing, completing, charging, answering)
 }
 
 

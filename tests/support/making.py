@@ -32,6 +32,7 @@ from convo.pipeline.endings import Endings
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed, Publisher
 from convo.pipeline.settling import SETTLING_MAX, Settling
+from convo.pipeline.spending import Spending
 from convo.pipeline.worker import Worker
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -226,6 +227,7 @@ class Process:
             ),
         )
         self.dependencies: dict[str, Dependency] = {}
+        self.spending: Spending | None = None
         self.settling = Settling(self._settle, self.bell)
 
     async def _settle(self, job: JobAtWork) -> None:
@@ -261,6 +263,7 @@ class Process:
             held=self.held,
             dependencies=self.dependencies,
             ended=self.ended.append,
+            spending=self.spending,
         )
 
     def worker(self, analysts: Analysts) -> Worker:

@@ -250,6 +250,11 @@ _FILL = (
     SELECT 'wh_' || 1 + seq % 2, seq || '-0', 204, '', 0.1 FROM conversation ORDER BY seq
     """,
     "INSERT INTO part_ticket (seq, name, ticket) SELECT seq, 'memories', 't' FROM job WHERE state = 'leased'",
+    """
+    INSERT INTO part_cost (seq, call, part, made_by, tokens_in, tokens_out, tokens_cached, nano)
+    SELECT seq, seq, part, 'm/1', 700, 20, 0, 5000
+    FROM conversation, unnest(ARRAY['questions', 'emotion']) AS part ORDER BY seq
+    """,
 )
 _SAMPLE = """
 SELECT (SELECT max(seq) FROM conversation) AS newest,

@@ -96,7 +96,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._WAITING_IDS": (["llm"],),
     "convo.alerts.shared._OLDEST_IDS": (),
     **dict.fromkeys(
-        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 15)))],
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 16)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
     "convo.store.audit_pages._ALL": lambda s: (0, s.done, 11),
@@ -115,6 +115,13 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.event_expiry._EXPIRE_ATTEMPTS": (7, FEW // 10),
     "convo.store.event_expiry._EXPIRING": (1.0,),
     "convo.store.deliveries._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"], [], 0),
+    "convo.store.costs._STORE": lambda s: (
+        *([s.done], [1], ["questions"], ["m/1"], [700], [20], [0], [5_000]),
+        [s.done],
+    ),
+    "convo.store.costs._READ_DAY": (),
+    "convo.store.costs._OF_CONVERSATION": lambda s: (s.done,),
+    "convo.store.costs.ERASE_COSTS": lambda s: ([s.done],),
     "convo.store.couriers._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"]),
     "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),
     "convo.store.deliveries._ASIDE": ("wh_2", [1, 2, 3], FEW // 10),

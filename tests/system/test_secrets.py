@@ -15,6 +15,8 @@ from tests.system.test_main_job import fake_model
 
 TEXT = "canary-text-4711"
 MODEL_KEY = "sk-canary-model-4712"
+FALLBACK_KEY = "sk-canary-fallback-4716"
+FALLBACK_HEADER = "sk-canary-header-4717"
 MEMORY_KEY = "sk-canary-memory-4713"
 SINK = "canary-sink-4714"
 WEBHOOK_SECRET = "whsec_" + "Y2FuYXJ5LXdlYmhvb2stNDcxNS1zZWNyZXQtbG9uZw=="
@@ -34,6 +36,9 @@ def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tm
             "llm.model": "m",
             "llm.api_key": MODEL_KEY,
             "llm.attempt_seconds": "0.3",
+            "llm.fallbacks.backup.base_url": model,
+            "llm.fallbacks.backup.api_key": FALLBACK_KEY,
+            "llm.fallbacks.backup.headers": f'{{"x-token": "{FALLBACK_HEADER}"}}',
             "memory.url": model,
             "memory.api_key": MEMORY_KEY,
             "memory.attempt_seconds": "0.3",
@@ -60,7 +65,7 @@ def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tm
     told += [str(row[0]) for row in query(database, "SELECT reason FROM run")]
     everything = "\n".join(told)
     assert "job_" in everything  # something was logged
-    for secret in (TEXT, MODEL_KEY, MEMORY_KEY, SINK, WEBHOOK_SECRET):
+    for secret in (TEXT, MODEL_KEY, FALLBACK_KEY, FALLBACK_HEADER, MEMORY_KEY, SINK, WEBHOOK_SECRET):
         assert secret not in everything, secret
 
 

@@ -380,6 +380,97 @@ def test_a_secret_is_not_repeated_by_an_error_about_something_else() -> None:
     assert "sekrit" not in str(caught.value)
 
 
+FALLBACKS = {
+    "CONVO_LLM__MODEL": "m",
+    "CONVO_LLM__API_KEY": "sk-first",
+    "CONVO_LLM__FALLBACKS__EU_1__BASE_URL": "https://eu.example/v1",
+    "CONVO_LLM__FALLBACKS__EU_1__API_KEY": "sk-eu",
+    "CONVO_LLM__FALLBACKS__EU_1__ATTEMPT_SECONDS": "7.5",
+    "CONVO_LLM__FALLBACKS__EU_1__VERIFY": "false",
+    "CONVO_LLM__FALLBACKS__EU_1__EXTRA": '{"seed": 7}',
+    "CONVO_LLM__FALLBACKS__EU_1__PRICE_IN": "0.5",
+    "CONVO_LLM__FALLBACKS__EU_1__PRICE_OUT": "1",
+}
+
+
+def test_tables_within_tables_are_set_by_variables_that_name_both_and_sekrit_keys_only_so() -> None:
+    (one,) = load_settings(environ=FALLBACKS).llm.fallbacks.values()
+    assert (one.base_url, one.api_key.reveal(), one.attempt_seconds) == ("https://eu.example/v1", "sk-eu", 7.5)
+    assert (one.verify, one.extra, one.price_in, one.price_out) == (False, {"seed": 7}, 0.5, 1.0)
+    assert "sk-eu" not in repr(one)
+
+
+def test_a_variable_sets_one_key_of_a_table_that_a_file_has_and_new_names_come_last(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        '[llm]\nmodel = "m"\nfallbacks = { zoe = { model = "m-z" }, eu_1 = { model = "m-e" }, b = { model = "m-b" } }',
+    )
+    added = {"CONVO_LLM__FALLBACKS__A__MODEL": "m-a", "CONVO_LLM__FALLBACKS__B__MODEL": "m-other"}
+    found = load_settings(file, FALLBACKS | added).llm.fallbacks
+    assert [(name, one.model) for name, one in found.items()] == [
+        *(("zoe", "m-z"), ("eu_1", "m-e"), ("b", "m-other"), ("a", "m-a")),
+    ]
+    assert found["eu_1"].api_key.reveal() == "sk-eu"
+
+
+def test_a_whole_table_of_tables_comes_as_json_and_single_keys_go_over_it() -> None:
+    whole = {"CONVO_LLM__FALLBACKS": '{"b": {"model": "m-b", "api_key": "sk-b"}}', "CONVO_LLM__MODEL": "m"}
+    found = load_settings(environ=whole | {"CONVO_LLM__FALLBACKS__B__CONCURRENCY": "3"}).llm.fallbacks["b"]
+    assert (found.model, found.api_key.reveal(), found.concurrency) == ("m-b", "sk-b", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        (
+            "B__BASE_URLS",
+            "x",
+            r"CONVO_LLM__FALLBACKS__B__BASE_URLS: \[llm\.fallbacks\.b\] has no such key; did you mean base_url",
+        ),
+        ("B__ATTEMPTS", "sekrit", "CONVO_LLM__FALLBACKS__B__ATTEMPTS: Expected `int"),
+        ("B__API_KEY", "sekrit", "llm.fallbacks.b has neither a model nor a base_url"),
+        ("B__HEADERS", "sekrit", "CONVO_LLM__FALLBACKS__B__HEADERS: its value is no JSON object"),
+        ("_B__MODEL", "m", "matching regex"),
+        ("B", "m", "there is no such setting"),
+    ],
+)
+def test_a_wrong_key_of_a_table_within_a_table_is_named(name: str, value: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        load_settings(environ={"CONVO_LLM__MODEL": "m", f"CONVO_LLM__FALLBACKS__{name}": value})
+    assert "sekrit" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "variable"), [('api_key = "sekrit"', "API_KEY"), ('headers = { x-token = "sekrit" }', "HEADERS")]
+)
+def test_no_secret_of_a_fallback_stands_in_a_file(tmp_path: Path, key: str, variable: str) -> None:
+    file = written(tmp_path, f'[llm]\nmodel = "m"\n[llm.fallbacks.backup]\nmodel = "n"\n{key}')
+    with pytest.raises(ConfigError, match=f"CONVO_LLM__FALLBACKS__BACKUP__{variable}") as caught:
+        load_settings(file, {})
+    assert "sekrit" not in str(caught.value)
+
+
+def test_a_fallbacks_file_of_an_authority_lies_relative_to_the_settings(tmp_path: Path) -> None:
+    file = written(tmp_path, '[llm]\nmodel = "m"\n[llm.fallbacks.b]\nmodel = "n"\nca_file = "ca.pem"')
+    assert load_settings(file, {}).llm.fallbacks["b"].ca_file == str(tmp_path / "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"CONVO_LLM__MODEL": ""}, "llm.fallbacks names b, but llm.model is empty"),
+        ({"CONVO_LLM__DAILY_BUDGET": "5"}, "llm.daily_budget = 5, but nothing is priced"),
+        ({"CONVO_LLM__PRICE_IN": "5"}, "only one of price_in and price_out is set"),
+        ({"CONVO_LLM__PRICE_CACHED": "5"}, "price_cached is set, and price_in and price_out are not"),
+        ({"CONVO_LLM__FALLBACKS__B__HEADERS": '{"a b": "c"}'}, r"llm\.fallbacks\.b\.headers holds 'a b'"),
+    ],
+)
+def test_models_budget_and_prices_have_to_fit_together(changes: dict[str, str], complaint: str) -> None:
+    usual = {"CONVO_LLM__MODEL": "m", "CONVO_LLM__FALLBACKS__B__MODEL": "n"}
+    with pytest.raises(ConfigError, match=complaint):
+        load_settings(environ=usual | changes)
+
+
 def test_an_empty_secret_is_false_and_two_equal_ones_are_equal() -> None:
     assert not Secret()
     assert Secret("a")

@@ -8,7 +8,7 @@ import pytest
 from convo.config import load_settings, read_settings
 from convo.errors import ConfigError
 from convo.ladder import check_ladder, ladder
-from convo.settings import Settings
+from convo.settings import LlmFallback, Settings
 
 SECTIONS = {field.name: field.type for field in msgspec.structs.fields(Settings) if isinstance(field.type, type)}
 
@@ -42,6 +42,17 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         {"connection": {"write_seconds": 3.0}},
         ("web.request_seconds", "connection.write_seconds", "ladder.gateway_seconds"),
         ("11 s", "10 s"),
+    ),
+    (
+        {
+            "llm": {
+                "attempt_seconds": 15.0,
+                "backoff_max_seconds": 10.0,
+                "fallbacks": {"big": LlmFallback(model="m", attempt_seconds=40.0), "b": LlmFallback(model="n")},
+            }
+        },
+        ("two attempts + backoff at llm.big, and then at llm", "analysis.job_seconds"),
+        ("130 s", "120 s"),
     ),
     (
         {"llm": {"attempt_seconds": 60.0, "attempts": 2, "backoff_max_seconds": 4.0}},

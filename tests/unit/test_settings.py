@@ -5,11 +5,14 @@ import pytest
 
 from convo.settings import (
     DatabaseSettings,
+    LlmFallback,
+    LlmSettings,
     MemorySettings,
     PartSettings,
     Secret,
     ServerSettings,
     Settings,
+    fallback_settings,
     host_settings,
     proxies,
     shared_origins,
@@ -63,3 +66,40 @@ def test_paths_of_a_memory_service_that_cannot_be_are_refused(wrong: dict[str, s
     with pytest.raises(msgspec.ValidationError, match=why):
         msgspec.convert(wrong, MemorySettings)
     msgspec.convert({"dialect": "mem0", "api_version": "v3", "event_path": "/e/{event_id}"}, MemorySettings)
+
+
+# --- fallbacks
+
+FIRST = LlmSettings(
+    model="m",
+    base_url="https://first/v1",
+    api_key=Secret("sk-first"),
+    headers={"x": "1"},
+    query={"v": "1"},
+    extra={"seed": 1},
+    ca_file="/first.pem",
+    verify=False,
+    temperature=0.7,
+    attempt_seconds=9.0,
+    price_in=1.0,
+    price_out=2.0,
+    daily_budget=5.0,
+)
+
+
+def test_a_fallback_at_another_address_takes_nothing_that_is_the_first_servers() -> None:
+    found = fallback_settings(FIRST, LlmFallback(base_url="https://second/v1", api_key=Secret("sk-second")))
+    assert (found.model, found.temperature, found.attempt_seconds) == ("m", 0.7, 9.0)
+    assert (found.base_url, found.api_key.reveal()) == ("https://second/v1", "sk-second")
+    plain = LlmSettings()
+    for name in ("headers", "query", "extra", "ca_file", "verify", "api_key_header"):
+        assert getattr(found, name) == getattr(plain, name), name
+    assert not fallback_settings(FIRST, LlmFallback(base_url="https://second/v1")).api_key
+
+
+def test_another_model_of_the_same_server_takes_all_but_the_price() -> None:
+    found = fallback_settings(FIRST, LlmFallback(model="n", attempts=1))
+    assert (found.model, found.attempts, found.api_key.reveal()) == ("n", 1, "sk-first")
+    assert (found.headers, found.extra, found.verify) == ({"x": "1"}, {"seed": 1}, False)
+    assert (found.priced, found.daily_budget, found.fallbacks) == (False, 0.0, {})
+    assert fallback_settings(FIRST, LlmFallback(model="n", price_in=0.0, price_out=0.0)).priced

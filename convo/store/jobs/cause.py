@@ -103,7 +103,9 @@ def _ready(row: Standing) -> Cause:
         sentence = f"queued: it waits for a worker of a process that has {row.waits_for}"
         return Cause(kind="queued", sentence=sentence, since=row.available_at)
     if row.waits_for:
-        sentence = f"parked: {row.waits_for} is out since {_at(row.parked_since)} ({_reason(row)}); no attempt is spent"
+        sentence = (
+            f"parked: it waits for {row.waits_for} since {_at(row.parked_since)} ({_reason(row)}); no attempt is spent"
+        )
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
     if row.delayed:
         tries = f"after {row.attempts} attempt{'s' * (row.attempts != 1)}"

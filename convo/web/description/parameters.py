@@ -96,6 +96,12 @@ REVISION = Parameter(
     text="Which revision is read, from 1; without it the newest.",
     type=Annotated[int, Meta(ge=1)],
 )
+COST = Parameter(
+    name="cost",
+    where="query",
+    text="`1` to see also what the conversation has cost at language models, by part.",
+    type=Literal["0", "1"],
+)
 LOG_FORM = Parameter(
     name="as",
     where="query",

@@ -18,6 +18,7 @@ from convo.web.description.parameters import (
     AUDIT_ACTION,
     AUDIT_SINCE,
     CONVERSATION_ID,
+    COST,
     COUNT_ONLY,
     CURSOR,
     DRY_RUN,
@@ -193,7 +194,7 @@ _CONVERSATIONS = (
         needs_database=True,
         tag="conversations",
         summary="Read what was found so far, or wait for the final state",
-        parameters=(CONVERSATION_ID, WAIT, REVISION, IF_NONE_MATCH),
+        parameters=(CONVERSATION_ID, WAIT, REVISION, COST, IF_NONE_MATCH),
         answers=(
             RouteResponse(
                 status=200,

@@ -122,7 +122,8 @@ EXPLAINED = views.ExplainView(
     state="ready",
     cause=Cause(
         kind="parked",
-        sentence="parked: llm is out since 2026-03-02 08:04:25 (questions: llm: answered 503); no attempt is spent",
+        sentence="parked: it waits for llm since 2026-03-02 08:04:25 (questions: llm: answered 503); no attempt is"
+        " spent",
         since=_DONE,
     ),
     here="llm: its breaker is open in this process, the next probe is due in 42 s",

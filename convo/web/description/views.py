@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from convo.analysis.part import FailureText, PartsView
 from convo.analysis.scoring import Score
 from convo.conversation.model import EmotionName, JobState, Level, Links, Turn
 from convo.dependencies import DEPENDENCIES
 from convo.store.jobs.cause import Cause
+from convo.web.description.cost_views import ConversationCostView
 
 WholeNumber = Annotated[int, Meta(ge=0)]
 Cursor = Annotated[str | None, Meta(description="Send it as `cursor` to read the next page; null on the last page.")]
@@ -62,6 +63,9 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     score: Score
     last_error: FailureText
     links: Links
+    cost: Annotated[
+        ConversationCostView | UnsetType, Meta(description="What it has cost so far; only there with `?cost=1`.")
+    ] = UNSET
 
 
 class RunView(Struct, frozen=True, kw_only=True):

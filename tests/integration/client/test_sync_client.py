@@ -133,6 +133,10 @@ def test_a_conversation_is_posted_awaited_and_read_in_every_way(convo: Running) 
         found = client.wait("client-1", seconds=30)
         assert (found.state, found.score.final) == ("done", True)
         assert client.conversation("client-1").user_id == "client-user"
+        assert client.conversation("client-1").cost is None
+        cost = client.conversation("client-1", cost=True).cost
+        assert cost is not None
+        assert (cost.price, cost.tokens_in, cost.complete, cost.parts) == (0.0, 0, True, ())
         assert [turn.speaker for turn in client.turns("client-1")] == ["bot", "user", "bot"]
         assert client.log_as_sent("client-1").startswith(b"[")
 

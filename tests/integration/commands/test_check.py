@@ -207,6 +207,31 @@ async def test_a_model_that_no_conversation_could_use_fails_the_check(
     assert "sekrit" not in found.detail
 
 
+async def test_each_fallback_is_checked_under_its_own_name_and_named_by_its_own_settings(
+    model: FakeServer, tmp_path: Path
+) -> None:
+    async with fakes.open_model() as backup:
+        backup.always = fakes.failing("401", "invalid_api_key")
+        settings = {
+            "llm.base_url": f"{model.url}/v1",
+            "llm.model": "m-1",
+            "llm.fallbacks.backup.base_url": f"{backup.url}/v1",
+            "llm.fallbacks.backup.model": "m-2",
+            "llm.fallbacks.backup.api_key": "sekrit",
+        }
+        assert (await checked("llm", tmp_path, settings)).good
+        found = await checked("llm.backup", tmp_path, settings)
+        assert not found.good
+        assert found.detail.startswith("llm.backup: answered 401")
+        assert "CONVO_LLM__FALLBACKS__BACKUP__API_KEY" in found.detail
+        assert "sekrit" not in found.detail
+        backup.always = fakes.healthy
+        assert "it answers, and takes json_schema" in (await checked("llm.backup", tmp_path, settings)).detail
+        settings |= {"llm.price_in": "1", "llm.price_out": "2"}
+        assert "its calls count as free" in (await checked("llm.backup", tmp_path, settings)).detail
+        assert "its calls count as free" not in (await checked("llm", tmp_path, settings)).detail
+
+
 async def test_a_model_that_hangs_is_given_up_by_its_own_deadline(model: FakeServer, tmp_path: Path) -> None:
     model.always = fakes.stuck
     with trio.fail_after(5):

@@ -155,6 +155,22 @@ def test_wrong_settings_of_a_dependency_last_until_it_takes_a_call(dependency: s
     assert found.conditions(502.0, seen("configured", dependency=dependency)) == []
 
 
+def test_a_spent_budget_lasts_until_calls_are_made_again() -> None:
+    found = causes()
+    spent = seen("budget_spent", dependency="llm", budget=1.0, spent=1.2, day="2026-11-30")
+    assert named(found.conditions(1.0, spent)) == [("LLM_BUDGET_SPENT", "HIGH")]
+    (one,) = found.conditions(500.0, Look())
+    assert one.evidence.figures == {"budget": 1.0, "spent": 1.2, "day": "2026-11-30"}
+    assert found.conditions(502.0, seen("budget_free", dependency="llm", budget=1.0)) == []
+
+
+def test_a_fallback_has_alerts_of_the_models_types_under_its_own_name() -> None:
+    found = causes()
+    out = seen("breaker_opened", dependency="llm.backup", reason="llm.backup: answered 503")
+    (one,) = found.conditions(1.0, out)
+    assert one.key == ("LLM_UNAVAILABLE", "llm.backup")
+
+
 def test_a_pool_over_80_percent_for_30_seconds_is_high() -> None:
     found, busy = causes(), Look(pool_used=9, pool_max=10)
     assert found.conditions(1.0, busy) == []

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
-from convo.analysis.analyze import Analyst, analyze, in_process
+from convo.analysis.analyze import Analyst, NoteFinding, Together, analyze, in_process
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import (
     ConvoError,
@@ -43,6 +44,18 @@ async def test_every_part_is_stored_with_who_made_it() -> None:
     shelf = Shelf()
     assert await analyze(TALK, instant(), (), shelf.store) == {}
     assert shelf.stored == {name: (f"instant-{name}/1", finding) for name, finding in THREE.items()}
+
+
+async def test_a_part_that_another_one_answered_is_stored_in_that_ones_name() -> None:
+    async def find(_: Conversation, names: Sequence[PartName], note: NoteFinding) -> None:
+        await trio.lowlevel.checkpoint()
+        for name in names:
+            note(name, "backup/1", THREE[name])
+
+    shelf = Shelf()
+    asked = replace(instant()["emotion"], by="first/1", together=Together(find=find))
+    await analyze(TALK, {**instant(), "emotion": asked}, (), shelf.store)
+    assert shelf.stored["emotion"] == ("backup/1", THREE["emotion"])
 
 
 async def test_the_parts_are_found_side_by_side(autojump_clock: MockClock) -> None:

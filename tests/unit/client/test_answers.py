@@ -9,6 +9,7 @@ import pytest
 
 from convo.client import answers
 from convo.web.description import samples
+from convo.web.description.cost_views import ConversationCostView, PartCostView
 
 SAMPLES: list[tuple[Any, Any]] = [
     (answers.Receipt, samples.RECEIPT),
@@ -32,10 +33,31 @@ def test_what_the_server_answers_is_what_the_client_reads(kind: Any, sample: Any
     if "next_cursor" not in read:
         assert answered - ELSEWHERE <= read
     found = msgspec.json.decode(msgspec.json.encode(sample), type=kind)
-    for name in read & answered - {"links", "score", "parts", "unread"}:
+    for name in read & answered - {"links", "score", "parts", "unread", "cost"}:
         mine, theirs = getattr(found, name), getattr(sample, name)
         if not isinstance(mine, tuple) and theirs is not msgspec.UNSET:
             assert mine == theirs, name
+
+
+def test_what_a_conversation_has_cost_is_read_where_it_was_asked_for() -> None:
+    part = PartCostView(
+        part="emotion",
+        by="m/1",
+        calls=1,
+        unknown_calls=0,
+        unpriced_calls=1,
+        tokens_in=700,
+        tokens_out=20,
+        tokens_cached=None,
+        price=0.5,
+    )
+    cost = ConversationCostView(
+        price=0.5, tokens_in=700, tokens_out=20, tokens_cached=None, complete=False, parts=(part,)
+    )
+    sent = msgspec.json.encode(msgspec.structs.replace(samples.CONVERSATION, cost=cost))
+    found = msgspec.json.decode(sent, type=answers.Conversation).cost
+    assert msgspec.to_builtins(found) == msgspec.to_builtins(cost)
+    assert msgspec.json.decode(msgspec.json.encode(samples.CONVERSATION), type=answers.Conversation).cost is None
 
 
 @pytest.mark.parametrize(("kind", "sample"), SAMPLES, ids=lambda one: getattr(one, "__name__", ""))

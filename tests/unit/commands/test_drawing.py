@@ -262,7 +262,7 @@ def test_an_explanation_shows_the_cause_the_place_and_every_run() -> None:
     view = msgspec.structs.replace(samples.EXPLAINED, ahead=7, done_per_second=2.0, seconds_left=4.0)
     text = drawn(drawing.draw_explained(view))
     for shown in (
-        "parked: llm is out",
+        "parked: it waits for llm",
         "its breaker is open",
         "7 before it, done in about 4 s",
         "llm.questions 0.031 s",

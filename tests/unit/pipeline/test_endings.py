@@ -10,7 +10,6 @@ from convo.analysis.analyze import PartFailure
 from convo.errors import RemoteGarbage, RemoteUnavailable
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
-from convo.resilience.systemic import SystemicFaults
 from convo.settings import Settings
 from convo.store.jobs.lease import Lease
 from tests.support.making import lease, told
@@ -39,11 +38,11 @@ class Model:
 
     out = False
 
-    def __init__(self) -> None:
-        self.systemic = SystemicFaults(10)
-
     def flows(self) -> bool:
         return not self.out
+
+    def take_owed(self) -> dict[int, int]:
+        return {}
 
 
 class Held:

@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from convo.analysis.analyze import Analyst
+from convo.analysis.job_calls import JobCalls
 from convo.conversation.model import Conversation, Finding
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.publisher import Handed
@@ -36,6 +37,9 @@ class Ended:
 
     def hold(self, _lease: Lease, _since: float) -> AbstractContextManager[trio.CancelScope]:
         return trio.CancelScope()
+
+    def calls_of(self, lease: Lease) -> JobCalls:
+        return JobCalls(lease.seq)
 
     async def store_part(self, *_: object) -> None:
         await trio.lowlevel.checkpoint()

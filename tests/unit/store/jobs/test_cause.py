@@ -49,7 +49,7 @@ STANDINGS: dict[str, dict[str, Any]] = {
 SENTENCES = {
     "queued": "queued: it waits for a worker to become free",
     "backoff": "backoff: after 2 attempts it is due again at 2026-03-02 12:00:20 (llm: 422)",
-    "parked": "parked: llm is out since 2026-03-02 12:00:00 (questions: llm: answered 503); no attempt is spent",
+    "parked": "parked: it waits for llm since 2026-03-02 12:00:00 (questions: llm: answered 503); no attempt is spent",
     "suspect": "suspect: its process died 2 times with it; it waits until one process has no other work",
     "working": "working: host/1 works on it since 2026-03-02 12:00:00; it is good until 2026-03-02 12:00:30 and renewed"
     " meanwhile",
