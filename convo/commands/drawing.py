@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import Struct
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from convo.analysis.part import EmotionView, FoundMemoriesView, PartsView, QuestionsView
+from convo.analysis.part import DeclaredPartView, EmotionView, FoundMemoriesView, PartsView, QuestionsView
 from convo.analysis.scoring import Score
 from convo.commands.output import RecordTable, add_row, make_cell, make_table, plain, show_result, utc_text
 from convo.conversation.score import Share
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     # With the module come the database's libraries, which the other commands need not load.
     from convo.store.keys import ApiKey
 
+_NONE: Mapping[str, DeclaredPartView] = {}
 _STYLES = {
     "done": "green",
     "dead": "red",
@@ -65,9 +67,27 @@ class UserOverview(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-def draw_conversation(view: views.ConversationView) -> RenderableType:
+class ShownConversation(views.ConversationView, frozen=True, kw_only=True):
+    """One conversation with all its parts, the declared ones too, as they were answered."""
+
+    parts: dict[str, msgspec.Raw]
+
+
+def draw_shown_conversation(view: ShownConversation) -> RenderableType:
+    """Draw one conversation as ``draw_conversation`` does, with its declared parts."""
+    kinds = {field.name: field.type for field in msgspec.structs.fields(PartsView)}
+    default = {name: msgspec.json.decode(view.parts[name], type=kind) for name, kind in kinds.items()}
+    declared = {
+        name: msgspec.json.decode(raw, type=DeclaredPartView) for name, raw in view.parts.items() if name not in kinds
+    }
+    return draw_conversation(view, PartsView(**default), declared)
+
+
+def draw_conversation(
+    view: views.ConversationView, parts: PartsView | None = None, declared: Mapping[str, DeclaredPartView] = _NONE
+) -> RenderableType:
     """Draw one conversation as three tables: itself, its parts, its score."""
-    return Group(_draw_facts(view), _draw_parts(view.parts), _draw_score(view.score))
+    return Group(_draw_facts(view), _draw_parts(parts or view.parts, declared), _draw_score(view.score))
 
 
 def draw_explained(view: views.ExplainView) -> RenderableType:
@@ -227,7 +247,7 @@ def _draw_facts(view: views.ConversationView) -> Table:
     return table
 
 
-def _draw_parts(parts: PartsView) -> Table:
+def _draw_parts(parts: PartsView, declared: Mapping[str, DeclaredPartView]) -> Table:
     table = make_table("part", "state", "by", "result", "at")
     rows = (
         ("questions", parts.questions, _questions(parts.questions)),
@@ -237,6 +257,10 @@ def _draw_parts(parts: PartsView) -> Table:
     for name, part, result in rows:
         shown = plain(part.error, "red") if part.error and result is None else result
         add_row(table, name, _state(part.state), part.by, shown, part.updated_at)
+    for name, one in declared.items():
+        answer = None if one.answer is None else plain(msgspec.json.encode(one.answer).decode())
+        shown = plain(one.error, "red") if one.error and answer is None else answer
+        add_row(table, name, _state(one.state), one.by, shown, one.updated_at)
     return table
 
 
@@ -265,6 +289,8 @@ def _draw_score(score: Score) -> Table:
     for name, share in _shares(score):
         add_row(table, name, share.count, f"× {share.weight}", share.points)
     add_row(table, "emotion", score.breakdown.emotion.name, "", score.breakdown.emotion.points)
+    for name, share in score.breakdown.parts.items():
+        add_row(table, name, share.counted, "", share.points)
     cap = score.breakdown.cap
     if cap is not None and cap.points:
         add_row(table, "cap", "", f"at most {cap.max}", cap.points)

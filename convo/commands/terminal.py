@@ -23,16 +23,17 @@ from convo.commands.drawing import (
     DeadOverview,
     Newest,
     RetriedMany,
+    ShownConversation,
     UserOverview,
     draw_acknowledged,
     draw_alerts,
     draw_alerts_test,
-    draw_conversation,
     draw_dead,
     draw_explained,
     draw_list,
     draw_retried,
     draw_retried_many,
+    draw_shown_conversation,
     draw_user,
 )
 from convo.commands.output import plain, print_json, show_result
@@ -101,7 +102,7 @@ def show(call: ServerCall, conversation_id: str) -> int:
     """Print one conversation: what was sent, the state of its analysis, the results, the score."""
     path = _path(conversation_id)
     return run_command(
-        call, lambda client: request_view(client, "GET", path, views.ConversationView), draw_conversation
+        call, lambda client: request_view(client, "GET", path, ShownConversation), draw_shown_conversation
     )
 
 

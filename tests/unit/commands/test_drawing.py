@@ -144,6 +144,20 @@ def test_a_part_that_failed_shows_why_and_the_conversation_its_last_error() -> N
     assert "last error    gave up" in text
 
 
+def test_declared_parts_are_drawn_below_the_default_ones_with_their_answers_and_points() -> None:
+    answer = msgspec.json.decode(msgspec.json.encode(a_view()))
+    answer["parts"]["tier"] = {"state": "done", "by": "m/p1:1", "answer": {"tier": EVIL}}
+    answer["parts"]["crm"] = {"state": "skipped", "error": "it is of another bot"}
+    answer["score"]["breakdown"]["parts"] = {"tier": {"counted": "gold", "points": 20}}
+    view = msgspec.json.decode(msgspec.json.encode(answer), type=drawing.ShownConversation)
+    text = drawn(drawing.draw_shown_conversation(view))
+    assert "it is of another bot" in text
+    assert ["tier", "gold", "", "20"] in rows_of(text)
+    names = [row[0] for row in rows_of(text)]
+    assert names.index("memories") < names.index("tier")
+    assert [row[:3] for row in rows_of(text) if row[0] == "crm"] == [["crm", "skipped", "–"]]
+
+
 def everywhere_evil() -> views.ConversationView:
     parts = PartsView(
         questions=QuestionsView(state="done", by=EVIL, questions=(EVIL,)),
