@@ -120,6 +120,7 @@ NOTHING_OF_ANYBODY = {
     "untold": "what a service is yet to be told of what was erased; it goes when the service has confirmed it",
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
+    "rerun": "which part is found again for which share of the conversations",
     "imported_relationship": "users and bots as HMACs alone",
     "tenant": "the names of the owners",
     "part_set": "what is declared in settings",
