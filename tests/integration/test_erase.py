@@ -123,6 +123,7 @@ NOTHING_OF_ANYBODY = {
     "erased_memory": "ids and keys as HMACs alone",
     "dropped_month": "numbers of months",
     "spent_day": "sums of a whole day",
+    "rerun": "which part is found again for which share of the conversations",
     "imported_relationship": "users and bots as HMACs alone",
     "tenant": "the names of the owners",
     "part_set": "what is declared in settings",

@@ -98,6 +98,7 @@ def test_a_finished_conversation_is_shown_whole(client: httpx.Client) -> None:
         "waits_for": None,
         "parked_since": None,
         "log_state": "stored",
+        "revision": 1,
         "last_error": None,
         "links": {"self": link, "log": f"{link}/log"},
     }

@@ -25,7 +25,7 @@ from convo.store.intake import Accept, Stored
 from convo.store.jobs.lease import Lease
 from convo.store.listing import ListFilter
 from convo.store.lookup import revision_of
-from convo.store.migrations import migrations
+from convo.store.migrations import migrations, number_of
 from convo.store.postgres import Connection
 from tests.integration.test_retention import after, removed
 from tests.support.making import (
@@ -253,7 +253,7 @@ async def test_no_revision_is_stored_beside_an_older_program(process: Process) -
     await sent(process, 2)
 
     async def announce(connection: Connection) -> None:
-        await process_programs.announce(connection, "one", "0.8", migrations()[-1].number - 1)
+        await process_programs.announce(connection, "one", "0.8", number_of("revisions") - 1)
 
     await process.postgres.run("test.announce", announce)
     with pytest.raises(Unavailable, match="older version"):
