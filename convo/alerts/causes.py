@@ -62,6 +62,7 @@ CAUSE_RECORDS = frozenset(
         *("old_primary", "accepts_failing", "accepts_returned", "database_went_back", "log_mismatch"),
         *("settings_disagree", "settings_agree", "keys_too_old", "misconfigured", "configured"),
         *("webhook_off", "event_set_aside", "event_given_up", "events_expiring"),
+        *("logs_behind", "logs_caught_up", "log_not_found"),
     }
 )
 """The log records that can be the cause of an alert."""
@@ -80,6 +81,7 @@ class Causes:
         self._misconfigured: dict[str, str] = {}
         self._missing: Mapping[str, Any] | None = None
         self._disagreeing = ""
+        self._logs_behind: Mapping[str, Any] | None = None
         self._unserved_since: dict[str, float] = {}
         self._requests = deque([(now, start.requests, start.on_deadline)])
         self._rates: deque[Vitals] = deque()
@@ -100,6 +102,7 @@ class Causes:
             *self._burn(now, look),
             *self._canary(),
             *self._settings_of_others(),
+            *self._logs(),
             *self._shared(now, look),
         ]
         order = list(KINDS)
@@ -136,6 +139,10 @@ class Causes:
                 self._missing = None
             case "settings_disagree" | "settings_agree":
                 self._disagreeing = fields.get("reason", "")
+            case "logs_behind":
+                self._logs_behind = record.fields
+            case "logs_caught_up":
+                self._logs_behind = None
             case "folder_copied":
                 figures = {"process": fields["process"], "other": fields["other"]}
                 trigger = "a living process has a copy of this process's data folder"
@@ -181,6 +188,9 @@ class Causes:
             case "log_mismatch":
                 trigger = "a stored log is not the one that was acknowledged; it was not analysed"
                 self._note(("LOG_MISMATCH", "logs"), _Happened(now, trigger, {}, (record.fields["conversation_id"],)))
+            case "log_not_found":
+                trigger = "an object of logs does not hold a log that was put there"
+                self._note(("LOG_MISMATCH", "objects"), _Happened(now, trigger, dict(record.fields)))
             case "keys_too_old":
                 figures = {"reason": record.fields["reason"]}
                 self._note(("KEYS_NOT_READ", "keys"), _Happened(now, "no key of a client is accepted", figures))
@@ -272,6 +282,12 @@ class Causes:
     def _settings_of_others(self) -> Iterator[Condition]:
         if self._disagreeing:
             yield condition("SETTINGS_DISAGREE", "settings", self._disagreeing)
+
+    def _logs(self) -> Iterator[Condition]:
+        if self._logs_behind is not None:
+            evidence = Evidence(figures=dict(self._logs_behind))
+            trigger = "logs have not moved into object storage for longer than logs.behind_seconds"
+            yield condition("LOGS_BEHIND", "logs", trigger, evidence=evidence)
 
     # --- what is so in the database
 

@@ -15,7 +15,7 @@ from convo.conversation.model import CANARY_USER, PartName
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
-from convo.store.logs import LogStore, unpacked_bytes
+from convo.store.logs import LogStore, sizes_of
 from convo.store.lookup import SEQ, absent
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.postgres import RELAXED, Connection, Postgres
@@ -104,14 +104,16 @@ class Reader:
         row = await self._postgres.run("db.read", body, begin=RELAXED)
         if row["log_retired"]:
             raise Expired(f"the log of conversation {conversation_id!r} has expired: it is no longer stored")
-        packed_bytes = _there(row["packed_bytes"], conversation_id)
-        return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes(row["log_head"]))
+        packed_bytes, unpacked_bytes = _there(sizes_of(row["packed_bytes"], row["log_head"]), conversation_id)
+        return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes)
 
     async def packed_log(self, found: FoundLog) -> bytes:
         """Read that log, still packed; ``logs.unpack_checked`` opens it.
 
         Raises:
             NotFound: it was erased meanwhile.
+            LogsUnavailable: it lies in object storage, which cannot be reached now.
+            WrongLog: what lies there is another log, or nothing.
         """
         return _there(await self._log_store.read(found.row["seq"]), found.row["conversation_id"])
 

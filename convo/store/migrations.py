@@ -78,6 +78,13 @@ def migrations() -> tuple[Migration, ...]:
     return tuple(parse_migration(number, text) for number, text in sorted(found))
 
 
+@cache
+def number_of(name: str) -> int:
+    """Return the number of the migration whose file is called so, without its number and ending."""
+    folder = resources.files("convo.store") / "schema"
+    return next(int(file.name[:4]) for file in folder.iterdir() if file.name[5:] == f"{name}.sql")
+
+
 def parse_migration(number: int, text: str) -> Migration:
     """Read one file.
 

@@ -34,7 +34,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
     **dict.fromkeys(("db.events", "db.courier"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
-    **dict.fromkeys(("db.retire", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
+    **dict.fromkeys(("db.retire", "db.pack", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),

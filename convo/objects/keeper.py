@@ -1,0 +1,165 @@
+"""The keeper of old logs: has them packed, erased, deleted and looked for, each in its time and at low priority.
+
+Open it to change the order of that. It runs in every process and works in the one that leads. Where the object storage
+does not answer, all of it waits: accepts and analyses do not come here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from convo.errors import ConvoError, Refused
+from convo.objects.packing import Packer
+from convo.objects.rewriting import Rewriter
+from convo.objects.storage import ObjectStorage
+from convo.observe import log_records, metrics
+from convo.runtime.bell import Bell
+from convo.settings import LogsSettings
+from convo.store import log_objects
+from convo.store.log_refs import object_in
+from convo.store.postgres import DURABLE, RELAXED, Postgres
+
+T = TypeVar("T")
+
+_SWEEP_SECONDS = 3_600.0
+_INSPECT_SECONDS = 3_600.0
+# Whoever restores a backup that is too old, and so no more knows of objects, has so long to see it.
+GRACE_SECONDS = 86_400.0
+
+
+class LogsKeeper:
+    """Keeps logs behind object storage while ``leads`` returns true and ``pressed`` does not."""
+
+    def __init__(
+        self,
+        storage: ObjectStorage,
+        postgres: Postgres,
+        settings: LogsSettings,
+        leads: Callable[[], bool],
+        pressed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._storage = storage
+        self._postgres = postgres
+        self._settings = settings
+        self._leads = leads
+        self._bell = Bell()
+        self._packer = Packer(storage, postgres, settings, pressed)
+        self.rewriter = Rewriter(storage, postgres, settings)
+        self._inspected_at: float | None = None
+        self._swept_at: float | None = None
+        self._failing_since: float | None = None
+        self._failed: ConvoError | None = None
+        self._is_behind = False
+
+    def ring(self) -> None:
+        """Look now: something was erased."""
+        self._bell.ring()
+
+    def forget(self) -> None:
+        """Begin anew: the database went back."""
+        self._packer.forget()
+        self._storage.forget()
+        self._swept_at = None
+
+    async def run(self) -> None:
+        """Look every ``logs.look_seconds``, and when something was erased, until cancelled."""
+        while True:
+            if self._leads():
+                await self.look()
+            else:
+                self._note_standing(None)
+            with trio.move_on_after(self._settings.look_seconds):
+                await self._bell.rung()
+
+    async def look(self) -> int:
+        """Do all that is due, however long that takes; return how many logs have moved."""
+        self._failed = None
+        moved = 0
+        if await self._tried(self._inspect):
+            # First what a person has asked for, last what saves room.
+            await self._tried(self._erase)
+            moved = await self._tried(self._pack) or 0
+            await self._tried(self._sweep)
+        self._note_standing(self._failed)
+        return moved
+
+    async def _tried(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        try:
+            return await step()
+        except ConvoError as error:
+            log_records.logs_waiting(what=step.__name__.strip("_"), reason=error.detail)
+            self._failed = error
+            return None
+
+    async def _erase(self) -> None:
+        await self.rewriter.erase_urgent()
+        await self.rewriter.delete_leaving()
+
+    async def _pack(self) -> int:
+        return await self._packer.pack() if await self._may_pack() else 0
+
+    async def _inspect(self) -> bool:
+        now = trio.current_time()
+        if self._inspected_at is not None and now < self._inspected_at + _INSPECT_SECONDS:
+            return True
+        try:
+            await self._storage.inspect()
+        except Refused as error:
+            self._storage.packing.note_misconfigured(error.detail)
+            raise
+        self._inspected_at = now
+        return True
+
+    async def _may_pack(self) -> bool:
+        older = await self._postgres.run("db.pack", log_objects.packing_held_back_by, begin=RELAXED)
+        if older:
+            # They would not find what has moved. The next look is soon enough.
+            log_records.logs_waiting(what="packing", reason="; ".join(map(str, older)))
+        return not older
+
+    async def _sweep(self) -> None:
+        """Write anew what is due in batches, and delete what nobody refers to: by the database, then by the bucket."""
+        now = trio.current_time()
+        if self._swept_at is not None and now < self._swept_at + _SWEEP_SECONDS:
+            return
+        await self.rewriter.erase_batch()
+        abandoned = await self._postgres.run("db.pack", log_objects.give_up_abandoned, begin=DURABLE)
+        unknown = await self._note_unknown()
+        if abandoned or unknown:
+            log_records.objects_swept(abandoned=abandoned, unknown=unknown)
+        await self.rewriter.delete_leaving()
+        self._swept_at = now
+
+    async def _note_unknown(self) -> int:
+        count, after = 0, ""
+        while listed := await self._storage.list_behind(after):
+            after = listed[-1].key
+            found = [one for row in listed if (one := object_in(row.key)) is not None]
+            note = partial(log_objects.note_unknown, objects=found, grace_seconds=GRACE_SECONDS)
+            count += await self._postgres.run("db.pack", note, begin=DURABLE)
+        return count
+
+    def _note_standing(self, failed: ConvoError | None) -> None:
+        """Report once that logs which should have moved long ago have not, and once that they have."""
+        now = trio.current_time()
+        if failed is None:
+            self._failing_since = None
+        elif self._failing_since is None:
+            self._failing_since = now
+        seconds = 0.0 if self._failing_since is None else now - self._failing_since
+        behind = seconds > self._settings.behind_seconds
+        if behind:
+            log_records.logs_behind(
+                seconds=seconds,
+                oldest_seconds=self._packer.oldest_seconds,
+                local_bytes=self._packer.local_bytes,
+                reason=failed.detail if failed is not None else "",
+            )
+        elif self._is_behind:
+            log_records.logs_caught_up()
+        self._is_behind = behind
+        metrics.local_log_bytes.set(self._packer.local_bytes)

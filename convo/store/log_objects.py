@@ -1,0 +1,384 @@
+"""The objects of logs, as the database knows them: planned before they are written, stored, and leaving.
+
+Open it to change how a log moves into an object, or out of one. Each function is one transaction or a part of one, and
+after each of them the process may die. So this holds at every moment:
+
+- A row refers to an object only where that one is ``stored``, and an object is written only where it was ``planned``.
+- A log's body goes in the transaction that refers to its object, and an object's name is never used again.
+- What is deleted out of ``conversation_log`` and stands in an object has a row in ``erased_log``: of a stored object by
+  a trigger, whoever deletes it; of one that is being written, in the transaction that would refer to it, and by
+  ``note_erased`` at once. It stays until the object has been written anew without it, or deleted.
+
+What an object is called, and what is in it, stands in ``log_refs``.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from convo.conversation.model import CANARY_USER
+from convo.dependencies import OLD_LOGS
+from convo.store import erasures
+from convo.store.installation_key import read_installation_key
+from convo.store.log_refs import LogRef, month_of, parse_ref
+from convo.store.migrations import number_of
+from convo.store.postgres import Connection
+from convo.store.process_programs import OlderProcess, older_processes
+
+_OPEN_MAX = 20
+# So long after it was planned, nobody writes an object any more: `logs.write_seconds` is 120 s at most.
+_ABANDONED_SECONDS = 900.0
+
+
+class LogObject(Struct, frozen=True, kw_only=True):
+    """An object of logs: those of one month and tenant; ``seqs`` are the logs that were written into it."""
+
+    name: str
+    month: int
+    tenant: int
+    seqs: Sequence[int]
+    bytes: int = 0
+
+
+class WaitingLog(Struct, frozen=True, kw_only=True, gc=False):
+    """A log that may move: how long it is packed, whose it is, and for how many seconds it has been stored."""
+
+    seq: int
+    bytes: int
+    tenant: int
+    seconds: float
+    ended: bool
+
+
+class MovingLog(Struct, frozen=True, kw_only=True, gc=False):
+    """A log that moves, with the hash that was stored when it was acknowledged; None for an old one."""
+
+    seq: int
+    conversation_id: str
+    body: bytes
+    acknowledged_hash: bytes | None
+
+
+class LogsHere(Struct, frozen=True, kw_only=True):
+    """Of a part of the table: up to which ``seq`` it goes, and how many bytes of logs are in PostgreSQL there."""
+
+    last_seq: int
+    bytes: int
+
+
+async def fingerprint(connection: Connection) -> str:
+    """Read what this installation's objects are kept apart by."""
+    return (await read_installation_key(connection)).fingerprint
+
+
+async def any_stored(connection: Connection) -> bool:
+    """Return whether any log lies in an object."""
+    found: bool = await connection.fetchval("SELECT EXISTS (SELECT FROM log_object)")
+    return found
+
+
+async def packing_held_back_by(connection: Connection) -> Sequence[OlderProcess]:
+    """Read which processes are at work whose program would not find a log that has moved."""
+    return await older_processes(connection, number_of("log_objects"))
+
+
+# --- which logs may move
+
+
+async def read_movable(connection: Connection, after: int, rows: int) -> tuple[Sequence[WaitingLog], int | None]:
+    """Read the next logs that are in PostgreSQL, and behind which ``seq`` to go on; None behind the last one."""
+    page = await connection.fetch(_WAITING, after, rows)
+    waiting = [
+        WaitingLog(
+            seq=row["seq"],
+            bytes=row["bytes"],
+            tenant=row["tenant"],
+            seconds=row["seconds"],
+            ended=row["state"] in ("done", "dead"),
+        )
+        for row in page
+        # What is not a conversation, or a canary, goes by itself.
+        if row["bytes"] is not None and row["tenant"] is not None and row["user_id"] != CANARY_USER
+    ]
+    return waiting, page[-1]["seq"] if len(page) == rows else None
+
+
+async def survey(connection: Connection, after: int, rows: int) -> LogsHere | None:
+    """Add up how much the next logs take in PostgreSQL; None where there are none."""
+    row = await connection.fetchrow(_SURVEY, after, rows) or {}
+    return None if row["last_seq"] is None else LogsHere(last_seq=row["last_seq"], bytes=row["bytes"])
+
+
+# --- into an object
+
+
+async def plan(connection: Connection, tenant: int, seqs: Sequence[int]) -> LogObject | None:
+    """Plan an object of these logs of one month, before it is written.
+
+    None where too many are under way or to be deleted: then the bucket does not do its part, and first it has to.
+    """
+    if await connection.fetchval(_COUNT_OPEN) >= _OPEN_MAX:
+        return None
+    planned = LogObject(name=secrets.token_hex(8), month=month_of(seqs[0]), tenant=tenant, seqs=seqs)
+    await connection.execute(_PLAN, planned.name, planned.month, tenant, list(seqs))
+    return planned
+
+
+async def read_moving(connection: Connection, seqs: Sequence[int]) -> Sequence[MovingLog]:
+    """Read the logs themselves, as far as they are still there.
+
+    The locks keep an erasure under way from being passed by: it ends before, or finds the planned object.
+    """
+    rows = await connection.fetch(_MOVING, list(seqs), seqs[0], seqs[-1])
+    return [
+        MovingLog(
+            seq=row["seq"], conversation_id=row["conversation_id"], body=row["body"], acknowledged_hash=row["log_hash"]
+        )
+        for row in rows
+    ]
+
+
+async def refer(connection: Connection, planned: LogObject, refs: Sequence[tuple[int, LogRef]], size: int) -> int:
+    """Have the logs refer to their object, which is written, and let their bodies go; return how many did.
+
+    Those that were erased meanwhile are noted. Where the object was given up meanwhile, none do.
+    """
+    seqs = [seq for seq, _ in refs]
+    if not await connection.fetchval(_STORE, planned.name, size, seqs):
+        return 0
+    moved = await connection.fetch(_REFER, seqs, [str(ref) for _, ref in refs], seqs[0], seqs[-1])
+    await _note_vanished(connection, planned.name, "", set(seqs) - {row["seq"] for row in moved})
+    return len(moved)
+
+
+async def give_up(connection: Connection, name: str, later_seconds: float) -> None:
+    """Have a planned object deleted, after so many seconds: its writing failed, and may still come through."""
+    await connection.execute(_GIVE_UP, name, later_seconds)
+
+
+async def give_up_abandoned(connection: Connection) -> int:
+    """Have the planned objects deleted whose process must be dead; return how many those are."""
+    tag = await connection.execute(_GIVE_UP_ABANDONED, _ABANDONED_SECONDS)
+    return int(tag.rpartition(" ")[2])
+
+
+# --- out of an object
+
+
+async def note_erased(connection: Connection, hmac: bytes, seqs: Sequence[int]) -> None:
+    """Note of logs that this transaction has deleted which erasure they went with: their objects are urgent."""
+    await connection.execute(_NOTE_IN_FLIGHT, list(seqs))
+    await connection.execute(_NOTE_ERASURE, hmac, list(seqs))
+
+
+async def note_dropped_logs(connection: Connection, month: int) -> None:
+    """Note that a month's rows are gone, but for a few, so that its objects are looked at."""
+    await connection.execute(_NOTE_DROPPED, month)
+
+
+async def urgent_objects(connection: Connection, hmac: bytes | None = None) -> Sequence[str]:
+    """List objects that have to be written anew now; with ``hmac`` those of one erasure."""
+    return [row["name"] for row in await connection.fetch(_URGENT, hmac)]
+
+
+async def due_objects(connection: Connection, after: str, batch_seconds: float) -> tuple[Sequence[str], str | None]:
+    """Look at the next objects in which something is over: list those that nothing of is left, or that wait for long.
+
+    Return where to go on, too; None behind the last one.
+    """
+    rows = await connection.fetch(_DUE, after, batch_seconds)
+    return [row["name"] for row in rows if row["due"]], rows[-1]["name"] if len(rows) == _DUE_ROWS else None
+
+
+async def read_object_row(connection: Connection, name: str) -> LogObject | None:
+    """Read a stored object; None where it is none any more."""
+    row = await connection.fetchrow(_OBJECT, name)
+    return None if row is None else LogObject(**dict(row))
+
+
+async def read_refs(connection: Connection, stored: LogObject) -> Sequence[tuple[int, LogRef]]:
+    """Read which logs refer to an object, in its order."""
+    rows = await connection.fetch(_REFS, list(stored.seqs), f"{stored.name}:", min(stored.seqs), max(stored.seqs))
+    found = [(row["seq"], parse_ref(row["storage_ref"])) for row in rows]
+    return sorted(found, key=lambda one: one[1].offset)
+
+
+async def replace(
+    connection: Connection, old: LogObject, new: LogObject, refs: Sequence[tuple[int, LogRef]], size: int
+) -> bool:
+    """Have logs refer to the object that was written anew instead; return whether they do.
+
+    The old one is leaving. What was erased meanwhile stands in the new one: that is noted, for the same erasure.
+    """
+    if not await connection.fetchval(_LEAVE, old.name):
+        return False
+    seqs = [seq for seq, _ in refs]
+    if not await connection.fetchval(_STORE, new.name, size, seqs):
+        raise ObjectGivenUp(f"the object {new.name} was given up before it was referred to")
+    moved = await connection.fetch(
+        _REFER_ANEW, seqs, [str(ref) for _, ref in refs], f"{old.name}:", min(seqs), max(seqs)
+    )
+    await _note_vanished(connection, new.name, old.name, set(seqs) - {row["seq"] for row in moved})
+    return True
+
+
+async def leave(connection: Connection, stored: LogObject) -> bool:
+    """Have an object deleted to which nothing refers; return whether that is so."""
+    if await read_refs(connection, stored):
+        return False
+    return bool(await connection.fetchval(_LEAVE, stored.name))
+
+
+async def leaving_objects(connection: Connection) -> Sequence[LogObject]:
+    """List objects that are to be deleted now, the oldest first."""
+    return [LogObject(**dict(row)) for row in await connection.fetch(_LEAVING)]
+
+
+async def postpone(connection: Connection, name: str, seconds: float) -> None:
+    """Have an object deleted later: it could not be now."""
+    await connection.execute(_POSTPONE, name, seconds)
+
+
+async def forget_object(connection: Connection, name: str) -> None:
+    """Note that an object is gone with all its versions; the receipts of the erasures that waited for it say so."""
+    if not await connection.fetchval(_FORGET, name):
+        return
+    for row in await connection.fetch(_FORGET_ERASED, name):
+        await erasures.note_confirmed(connection, row["erasure"], OLD_LOGS, row["count"])
+
+
+async def note_unknown(connection: Connection, objects: Sequence[tuple[int, str]], grace_seconds: float) -> int:
+    """Have objects deleted that were listed and that the database does not know; return how many those are.
+
+    They were listed before: whoever has written one since has planned it since. The grace is for whoever sees that a
+    backup was restored which is too old.
+    """
+    months, names = [month for month, _ in objects], [name for _, name in objects]
+    tag = await connection.execute(_NOTE_UNKNOWN, months, names, grace_seconds)
+    return int(tag.rpartition(" ")[2])
+
+
+async def stored_behind(connection: Connection, after: str, rows: int) -> Sequence[LogObject]:
+    """Read the next stored objects in the order of their names."""
+    return [LogObject(**dict(row)) for row in await connection.fetch(_STORED, after, rows)]
+
+
+class ObjectGivenUp(Exception):
+    """Ends the transaction of ``replace``: nothing of it is kept."""
+
+
+async def _note_vanished(connection: Connection, name: str, before: str, seqs: set[int]) -> None:
+    if seqs:
+        await connection.execute(_NOTE_VANISHED, name, before, sorted(seqs))
+
+
+# conversation_log_pkey, in its order: one partition after the other. The sizes of what is stored out of line are known
+# without reading it. OFFSET 0: one look-up for each, whatever the planner thinks.
+_WAITING = """
+SELECT l.seq, l.bytes, c.tenant, c.user_id, job.state,
+       extract(epoch FROM convo_now() - c.received_at)::float8 AS seconds
+FROM (SELECT seq, octet_length(body) AS bytes FROM conversation_log WHERE seq > $1 ORDER BY seq LIMIT $2) AS l
+LEFT JOIN LATERAL (SELECT tenant, user_id, received_at FROM conversation WHERE seq = l.seq OFFSET 0) AS c ON true
+LEFT JOIN LATERAL (SELECT state FROM every_job WHERE seq = l.seq AND l.bytes IS NOT NULL OFFSET 0) AS job ON true
+ORDER BY l.seq
+"""
+_SURVEY = """
+SELECT max(seq) AS last_seq, coalesce(sum(octet_length(body)), 0)::bigint AS bytes
+FROM (SELECT seq, body FROM conversation_log WHERE seq > $1 ORDER BY seq LIMIT $2) AS l
+"""
+_COUNT_OPEN = "SELECT count(*) FROM log_object WHERE state <> 'stored' AND at <= convo_now()"
+_PLAN = "INSERT INTO log_object (name, month, tenant, seqs) VALUES ($1, $2, $3, $4)"
+# The bounds say which partition it is.
+_MOVING = """
+SELECT l.seq, c.conversation_id, l.body, c.log_hash FROM conversation_log AS l JOIN conversation AS c USING (seq)
+WHERE l.seq = ANY($1::bigint[]) AND l.seq BETWEEN $2 AND $3 AND l.body IS NOT NULL
+ORDER BY l.seq FOR KEY SHARE OF l
+"""
+_STORE = """
+UPDATE log_object SET state = 'stored', bytes = $2, seqs = $3, at = convo_now()
+WHERE name = $1 AND state = 'planned' RETURNING true
+"""
+_REFER = """
+UPDATE conversation_log AS l SET body = NULL, storage_ref = moved.ref
+FROM unnest($1::bigint[], $2::text[]) AS moved (seq, ref)
+WHERE l.seq = moved.seq AND l.seq BETWEEN $3 AND $4 AND l.body IS NOT NULL RETURNING l.seq
+"""
+_GIVE_UP = """
+UPDATE log_object SET state = 'leaving', at = convo_now() + make_interval(secs => $2)
+WHERE name = $1 AND state = 'planned'
+"""
+_GIVE_UP_ABANDONED = """
+UPDATE log_object SET state = 'leaving', at = convo_now()
+WHERE state = 'planned' AND at < convo_now() - make_interval(secs => $1)
+"""
+# Few are under way: each holds some thousand numbers.
+_NOTE_IN_FLIGHT = """
+INSERT INTO erased_log (name, seq)
+SELECT o.name, gone.seq FROM log_object AS o JOIN unnest($1::bigint[]) AS gone (seq) ON gone.seq = ANY(o.seqs)
+WHERE o.state <> 'stored' ON CONFLICT DO NOTHING
+"""
+# Every object that one of them stands in has a note by now. erased_log_pkey
+_NOTE_ERASURE = "UPDATE erased_log SET erasure = $1, urgent = true WHERE seq = ANY($2::bigint[])"
+_NOTE_DROPPED = """
+INSERT INTO erased_log (name, seq, urgent) SELECT name, seqs[1], true FROM log_object
+WHERE month = $1 AND state = 'stored' ON CONFLICT (seq, name) DO UPDATE SET urgent = true
+"""
+_URGENT = """
+SELECT DISTINCT name FROM erased_log JOIN log_object USING (name)
+WHERE urgent AND state = 'stored' AND ($1::bytea IS NULL OR erasure = $1) ORDER BY name LIMIT 20
+"""
+_DUE_ROWS = 100
+# One probe for each object: erased_log_by_name.
+_DUE = f"""
+WITH RECURSIVE noted (name) AS (
+    (SELECT name FROM erased_log WHERE name > $1 ORDER BY name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT e.name FROM erased_log AS e WHERE e.name > noted.name ORDER BY e.name LIMIT 1)
+    FROM noted WHERE noted.name IS NOT NULL
+)
+SELECT o.name, gone.count >= cardinality(o.seqs) OR gone.since < convo_now() - make_interval(secs => $2) AS due
+FROM (SELECT name FROM noted WHERE name IS NOT NULL LIMIT {_DUE_ROWS}) AS noted
+JOIN log_object AS o ON o.name = noted.name AND o.state = 'stored',
+LATERAL (SELECT count(*) AS count, min(at) AS since FROM erased_log AS e WHERE e.name = o.name OFFSET 0) AS gone
+ORDER BY o.name
+"""
+_OBJECT = "SELECT name, month, tenant, seqs, bytes FROM log_object WHERE name = $1 AND state = 'stored'"
+_REFS = """
+SELECT seq, storage_ref FROM conversation_log AS l JOIN unnest($1::bigint[]) AS own (seq) USING (seq)
+WHERE seq BETWEEN $3 AND $4 AND starts_with(storage_ref, $2)
+"""
+_REFER_ANEW = """
+UPDATE conversation_log AS l SET storage_ref = moved.ref
+FROM unnest($1::bigint[], $2::text[]) AS moved (seq, ref)
+WHERE l.seq = moved.seq AND l.seq BETWEEN $4 AND $5 AND starts_with(l.storage_ref, $3) RETURNING l.seq
+"""
+_LEAVE = "UPDATE log_object SET state = 'leaving', at = convo_now() WHERE name = $1 AND state = 'stored' RETURNING true"
+_LEAVING = """
+SELECT name, month, tenant, seqs, bytes FROM log_object WHERE state = 'leaving' AND at <= convo_now() ORDER BY at LIMIT 20
+"""
+_POSTPONE = """
+UPDATE log_object SET at = convo_now() + make_interval(secs => $2) WHERE name = $1 AND state = 'leaving'
+"""
+_FORGET = "DELETE FROM log_object WHERE name = $1 AND state = 'leaving' RETURNING true"
+_FORGET_ERASED = """
+WITH gone AS (DELETE FROM erased_log WHERE name = $1 RETURNING erasure)
+SELECT erasure, count(*) AS count FROM gone WHERE erasure IS NOT NULL GROUP BY erasure ORDER BY erasure
+"""
+_NOTE_UNKNOWN = """
+INSERT INTO log_object (name, state, month, tenant, seqs, at)
+SELECT listed.name, 'leaving', listed.month, 0, '{}', convo_now() + make_interval(secs => $3)
+FROM unnest($1::bigint[], $2::text[]) AS listed (month, name) ON CONFLICT DO NOTHING
+"""
+_STORED = """
+SELECT name, month, tenant, seqs, bytes FROM log_object WHERE name > $1 AND state = 'stored' ORDER BY name LIMIT $2
+"""
+# The erasure that has noted it for the object before goes on.
+_NOTE_VANISHED = """
+INSERT INTO erased_log (name, seq, erasure, urgent)
+SELECT $1, gone.seq, before.erasure, true FROM unnest($3::bigint[]) AS gone (seq)
+LEFT JOIN erased_log AS before ON before.name = $2 AND before.seq = gone.seq ON CONFLICT DO NOTHING
+"""
