@@ -21,11 +21,14 @@ from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
+from convo.dependencies import OLD_LOGS
 from convo.erasure_keeper import ErasureKeeper
 from convo.event_keeper import keep_events
 from convo.http.asgi import App
 from convo.job_room_keeper import keep_job_room
 from convo.months_keeper import keep_months
+from convo.objects.keeper import LogsKeeper
+from convo.objects.storage import ObjectStorage
 from convo.observe import metrics
 from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
@@ -44,7 +47,7 @@ from convo.runtime.bell import Bell
 from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings, waited_for
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
@@ -100,6 +103,7 @@ class Components:
         shared: SharedState,
         sink_queues: Sequence[SinkQueue],
         hooks: CheckedClient,
+        storage: ObjectStorage | None = None,
     ) -> None:
         self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
@@ -111,7 +115,11 @@ class Components:
         self._bell = Bell()
         self._dependencies = {remote.dependency.name: remote.dependency for remote in remotes}
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values()])
+        self._storage = storage
+        if storage is not None:
+            self._dependencies[OLD_LOGS] = storage.reads
+        packing = [] if storage is None else [storage.packing]
+        self.readiness = Readiness([*self._dependencies.values(), *self._brokers.values(), *packing])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -124,7 +132,7 @@ class Components:
             postgres,
             settings.jobs,
             me.name,
-            used_dependencies(settings),
+            waited_for(settings),
             recent_logs=self._recent_logs,
             outbox=self.outbox,
         )
@@ -152,6 +160,7 @@ class Components:
             erased=self._erased,
             telling=self._telling,
             outbox=self.outbox,
+            in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
         self.readiness.watch(self._erasure_warnings)
@@ -178,7 +187,13 @@ class Components:
 
     def _open_logs(self) -> None:
         jobs = self.settings.jobs
-        self._log_store = LogStore(self.postgres)
+        storage = self._storage
+        self._log_store = LogStore(self.postgres, None if storage is None else storage.read_log)
+        self._logs_keeper: LogsKeeper | None = None
+        if storage is not None:
+            self._logs_keeper = LogsKeeper(
+                storage, self.postgres, self.settings.logs, self._leads, self._admission.refuses
+            )
         handover_bytes = jobs.handover_bytes if jobs.workers else 0
         self._recent_logs = RecentLogs(self._log_store.take, handover_bytes, self.postgres.sessions.suspect)
 
@@ -287,6 +302,7 @@ class Components:
                 services=tuple(remote.dependency.name for remote in remotes),
                 telling=self._telling,
                 outbox=self.outbox,
+                erase_objects=None if self._logs_keeper is None else self._logs_keeper.rewriter.erase_for,
             ),
             webhooks=WebhookRoutes(
                 settings=settings.web,
@@ -352,6 +368,8 @@ class Components:
             keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         if self.relay is not None:
             keepers.append(self.relay.run)
+        if self._logs_keeper is not None:
+            keepers.append(self._logs_keeper.run)
         if self.queue_intake is not None:
             keepers.append(self.queue_intake.run)
         return keepers
@@ -382,6 +400,8 @@ class Components:
         self.streams.forget()
         if self.relay is not None:
             self.relay.start_over()
+        if self._logs_keeper is not None:
+            self._logs_keeper.forget()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.systemic.forget()
@@ -400,6 +420,8 @@ class Components:
 
     def _erased(self, seqs: Sequence[int]) -> None:
         self.erasures.ring()
+        if self._logs_keeper is not None:
+            self._logs_keeper.ring()
         if self._teller is not None:
             self._teller.ring()
         self._recent_logs.forget(seqs)

@@ -26,7 +26,7 @@ from convo.conversation.tenant import Reach, Tenant
 from convo.erase import erase_conversations
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
-from convo.store import audit_log, erasures, outcomes, untold
+from convo.store import audit_log, erasures, log_objects, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -76,8 +76,11 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
     telling: Telling | None = None,
     dry_run: bool = False,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase one conversation, or with ``dry_run`` count its rows; ``erased`` is called with its ``seq``.
+
+    ``in_objects``: its log may lie in object storage, which the receipt then waits for.
 
     Raises:
         NotFound: no conversation that is reached has this id, and none had it that was erased.
@@ -110,7 +113,9 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
         user_id = await connection.fetchval(_USER, seq)
         await outbox.append_erased(connection, tenant, {seq: conversation_id})
         points = await connection.fetchval(_POINTS, seq)
-        counts = await _erase_rows(connection, tenant, seq, hmac, telling, expired=user_id is None)
+        counts = await _erase_rows(
+            connection, tenant, seq, hmac, telling, expired=user_id is None, in_objects=in_objects
+        )
         await outbox.append_levels(connection, {(tenant.number, user_id): -points} if points else {})
         if dry_run:
             raise Counted(counts, 0)
@@ -132,13 +137,22 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
 
 
 async def _erase_rows(  # noqa: PLR0913  (whose, which, and how)
-    connection: Connection, tenant: Tenant, seq: int, hmac: bytes, telling: Telling | None, *, expired: bool
+    connection: Connection,
+    tenant: Tenant,
+    seq: int,
+    hmac: bytes,
+    telling: Telling | None,
+    *,
+    expired: bool,
+    in_objects: bool,
 ) -> ErasedCounts:
     """Erase a conversation; of one that has expired, what is remembered from it."""
     if telling is not None:
         note = untold.note_outliving if expired else untold.note_deletions
         await note(connection, telling, hmac, [seq])
     counts = await erase_conversations(connection, tenant, [seq], [hmac])
+    if in_objects:
+        await log_objects.note_erased(connection, hmac, [seq])
     outliving = await erase_outliving(connection, tenant, [seq]) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 

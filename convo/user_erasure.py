@@ -17,7 +17,7 @@ from convo.conversation.tenant import Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.erasure import Counted, Erasure, await_accepts, put_on_list, read_receipt
 from convo.errors import NotFound
-from convo.store import audit_log, erasures, outcomes, untold
+from convo.store import audit_log, erasures, log_objects, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -43,8 +43,11 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     telling: Telling | None = None,
     dry_run: bool = False,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase all of a user that was received or ended until now, as far as there is time until ``until``.
+
+    ``in_objects`` is as for ``erase_conversation``.
 
     What ends later is accepted. Conversations go batch by batch; ``erased`` is called with the ``seq`` of each batch.
 
@@ -82,6 +85,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
         until=until,
         telling=telling,
         outbox=outbox,
+        in_objects=in_objects,
     )
 
 
@@ -97,10 +101,18 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     until: float,
     telling: Telling | None = None,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase of a user what was received or ended until ``begun_at``: of an erasure that is on the list."""
     batch = _UserBatch(
-        tenant=tenant, user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox
+        tenant=tenant,
+        user_id=user_id,
+        hmac=hmac,
+        begun_at=begun_at,
+        caller=caller,
+        telling=telling,
+        outbox=outbox,
+        in_objects=in_objects,
     )
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
@@ -121,6 +133,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     caller: Caller
     telling: Telling | None = None
     outbox: Outbox = NO_EVENTS
+    in_objects: bool = False
 
     async def erase(self, postgres: Postgres) -> tuple[list[int], bool]:
         """Erase it; return which conversations went, and whether nothing is left."""
@@ -153,6 +166,8 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         gone = [key.hmac_of("conversation", self.tenant.own(one)) for one in ids]
         await self.outbox.append_erased(connection, self.tenant, dict(zip(seqs, ids, strict=True)))
         counts = await erase_conversations(connection, self.tenant, seqs, gone)
+        if self.in_objects:
+            await log_objects.note_erased(connection, self.hmac, seqs)
         hash_hmacs = [key.hmac_of_hash(self.tenant.id_hash(one)) for one in ids]
         await erasures.note_conversations(connection, gone, hash_hmacs)
         return _of_batch(counts)

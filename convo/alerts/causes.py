@@ -133,16 +133,12 @@ class Causes:
                 self._note_blocked(now, fields)
             case "breaker_opened" | "breaker_closed" | "misconfigured" | "configured":
                 self._note_dependency(now, record.name, fields)
-            case "canary_missing":
-                self._missing = fields
-            case "canary_returned":
-                self._missing = None
+            case "canary_missing" | "canary_returned":
+                self._missing = fields if record.name == "canary_missing" else None
             case "settings_disagree" | "settings_agree":
                 self._disagreeing = fields.get("reason", "")
-            case "logs_behind":
-                self._logs_behind = record.fields
-            case "logs_caught_up":
-                self._logs_behind = None
+            case "logs_behind" | "logs_caught_up":
+                self._logs_behind = fields or None
             case "folder_copied":
                 figures = {"process": fields["process"], "other": fields["other"]}
                 trigger = "a living process has a copy of this process's data folder"

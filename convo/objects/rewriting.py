@@ -70,7 +70,7 @@ class Rewriter:
         return len(names)
 
     async def erase_batch(self) -> int:
-        """The same for objects of which nothing is left, or in which something has been over for long.
+        """Do the same to objects of which nothing is left, or in which something has been over for long.
 
         Raises:
             RemoteError, DatabaseUnavailable, DeadlineExceeded: not all of it was possible now.
@@ -134,9 +134,7 @@ class Rewriter:
         if new is not None:
             await self._replace(old, new, body, refs)
 
-    async def _replace(
-        self, old: LogObject, new: LogObject, body: bytes, refs: Sequence[tuple[int, LogRef]]
-    ) -> None:
+    async def _replace(self, old: LogObject, new: LogObject, body: bytes, refs: Sequence[tuple[int, LogRef]]) -> None:
         later_seconds = 2 * self._settings.write_seconds + _LATER_SECONDS
         replaced = False
         try:
@@ -157,4 +155,6 @@ class Rewriter:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + self._postgres.unit_seconds):
                     await self._postgres.run("db.pack", give_up, begin=DURABLE)
         if replaced:
-            log_records.object_rewritten(name=old.name, into=new.name, logs=len(refs), left_out=len(old.seqs) - len(refs))
+            log_records.object_rewritten(
+                name=old.name, into=new.name, logs=len(refs), left_out=len(old.seqs) - len(refs)
+            )

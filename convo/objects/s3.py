@@ -16,7 +16,8 @@ from contextlib import suppress
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 
@@ -67,12 +68,14 @@ class Bucket:
         self.address = f"{settings.endpoint or 'S3'}/{settings.bucket}"
         """Where it is, for a person."""
 
-    async def __aenter__(self) -> Bucket:
+    async def __aenter__(self) -> Self:
         await self._signed.__aenter__()
         return self
 
-    async def __aexit__(self, *ended: Any) -> None:
-        await self._signed.__aexit__(*ended)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._signed.__aexit__(kind, error, trace)
 
     async def put(self, key: str, body: bytes) -> None:
         """Write an object whose key nobody else can have; one that is there was written by an earlier attempt.

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
-from xml.etree import ElementTree as XmlTree
+from xml.etree import ElementTree as ET
 
 import trio
 
@@ -44,12 +45,14 @@ class SignedRequests:
         self._credentials: Any = None
         self._url = _url_of(settings)
 
-    async def __aenter__(self) -> SignedRequests:
+    async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(self, *ended: Any) -> None:
-        await self._client.__aexit__(*ended)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
 
     async def keeps_versions(self) -> bool:
         """Return whether the bucket keeps a version that is deleted or written over, or did so once.
@@ -145,23 +148,23 @@ def _good(answer: RemoteAnswer) -> RemoteAnswer:
     return answer
 
 
-def _parsed(answer: RemoteAnswer) -> XmlTree.Element:
+def _parsed(answer: RemoteAnswer) -> ET.Element:
     try:
         # Python's expat bounds what entities grow to.
-        return XmlTree.fromstring(answer.body)  # noqa: S314
-    except XmlTree.ParseError as error:
+        return ET.fromstring(answer.body)  # noqa: S314
+    except ET.ParseError as error:
         raise RemoteGarbage(OLD_LOGS, "its answer is no XML") from error
 
 
-def _text_of(element: XmlTree.Element, name: str) -> str:
+def _text_of(element: ET.Element, name: str) -> str:
     return next((one.text or "" for one in element if _name_of(one) == name), "")
 
 
-def _versions(element: XmlTree.Element, key: str) -> Iterator[str]:
+def _versions(element: ET.Element, key: str) -> Iterator[str]:
     for one in element:
         if _name_of(one) in {"Version", "DeleteMarker"} and _text_of(one, "Key") == key:
             yield _text_of(one, "VersionId")
 
 
-def _name_of(element: XmlTree.Element) -> str:
+def _name_of(element: ET.Element) -> str:
     return element.tag.rpartition("}")[2]

@@ -1,7 +1,7 @@
 """The object storage of this installation: reads old logs, and writes, lists and deletes objects of logs.
 
-Open it to change how long a call may take, or what is kept in memory of what was read. Each call goes through one of two
-dependencies: reads, and all that writes. So packing delays no read, and neither delays what does not come here at all.
+Open it to change how long a call may take, or what is kept in memory of what was read. Each call goes through one of
+two dependencies: reads, and all that writes. So packing delays no read, and neither delays what does not come here.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 
@@ -358,7 +357,8 @@ WHERE l.seq = moved.seq AND l.seq BETWEEN $4 AND $5 AND starts_with(l.storage_re
 """
 _LEAVE = "UPDATE log_object SET state = 'leaving', at = convo_now() WHERE name = $1 AND state = 'stored' RETURNING true"
 _LEAVING = """
-SELECT name, month, tenant, seqs, bytes FROM log_object WHERE state = 'leaving' AND at <= convo_now() ORDER BY at LIMIT 20
+SELECT name, month, tenant, seqs, bytes FROM log_object
+WHERE state = 'leaving' AND at <= convo_now() ORDER BY at LIMIT 20
 """
 _POSTPONE = """
 UPDATE log_object SET at = convo_now() + make_interval(secs => $2) WHERE name = $1 AND state = 'leaving'

@@ -32,6 +32,7 @@ _STALE_SECONDS = 60.0
 _AGE_SECONDS = 600.0
 # When to ask again for a log that cannot be reached: about when the breaker lets the next read through.
 _AWAY_SECONDS = 10.0
+_TRIES = 2
 _HASH_BYTES = 16
 HEAD_BYTES = 18
 """The longest header of a zstd frame (RFC 8878), in which the size of its content stands."""
@@ -180,18 +181,20 @@ class LogStore:
         return await self._read("db.take", seq)
 
     async def _read(self, name: str, seq: int) -> bytes | None:
-        # Twice: between the row and the object, the log may have come into another object.
-        for _ in range(2):
+        # Again: between the row and the object, the log may have come into another object.
+        refs: list[str] = []
+        while len(refs) < _TRIES:
             row = await self._row(name, seq)
             if row is None:
                 return None
             body: bytes | None = row["body"]
             if body is not None:
                 return body
-            found = await self._in_object(seq, parse_ref(row["storage_ref"]))
+            refs.append(row["storage_ref"])
+            found = await self._in_object(seq, parse_ref(refs[-1]))
             if found is not None:
                 return found
-        log_records.log_not_found(seq=seq, storage_ref=row["storage_ref"])
+        log_records.log_not_found(seq=seq, storage_ref=refs[-1])
         raise WrongLog("what lies in object storage is not the log that was put there; nobody is shown it")
 
     async def _row(self, name: str, seq: int) -> Mapping[str, Any] | None:

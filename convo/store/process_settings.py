@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from convo.conversation.digest import DIGEST_VERSION
-from convo.settings import Settings, used_dependencies
+from convo.settings import Settings, waited_for
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 Value = str | int
@@ -59,6 +59,7 @@ def shared_settings(settings: Settings) -> dict[str, Value]:
         "jobs.attempts_max": settings.jobs.attempts_max,
         "jobs.give_up_seconds": f"{settings.jobs.give_up_seconds:g}",
         "llm.model": settings.llm.model or "none",
+        "logs.store": f"s3 {settings.logs.bucket}" if settings.logs.in_objects else "postgres",
         "memory.url": settings.memory.dialect if settings.memory.url else "none",
         **{f"score.{name}": weight for name, weight in msgspec.structs.asdict(settings.score).items()},
     }
@@ -87,7 +88,7 @@ async def compare(postgres: Postgres, name: str, settings: Settings) -> Comparis
     """
     workers = settings.jobs.workers
     mine = shared_settings(settings)
-    used = used_dependencies(settings)
+    used = waited_for(settings)
 
     async def body(connection: Connection) -> Comparison:
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
