@@ -119,7 +119,7 @@ async def test_a_process_that_dies_at_any_step_of_packing_loses_no_log_and_leave
         point = 0
         while True:
             seqs = await logs.settled(f"talk-{point}-1", f"talk-{point}-2")
-            await shift_clock(logs.postgres, f"{3 + point} days")
+            await shift_clock(logs.postgres, f"{3 * point + 3} days")
             before = [await logs.read(seq) for seq in seqs]
             steps, packer, _ = logs.dying(point)
             try:
@@ -132,7 +132,7 @@ async def test_a_process_that_dies_at_any_step_of_packing_loses_no_log_and_leave
             # The next process: what was planned and left is deleted, all logs are in objects, and no other objects are.
             fresh = Packer(logs.storage, logs.postgres, logs.settings, lambda: False)
             await fresh.pack()
-            await shift_clock(logs.postgres, f"{3 + point} days 1 hour")
+            await shift_clock(logs.postgres, f"{3 * point + 3} days 1 hour")
             logs.keeper.forget()
             await logs.keeper.look()
             assert await logs.here() == [], f"step {point}"
