@@ -85,8 +85,12 @@ class Bucket:
             RemoteDenied: a key, a right or the bucket is wrong.
         """
         # Of one that is written in parts, nobody would ask whether it is there.
-        with suppress(self._errors.AlreadyExistsError):
+        try:
             await self._call(self._library.put_async, key, body, mode="create", use_multipart=False)
+        except self._errors.AlreadyExistsError:
+            pass
+        except FileNotFoundError as error:
+            raise self._denied("there is no such bucket") from error
 
     async def read(self, key: str, offset: int, length: int) -> bytes:
         """Read a part of an object.
@@ -121,7 +125,10 @@ class Bucket:
                 return [ListedObject(key=row["path"], bytes=row["size"]) for row in rows]
             return []
 
-        return await self._call(page)
+        try:
+            return await self._call(page)
+        except FileNotFoundError as error:
+            raise self._denied("there is no such bucket") from error
 
     async def erase(self, key: str) -> None:
         """Delete an object with all versions that the bucket keeps of it; one that is not there is no failure.
@@ -132,7 +139,8 @@ class Bucket:
         if await self._signed.keeps_versions():
             await self._signed.erase_versions(key)
         else:
-            await self._call(self._library.delete_async, key)
+            with suppress(FileNotFoundError):
+                await self._call(self._library.delete_async, key)
 
     async def inspect(self) -> str:
         """Return what the bucket is like, in words.
@@ -146,8 +154,9 @@ class Bucket:
                 f"the bucket {self.address} has object lock, under which nothing in it can be erased for good: give"
                 " logs.bucket one without"
             )
+        versions = "with" if await self._signed.keeps_versions() else "without"
         await self.list_behind("convo-check", "")
-        return f"{self.address}, {'with' if await self._signed.keeps_versions() else 'without'} older versions"
+        return f"{self.address}, {versions} older versions"
 
     async def _found(self, key: str, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:
         try:

@@ -64,7 +64,13 @@ class S3Server:
                 [
                     *(PROGRAM, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=3000"),
-                    *("-s3", f"-s3.port={self.port}", f"-s3.config={self._folder / 's3.json'}", "-s3.port.iceberg=0"),
+                    *(
+                        "-s3",
+                        f"-s3.port={self.port}",
+                        f"-s3.config={self._folder / 's3.json'}",
+                        "-s3.port.iceberg=0",
+                        "-s3.port.lance=0",
+                    ),
                     *("-s3.iam=false", "-s3.autoCreateBucket=false", "-webdav=false", *ports, *grpc),
                 ],
                 stdout=out,
