@@ -186,7 +186,7 @@ class Packer:
 
     async def _join(self, planned: LogObject, logs: Sequence[MovingLog]) -> JoinedLogs:
         with deadline("logs.pack", _JOIN_SECONDS):
-            joined = await threads.PACKING.call_behind(join_logs, planned.name, logs)
+            joined = await threads.MOVES.call_behind(join_logs, planned.name, logs)
         for log in joined.wrong:
             log_records.log_mismatch(conversation_id=log.conversation_id)
         return joined

@@ -118,7 +118,7 @@ class Rewriter:
         read = partial(log_objects.read_object_row, name=name)
         old = await self._postgres.run("db.pack", read, begin=RELAXED)
         # Another process was faster, or nothing of it is left.
-        if old is None or await self._postgres.run("db.pack", partial(log_objects.leave, stored=old), begin=DURABLE):
+        if old is None or await self._postgres.run("db.pack", partial(log_objects.leave_object, stored=old), begin=DURABLE):
             return
         body = await self._storage.read_whole(old)
         refs = await self._postgres.run("db.pack", partial(log_objects.read_refs, stored=old), begin=RELAXED)
@@ -139,9 +139,9 @@ class Rewriter:
         replaced = False
         try:
             with deadline("logs.pack", _JOIN_SECONDS):
-                for seq in await threads.PACKING.call_behind(damaged_in, body, refs):
+                for seq in await threads.MOVES.call_behind(damaged_in, body, refs):
                     log_records.log_not_found(seq=seq, storage_ref=str(dict(refs)[seq]))
-                joined = await threads.PACKING.call_behind(join_anew, new.name, body, refs)
+                joined = await threads.MOVES.call_behind(join_anew, new.name, body, refs)
             await self._storage.write(new, joined.body)
             later_seconds = 0.0
             replace = partial(log_objects.replace, old=old, new=new, refs=joined.refs, size=len(joined.body))

@@ -104,7 +104,7 @@ READS = ThreadBehindAccepts()
 OPERATIONS = ThreadBehindAccepts()
 """Writes what operators read: metrics, the list of tasks. Many who ask wait for each other."""
 
-PACKING = ThreadBehindAccepts()
+MOVES = ThreadBehindAccepts()
 """Puts logs together that move into object storage: nobody waits for that."""
 
 

@@ -225,7 +225,7 @@ async def replace(
     return True
 
 
-async def leave(connection: Connection, stored: LogObject) -> bool:
+async def leave_object(connection: Connection, stored: LogObject) -> bool:
     """Have an object deleted to which nothing refers; return whether that is so."""
     if await read_refs(connection, stored):
         return False
