@@ -172,7 +172,7 @@ class Packer:
             raise
         self._local.note_moved(len(joined.body))
         metrics.logs_packed_total.inc(moved)
-        log_records.logs_packed(name=planned.name, logs=moved, bytes=len(joined.body))
+        log_records.logs_packed(into=planned.name, logs=moved, bytes=len(joined.body))
         return moved
 
     async def _bodies(self, group: Sequence[WaitingLog]) -> Sequence[MovingLog]:

@@ -118,7 +118,9 @@ class Rewriter:
         read = partial(log_objects.read_object_row, name=name)
         old = await self._postgres.run("db.pack", read, begin=RELAXED)
         # Another process was faster, or nothing of it is left.
-        if old is None or await self._postgres.run("db.pack", partial(log_objects.leave_object, stored=old), begin=DURABLE):
+        if old is None or await self._postgres.run(
+            "db.pack", partial(log_objects.leave_object, stored=old), begin=DURABLE
+        ):
             return
         body = await self._storage.read_whole(old)
         refs = await self._postgres.run("db.pack", partial(log_objects.read_refs, stored=old), begin=RELAXED)
@@ -156,5 +158,5 @@ class Rewriter:
                     await self._postgres.run("db.pack", give_up, begin=DURABLE)
         if replaced:
             log_records.object_rewritten(
-                name=old.name, into=new.name, logs=len(refs), left_out=len(old.seqs) - len(refs)
+                old=old.name, into=new.name, logs=len(refs), left_out=len(old.seqs) - len(refs)
             )

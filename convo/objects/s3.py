@@ -121,7 +121,8 @@ class Bucket:
         """
 
         async def page(store: Any) -> list[ListedObject]:
-            async for rows in self._library.list(store, prefix, offset=after or None, chunk_size=PAGE_KEYS):
+            pages = self._library.list(store, prefix, offset=after or None, chunk_size=PAGE_KEYS)
+            async for rows in pages:  # no deadline: the callers have one
                 return [ListedObject(key=row["path"], bytes=row["size"]) for row in rows]
             return []
 
@@ -169,7 +170,7 @@ class Bucket:
             raise self._denied("there is no such bucket") from error
 
     async def _list_one(self, store: Any) -> None:
-        async for _ in self._library.list(store, chunk_size=1):
+        async for _ in self._library.list(store, chunk_size=1):  # no deadline: the callers have one
             return
 
     async def _call(self, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:

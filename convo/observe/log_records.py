@@ -284,14 +284,14 @@ def log_not_found(*, seq: int, storage_ref: str) -> None:
     _record("error", "log_not_found", seq=seq, storage_ref=storage_ref)
 
 
-def logs_packed(*, name: str, logs: int, bytes: int) -> None:  # noqa: A002  (the field's name)
+def logs_packed(*, into: str, logs: int, bytes: int) -> None:  # noqa: A002  (the field's name)
     """Log that so many logs have moved into an object."""
-    _record("info", "logs_packed", object=name, logs=logs, bytes=bytes)
+    _record("info", "logs_packed", into=into, logs=logs, bytes=bytes)
 
 
-def object_rewritten(*, name: str, into: str, logs: int, left_out: int) -> None:
+def object_rewritten(*, old: str, into: str, logs: int, left_out: int) -> None:
     """Log that an object of logs was written anew without those that were erased."""
-    _record("info", "object_rewritten", object=name, into=into, logs=logs, left_out=left_out)
+    _record("info", "object_rewritten", old=old, into=into, logs=logs, left_out=left_out)
 
 
 def objects_swept(*, abandoned: int, unknown: int) -> None:
