@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from convo.analysis.clients import make_remote
+from convo.commands.old_logs import check_bucket
 from convo.commands.output import plain, print_json, show_result
 from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
@@ -77,6 +78,8 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
         checks |= {name: partial(_remote, name, settings) for name in used_dependencies(settings)}
         if settings.rabbitmq.url:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
+        if settings.logs.in_objects:
+            checks["s3"] = partial(check_bucket, bridge, settings)
         return [await _timed(name, check) for name, check in checks.items()]
 
 

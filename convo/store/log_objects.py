@@ -266,6 +266,11 @@ async def stored_behind(connection: Connection, after: str, rows: int) -> Sequen
     return [LogObject(**dict(row)) for row in await connection.fetch(_STORED, after, rows)]
 
 
+async def known_among(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Return which of these objects the database knows, in whichever state."""
+    return {row["name"] for row in await connection.fetch(_KNOWN, list(names))}
+
+
 class ObjectGivenUp(Exception):
     """Ends the transaction of ``replace``: nothing of it is kept."""
 
@@ -373,6 +378,7 @@ INSERT INTO log_object (name, state, month, tenant, seqs, at)
 SELECT listed.name, 'leaving', listed.month, 0, '{}', convo_now() + make_interval(secs => $3)
 FROM unnest($1::bigint[], $2::text[]) AS listed (month, name) ON CONFLICT DO NOTHING
 """
+_KNOWN = "SELECT name FROM log_object WHERE name = ANY($1::text[])"
 _STORED = """
 SELECT name, month, tenant, seqs, bytes FROM log_object WHERE name > $1 AND state = 'stored' ORDER BY name LIMIT $2
 """

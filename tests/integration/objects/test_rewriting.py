@@ -131,7 +131,8 @@ async def test_what_is_erased_while_its_object_is_written_anew_goes_with_the_nex
 ) -> None:
     await packed(logs, "talk-1", "talk-2", "talk-3")
     await erased(logs, "talk-2")
-    put, receipts = logs.bucket.put, []
+    put = logs.bucket.put
+    receipts: list[Erasure] = []
 
     async def erasing(key: str, body: bytes) -> None:
         if not receipts:
@@ -156,7 +157,8 @@ async def test_what_is_erased_while_it_moves_is_waited_for_and_goes(
     await logs.settled("talk-1", said=(CANARY, "Yes."))
     await logs.settled("talk-2")
     await shift_clock(logs.postgres, "3 days")
-    put, receipts = logs.bucket.put, []
+    put = logs.bucket.put
+    receipts: list[Erasure] = []
 
     async def erasing(key: str, body: bytes) -> None:
         receipts.append(await erased(logs, "talk-1"))

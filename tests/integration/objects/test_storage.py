@@ -103,7 +103,7 @@ async def test_while_the_object_storage_is_away_old_logs_are_503_and_all_else_go
 
 
 async def test_a_job_whose_log_has_moved_parks_while_the_object_storage_is_away_and_ends_when_it_is_back(
-    database: str, tmp_path: Path, s3: S3Server, bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    database: str, tmp_path: Path, bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("convo.objects.packing._PRESSED_SECONDS", 0.0)
     settings = old(f"http://127.0.0.1:{proxy.port}", bucket)
