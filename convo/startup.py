@@ -39,7 +39,8 @@ from convo.settings import Settings, used_dependencies
 from convo.sign_in import sign_in, take_back_leases
 from convo.store.going_back import GoingBack
 from convo.store.jobs.table import Jobs
-from convo.store.postgres import Postgres
+from convo.store.log_objects import any_stored
+from convo.store.postgres import RELAXED, Postgres
 from convo.store.server_settings import check_room, connections_spare, inspect, risks
 from convo.store.sessions import signing_in
 from convo.webhooks.courier import WORKERS
@@ -223,6 +224,8 @@ async def _sign_in(
     postgres: Postgres, server_settings: Mapping[str, str], jobs: Jobs, me: Identity, settings: Settings
 ) -> list[str]:
     warnings = _durability_warnings(server_settings) + certificate_warnings(settings)
+    if not settings.logs.in_objects and await postgres.run("db.schema", any_stored, begin=RELAXED):
+        warnings.append("LOGS_ELSEWHERE: logs lie in object storage and cannot be read: set logs.store = s3, as before")
     connections = await sign_in(postgres, jobs, me, settings)
     check_room(server_settings, settings.database.pool_max)
     warnings += _connections_warnings(server_settings, connections)

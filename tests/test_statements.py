@@ -33,7 +33,6 @@ UNBOUND: Mapping[str, str] = {
         "one row, by its key",
     ),
     "convo.store.log_objects._GIVE_UP_ABANDONED": "at most twenty objects are planned and not referred to",
-    "convo.store.log_objects._FORGET_ERASED": "the logs of one object, at most 4,000",
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",
     "convo.store.history.RESTORED": "the one row of the history",
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",

@@ -281,7 +281,9 @@ class Causes:
 
     def _logs(self) -> Iterator[Condition]:
         if self._logs_behind is not None:
-            evidence = Evidence(figures=dict(self._logs_behind))
+            fields = self._logs_behind
+            rounded: Figures = {name: round(fields[name]) for name in ("seconds", "oldest_seconds")}
+            evidence = Evidence(figures={**fields, **rounded})
             trigger = "logs have not moved into object storage for longer than logs.behind_seconds"
             yield condition("LOGS_BEHIND", "logs", trigger, evidence=evidence)
 

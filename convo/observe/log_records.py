@@ -306,8 +306,8 @@ def logs_waiting(*, what: str, reason: str) -> None:
 
 def logs_behind(*, seconds: float, oldest_seconds: float, local_bytes: int, reason: str) -> None:
     """Log that logs have not moved for longer than ``logs.behind_seconds``."""
-    figures = {"seconds": round(seconds), "oldest_seconds": round(oldest_seconds), "local_bytes": local_bytes}
-    _record_seldom("error", "logs_behind", "", **figures, reason=reason)
+    fields = {"seconds": seconds, "oldest_seconds": oldest_seconds, "local_bytes": local_bytes, "reason": reason}
+    _record_seldom("error", "logs_behind", "", **fields)
 
 
 def logs_caught_up() -> None:

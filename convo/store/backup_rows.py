@@ -5,7 +5,9 @@ Open it to read something else out of a backup before it is restored.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import trio
@@ -16,7 +18,7 @@ from convo.errors import Refused
 from convo.runtime.deadline import deadline
 from convo.store.installation_key import InstallationKey
 from convo.store.log_objects import LogObject
-from convo.store.piped import ENVIRONMENT, kill, unpacked
+from convo.store.piped import piped, unpacked
 
 _SECONDS = 24 * 3600.0
 _TABLES = ("log_object", "installation_key")
@@ -42,43 +44,50 @@ async def read_needed(file: Path) -> NeededObjects:
     """
     objects: list[LogObject] = []
     fingerprint = ""
-    with deadline("backup.list", _SECONDS):
-        async for table, row in _rows(file):
-            if table == "installation_key":
-                fingerprint = InstallationKey(bytes.fromhex(row["key"].removeprefix("\\\\x"))).fingerprint
-            elif row["state"] == "stored":
-                month, tenant, size = (int(row[name]) for name in ("month", "tenant", "bytes"))
-                objects.append(LogObject(name=row["name"], month=month, tenant=tenant, seqs=(), bytes=size))
-    return NeededObjects(fingerprint=fingerprint, objects=tuple(sorted(objects, key=lambda one: one.name)))
-
-
-async def _rows(file: Path) -> AsyncIterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of these tables, as COPY writes them, each with the name of its table."""
-    table, columns = "", list[str]()
-    async for line in _lines(file):
-        if line.startswith("COPY "):
-            name, _, rest = line.removeprefix("COPY ").partition(" (")
-            table, columns = name.rpartition(".")[2], rest.partition(")")[0].split(", ")
-        elif line == "\\.":
-            table = ""
-        elif table:
-            yield table, dict(zip(columns, line.split("\t"), strict=True))
-
-
-async def _lines(file: Path) -> AsyncIterator[str]:
     found = await programs.find()
     wanted = [f"--table={name}" for name in _TABLES]
     command = [str(found.folder / "pg_restore"), "--data-only", "--file=-", *wanted]
-    async with unpacked(file) as archive:
-        process = await trio.lowlevel.open_process(command, stdin=archive, stdout=-1, stderr=-3, env=ENVIRONMENT)
-        assert process.stdout is not None  # noqa: S101  (it was asked for)
-        try:
-            rest = b""
-            async for chunk in process.stdout:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line.decode("utf-8", "replace")
+    rows = _Rows()
+    with deadline("backup.list", _SECONDS):
+        async with (
+            unpacked(file) as archive,
+            piped(command, stdin=archive, stderr=subprocess.DEVNULL) as (process, output),
+            trio.lowlevel.FdStream(os.dup(output)) as lines,
+        ):
+            async for chunk in lines:
+                for table, row in rows.feed(chunk):
+                    if table == "installation_key":
+                        key = bytes.fromhex(row["key"].removeprefix("\\\\x"))
+                        fingerprint = InstallationKey(key).fingerprint
+                    elif row["state"] == "stored":
+                        objects.append(_object_of(row))
             if await process.wait() != 0:
                 raise Refused(f"{file} cannot be read as a backup")
-        finally:
-            await kill(process)  # noqa: ASYNC102  (shields itself, with a bound)
+    return NeededObjects(fingerprint=fingerprint, objects=tuple(sorted(objects, key=lambda one: one.name)))
+
+
+def _object_of(row: Mapping[str, str]) -> LogObject:
+    month, tenant, size = (int(row[name]) for name in ("month", "tenant", "bytes"))
+    return LogObject(name=row["name"], month=month, tenant=tenant, seqs=(), bytes=size)
+
+
+class _Rows:
+    """Reads rows as COPY writes them, each with the name of its table, out of the pieces in which they come."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._table = ""
+        self._columns: list[str] = []
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[str, dict[str, str]]]:
+        """Take the next piece; yield the rows that have ended with it."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for one in lines:
+            line = one.decode("utf-8", "replace")
+            if line.startswith("COPY "):
+                name, _, rest = line.removeprefix("COPY ").partition(" (")
+                self._table, self._columns = name.rpartition(".")[2], rest.partition(")")[0].split(", ")
+            elif line == "\\.":
+                self._table = ""
+            elif self._table:
+                yield self._table, dict(zip(self._columns, line.split("\t"), strict=True))

@@ -64,14 +64,14 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("12 s", "10 s"),
     ),
     (
-        {"logs": {"attempt_seconds": 4.0, "backoff_seconds": 0.5}},
+        {"logs": {"attempts": 5}},
         ("logs.attempt_seconds", "web.request_seconds"),
-        ("8.5 s", "8 s"),
+        ("10.8 s", "8 s"),
     ),
     (
-        {"logs": {"attempt_seconds": 3.0, "write_seconds": 2.0}},
+        {"logs": {"write_seconds": 1.0}},
         ("logs.attempt_seconds", "logs.write_seconds"),
-        ("3 s", "2 s"),
+        ("2 s", "1 s"),
     ),
     (
         {"jobs": {"heartbeat_seconds": 11.0}},

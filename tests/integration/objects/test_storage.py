@@ -9,9 +9,11 @@ import httpx
 import pytest
 import trio
 
+from convo.errors import RemoteDenied, RemoteError
 from convo.observe import log_records
 from tests.support.buckets import S3Server, own_s3, variables
 from tests.support.making import ask, open_store, shift_clock
+from tests.support.old_logs import open_old_logs
 from tests.support.proxy import Proxy, open_proxy
 from tests.support.running import ended, serving
 
@@ -214,3 +216,79 @@ async def test_a_server_that_is_killed_and_comes_back_loses_nothing(database: st
                 return (await client.get("/v1/conversations/talk-1/log")).status_code == 200
 
             await until(read, 30)
+
+
+FAULTS = {
+    "throttling": (503, "SlowDown"),
+    "full": (507, "XMinioStorageFull"),
+    "broken": (500, "InternalError"),
+    "clock skew": (403, "RequestTimeTooSkewed"),
+    "wrong key": (403, "SignatureDoesNotMatch"),
+}
+
+
+@asynccontextmanager
+async def refusing(status: int, code: str) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Run an S3 that refuses every request so; yield its endpoint and the requests that came."""
+    body = f"<Error><Code>{code}</Code></Error>".encode()
+    head = f"HTTP/1.1 {status} X\r\ncontent-type: application/xml\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    requests: list[bytes] = []
+
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            data = b""
+            async for chunk in stream:
+                data += chunk
+                first, end, rest = data.partition(b"\r\n\r\n")
+                length = next(
+                    (int(line[15:]) for line in first.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
+                )
+                if end and len(rest) >= length:
+                    requests.append(first.split(b"\r\n")[0])
+                    data = rest[length:]
+                    await stream.send_all(head + body)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, answer, 0)
+        yield f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}", requests
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_whatever_it_answers_each_call_is_tried_as_often_as_the_settings_say_and_named(
+    database: str, fault: str
+) -> None:
+    status, code = FAULTS[fault]
+    async with (
+        refusing(status, code) as (endpoint, requests),
+        open_old_logs(database, endpoint, "logs", pack_after_seconds=3600.0, breaker_failures=3) as logs,
+    ):
+        await logs.settled("talk-1")
+        await shift_clock(logs.postgres, "3 days")
+        with pytest.raises(RemoteError, match=code) as caught:
+            await logs.packer.pack()
+        assert isinstance(caught.value, RemoteDenied) == (status == 403)
+        assert caught.value.outage
+        # obstore's own retries are off; a refusal for good is not tried again.
+        assert len(requests) == (1 if status == 403 else 2)
+        assert len(await logs.here()) == 1
+        assert await logs.objects() == [("leaving", 1)]
+
+
+async def test_a_refused_connection_is_noticed_at_once(database: str) -> None:
+    async with open_old_logs(database, "http://127.0.0.1:1", "logs") as logs:
+        began = trio.current_time()
+        with pytest.raises(RemoteError):
+            await logs.storage.packing.call("s3_pack.put", lambda: logs.bucket.put("key", b"x"))
+        assert trio.current_time() - began < 1.0
+
+
+async def test_a_start_without_objects_says_which_logs_it_cannot_read(
+    database: str, tmp_path: Path, s3: S3Server, bucket: str
+) -> None:
+    async with client_of(tmp_path / "one", database, old(s3.endpoint, bucket)) as client:
+        await moved(database, client, "talk-1")
+    async with client_of(tmp_path / "two", database, {}) as client:
+        assert any("LOGS_ELSEWHERE" in one for one in (await client.get("/readyz")).json()["warnings"])
+        answer = await client.get("/v1/conversations/talk-1/log")
+        assert (answer.status_code, answer.json()["code"]) == (503, "logs_unavailable")
