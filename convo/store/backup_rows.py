@@ -55,7 +55,7 @@ async def read_needed(file: Path) -> NeededObjects:
             trio.lowlevel.FdStream(os.dup(output)) as lines,
         ):
             async for chunk in lines:
-                for table, row in rows.feed(chunk):
+                for table, row in rows.feed(bytes(chunk)):
                     if table == "installation_key":
                         key = bytes.fromhex(row["key"].removeprefix("\\\\x"))
                         fingerprint = InstallationKey(key).fingerprint
