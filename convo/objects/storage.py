@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from convo.errors import RemoteError
+from convo.errors import DeadlineExceeded, RemoteError
 from convo.objects.s3 import Bucket, ListedObject, ObjectMissing, dependency_of_packing, dependency_of_reads
 from convo.observe import log_records, metrics
 from convo.runtime.deadline import deadline
@@ -70,7 +70,7 @@ class ObjectStorage:
         try:
             with deadline("s3_pack.inspect", self._settings.attempt_seconds):
                 await self._bucket.inspect()
-        except RemoteError as error:
+        except (RemoteError, DeadlineExceeded) as error:
             log_records.logs_waiting(what="looking at the bucket", reason=error.detail)
 
     async def inspect(self) -> str:

@@ -202,6 +202,15 @@ async def test_it_starts_whatever_the_object_storage_answers_and_reports_what_is
     assert any("LOGS_MISCONFIGURED" in one for one in warnings) == (what != "away")
 
 
+async def test_it_starts_while_the_object_storage_does_not_answer(
+    database: str, tmp_path: Path, bucket: str, proxy: Proxy
+) -> None:
+    proxy.hang()
+    async with client_of(tmp_path, database, old(f"http://127.0.0.1:{proxy.port}", bucket)) as client:
+        await posted(client, "talk-1")
+        await until(lambda: done(client, "talk-1"))
+
+
 async def test_a_server_that_is_killed_and_comes_back_loses_nothing(database: str, tmp_path: Path) -> None:
     async with own_s3(tmp_path / "s3") as server:
         bucket = server.made()
