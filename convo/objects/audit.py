@@ -72,7 +72,7 @@ async def _damaged(
     refs = await postgres.run("db.pack", partial(log_objects.read_refs, stored=one), begin=RELAXED)
     try:
         with deadline("s3_pack.read", settings.write_seconds):
-            body = await bucket.read_whole(object_key(folder, one.month, one.name))
+            body = await bucket.read(object_key(folder, one.month, one.name), 0, one.bytes)
     except ObjectMissing:
         return ()
     return [f"{seq} in {one.name}" for seq in damaged_in(body, refs)]

@@ -13,7 +13,7 @@ import trio
 from msgspec import Struct
 
 from convo.errors import Refused
-from convo.objects.s3 import Bucket, ObjectMissing
+from convo.objects.s3 import Bucket, ListedFolder, ObjectMissing
 from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings
 from convo.store.backup_rows import NeededObjects
@@ -62,7 +62,7 @@ async def copy_out(
                 continue
             try:
                 with deadline("logs.copy", settings.write_seconds):
-                    body = await bucket.read_whole(_key(settings, needed, one))
+                    body = await bucket.read(_key(settings, needed, one), 0, one.bytes)
                     await trio.to_thread.run_sync(_write, copies.path_of(one), body)
                 count += 1
             except ObjectMissing:
@@ -104,14 +104,15 @@ async def sizes_in(bucket: Bucket, settings: LogsSettings, fingerprint: str) -> 
         RemoteError, DeadlineExceeded: the bucket does not answer.
     """
     found: dict[str, int] = {}
-    after, folder = "", f"{folder_of(settings.prefix, fingerprint)}/"
-    while True:
-        with deadline("s3_pack.list", settings.write_seconds):
-            page = await bucket.list_behind(folder, after)
-        if not page:
-            return found
-        after = page[-1].key
-        found |= {one[1]: row.bytes for row in page if (one := object_in(row.key)) is not None}
+    for month in (await _listed(bucket, settings, f"{folder_of(settings.prefix, fingerprint)}/")).folders:
+        listed = await _listed(bucket, settings, month)
+        found |= {one[1]: row.bytes for row in listed.objects if (one := object_in(row.key)) is not None}
+    return found
+
+
+async def _listed(bucket: Bucket, settings: LogsSettings, folder: str) -> ListedFolder:
+    with deadline("s3_pack.list", settings.write_seconds):
+        return await bucket.list_folder(folder)
 
 
 def named_gone(missing: Sequence[str]) -> str:

@@ -135,10 +135,10 @@ class LogsKeeper:
         self._swept_at = now
 
     async def _note_unknown(self) -> int:
-        count, after = 0, ""
-        while listed := await self._storage.list_behind(after):
-            after = listed[-1].key
-            found = [one for row in listed if (one := object_in(row.key)) is not None]
+        count = 0
+        for month in (await self._storage.list_folder(f"{await self._storage.folder()}/")).folders:
+            listed = await self._storage.list_folder(month)
+            found = [one for row in listed.objects if (one := object_in(row.key)) is not None]
             note = partial(log_objects.note_unknown, objects=found, grace_seconds=GRACE_SECONDS)
             count += await self._postgres.run("db.pack", note, begin=DURABLE)
         return count

@@ -30,7 +30,6 @@ from convo.settings import LogsSettings, RemoteSettings
 
 T = TypeVar("T")
 
-PAGE_KEYS = 1000
 _BACKSTOP = 2.0
 _CONNECT_SECONDS = 2.0
 # An S3 says in its answers what is wrong, in a word: shown, and never compared.
@@ -49,6 +48,13 @@ class ListedObject(Struct, frozen=True, kw_only=True):
 
     key: str
     bytes: int
+
+
+class ListedFolder(Struct, frozen=True, kw_only=True):
+    """What is in a folder of the bucket; the names of its folders end with a stroke."""
+
+    objects: Sequence[ListedObject]
+    folders: Sequence[str]
 
 
 class Bucket:
@@ -101,35 +107,22 @@ class Bucket:
         """
         return bytes(await self._found(key, self._library.get_range_async, key, start=offset, length=length))
 
-    async def read_whole(self, key: str) -> bytes:
-        """Read an object.
-
-        Raises:
-            ObjectMissing, RemoteUnavailable, RemoteDenied: as ``read``.
-        """
-
-        async def whole(store: Any, key: str) -> bytes:
-            return bytes(await (await self._library.get_async(store, key)).bytes_async())
-
-        return await self._found(key, whole, key)
-
-    async def list_behind(self, prefix: str, after: str) -> Sequence[ListedObject]:
-        """List the next objects whose key begins with ``prefix``, at most ``PAGE_KEYS``, in the order of their keys.
+    async def list_folder(self, folder: str) -> ListedFolder:
+        """List a folder: what is in it, and the folders in it, without what is in those.
 
         Raises:
             RemoteUnavailable, RemoteDenied: as ``put``.
         """
-
-        async def page(store: Any) -> list[ListedObject]:
-            pages = self._library.list(store, prefix, offset=after or None, chunk_size=PAGE_KEYS)
-            async for rows in pages:  # no deadline: the callers have one
-                return [ListedObject(key=row["path"], bytes=row["size"]) for row in rows]
-            return []
-
+        # Not `obstore.list`: where its stream is cancelled, it is freed outside obstore's own threads while a request
+        # is under way. That panics, and no request succeeds any more (seen with obstore 0.12.1).
         try:
-            return await self._call(page)
+            found = await self._call(self._library.list_with_delimiter_async, folder)
         except FileNotFoundError as error:
             raise self._denied("there is no such bucket") from error
+        return ListedFolder(
+            objects=[ListedObject(key=row["path"], bytes=row["size"]) for row in found["objects"]],
+            folders=[f"{one.rstrip('/')}/" for one in found["common_prefixes"]],
+        )
 
     async def erase(self, key: str) -> None:
         """Delete an object with all versions that the bucket keeps of it; one that is not there is no failure.
@@ -156,7 +149,7 @@ class Bucket:
                 " logs.bucket one without"
             )
         versions = "with" if await self._signed.keeps_versions() else "without"
-        await self.list_behind("convo-check", "")
+        await self.list_folder("convo-check")
         return f"{self.address}, {versions} older versions"
 
     async def _found(self, key: str, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:
@@ -164,14 +157,8 @@ class Bucket:
             return await self._call(function, *args, **named)
         except FileNotFoundError as error:
             # The same for a bucket that is gone: that one cannot be listed.
-            with suppress(FileNotFoundError):
-                await self._call(self._list_one)
-                raise ObjectMissing(f"the object {key} is not in the bucket {self.address}") from error
-            raise self._denied("there is no such bucket") from error
-
-    async def _list_one(self, store: Any) -> None:
-        async for _ in self._library.list(store, chunk_size=1):  # no deadline: the callers have one
-            return
+            await self.list_folder("convo-check")
+            raise ObjectMissing(f"the object {key} is not in the bucket {self.address}") from error
 
     async def _call(self, function: Callable[..., Awaitable[T]], *args: object, **named: object) -> T:
         async def unit() -> T:

@@ -7,13 +7,13 @@ two dependencies: reads, and all that writes. So packing delays no read, and nei
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
 
 from convo.errors import DeadlineExceeded, RemoteError
-from convo.objects.s3 import Bucket, ListedObject, ObjectMissing, dependency_of_packing, dependency_of_reads
+from convo.objects.s3 import Bucket, ListedFolder, ObjectMissing, dependency_of_packing, dependency_of_reads
 from convo.observe import log_records, metrics
 from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings
@@ -93,14 +93,14 @@ class ObjectStorage:
         metrics.log_object_bytes_total.inc(len(body))
 
     async def read_whole(self, stored: LogObject) -> bytes | None:
-        """Read an object; None where it is not there.
+        """Read an object, as far as it should go; None where it is not there.
 
         Raises:
             RemoteError: it cannot be read now.
         """
         key = await self.key_of(stored)
         try:
-            return await self.packing.call("s3_pack.read", partial(self._bucket.read_whole, key))
+            return await self.packing.call("s3_pack.read", partial(self._bucket.read, key, 0, stored.bytes))
         except ObjectMissing:
             return None
 
@@ -113,14 +113,13 @@ class ObjectStorage:
         key = await self.key_of(leaving)
         await self.packing.call("s3_pack.erase", partial(self._bucket.erase, key))
 
-    async def list_behind(self, after: str) -> Sequence[ListedObject]:
-        """List the next objects of this installation.
+    async def list_folder(self, folder: str) -> ListedFolder:
+        """List what is in a folder of the bucket.
 
         Raises:
-            RemoteError: they cannot be listed now.
+            RemoteError: it cannot be listed now.
         """
-        folder = f"{await self.folder()}/"
-        return await self.packing.call("s3_pack.list", partial(self._bucket.list_behind, folder, after))
+        return await self.packing.call("s3_pack.list", partial(self._bucket.list_folder, folder))
 
     async def key_of(self, one: LogObject) -> str:
         """Return the key of an object."""

@@ -92,7 +92,7 @@ class OldLogs(Struct, frozen=True):
         """Return what packs and erases of a process that dies at a step."""
         steps = Steps(at)
         postgres: Any = Stepping(self.postgres, steps, "run")
-        bucket: Any = Stepping(self.bucket, steps, "put", "read_whole", "erase", "list_behind")
+        bucket: Any = Stepping(self.bucket, steps, "put", "read", "erase", "list_folder")
         storage = ObjectStorage(bucket, self.postgres, self.settings)
         return (
             steps,

@@ -271,17 +271,17 @@ async def test_while_the_object_storage_is_away_the_receipt_waits_and_nothing_is
     logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await packed(logs, "talk-1", "talk-2")
-    whole = logs.bucket.read_whole
+    read = logs.bucket.read
 
-    async def away(_key: str) -> bytes:
+    async def away(_key: str, _offset: int, _length: int) -> bytes:
         raise RemoteUnavailable("s3", "it is away")
 
-    monkeypatch.setattr(logs.bucket, "read_whole", away)
+    monkeypatch.setattr(logs.bucket, "read", away)
     done = await erased(logs, "talk-1")
     await logs.rewriter.erase_for(done.hmac, math.inf)
     assert (await read_receipt(logs.postgres, "conversation", done.hmac)).waiting == {"s3": 1}
     assert await logs.objects() == [("stored", 2)]
-    monkeypatch.setattr(logs.bucket, "read_whole", whole)
+    monkeypatch.setattr(logs.bucket, "read", read)
     await trio.sleep(0.3)
     await logs.rewriter.erase_for(done.hmac, math.inf)
     assert (await read_receipt(logs.postgres, "conversation", done.hmac)).waiting == {}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 import trio
 
 from convo.errors import RemoteDenied, RemoteError
+from convo.objects.s3 import Bucket
 from convo.observe import log_records
-from tests.support.buckets import S3Server, own_s3, variables
+from convo.runtime.bridge import open_bridge
+from convo.settings import LogsSettings
+from tests.support.buckets import S3Server, logs_settings, own_s3, variables
 from tests.support.making import ask, open_store, shift_clock
 from tests.support.old_logs import open_old_logs
 from tests.support.proxy import Proxy, open_proxy
@@ -301,3 +305,30 @@ async def test_a_start_without_objects_says_which_logs_it_cannot_read(
         assert any("LOGS_ELSEWHERE" in one for one in (await client.get("/readyz")).json()["warnings"])
         answer = await client.get("/v1/conversations/talk-1/log")
         assert (answer.status_code, answer.json()["code"]) == (503, "logs_unavailable")
+
+
+async def test_calls_that_are_cancelled_at_any_moment_leave_a_bucket_that_answers(
+    s3: S3Server, bucket: str, proxy: Proxy
+) -> None:
+    settings = LogsSettings(**logs_settings(f"http://127.0.0.1:{proxy.port}", bucket))
+    async with open_bridge() as bridge, Bucket(bridge, settings) as opened:
+        await opened.put("folder/00000/one", b"12345")
+        for round_ in range(12):
+            if round_ % 3 == 2:
+                proxy.hang()
+            for call in (
+                lambda: opened.list_folder("folder/00000/"),
+                lambda: opened.read("folder/00000/one", 1, 3),
+                lambda n=round_: opened.put(f"folder/00000/{n}", bytes(100_000)),
+                opened.inspect,
+                lambda: opened.erase("folder/00000/none"),
+            ):
+                with trio.move_on_after(0.0003 * 2 ** (round_ % 9)):
+                    await call()
+            if round_ % 3 == 2:
+                proxy.drop()
+                proxy.heal()
+            gc.collect()
+            with trio.fail_after(10):
+                assert await opened.read("folder/00000/one", 1, 3) == b"234"
+                assert {one.key for one in (await opened.list_folder("folder/00000/")).objects} >= {"folder/00000/one"}
