@@ -26,9 +26,15 @@ from convo.store.postgres import DURABLE, RELAXED, Postgres
 T = TypeVar("T")
 
 _SWEEP_SECONDS = 3_600.0
+_BATCH_SECONDS = 3_600.0
 _INSPECT_SECONDS = 3_600.0
 # Whoever restores a backup that is too old, and so no more knows of objects, has so long to see it.
 GRACE_SECONDS = 86_400.0
+
+
+def abandoned_seconds(settings: LogsSettings) -> float:
+    """Return how long after its plan nobody writes an object any more, as far as its process lives."""
+    return 30.0 + 2 * settings.attempts * settings.write_seconds
 
 
 class LogsKeeper:
@@ -49,8 +55,7 @@ class LogsKeeper:
         self._bell = Bell()
         self._packer = Packer(storage, postgres, settings, pressed)
         self.rewriter = Rewriter(storage, postgres, settings)
-        self._inspected_at: float | None = None
-        self._swept_at: float | None = None
+        self._done_at: dict[str, float] = {}
         self._failing_since: float | None = None
         self._failed: ConvoError | None = None
         self._is_behind = False
@@ -63,7 +68,7 @@ class LogsKeeper:
         """Begin anew: the database went back."""
         self._packer.forget()
         self._storage.forget()
-        self._swept_at = None
+        self._done_at.clear()
 
     async def run(self) -> None:
         """Look every ``logs.look_seconds``, and when something was erased, until cancelled."""
@@ -81,9 +86,11 @@ class LogsKeeper:
         moved = 0
         if await self._tried(self._inspect):
             # First what a person has asked for, last what saves room.
-            await self._tried(self._erase)
-            moved = await self._tried(self._pack) or 0
+            await self._tried(self.rewriter.erase_urgent)
+            await self._tried(self._erase_batch)
             await self._tried(self._sweep)
+            await self._tried(self.rewriter.delete_leaving)
+            moved = await self._tried(self._pack) or 0
         self._note_standing(self._failed)
         return moved
 
@@ -95,23 +102,17 @@ class LogsKeeper:
             self._failed = error
             return None
 
-    async def _erase(self) -> None:
-        await self.rewriter.erase_urgent()
-        await self.rewriter.delete_leaving()
-
     async def _pack(self) -> int:
         return await self._packer.pack() if await self._may_pack() else 0
 
     async def _inspect(self) -> bool:
-        now = trio.current_time()
-        if self._inspected_at is not None and now < self._inspected_at + _INSPECT_SECONDS:
-            return True
-        try:
-            await self._storage.inspect()
-        except Refused as error:
-            self._storage.packing.note_misconfigured(error.detail)
-            raise
-        self._inspected_at = now
+        if self._is_due("inspect", _INSPECT_SECONDS):
+            try:
+                await self._storage.inspect()
+            except Refused as error:
+                self._storage.packing.note_misconfigured(error.detail)
+                raise
+            self._done("inspect")
         return True
 
     async def _may_pack(self) -> bool:
@@ -121,18 +122,29 @@ class LogsKeeper:
             log_records.logs_waiting(what="packing", reason="; ".join(map(str, older)))
         return not older
 
+    def _is_due(self, what: str, seconds: float) -> bool:
+        return what not in self._done_at or trio.current_time() >= self._done_at[what] + seconds
+
+    def _done(self, what: str) -> None:
+        self._done_at[what] = trio.current_time()
+
+    async def _erase_batch(self) -> None:
+        """Write anew what retention has removed something of: what waits for others is looked at seldom."""
+        if self._is_due("batch", min(_BATCH_SECONDS, self._settings.batch_seconds)):
+            await self.rewriter.erase_batch()
+            self._done("batch")
+
     async def _sweep(self) -> None:
-        """Write anew what is due in batches, and delete what nobody refers to: by the database, then by the bucket."""
-        now = trio.current_time()
-        if self._swept_at is not None and now < self._swept_at + _SWEEP_SECONDS:
-            return
-        await self.rewriter.erase_batch()
-        abandoned = await self._postgres.run("db.pack", log_objects.give_up_abandoned, begin=DURABLE)
-        unknown = await self._note_unknown()
+        """Delete what nobody refers to: what was planned and left, and what the bucket has besides."""
+        seconds = abandoned_seconds(self._settings)
+        give_up = partial(log_objects.give_up_abandoned, seconds=seconds)
+        abandoned = await self._postgres.run("db.pack", give_up, begin=DURABLE)
+        unknown = 0
+        if self._is_due("sweep", _SWEEP_SECONDS):
+            unknown = await self._note_unknown()
+            self._done("sweep")
         if abandoned or unknown:
             log_records.objects_swept(abandoned=abandoned, unknown=unknown)
-        await self.rewriter.delete_leaving()
-        self._swept_at = now
 
     async def _note_unknown(self) -> int:
         count = 0

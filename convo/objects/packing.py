@@ -194,7 +194,10 @@ class Packer:
     async def _refer(self, planned: LogObject, joined: JoinedLogs) -> int:
         await until_idle(self._pressed)
         refer = partial(log_objects.refer, planned=planned, refs=joined.refs, size=len(joined.body))
-        return await self._postgres.run("db.pack", refer, begin=DURABLE)
+        moved = await self._postgres.run("db.pack", refer, begin=DURABLE)
+        if moved is None:
+            raise Unavailable(f"the object {planned.name} took so long that it was given up")
+        return moved
 
     async def _give_up(self, planned: LogObject, later_seconds: float) -> None:
         give_up = partial(log_objects.give_up, name=planned.name, later_seconds=later_seconds)

@@ -65,8 +65,7 @@ class Rewriter:
     async def _erase_urgent(self, hmac: bytes | None) -> int:
         urgent = partial(log_objects.urgent_objects, hmac=hmac)
         names = await self._postgres.run("db.pack", urgent, begin=RELAXED)
-        for name in names:
-            await self._write_anew(name)
+        await self._write_all_anew(names)
         return len(names)
 
     async def erase_batch(self) -> int:
@@ -80,8 +79,7 @@ class Rewriter:
         while after is not None:
             page = partial(log_objects.due_objects, after=after, batch_seconds=self._settings.batch_seconds)
             names, after = await self._postgres.run("db.pack", page, begin=RELAXED)
-            for name in names:
-                await self._write_anew(name)
+            await self._write_all_anew(names)
             count += len(names)
         return count
 
@@ -113,6 +111,19 @@ class Rewriter:
         await self._storage.erase(leaving)
         await self._postgres.run("db.pack", partial(log_objects.forget_object, name=leaving.name), begin=DURABLE)
         metrics.log_objects_erased_total.inc()
+
+    async def _write_all_anew(self, names: Sequence[str]) -> None:
+        """Write these objects anew; one that cannot be written does not hold up the others."""
+        failed = None
+        for name in names:
+            try:
+                await self._write_anew(name)
+            except RemoteDown:
+                raise
+            except RemoteError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _write_anew(self, name: str) -> None:
         read = partial(log_objects.read_object_row, name=name)

@@ -29,8 +29,6 @@ from convo.store.postgres import Connection
 from convo.store.process_programs import OlderProcess, older_processes
 
 _OPEN_MAX = 20
-# So long after it was planned, nobody writes an object any more: `logs.write_seconds` is 120 s at most.
-_ABANDONED_SECONDS = 900.0
 
 
 class LogObject(Struct, frozen=True, kw_only=True):
@@ -141,14 +139,16 @@ async def read_moving(connection: Connection, seqs: Sequence[int]) -> Sequence[M
     ]
 
 
-async def refer(connection: Connection, planned: LogObject, refs: Sequence[tuple[int, LogRef]], size: int) -> int:
+async def refer(
+    connection: Connection, planned: LogObject, refs: Sequence[tuple[int, LogRef]], size: int
+) -> int | None:
     """Have the logs refer to their object, which is written, and let their bodies go; return how many did.
 
-    Those that were erased meanwhile are noted. Where the object was given up meanwhile, none do.
+    Those that were erased meanwhile are noted. Return None where the object was given up meanwhile.
     """
     seqs = [seq for seq, _ in refs]
     if not await connection.fetchval(_STORE, planned.name, size, seqs):
-        return 0
+        return None
     moved = await connection.fetch(_REFER, seqs, [str(ref) for _, ref in refs], seqs[0], seqs[-1])
     await _note_vanished(connection, planned.name, "", set(seqs) - {row["seq"] for row in moved})
     return len(moved)
@@ -159,9 +159,12 @@ async def give_up(connection: Connection, name: str, later_seconds: float) -> No
     await connection.execute(_GIVE_UP, name, later_seconds)
 
 
-async def give_up_abandoned(connection: Connection) -> int:
-    """Have the planned objects deleted whose process must be dead; return how many those are."""
-    tag = await connection.execute(_GIVE_UP_ABANDONED, _ABANDONED_SECONDS)
+async def give_up_abandoned(connection: Connection, seconds: float) -> int:
+    """Have the objects deleted that were planned so long ago and are not referred to; return how many those are.
+
+    Whoever is at work on one still finds that out when it would be referred to.
+    """
+    tag = await connection.execute(_GIVE_UP_ABANDONED, seconds)
     return int(tag.rpartition(" ")[2])
 
 

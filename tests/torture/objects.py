@@ -158,5 +158,6 @@ async def s3_slow(world: World, seconds: float) -> None:
 
 
 _UNDER_WAY = """
-SELECT (SELECT count(*) FROM erased_log) + (SELECT count(*) FROM log_object WHERE state <> 'stored') AS count
+SELECT (SELECT count(*) FROM erased_log) + (
+    SELECT count(*) FROM log_object WHERE state <> 'stored' AND at < convo_now() + interval '10 minutes') AS count
 """

@@ -83,8 +83,8 @@ async def test_logs_that_cannot_move_for_long_raise_an_alert_until_they_do(
         monkeypatch.setattr(logs.bucket, "put", full)
         for _ in range(3):
             await keeper.look()
-        (behind, *_) = causes.conditions(1.0, Look(records=tuple(seen)))
-        assert (behind.type, behind.component) == ("LOGS_BEHIND", "logs")
+        (behind,) = [one for one in causes.conditions(1.0, Look(records=tuple(seen))) if one.type == "LOGS_BEHIND"]
+        assert behind.component == "logs"
         assert behind.evidence.figures["oldest_seconds"] > 200_000  # type: ignore[operator]
         assert "no room" in str(behind.evidence.figures["reason"])
         seen.clear()
@@ -92,7 +92,7 @@ async def test_logs_that_cannot_move_for_long_raise_an_alert_until_they_do(
         while not await keeper.look():
             await shift_clock(logs.postgres, "4 days")
         await keeper.look()
-        assert causes.conditions(2.0, Look(records=tuple(seen))) == []
+        assert "LOGS_BEHIND" not in {one.type for one in causes.conditions(2.0, Look(records=tuple(seen)))}
 
 
 async def test_a_process_that_does_not_lead_does_nothing(logs: OldLogs, monkeypatch: pytest.MonkeyPatch) -> None:
