@@ -318,9 +318,10 @@ _GIVE_UP = """
 UPDATE log_object SET state = 'leaving', at = convo_now() + make_interval(secs => $2)
 WHERE name = $1 AND state = 'planned'
 """
+# What is from a time to come was noted before a clock was set back.
 _GIVE_UP_ABANDONED = """
 UPDATE log_object SET state = 'leaving', at = convo_now()
-WHERE state = 'planned' AND at < convo_now() - make_interval(secs => $1)
+WHERE state = 'planned' AND (at < convo_now() - make_interval(secs => $1) OR at > convo_now() + interval '1 minute')
 """
 # Few are under way: each holds some thousand numbers.
 _NOTE_IN_FLIGHT = """
@@ -347,7 +348,8 @@ WITH RECURSIVE noted (name) AS (
     SELECT (SELECT e.name FROM erased_log AS e WHERE e.name > noted.name ORDER BY e.name LIMIT 1)
     FROM noted WHERE noted.name IS NOT NULL
 )
-SELECT o.name, gone.count >= cardinality(o.seqs) OR gone.since < convo_now() - make_interval(secs => $2) AS due
+SELECT o.name, gone.count >= cardinality(o.seqs) OR gone.since < convo_now() - make_interval(secs => $2)
+               OR gone.since > convo_now() + interval '1 minute' AS due
 FROM (SELECT name FROM noted WHERE name IS NOT NULL LIMIT {_DUE_ROWS}) AS noted
 JOIN log_object AS o ON o.name = noted.name AND o.state = 'stored',
 LATERAL (SELECT count(*) AS count, min(at) AS since FROM erased_log AS e WHERE e.name = o.name OFFSET 0) AS gone

@@ -54,7 +54,7 @@ class ObjectsOutside:
     async def until_moved(self, world: World) -> None:
         """Wait until nothing moves any more, and nothing waits to be erased."""
         with trio.move_on_after(_SETTLED_SECONDS):
-            while (await world.ask(_UNDER_WAY))[0]["count"]:  # noqa: ASYNC110  (a database rings no bell)
+            while await world.ask(_LEFT):  # noqa: ASYNC110  (a database rings no bell)
                 await trio.sleep(0.5)
 
     async def audit(self, world: World, outcome: Outcome) -> list[Finding]:
@@ -64,12 +64,12 @@ class ObjectsOutside:
         code, text = await convo_command(world, "audit", "--objects", settings=self.settings)
         stands = inflated(list((await trio.to_thread.run_sync(self.server.bodies, self.bucket)).values())).decode()
         gone = outcome.erased | outcome.expired
-        left = await world.ask(_UNDER_WAY)
+        left = [tuple(row) for row in await world.ask(_LEFT)]
         return [
             finding("logs that cannot be read, or are others", odd),
             finding("convo audit --objects", [text] if code else []),
             finding("erased or expired, and still in an object", sorted(one for one in gone if f"{one}." in stands)),
-            finding("logs that wait to be erased, and objects to be deleted", range(left[0]["count"])),
+            finding("logs that wait to be erased, and objects to be deleted", left),
         ]
 
     async def _read_all(self, world: World, names: Sequence[str]) -> list[str]:
@@ -157,7 +157,8 @@ async def s3_slow(world: World, seconds: float) -> None:
         world.objects.network.heal()
 
 
-_UNDER_WAY = """
-SELECT (SELECT count(*) FROM erased_log) + (
-    SELECT count(*) FROM log_object WHERE state <> 'stored' AND at < convo_now() + interval '10 minutes') AS count
+_LEFT = """
+SELECT name, state AS what, at, convo_now() AS now FROM log_object
+WHERE state <> 'stored' AND at < convo_now() + interval '10 minutes'
+UNION ALL SELECT name, 'erased ' || seq || CASE WHEN urgent THEN ', urgent' ELSE '' END, at, convo_now() FROM erased_log
 """

@@ -214,6 +214,16 @@ async def test_what_retention_removes_goes_in_batches_and_a_whole_object_at_once
     assert (await logs.objects(), s3.keys(bucket)) == ([], [])
 
 
+async def test_a_clock_that_was_set_back_makes_nothing_wait_for_it(logs: OldLogs, s3: S3Server, bucket: str) -> None:
+    seqs = await packed(logs, "talk-1", "talk-2")
+    await logs.postgres.run("test.retire", partial(retire, over=Over(position=None, logs=[seqs[0]])))
+    await logs.postgres.run("test.plan", partial(log_objects.plan, tenant=0, seqs=[1]), begin=DURABLE)
+    await shift_clock(logs.postgres, "1 day")
+    await logs.keeper.look()
+    assert not stands(s3, bucket)
+    assert await logs.objects() == [("stored", 1)]
+
+
 async def test_the_objects_of_a_month_that_is_dropped_go_but_for_what_is_kept(
     logs: OldLogs, s3: S3Server, bucket: str
 ) -> None:
