@@ -26,7 +26,7 @@ from convo.conversation.tenant import Reach, Tenant
 from convo.erase import erase_conversations
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
-from convo.store import audit_log, erasures, log_objects, outcomes, untold
+from convo.store import audit_log, erasures, log_erasing, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -152,7 +152,7 @@ async def _erase_rows(  # noqa: PLR0913  (whose, which, and how)
         await note(connection, telling, hmac, [seq])
     counts = await erase_conversations(connection, tenant, [seq], [hmac])
     if in_objects:
-        await log_objects.note_erased(connection, hmac, [seq])
+        await log_erasing.note_erased(connection, hmac, [seq])
     outliving = await erase_outliving(connection, tenant, [seq]) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from convo.retention import RetiredKind
 from convo.settings import RetentionSettings
 from convo.store.ledger import UNBOUND
-from convo.store.log_objects import note_dropped_logs
+from convo.store.log_erasing import note_dropped_logs
 from convo.store.months import (
     MONTH_TABLES,
     READ_DROPPED,

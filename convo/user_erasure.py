@@ -17,7 +17,7 @@ from convo.conversation.tenant import Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.erasure import Counted, Erasure, await_accepts, put_on_list, read_receipt
 from convo.errors import NotFound
-from convo.store import audit_log, erasures, log_objects, outcomes, untold
+from convo.store import audit_log, erasures, log_erasing, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -167,7 +167,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         await self.outbox.append_erased(connection, self.tenant, dict(zip(seqs, ids, strict=True)))
         counts = await erase_conversations(connection, self.tenant, seqs, gone)
         if self.in_objects:
-            await log_objects.note_erased(connection, self.hmac, seqs)
+            await log_erasing.note_erased(connection, self.hmac, seqs)
         hash_hmacs = [key.hmac_of_hash(self.tenant.id_hash(one)) for one in ids]
         await erasures.note_conversations(connection, gone, hash_hmacs)
         return _of_batch(counts)

@@ -14,7 +14,7 @@ from convo.objects.joining import damaged_in
 from convo.objects.s3 import Bucket, ObjectMissing
 from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings
-from convo.store import log_objects
+from convo.store import log_erasing, log_objects
 from convo.store.log_objects import LogObject
 from convo.store.log_refs import folder_of, object_key
 from convo.store.postgres import RELAXED, Postgres
@@ -69,7 +69,7 @@ async def _damaged(
     postgres: Postgres, bucket: Bucket, settings: LogsSettings, folder: str, one: LogObject
 ) -> Sequence[str]:
     # First the references: what is written anew in between has left the object by then.
-    refs = await postgres.run("db.pack", partial(log_objects.read_refs, stored=one), begin=RELAXED)
+    refs = await postgres.run("db.pack", partial(log_erasing.read_refs, stored=one), begin=RELAXED)
     try:
         with deadline("s3_pack.read", settings.write_seconds):
             body = await bucket.read(object_key(folder, one.month, one.name), 0, one.bytes)

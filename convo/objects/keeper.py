@@ -19,7 +19,7 @@ from convo.objects.storage import ObjectStorage
 from convo.observe import log_records, metrics
 from convo.runtime.bell import Bell
 from convo.settings import LogsSettings
-from convo.store import log_objects
+from convo.store import log_erasing, log_objects
 from convo.store.log_refs import object_in
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
@@ -151,7 +151,7 @@ class LogsKeeper:
         for month in (await self._storage.list_folder(f"{await self._storage.folder()}/")).folders:
             listed = await self._storage.list_folder(month)
             found = [one for row in listed.objects if (one := object_in(row.key)) is not None]
-            note = partial(log_objects.note_unknown, objects=found, grace_seconds=GRACE_SECONDS)
+            note = partial(log_erasing.note_unknown, objects=found, grace_seconds=GRACE_SECONDS)
             count += await self._postgres.run("db.pack", note, begin=DURABLE)
         return count
 

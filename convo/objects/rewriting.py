@@ -20,8 +20,9 @@ from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings
-from convo.store import log_objects
-from convo.store.log_objects import LogObject, ObjectGivenUp
+from convo.store import log_erasing, log_objects
+from convo.store.log_erasing import ObjectGivenUp
+from convo.store.log_objects import LogObject
 from convo.store.log_refs import LogRef
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
@@ -63,7 +64,7 @@ class Rewriter:
         return await self._erase_urgent(None)
 
     async def _erase_urgent(self, hmac: bytes | None) -> int:
-        urgent = partial(log_objects.urgent_objects, hmac=hmac)
+        urgent = partial(log_erasing.urgent_objects, hmac=hmac)
         names = await self._postgres.run("db.pack", urgent, begin=RELAXED)
         await self._write_all_anew(names)
         return len(names)
@@ -77,7 +78,7 @@ class Rewriter:
         after: str | None = ""
         count = 0
         while after is not None:
-            page = partial(log_objects.due_objects, after=after, batch_seconds=self._settings.batch_seconds)
+            page = partial(log_erasing.due_objects, after=after, batch_seconds=self._settings.batch_seconds)
             names, after = await self._postgres.run("db.pack", page, begin=RELAXED)
             await self._write_all_anew(names)
             count += len(names)
@@ -90,7 +91,7 @@ class Rewriter:
             RemoteError, DatabaseUnavailable, DeadlineExceeded: not all of it was possible now.
         """
         count, failed = 0, None
-        while leaving := await self._postgres.run("db.pack", log_objects.leaving_objects, begin=RELAXED):
+        while leaving := await self._postgres.run("db.pack", log_erasing.leaving_objects, begin=RELAXED):
             for one in leaving:
                 try:
                     await self._delete(one)
@@ -98,7 +99,7 @@ class Rewriter:
                     raise
                 except RemoteError as error:
                     # One that cannot be deleted must not hold up the others.
-                    later = partial(log_objects.postpone, name=one.name, seconds=_LATER_SECONDS)
+                    later = partial(log_erasing.postpone, name=one.name, seconds=_LATER_SECONDS)
                     await self._postgres.run("db.pack", later, begin=RELAXED)
                     failed = error
                 else:
@@ -109,7 +110,7 @@ class Rewriter:
 
     async def _delete(self, leaving: LogObject) -> None:
         await self._storage.erase(leaving)
-        await self._postgres.run("db.pack", partial(log_objects.forget_object, name=leaving.name), begin=DURABLE)
+        await self._postgres.run("db.pack", partial(log_erasing.forget_object, name=leaving.name), begin=DURABLE)
         metrics.log_objects_erased_total.inc()
 
     async def _write_all_anew(self, names: Sequence[str]) -> None:
@@ -126,15 +127,15 @@ class Rewriter:
             raise failed
 
     async def _write_anew(self, name: str) -> None:
-        read = partial(log_objects.read_object_row, name=name)
+        read = partial(log_erasing.read_object_row, name=name)
         old = await self._postgres.run("db.pack", read, begin=RELAXED)
         # Another process was faster, or nothing of it is left.
         if old is None or await self._postgres.run(
-            "db.pack", partial(log_objects.leave_object, stored=old), begin=DURABLE
+            "db.pack", partial(log_erasing.leave_object, stored=old), begin=DURABLE
         ):
             return
         body = await self._storage.read_whole(old)
-        refs = await self._postgres.run("db.pack", partial(log_objects.read_refs, stored=old), begin=RELAXED)
+        refs = await self._postgres.run("db.pack", partial(log_erasing.read_refs, stored=old), begin=RELAXED)
         if not refs:
             return
         if body is None:
@@ -157,7 +158,7 @@ class Rewriter:
                 joined = await threads.MOVES.call_behind(join_anew, new.name, body, refs)
             await self._storage.write(new, joined.body)
             later_seconds = 0.0
-            replace = partial(log_objects.replace, old=old, new=new, refs=joined.refs, size=len(joined.body))
+            replace = partial(log_erasing.replace, old=old, new=new, refs=joined.refs, size=len(joined.body))
             replaced = await self._postgres.run("db.pack", replace, begin=DURABLE)
         except ObjectGivenUp:
             pass

@@ -8,6 +8,7 @@ import trio
 from msgspec import structs
 
 from convo.commands import database as commands
+from convo.commands.check import check_dependencies
 from convo.commands.cli import main
 from convo.commands.old_logs import audit_bucket, check_objects, objects_of_backup
 from convo.conversation.tenant import DEFAULT, Reach
@@ -117,6 +118,19 @@ async def test_the_audit_of_the_tables_finds_references_to_no_object(
     async with open_old_logs(database, s3.endpoint, bucket) as logs:
         await ask(logs.postgres, "WITH d AS (DELETE FROM log_object) SELECT 1")
     assert any("logs that refer to an object that is not stored" in one for one in await commands.audit(settings))
+
+
+async def test_a_check_says_what_the_bucket_is_like_or_what_is_wrong(
+    database: str, tmp_path: Path, s3: S3Server, bucket: str
+) -> None:
+    found = {}
+    for name, wanted in (("plain", bucket), ("versions", s3.made(versions=True)), ("none", "there-is-none")):
+        results = await check_dependencies(settings_of(database, tmp_path, s3, wanted))
+        found[name] = next((one.good, one.detail) for one in results if one.name == "s3")
+    assert found["plain"] == (True, f"{s3.endpoint}/{bucket}, without older versions")
+    assert found["versions"][0]
+    assert "with older versions" in found["versions"][1]
+    assert not found["none"][0]
 
 
 def test_the_commands_say_which_objects_there_are(
