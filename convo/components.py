@@ -5,7 +5,7 @@ Open it to add a component, or to give one what it lacks. Nothing runs yet: what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -23,11 +23,14 @@ from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
 from convo.contracts import Contracts
+from convo.dependencies import OLD_LOGS
 from convo.erasure_keeper import ErasureKeeper
 from convo.event_keeper import keep_events
 from convo.http.asgi import App
 from convo.job_room_keeper import keep_job_room
 from convo.months_keeper import keep_months
+from convo.objects.keeper import LogsKeeper
+from convo.objects.storage import ObjectStorage
 from convo.observe import metrics
 from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
@@ -108,6 +111,7 @@ class Components:
         shared: SharedState,
         sink_queues: Sequence[SinkQueue],
         hooks: CheckedClient,
+        storage: ObjectStorage | None = None,
     ) -> None:
         self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
@@ -125,7 +129,13 @@ class Components:
             # With its fallbacks it is one for all who wait for it.
             self._dependencies[model.dependency.name] = model.dependency
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self.readiness = Readiness([*(remote.dependency for remote in remotes), *self._brokers.values()])
+        self._storage = storage
+        old_logs = []
+        if storage is not None:
+            self._dependencies[OLD_LOGS] = storage.reads
+            old_logs = [storage.reads, storage.packing]
+        called = (remote.dependency for remote in remotes)
+        self.readiness = Readiness([*called, *self._brokers.values(), *old_logs])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -169,6 +179,7 @@ class Components:
             erased=self._erased,
             telling=self._telling,
             outbox=self.outbox,
+            in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
         self.readiness.watch(self._warnings)
@@ -206,7 +217,13 @@ class Components:
 
     def _open_logs(self) -> None:
         jobs = self.settings.jobs
-        self._log_store = LogStore(self.postgres)
+        storage = self._storage
+        self._log_store = LogStore(self.postgres, None if storage is None else storage.read_log)
+        self._logs_keeper: LogsKeeper | None = None
+        if storage is not None:
+            self._logs_keeper = LogsKeeper(
+                storage, self.postgres, self.settings.logs, self._leads, self._admission.refuses
+            )
         handover_bytes = jobs.handover_bytes if jobs.workers else 0
         self._recent_logs = RecentLogs(self._log_store.take, handover_bytes, self.postgres.sessions.suspect)
 
@@ -338,6 +355,7 @@ class Components:
                 services=tuple(self._dependencies),
                 telling=self._telling,
                 outbox=self.outbox,
+                erase_objects=None if self._logs_keeper is None else self._logs_keeper.rewriter.erase_for,
             ),
             webhooks=WebhookRoutes(
                 settings=settings.web,
@@ -388,28 +406,36 @@ class Components:
             partial(keep_months, self.postgres, self._leads),
             partial(keep_job_room, self.postgres, self._leads),
             self._tenant_indexes.run,
+            *self._keepers_of_settings(),
         ]
         if self._teller is not None:
             keepers.append(self._teller.run)
         if self.spending is not None:
             keepers.append(self.spending.look)
-        if self.settings.jobs.workers:
-            keepers.append(self.remote_bell.listen)
-        if self.settings.parts and self.settings.jobs.workers:
-            keepers.append(self.part_keeper.run)
-        if self.settings.canary.enabled:
-            keepers.append(self._canary.run)
-        if passes(self.settings.retention):
-            keepers.append(self._retention.run)
-        if self.settings.events.types:
-            keepers += [self.numberer.run, partial(keep_events, self.postgres, self.settings.events, self._leads)]
-            keepers.append(self.streams.run)
-            keepers += [self.courier.run, *[self.courier.work] * WORKERS]
         if self.relay is not None:
             keepers.append(self.relay.run)
+        if self._logs_keeper is not None:
+            keepers.append(self._logs_keeper.run)
         if self.queue_intake is not None:
             keepers.append(self.queue_intake.run)
         return keepers
+
+    def _keepers_of_settings(self) -> Iterator[Keeper]:
+        """List the loops that a setting switches on."""
+        if self.settings.jobs.workers:
+            yield self.remote_bell.listen
+        if self.settings.parts and self.settings.jobs.workers:
+            yield self.part_keeper.run
+        if self.settings.canary.enabled:
+            yield self._canary.run
+        if passes(self.settings.retention):
+            yield self._retention.run
+        if self.settings.events.types:
+            yield self.numberer.run
+            yield partial(keep_events, self.postgres, self.settings.events, self._leads)
+            yield self.streams.run
+            yield self.courier.run
+            yield from [self.courier.work] * WORKERS
 
     async def leave_couriers(self) -> None:
         """Give back what this process delivers to, so that another one goes on at once, and finish what it takes in."""
@@ -440,6 +466,8 @@ class Components:
         self.streams.forget()
         if self.relay is not None:
             self.relay.start_over()
+        if self._logs_keeper is not None:
+            self._logs_keeper.forget()
         self.alerts.forget_shared()
         for dependency in self._dependencies.values():
             dependency.forget_jobs()
@@ -463,6 +491,8 @@ class Components:
 
     def _erased(self, seqs: Sequence[int]) -> None:
         self.erasures.ring()
+        if self._logs_keeper is not None:
+            self._logs_keeper.ring()
         if self._teller is not None:
             self._teller.ring()
         self._recent_logs.forget(seqs)

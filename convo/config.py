@@ -38,6 +38,7 @@ _SECRET_KEYS = (
     *((name, "api_key") for name in DEPENDENCIES),
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
     ("rabbitmq", "url"),
+    *(("logs", name) for name in ("access_key_id", "secret_access_key")),
 )
 # Tables of tables whose names and keys can stand in the names of variables.
 _NESTED_TABLES = {("llm", "fallbacks"): LlmFallback}
@@ -47,7 +48,7 @@ _WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversati
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _PATHS = (
     *(("server", key) for key in ("data_dir", "certfile", "keyfile")),
-    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq")),
+    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq", "logs")),
 )
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 _WRONG = re.compile(r" - at `\$\.(?P<section>\w+)\.(?P<key>\w+)")

@@ -91,11 +91,17 @@ def address_setting(name: str) -> str:
     return f"{name}.{DEPENDENCIES[name].address}" if part == name else f"parts.{part}.url"
 
 
+OLD_LOGS = "s3"
+"""What a job waits for whose log lies in object storage; reads are called so, too."""
+
 ALERT_PREFIXES: dict[str, str] = {
     **{row.name: row.alert_prefix for row in _ROWS},
     # No analysis calls it, so it has no row. It has one connection for each purpose.
     "rabbitmq": "RABBITMQ",
     "rabbitmq_intake": "RABBITMQ",
+    # No analyst is asked there. Reads and what packs have a breaker each, so that neither delays the other.
+    OLD_LOGS: "LOGS",
+    "s3_pack": "LOGS",
 }
 """What begins the names of the alerts of each service that convo calls, by its name."""
 

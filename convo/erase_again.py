@@ -66,6 +66,7 @@ async def erase_again(
     erased: Callable[[Sequence[int]], None],
     telling: Telling | None = None,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> ErasedAgain | None:
     """Erase what the table ``erase_again`` names, however long that takes; None while an older program is at work.
 
@@ -91,12 +92,20 @@ async def erase_again(
             until=inf,
             telling=telling,
             outbox=outbox,
+            in_objects=in_objects,
         )
     conversations = 0
     for tenant, conversation_id in found.conversations:
         whole = Reach(tenant=tenant)
         done = await erase_conversation(
-            postgres, whole, conversation_id, NO_CALLER, erased=erased, telling=telling, outbox=outbox
+            postgres,
+            whole,
+            conversation_id,
+            NO_CALLER,
+            erased=erased,
+            telling=telling,
+            outbox=outbox,
+            in_objects=in_objects,
         )
         conversations += not done.repeated
     memories = await postgres.run("db.erasures", partial(_end, wanted=wanted, found=found))

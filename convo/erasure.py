@@ -26,7 +26,7 @@ from convo.conversation.tenant import Reach, Tenant
 from convo.erase import erase_conversations
 from convo.errors import ConvoError, NotFound, Unavailable
 from convo.runtime.deadline import deadline
-from convo.store import audit_log, erasures, outcomes, untold
+from convo.store import audit_log, erasures, log_erasing, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -76,10 +76,13 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
     telling: Telling | None = None,
     dry_run: bool = False,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase one conversation with all its revisions, or with ``dry_run`` count the rows.
 
     ``erased`` is called with the ``seq`` of each revision, the newest first.
+
+    ``in_objects``: its log may lie in object storage, which the receipt then waits for.
 
     Raises:
         NotFound: no conversation that is reached has this id, and none had it that was erased.
@@ -114,7 +117,7 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
         await outbox.append_erased(connection, tenant, {seqs[0]: conversation_id})
         points = await connection.fetchval(_POINTS, seqs)
         hmacs = await erased_receipt_hmacs(connection, hashes, {seqs[0]: hmac})
-        counts = await _erase_rows(connection, tenant, hmacs, hmac, telling)
+        counts = await _erase_rows(connection, tenant, hmacs, hmac, telling, in_objects=in_objects)
         await outbox.append_levels(connection, {(tenant.number, user_id): -points} if points else {})
         if dry_run:
             raise Counted(counts, 0)
@@ -146,8 +149,14 @@ async def erased_receipt_hmacs(
     return {seq: known.get(seq) or key.hmac_of_hash(hashed) for seq, hashed in hashes.items()}
 
 
-async def _erase_rows(
-    connection: Connection, tenant: Tenant, hmacs: Mapping[int, bytes], hmac: bytes, telling: Telling | None
+async def _erase_rows(  # noqa: PLR0913  (whose, which, and how)
+    connection: Connection,
+    tenant: Tenant,
+    hmacs: Mapping[int, bytes],
+    hmac: bytes,
+    telling: Telling | None,
+    *,
+    in_objects: bool,
 ) -> ErasedCounts:
     """Erase all revisions of a conversation; of those that have expired, what is remembered from them."""
     stored = [row["seq"] for row in await connection.fetch(_STORED_AMONG, list(hmacs))]
@@ -156,6 +165,8 @@ async def _erase_rows(
         await untold.note_deletions(connection, telling, hmac, stored)
         await untold.note_outliving(connection, telling, hmac, expired)
     counts = await erase_conversations(connection, tenant, list(hmacs), list(hmacs.values()))
+    if in_objects:
+        await log_erasing.note_erased(connection, hmac, list(hmacs))
     outliving = await erase_outliving(connection, tenant, expired) if expired else 0
     return counts + ErasedCounts(removed={"memory": outliving}) if outliving else counts
 

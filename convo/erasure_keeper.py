@@ -42,6 +42,7 @@ class ErasureKeeper:
         erased: Callable[[Sequence[int]], None],
         telling: Telling | None = None,
         outbox: Outbox = NO_EVENTS,
+        in_objects: bool = False,
         leads: Callable[[], bool] = lambda: False,
     ) -> None:
         self._postgres = postgres
@@ -49,6 +50,7 @@ class ErasureKeeper:
         self._erased = erased
         self._telling = telling
         self._outbox = outbox
+        self._in_objects = in_objects
         self._leads = leads
         self._bell = Bell()
         self._file: Path | None = None
@@ -166,7 +168,13 @@ class ErasureKeeper:
             self._position, self._seen = followed.position, frozenset(followed.listed)
 
     async def _finish(self) -> None:
-        done = await erase_again(self._postgres, erased=self._erased, telling=self._telling, outbox=self._outbox)
+        done = await erase_again(
+            self._postgres,
+            erased=self._erased,
+            telling=self._telling,
+            outbox=self._outbox,
+            in_objects=self._in_objects,
+        )
         if done:
             log_records.erased_again(conversations=done.conversations, users=done.users, memories=done.memories)
             self.ring()

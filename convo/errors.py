@@ -242,6 +242,13 @@ class PoolExhausted(DatabaseUnavailable):
     title = "No database connection became free in time"
 
 
+class LogsUnavailable(Unavailable):
+    """A log lies in object storage, which cannot be reached now."""
+
+    code = "logs_unavailable"
+    title = "Old logs cannot be read now"
+
+
 class DiskFull(DatabaseUnavailable):
     """The database has no space left on its disk."""
 

@@ -76,6 +76,7 @@ def ladder(settings: Settings) -> tuple[Rung, ...]:
         *_job_rungs(settings),
         *_webhook_rungs(settings),
         *_stream_rungs(settings),
+        *_log_rungs(settings),
         *_process_rungs(settings),
         *_alert_rungs(settings),
     )
@@ -178,6 +179,25 @@ def _stream_rungs(s: Settings) -> Iterator[Rung]:
         outside="ladder.gateway_seconds",
         outside_seconds=s.ladder.gateway_seconds,
         otherwise="the gateway would end streams in which nothing happens",
+    )
+
+
+def _log_rungs(s: Settings) -> Iterator[Rung]:
+    yield Rung(
+        inside="logs.attempt_seconds x attempts + backoffs",
+        inside_seconds=s.logs.attempt_seconds * s.logs.attempts + s.logs.backoff_seconds * (s.logs.attempts - 1),
+        relation="<",
+        outside="web.request_seconds",
+        outside_seconds=s.web.request_seconds,
+        otherwise="a read of an old log would end with the request's time, and not with 503 logs_unavailable",
+    )
+    yield Rung(
+        inside="logs.attempt_seconds",
+        inside_seconds=s.logs.attempt_seconds,
+        relation="<=",
+        outside="logs.write_seconds",
+        outside_seconds=s.logs.write_seconds,
+        otherwise="a whole object of logs would have less time than one log of it",
     )
 
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import trio
-from trio._core._run import wait_all_tasks_blocked  # trio.testing has it, too, and imports pytest where that is there
 
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.observe import log_records, metrics
@@ -41,13 +40,11 @@ from convo.retention_months import (
     find_whole_months,
     read_month,
 )
+from convo.runtime.idle import GIVE_WAY_SECONDS, until_idle
 from convo.settings import RetentionSettings
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
 from convo.store.postgres_errors import is_held_up
 
-# Nothing runs in this process for so long.
-_IDLE_SECONDS = 0.001
-_GIVE_WAY_SECONDS = 1.0
 _PAUSE_SECONDS_MIN = 0.01
 # A page that removes many rows takes longer than one that removes none. The next one has as many rows as fit.
 _PAGE_SECONDS = 0.1
@@ -118,7 +115,7 @@ class RetentionKeeper:
     async def _read_month(self, whole: WholeMonth) -> OverMonth | None:
         connection = self._postgres.dedicated()
         try:
-            await self._until_quiet()
+            await until_idle(self._pressed)
             read = partial(read_month, whole=whole)
             return await connection.run("db.retire_month", read, begin=RELAXED, seconds=READ_MONTH_SECONDS)
         finally:
@@ -132,7 +129,7 @@ class RetentionKeeper:
 
         reason = "something else comes first"
         for _ in range(_DROP_TRIES):
-            await self._until_quiet()
+            await until_idle(self._pressed)
             started = trio.current_time()
             try:
                 rows = await self._postgres.run("db.retire", body, begin=DURABLE)
@@ -148,7 +145,7 @@ class RetentionKeeper:
                 seconds = trio.current_time() - started
                 log_records.month_dropped(month=over.month.name, rows=rows, seconds=seconds)
                 return True
-            await trio.sleep(_GIVE_WAY_SECONDS)
+            await trio.sleep(GIVE_WAY_SECONDS)
         log_records.retention_waits(reason=f"{over.month.name} is over and cannot be dropped now: {reason}")
         return False
 
@@ -157,12 +154,12 @@ class RetentionKeeper:
         if now >= self._whole_at.get(name, now) + _WHOLE_SECONDS or name not in self._positions:
             self._positions[name], self._whole_at[name] = None, now
         while self._leads():
-            await self._until_quiet()
+            await until_idle(self._pressed)
             page = partial(self._page, find=find, position=self._positions[name])
             started = trio.current_time()
             done = await self._postgres.run("db.retire", page, begin=RELAXED)
             if done is None:
-                await trio.sleep(_GIVE_WAY_SECONDS)
+                await trio.sleep(GIVE_WAY_SECONDS)
                 continue
             over, removed = done
             seconds = trio.current_time() - started
@@ -176,13 +173,6 @@ class RetentionKeeper:
                 _PAGE_ROWS_MIN, min(RETIRED_ROWS_MAX, int(self._rows * _PAGE_SECONDS / max(seconds, 1e-6)))
             )
             await trio.sleep(max(seconds, _PAUSE_SECONDS_MIN))
-
-    async def _until_quiet(self) -> None:
-        while True:
-            await wait_all_tasks_blocked(_IDLE_SECONDS)
-            if not self._pressed():
-                return
-            await trio.sleep(_GIVE_WAY_SECONDS)
 
     async def _page(
         self, connection: Connection, *, find: FindOver, position: tuple[object, ...] | None

@@ -18,6 +18,7 @@ from msgspec import Struct
 from convo.retention import RetiredKind
 from convo.settings import RetentionSettings
 from convo.store.ledger import UNBOUND
+from convo.store.log_erasing import note_dropped_logs
 from convo.store.months import (
     MONTH_TABLES,
     READ_DROPPED,
@@ -101,6 +102,8 @@ async def drop_over(connection: Connection, whole: WholeMonth, over: OverMonth) 
     kept = sorted({*over.kept, *await _not_analysed(connection, over.month)})
     moved = await drop_month(connection, over.month, kept, replaced=not whole.empty)
     await note_dropped(connection, over.month, over.rows, moved)
+    if over.month.table == "conversation_log":
+        await note_dropped_logs(connection, over.month.number)
     return over.rows
 
 

@@ -86,11 +86,21 @@ async def serve(settings: Settings, announce: Announce) -> None:
             analysts, remotes = await stack.enter_async_context(startup.open_analysts(settings))
             sink_queues = await stack.enter_async_context(open_sink_queues(settings.alerts))
             hooks = await stack.enter_async_context(startup.open_hooks(settings))
+            storage = await stack.enter_async_context(startup.open_storage(settings, bridge, postgres))
             shared = SharedState(postgres, settings.alerts)
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)
             components = Components(
-                settings, bridge, postgres, me, analysts, remotes, shared=shared, sink_queues=sink_queues, hooks=hooks
+                settings,
+                bridge,
+                postgres,
+                me,
+                analysts,
+                remotes,
+                shared=shared,
+                sink_queues=sink_queues,
+                hooks=hooks,
+                storage=storage,
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()

@@ -15,6 +15,7 @@ from convo.host_names import listed_name, origin_host
 from convo.setting_values import variable
 from convo.settings import (
     AlertsSettings,
+    LogsSettings,
     RabbitmqSettings,
     Settings,
     dependency_sections,
@@ -72,6 +73,7 @@ def check_meaning(settings: Settings) -> None:
     _check_callers(settings)
     _check_sinks(settings.alerts)
     _check_rabbitmq(settings.rabbitmq)
+    _check_logs(settings.logs)
 
 
 def _check_database(settings: Settings) -> None:
@@ -192,6 +194,23 @@ def _check_rabbitmq(rabbitmq: RabbitmqSettings) -> None:
         raise ConfigError(
             f"rabbitmq.intake_queue = {rabbitmq.intake_queue!r}, but there is no broker to take it from: set"
             f" {variable('rabbitmq', 'url')}, or empty rabbitmq.intake_queue"
+        )
+
+
+def _check_logs(logs: LogsSettings) -> None:
+    if logs.in_objects and not logs.bucket:
+        raise ConfigError(
+            "logs.store = s3, but there is no bucket: set logs.bucket to one that exists and is convo's alone, or"
+            " logs.store = postgres"
+        )
+    if logs.endpoint and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?", logs.endpoint):
+        raise ConfigError(
+            f"logs.endpoint = {logs.endpoint!r} is no http:// or https:// address; leave it empty for Amazon's own"
+        )
+    if bool(logs.access_key_id) != bool(logs.secret_access_key):
+        raise ConfigError(
+            f"only one of {variable('logs', 'access_key_id')} and {variable('logs', 'secret_access_key')} is set: set"
+            " both, or neither where the machine has a role or the AWS_* variables are set"
         )
 
 

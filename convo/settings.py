@@ -544,6 +544,43 @@ class RabbitmqSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
     verify: bool = True
 
 
+class LogsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where logs are kept: in PostgreSQL, or after a while in the bucket of an S3.
+
+    ``attempt_seconds`` is for reading one log, ``write_seconds`` for everything else.
+    """
+
+    store: Literal["postgres", "s3"] = "postgres"
+    endpoint: str = ""
+    bucket: Annotated[str, Meta(pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?\Z")] = ""
+    prefix: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*)?\Z", max_length=200)] = "convo"
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,40}\Z")] = "us-east-1"
+    path_style: bool = True
+    access_key_id: Secret = Secret()
+    secret_access_key: Secret = Secret()
+    ca_file: str = ""
+    verify: bool = True
+    pack_after_seconds: Seconds = 86_400.0
+    pack_bytes: Annotated[int, Meta(ge=1024, le=256 << 20)] = 8 << 20
+    local_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
+    cache_bytes: Annotated[int, Meta(ge=0, le=1 << 34)] = 16 << 20
+    attempt_seconds: Seconds = 2.0
+    attempts: Annotated[int, Meta(ge=1, le=20)] = 2
+    backoff_seconds: Seconds = 0.2
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] = 8
+    write_seconds: Annotated[float, Meta(gt=0, le=120)] = 30.0
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 5
+    breaker_open_seconds: Seconds = 10.0
+    look_seconds: Seconds = 10.0
+    batch_seconds: Seconds = 86_400.0
+    behind_seconds: Seconds = 3_600.0
+
+    @property
+    def in_objects(self) -> bool:
+        """Whether logs move into object storage."""
+        return self.store == "s3"
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -578,6 +615,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: EventsSettings = EventsSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     rabbitmq: RabbitmqSettings = RabbitmqSettings()
+    logs: LogsSettings = LogsSettings()
     canary: CanarySettings = CanarySettings()
 
 

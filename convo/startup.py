@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import trio
@@ -29,15 +30,19 @@ from convo.embedded.server import keep_log_short, keep_running
 from convo.erasure_keeper import ErasureKeeper
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.major_move import keep_programs, open_moved
+from convo.objects.s3 import Bucket
+from convo.objects.storage import ObjectStorage
 from convo.observe import log_records
 from convo.outbound_checked import CheckedClient
 from convo.runtime import threads
+from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.settings import Settings, used_dependencies
 from convo.sign_in import sign_in, take_back_leases
 from convo.store.going_back import GoingBack
 from convo.store.jobs.table import Jobs
-from convo.store.postgres import Postgres
+from convo.store.log_objects import any_stored
+from convo.store.postgres import RELAXED, Postgres
 from convo.store.server_settings import check_room, connections_spare, inspect, risks
 from convo.store.sessions import signing_in
 from convo.webhooks.courier import WORKERS
@@ -150,6 +155,22 @@ async def open_analysts(settings: Settings) -> AsyncIterator[tuple[AnalystsOfSet
         yield found, remotes
 
 
+@asynccontextmanager
+async def open_storage(settings: Settings, bridge: Bridge, postgres: Postgres) -> AsyncIterator[ObjectStorage | None]:
+    """Open the object storage of old logs; None where logs are in PostgreSQL.
+
+    Raises:
+        Refused: a library is not installed, or the bucket keeps objects from being deleted.
+    """
+    if not settings.logs.in_objects:
+        yield None
+        return
+    async with Bucket(bridge, settings.logs) as bucket:
+        storage = ObjectStorage(bucket, postgres, settings.logs)
+        await storage.inspect_at_start()
+        yield storage
+
+
 def open_hooks(settings: Settings) -> CheckedClient:
     """Make the client for the endpoints of webhooks."""
     hooks = settings.webhooks
@@ -216,6 +237,8 @@ async def _sign_in(
     postgres: Postgres, server_settings: Mapping[str, str], jobs: Jobs, me: Identity, settings: Settings
 ) -> list[str]:
     warnings = _durability_warnings(server_settings) + certificate_warnings(settings)
+    if not settings.logs.in_objects and await postgres.run("db.schema", any_stored, begin=RELAXED):
+        warnings.append("LOGS_ELSEWHERE: logs lie in object storage and cannot be read: set logs.store = s3, as before")
     connections = await sign_in(postgres, jobs, me, settings)
     check_room(server_settings, settings.database.pool_max)
     warnings += _connections_warnings(server_settings, connections)
@@ -239,8 +262,10 @@ def _connections_warnings(server_settings: Mapping[str, str], connections: int) 
 
 def certificate_warnings(settings: Settings) -> list[str]:
     """Log where certificates are not checked, and return it for a person."""
-    sections = {name: getattr(settings, name) for name in used_dependencies(settings)}
+    sections: dict[str, Any] = {name: getattr(settings, name) for name in used_dependencies(settings)}
     sections |= {f"parts.{name}": part for name, part in settings.parts.items() if part.who == "http"}
+    if settings.logs.in_objects:
+        sections["logs"] = settings.logs
     if settings.alerts.webhook_url or settings.alerts.slack_url or settings.alerts.google_chat_url:
         sections["alerts"] = settings.alerts
     if settings.events.types:

@@ -17,7 +17,7 @@ from convo.conversation.tenant import Tenant
 from convo.erase import erase_conversations, erase_rest_of_user
 from convo.erasure import Counted, Erasure, await_accepts, erased_receipt_hmacs, put_on_list, read_receipt
 from convo.errors import NotFound
-from convo.store import audit_log, erasures, outcomes, untold
+from convo.store import audit_log, erasures, log_erasing, outcomes, untold
 from convo.store.audit_log import AuditEntry, AuditTarget, Caller
 from convo.store.erasures import ErasedCounts
 from convo.store.installation_key import read_installation_key
@@ -43,8 +43,11 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
     telling: Telling | None = None,
     dry_run: bool = False,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase all of a user that was received or ended until now, as far as there is time until ``until``.
+
+    ``in_objects`` is as for ``erase_conversation``.
 
     What ends later is accepted. Conversations go batch by batch; ``erased`` is called with the ``seq`` of each batch.
 
@@ -82,6 +85,7 @@ async def erase_user(  # noqa: PLR0913  (whom, who asks, and how far)
         until=until,
         telling=telling,
         outbox=outbox,
+        in_objects=in_objects,
     )
 
 
@@ -97,10 +101,18 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
     until: float,
     telling: Telling | None = None,
     outbox: Outbox = NO_EVENTS,
+    in_objects: bool = False,
 ) -> Erasure:
     """Erase of a user what was received or ended until ``begun_at``: of an erasure that is on the list."""
     batch = _UserBatch(
-        tenant=tenant, user_id=user_id, hmac=hmac, begun_at=begun_at, caller=caller, telling=telling, outbox=outbox
+        tenant=tenant,
+        user_id=user_id,
+        hmac=hmac,
+        begun_at=begun_at,
+        caller=caller,
+        telling=telling,
+        outbox=outbox,
+        in_objects=in_objects,
     )
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
@@ -121,6 +133,7 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
     caller: Caller
     telling: Telling | None = None
     outbox: Outbox = NO_EVENTS
+    in_objects: bool = False
 
     async def erase(self, postgres: Postgres) -> tuple[list[int], bool]:
         """Erase it; return which conversations went, and whether nothing is left."""
@@ -156,6 +169,8 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         await self.outbox.append_erased(connection, self.tenant, newest)
         of_receipts = await erased_receipt_hmacs(connection, hashes, hmacs)
         counts = await erase_conversations(connection, self.tenant, list(of_receipts), list(of_receipts.values()))
+        if self.in_objects:
+            await log_erasing.note_erased(connection, self.hmac, list(of_receipts))
         gone = {row["conversation_id"]: self.tenant.id_hash(row["conversation_id"]) for row in found}
         await erasures.note_conversations(
             connection,

@@ -2,16 +2,17 @@
 """Torture convo: real processes on one database get duplicates while everything around them fails; then audit them.
 
     .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--workers 8]
-                                                 [--memory-away] [--short] [--events] [--only WORDS ...]
+                                                 [--memory-away] [--short] [--events] [--objects] [--only WORDS ...]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
 With ``--memory-away`` the memory service cannot be reached from the first conversation on, while all the rest goes
 wrong as well: nothing can be done until it is back. With ``--events`` a receiver of webhooks and a RabbitMQ take part:
-what they get is compared with the outbox, and conversations come by a queue, too. After that everything is healed, the
-backlog is waited for, and the auditor compares its own record with what it can see from outside. Last a disk is filled
-twice over: once so that no table can grow, once so that the database's log cannot and the server ends itself. Exit
-code 0: lost 0, twice 0, stuck 0, late 0.
+what they get is compared with the outbox, and conversations come by a queue, too. With ``--objects`` all logs move into
+an S3 server, which fails as well: each must be read again, and of what was erased nothing may stand there. After that
+everything is healed, the backlog is waited for, and the auditor compares its own record with what it can see from
+outside. Last a disk is filled twice over: once so that no table can grow, once so that the database's log cannot and
+the server ends itself. Exit code 0: lost 0, twice 0, stuck 0, late 0.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ from tests.support.disk import fill_the_disk  # noqa: E402
 from tests.torture.auditor import Calm, Finding, Record, audit, read_outcome  # noqa: E402
 from tests.torture.faults import FAULTS, Fault  # noqa: E402
 from tests.torture.load import Load, probe, revive_the_dead, until_done  # noqa: E402
+from tests.torture.objects import (  # noqa: E402
+    ObjectsOutside,
+    open_objects,
+    s3_cut,
+    s3_killed,
+    s3_loses_answers,
+    s3_slow,
+    s3_stands_still,
+)
 from tests.torture.outside import Outside, broker_killed, broker_stands_still, open_outside  # noqa: E402
 from tests.torture.world import World, open_world, wall  # noqa: E402
 
@@ -51,6 +61,7 @@ _LANES = {
     "retention": "retention",
     "database taken back": "database model network",
     "RabbitMQ": "RabbitMQ",
+    "S3": "S3",
 }
 _DATABASE = "database"
 _MIXED = "all of them mixed"
@@ -150,6 +161,29 @@ EVENT_FAULTS: dict[str, Fault] = {
 }
 _LONG_EVENTS = {"RabbitMQ is killed and restarts": (5, 0.0, 3.0), "RabbitMQ stands still (SIGSTOP)": (2, 4.0, 8.0)}
 _SHORT_EVENTS = {"RabbitMQ is killed and restarts": (1, 0.0, 1.0), "RabbitMQ stands still (SIGSTOP)": (1, 3.0, 4.0)}
+OBJECT_FAULTS: dict[str, Fault] = {
+    "S3 is killed and restarts": s3_killed,
+    "S3 stands still (SIGSTOP)": s3_stands_still,
+    "S3 cut off": s3_cut,
+    "S3 loses answers": s3_loses_answers,
+    "S3 slow": s3_slow,
+}
+_LONG_OBJECTS = {
+    "S3 is killed and restarts": (4, 0.0, 8.0),
+    "S3 stands still (SIGSTOP)": (2, 4.0, 8.0),
+    "S3 cut off": (3, 2.0, 8.0),
+    "S3 loses answers": (4, 3.0, 8.0),
+    "S3 slow": (2, 4.0, 8.0),
+}
+_SHORT_OBJECTS = {
+    "S3 is killed and restarts": (1, 0.0, 3.0),
+    "S3 stands still (SIGSTOP)": (1, 2.0, 3.0),
+    "S3 cut off": (1, 2.0, 3.0),
+    "S3 loses answers": (2, 2.0, 3.0),
+    "S3 slow": (1, 2.0, 3.0),
+}
+# A database that goes back refers to objects that were written anew since, as a backup does without its objects.
+_NOT_WITH_OBJECTS = ("database taken back",)
 # A database that goes back gives its numbers again, and what has expired has no conversation any more.
 _NOT_WITH_EVENTS = ("database taken back", "retention")
 
@@ -160,12 +194,20 @@ def with_events(form: Form) -> Form:
     return structs.replace(form, faults=kept | (_LONG_EVENTS if form.alone else _SHORT_EVENTS))
 
 
+def with_objects(form: Form) -> Form:
+    """Return the form in which logs move into objects."""
+    kept = {name: how for name, how in form.faults.items() if not name.startswith(_NOT_WITH_OBJECTS)}
+    return structs.replace(form, faults=kept | (_LONG_OBJECTS if form.alone else _SHORT_OBJECTS))
+
+
 def main() -> int:
     """Torture, print what was seen; return 0 when nothing was lost, twice, stuck or late."""
     asked = _arguments()
     form = SHORT if asked.short else LONG
     if asked.events:
         form = with_events(form)
+    if asked.objects:
+        form = with_objects(form)
     if asked.only:
         chosen = {name: how for name, how in form.faults.items() if any(words in name for words in asked.only)}
         form = structs.replace(form, faults=chosen)
@@ -194,6 +236,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=3, help="convo processes on one database")
     parser.add_argument("--workers", type=int, default=JobsSettings().workers, help="workers in each process")
     parser.add_argument("--events", action="store_true", help="webhooks, RabbitMQ and a queue of conversations besides")
+    parser.add_argument("--objects", action="store_true", help="logs move into an S3 server, which fails as well")
     parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="only the faults whose names hold one of these")
@@ -256,8 +299,14 @@ class Torture:
             outside = None
             if asked.events:
                 outside = await stack.enter_async_context(open_outside(self._folder / "broker", asked.seed))
-            settings = {"jobs.workers": str(asked.workers), **(outside.settings if outside else {})}
+            objects = await stack.enter_async_context(open_objects(self._folder / "s3")) if asked.objects else None
+            settings = {
+                "jobs.workers": str(asked.workers),
+                **(outside.settings if outside else {}),
+                **(objects.settings if objects else {}),
+            }
             world = await stack.enter_async_context(open_world(self._folder, asked.processes, self._chance, settings))
+            world.objects = objects
             load = Load(world, self._record, asked.seed, asked.conversations)
             async with trio.open_nursery() as nursery:
                 with self._memory(world):
@@ -274,6 +323,8 @@ class Torture:
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)
             if outside is not None:
                 found += await self._look_outside(world, outside)
+            if objects is not None:
+                found += await self._look_at_objects(world, objects)
         if not asked.only:
             found.append(await self._disk_full())
         self._facts.append(("the run took", f"{time.monotonic() - began:.0f} s"))
@@ -326,7 +377,7 @@ class Torture:
     async def _do(self, world: World, doing: Doing) -> None:
         self._report(f"{doing.fault}, {doing.seconds:.1f} s")
         began = wall()
-        await (FAULTS | EVENT_FAULTS)[doing.fault](world, doing.seconds)
+        await (FAULTS | EVENT_FAULTS | OBJECT_FAULTS)[doing.fault](world, doing.seconds)
         self._injected[doing.fault] += 1
         self._spans.append((began, wall()))
 
@@ -363,6 +414,13 @@ class Torture:
         await outside.until_delivered(world)
         self._facts += outside.facts
         return await outside.audit(world)
+
+    async def _look_at_objects(self, world: World, objects: ObjectsOutside) -> list[Finding]:
+        self._report("the audit of objects")
+        await objects.until_moved(world)
+        self._facts += await objects.facts(world)
+        accepted = {one.id for one in self._record.read() if one.status == 202}
+        return await objects.audit(world, await read_outcome(world, accepted))
 
     async def _disk_full(self) -> Finding:
         self._report("the disk of the database is full")

@@ -390,7 +390,7 @@ def test_a_name_says_what_is_waited_for_and_is_no_setting() -> None:
     for name, text in NAMES.items():
         family, dot, rest = name.partition(".")
         assert dot
-        assert f"{family}{rest}".replace("_", "").isalpha()
+        assert f"{family}{rest}".replace("_", "").isalnum()
         assert name not in settings
         assert text
         assert "\n" not in text

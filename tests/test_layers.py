@@ -66,6 +66,7 @@ RANKS: dict[str, int] = {
     "convo.scrub": 10,
     "convo.cloud_events": 9,
     "convo.rabbitmq": 13,
+    "convo.objects": 13,
     "convo.event_keeper": 13,
     "convo.canary": 13,
     "convo.retention": 11,
@@ -99,7 +100,7 @@ PACKAGES = (
         "pipeline",
         "resilience",
     ),
-    *("rabbitmq", "runtime", "store", "web", "webhooks"),
+    *("objects", "rabbitmq", "runtime", "store", "web", "webhooks"),
 )
 
 # What stands in these modules and in no other.
@@ -125,6 +126,9 @@ MONOPOLIES: dict[str, set[str]] = {
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
         *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
     },
+    # Imported by their names, where a bucket is opened.
+    "obstore": set(),
+    "botocore": set(),
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
     "unicodedata": {"convo.conversation.composing", "convo.analysis.local.words"},
@@ -206,6 +210,17 @@ TESTED_BY: dict[str, str] = {
     "convo.store.courier_leases": "integration/store/test_couriers.py",
     "convo.store.event_stream": "integration/web/test_event_stream.py",
     "convo.rabbitmq.queues": "integration/rabbitmq/test_intake.py",
+    "convo.objects.audit": "integration/objects/test_copies.py",
+    "convo.store.backup_rows": "integration/objects/test_copies.py",
+    "convo.commands.old_logs": "integration/objects/test_copies.py",
+    "convo.objects.joining": "integration/objects/test_packing.py",
+    "convo.objects.local_logs": "integration/objects/test_packing.py",
+    "convo.objects.s3": "integration/objects/test_storage.py",
+    "convo.objects.signed_requests": "integration/objects/test_rewriting.py",
+    "convo.store.log_objects": "integration/objects/test_packing.py",
+    "convo.store.log_erasing": "integration/objects/test_rewriting.py",
+    "convo.store.log_refs": "integration/objects/test_packing.py",
+    "convo.runtime.idle": "integration/test_retention_keeper.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),

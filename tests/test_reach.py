@@ -33,6 +33,8 @@ WHOLE: Mapping[str, str] = {
     "convo.store.months": "the tables of a month hold all tenants",
     "convo.retention_report": "a command on the database",
     "convo.store.audit": "a command on the database",
+    "convo.store.log_objects": "logs of all tenants move, those of one tenant into objects of their own",
+    "convo.store.log_erasing": "the same, of what goes out of objects",
     "convo.store.event_expiry": "events go by their age, whosever they are; an alert on it is the operator's",
     "convo.store.event_numbers": "all events have one order",
     "convo.store.contents": "a command on the database",

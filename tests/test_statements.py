@@ -32,6 +32,7 @@ UNBOUND: Mapping[str, str] = {
         ),
         "one row, by its key",
     ),
+    "convo.store.log_objects._GIVE_UP_ABANDONED": "at most twenty objects are planned and not referred to",
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",
     "convo.store.history.RESTORED": "the one row of the history",
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",

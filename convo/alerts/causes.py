@@ -63,6 +63,7 @@ CAUSE_RECORDS = frozenset(
         *("settings_disagree", "settings_agree", "keys_too_old", "misconfigured", "configured"),
         *("budget_spent", "budget_free"),
         *("webhook_off", "event_set_aside", "event_given_up", "events_expiring"),
+        *("logs_behind", "logs_caught_up", "log_not_found"),
     }
 )
 """The log records that can be the cause of an alert."""
@@ -82,6 +83,7 @@ class Causes:
         self._spent: Mapping[str, Any] | None = None
         self._missing: Mapping[str, Any] | None = None
         self._disagreeing = ""
+        self._logs_behind: Mapping[str, Any] | None = None
         self._unserved_since: dict[str, float] = {}
         self._requests = deque([(now, start.requests, start.on_deadline)])
         self._rates: deque[Vitals] = deque()
@@ -103,6 +105,7 @@ class Causes:
             *self._burn(now, look),
             *self._canary(),
             *self._settings_of_others(),
+            *self._logs(),
             *self._shared(now, look),
         ]
         order = list(KINDS)
@@ -133,12 +136,12 @@ class Causes:
                 self._note_blocked(now, fields)
             case "breaker_opened" | "breaker_closed" | "misconfigured" | "configured" | "budget_spent" | "budget_free":
                 self._note_dependency(now, record.name, fields)
-            case "canary_missing":
-                self._missing = fields
-            case "canary_returned":
-                self._missing = None
+            case "canary_missing" | "canary_returned":
+                self._missing = fields if record.name == "canary_missing" else None
             case "settings_disagree" | "settings_agree":
                 self._disagreeing = fields.get("reason", "")
+            case "logs_behind" | "logs_caught_up":
+                self._logs_behind = fields or None
             case "folder_copied":
                 figures = {"process": fields["process"], "other": fields["other"]}
                 trigger = "a living process has a copy of this process's data folder"
@@ -188,6 +191,9 @@ class Causes:
             case "log_mismatch":
                 trigger = "a stored log is not the one that was acknowledged; it was not analysed"
                 self._note(("LOG_MISMATCH", "logs"), _Happened(now, trigger, {}, (record.fields["conversation_id"],)))
+            case "log_not_found":
+                trigger = "an object of logs does not hold a log that was put there"
+                self._note(("LOG_MISMATCH", "objects"), _Happened(now, trigger, dict(record.fields)))
             case "keys_too_old":
                 figures = {"reason": record.fields["reason"]}
                 self._note(("KEYS_NOT_READ", "keys"), _Happened(now, "no key of a client is accepted", figures))
@@ -285,6 +291,14 @@ class Causes:
     def _settings_of_others(self) -> Iterator[Condition]:
         if self._disagreeing:
             yield condition("SETTINGS_DISAGREE", "settings", self._disagreeing)
+
+    def _logs(self) -> Iterator[Condition]:
+        if self._logs_behind is not None:
+            fields = self._logs_behind
+            rounded: Figures = {name: round(fields[name]) for name in ("seconds", "oldest_seconds")}
+            evidence = Evidence(figures={**fields, **rounded})
+            trigger = "logs have not moved into object storage for longer than logs.behind_seconds"
+            yield condition("LOGS_BEHIND", "logs", trigger, evidence=evidence)
 
     # --- what is so in the database
 

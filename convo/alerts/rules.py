@@ -100,6 +100,15 @@ KINDS: dict[str, AlertKind] = {
     "PART_MISCONFIGURED": AlertKind(
         "HIGH", "Correct the address or the secret of [parts.NAME], or its service, and restart: convo check tries it."
     ),
+    "LOGS_UNAVAILABLE": AlertKind(
+        "HIGH", "Bring the object storage back: logs that lie there cannot be read, and none move; nothing is lost."
+    ),
+    "LOGS_MISCONFIGURED": AlertKind(
+        "HIGH", "Correct what the message names in [logs]: the keys, the bucket or its rights; see convo check."
+    ),
+    "LOGS_BEHIND": AlertKind(
+        "MEDIUM", "See logs_waiting in the log: until logs move, PostgreSQL grows, and erasures wait in objects."
+    ),
     "SLOW_REQUEST": AlertKind("HIGH", "Compare convo_wait_seconds by name: the slowest wait is the reason."),
     "SLOW_DATABASE_QUERY": AlertKind("LOW", "Look at this unit's statements with EXPLAIN, and at the database's load."),
     "BACKLOG_OLD": AlertKind("HIGH", "Add workers or processes, or see what slows the analyses down.", shared=True),

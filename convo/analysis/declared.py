@@ -17,7 +17,7 @@ from convo.analysis.prompt import TASKS_VERSION
 from convo.analysis.ready_made import READY_MADE
 from convo.conversation.json_schema import schema_faults
 from convo.conversation.owed import DEFAULT_PARTS, DeclaredPart, Owed, Points, Who, owed_of, version_of
-from convo.dependencies import part_dependency
+from convo.dependencies import OLD_LOGS, part_dependency
 from convo.errors import ConfigError
 from convo.settings import PartSettings, Settings, WhenSettings, used_dependencies
 from convo.standard_webhooks import signing_key
@@ -240,7 +240,7 @@ def served_dependencies(settings: Settings) -> list[str]:
 
     The service of a part is named twice: by itself, as it can be out, and with the version of the part.
     """
-    used = used_dependencies(settings)
+    used = [*used_dependencies(settings), *([OLD_LOGS] if settings.logs.in_objects else [])]
     return used + [name for part in declared_services(settings) for name in (part_dependency(part.name), part.needs)]
 
 

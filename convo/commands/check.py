@@ -19,6 +19,7 @@ from convo.analysis.clients import make_remote, remote_names
 from convo.analysis.declared import declared_services
 from convo.analysis.http_part import PartService
 from convo.analysis.remote import RemoteAnalyst
+from convo.commands.old_logs import check_bucket
 from convo.commands.output import plain, print_json, show_result
 from convo.dependencies import part_dependency
 from convo.embedded.server import CONNECTIONS, read_state
@@ -85,6 +86,8 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
         }
         if settings.rabbitmq.url:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
+        if settings.logs.in_objects:
+            checks["s3"] = partial(check_bucket, bridge, settings)
         return [await _timed(name, check) for name, check in checks.items()]
 
 

@@ -142,7 +142,12 @@ async def _erase_again(settings: Settings, url: str) -> ErasedAgain:
         if not await connection.run("db.erasures", _any_left):
             return ErasedAgain()
         await migrate(connection)
-        done = await erase_again(postgres, erased=lambda _seqs: None, telling=_telling(settings))
+        done = await erase_again(
+            postgres,
+            erased=lambda _seqs: None,
+            telling=_telling(settings),
+            in_objects=settings.logs.in_objects,
+        )
     if done is None:
         raise Refused(
             "the backup is restored, and what was erased since it was made is not erased again yet: the next start of"

@@ -18,7 +18,7 @@ from convo.errors import Refused
 from convo.observe.log import open_log
 
 if TYPE_CHECKING:
-    from convo.commands import database, drawing, output, retention_drawing
+    from convo.commands import database, drawing, old_logs, output, retention_drawing
     from convo.commands.options import Commands
     from convo.settings import Settings
     from convo.store import keys
@@ -26,6 +26,7 @@ else:
     # Not before a command runs that needs them.
     database = import_later("convo.commands.database")
     drawing = import_later("convo.commands.drawing")
+    old_logs = import_later("convo.commands.old_logs")
     output = import_later("convo.commands.output")
     retention_drawing = import_later("convo.commands.retention_drawing")
     keys = import_later("convo.store.keys")
@@ -39,6 +40,9 @@ def add_upkeep(commands: Commands) -> None:
     """Add backup, restore, audit and retention."""
     backup = add_command(commands, "backup", "write a copy of the database to a file, while it is in use", _backup)
     backup.add_argument("--force", action="store_true", help="replace a file of this name")
+    backup.add_argument(
+        "--with-objects", action="store_true", help="copy the objects of logs that it needs beside it, too"
+    )
     restore = add_command(
         commands, "restore", "put the database back to what a backup holds; no convo may be serving it", _restore
     )
@@ -48,12 +52,17 @@ def add_upkeep(commands: Commands) -> None:
         action="store_true",
         help="restore although no list of erasures is here: what was erased since the backup comes back",
     )
+    restore.add_argument(
+        "--without-objects",
+        action="store_true",
+        help="restore although objects of logs are missing: the logs in them are gone",
+    )
     for parser in (backup, restore):
         parser.add_argument("file", type=Path, metavar="FILE")
         add_settings(parser)
-    add_settings(
-        add_command(commands, "audit", "compare the database with its ledger; exit 1 where they differ", _audit)
-    )
+    audit = add_command(commands, "audit", "compare the database with its ledger; exit 1 where they differ", _audit)
+    audit.add_argument("--objects", action="store_true", help="compare the objects of logs with the database, too")
+    add_settings(audit)
     due = add_command(commands, "retention", "show what goes by itself, and when; it removes nothing", _retention)
     due.add_argument("--dry-run", action="store_true", help="count what is over now")
     add_settings(due)
@@ -69,10 +78,17 @@ def _run(settings: Settings, command: Callable[..., Awaitable[T]], *arguments: A
 def _backup(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
     size = _run(settings, partial(database.backup, replace=asked.force), asked.file)
+    objects = None
+    if settings.logs.in_objects:
+        objects = _run(settings, partial(old_logs.objects_of_backup, copied=asked.with_objects), asked.file)
     if asked.json:
-        output.print_json({"file": str(asked.file), "bytes": size})
-    else:
-        print(f"{asked.file}: {size:,} bytes")
+        found = {} if objects is None else {"objects": asdict(objects)}
+        output.print_json({"file": str(asked.file), "bytes": size, **found})
+        return 0
+    print(f"{asked.file}: {size:,} bytes")
+    if objects is not None and objects.needed:
+        copied = f"; {objects.moved:,} copied beside it" if asked.with_objects else "; --with-objects copies them"
+        print(f"it needs {objects.needed:,} objects of logs, {objects.bytes:,} bytes{copied}")
     return 0
 
 
@@ -84,6 +100,10 @@ def _restore(asked: argparse.Namespace) -> int:
             " list of erasures in its data folder erases it again when it starts",
             file=sys.stderr,
         )
+    if settings.logs.in_objects and not asked.without_objects:
+        objects = _run(settings, old_logs.check_objects, asked.file)
+        if objects.moved:
+            print(f"put back {objects.moved:,} objects of logs that were not in the bucket", file=sys.stderr)
     confirm = _agree if asked.yes else _ask_before_restore
     restore = partial(database.restore, without_erasures=True) if asked.without_erasures else database.restore
     again = _run(settings, restore, asked.file, confirm)
@@ -223,10 +243,13 @@ def _revoke_key(asked: argparse.Namespace) -> int:
 def _audit(asked: argparse.Namespace) -> int:
     settings = settings_of(asked)
     found = _run(settings, database.audit)
+    if asked.objects:
+        found += _run(settings, old_logs.audit_bucket)
     if asked.json:
         output.print_json({"differences": found})
     else:
-        print("\n".join(found) or "the tables agree with the ledger")
+        agree = "the tables agree with the ledger"
+        print("\n".join(found) or (f"{agree}, and the objects with the tables" if asked.objects else agree))
     return 1 if found else 0
 
 

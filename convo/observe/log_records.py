@@ -279,6 +279,42 @@ def log_mismatch(*, conversation_id: str) -> None:
     _record("error", "log_mismatch", conversation_id=conversation_id)
 
 
+def log_not_found(*, seq: int, storage_ref: str) -> None:
+    """Log that an object of logs does not hold a log as it was put there, or is not there; nobody gets that log."""
+    _record("error", "log_not_found", seq=seq, storage_ref=storage_ref)
+
+
+def logs_packed(*, into: str, logs: int, bytes: int) -> None:  # noqa: A002  (the field's name)
+    """Log that so many logs have moved into an object."""
+    _record("info", "logs_packed", into=into, logs=logs, bytes=bytes)
+
+
+def object_rewritten(*, old: str, into: str, logs: int, left_out: int) -> None:
+    """Log that an object of logs was written anew without those that were erased."""
+    _record("info", "object_rewritten", old=old, into=into, logs=logs, left_out=left_out)
+
+
+def objects_swept(*, abandoned: int, unknown: int) -> None:
+    """Log that objects will be deleted to which nothing refers: a process died, or an older backup was restored."""
+    _record("warning", "objects_swept", abandoned=abandoned, unknown=unknown)
+
+
+def logs_waiting(*, what: str, reason: str) -> None:
+    """Log that something of the logs in object storage cannot be done now, and is tried again."""
+    _record_seldom("warning", "logs_waiting", what, what=what, reason=reason)
+
+
+def logs_behind(*, seconds: float, oldest_seconds: float, local_bytes: int, reason: str) -> None:
+    """Log that logs have not moved for longer than ``logs.behind_seconds``."""
+    fields = {"seconds": seconds, "oldest_seconds": oldest_seconds, "local_bytes": local_bytes, "reason": reason}
+    _record_seldom("error", "logs_behind", "", **fields)
+
+
+def logs_caught_up() -> None:
+    """Log that logs move again."""
+    _record("info", "logs_caught_up")
+
+
 def erased(*, kind: str, hmac: str, rows: int) -> None:
     """Log that a conversation or a user was erased, with how many rows went."""
     _record("info", "erased", kind=kind, hmac=hmac, rows=rows)

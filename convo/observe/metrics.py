@@ -190,6 +190,23 @@ retired_total = _folding.count("convo_retired_total", "What was over and was rem
 for _what in RETIRED:
     retired_total.labels(_what)
 
+# --- logs in object storage
+logs_packed_total = _folding.count("convo_logs_packed_total", "Logs that this process has moved into objects.").labels()
+log_object_bytes_total = _folding.count(
+    "convo_log_object_bytes_total", "Bytes of objects of logs that this process has written."
+).labels()
+log_objects_erased_total = _folding.count(
+    "convo_log_objects_erased_total", "Objects of logs that this process has deleted, with all their versions."
+).labels()
+old_logs_read_total = _folding.count(
+    "convo_old_logs_read_total", "Logs read that lie in objects: found in memory (hit) or asked for (miss).", "outcome"
+)
+local_log_bytes = Gauge(
+    "convo_local_log_bytes",
+    "Bytes of logs in PostgreSQL, where logs.local_bytes_max is set and this process moves logs.",
+    registry=registry,
+)
+
 # --- events
 events_numbered_total = _folding.count(
     "convo_events_numbered_total", "Events that this process has put in their order."

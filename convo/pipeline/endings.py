@@ -155,14 +155,18 @@ class Endings:
 
     async def park(self, job: JobAtWork, failures: Failures) -> None:
         """Let the job wait for the dependency of its first failure; no attempt is spent."""
-        lease = job.lease
         name, first = next(iter(failures.items()))
-        waits_for = first.error.waits_for if isinstance(first.error, RemoteError) else ""
-        reason = f"{name}: {first.error.detail}"
+        await self.park_for(job, name, first.error)
+
+    async def park_for(self, job: JobAtWork, what: str, error: ConvoError) -> None:
+        """Let the job wait for the dependency without which it has no ``what``; no attempt is spent."""
+        lease = job.lease
+        waits_for = error.waits_for if isinstance(error, RemoteError) else ""
+        reason = f"{what}: {error.detail}"
         with self._ending(job) as count:
             await self._store_costs(job.calls)
             await self._store_found(job)
-            later = self._parked_seconds(waits_for, first.error)
+            later = self._parked_seconds(waits_for, error)
             async with self._turn:
                 await self._jobs.park(lease, waits_for, reason, later=later, waits=job.waits)
             count("park")

@@ -15,7 +15,7 @@ from convo.analysis.job_calls import working_for
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.conversation.owed import Owed
-from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteUnavailable
+from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteError, RemoteUnavailable
 from convo.observe import log_records
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
@@ -107,6 +107,9 @@ class Worker:
             raise
         except BaseExceptionGroup as group:
             await self._end_parts(job, group)
+        except RemoteError as error:
+            # Of a part that fails none comes out of the analysis: it is the log, which lies in object storage.
+            await self._endings.park_for(job, "log", error)
         except (LeaseLost, DatabaseUnavailable) as error:
             # Not at once: while nothing can be stored, each try would ask every analyst again for nothing.
             await self._endings.release(job, error.detail, later=self._settings.jobs.backoff_seconds)

@@ -104,6 +104,9 @@ READS = ThreadBehindAccepts()
 OPERATIONS = ThreadBehindAccepts()
 """Writes what operators read: metrics, the list of tasks. Many who ask wait for each other."""
 
+MOVES = ThreadBehindAccepts()
+"""Puts logs together that move into object storage: nobody waits for that."""
+
 
 def give_way() -> None:
     """Sleep in this thread once its slice is used up; call it often in work that takes long."""

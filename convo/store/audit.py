@@ -130,6 +130,11 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM conversation_log l
         WHERE l.seq > $1 AND l.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = l.seq AND c.seq > $1 AND c.seq <= $2)""",
+    "logs that refer to an object that is not stored": """
+        SELECT seq::text AS name FROM conversation_log l
+        WHERE l.seq > $1 AND l.seq <= $2 AND l.storage_ref IS NOT NULL
+          AND NOT EXISTS (
+              SELECT FROM log_object o WHERE o.name = split_part(l.storage_ref, ':', 1) AND o.state = 'stored')""",
     "jobs without a conversation": """
         SELECT seq::text AS name FROM job
         WHERE job.seq > $1 AND job.seq <= $2

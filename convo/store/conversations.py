@@ -18,7 +18,7 @@ from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
 from convo.store.costs import read_costs
 from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
-from convo.store.logs import LogStore, unpacked_bytes
+from convo.store.logs import LogStore, sizes_of
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.owed_sets import OwedSets
@@ -129,14 +129,16 @@ class Reader:
         row = await self._postgres.run("db.read", body, begin=RELAXED)
         if row["log_retired"]:
             raise Expired(f"the log of conversation {conversation_id!r} has expired: it is no longer stored")
-        packed_bytes = _there(row["packed_bytes"], conversation_id)
-        return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes(row["log_head"]))
+        packed_bytes, unpacked_bytes = _there(sizes_of(row["packed_bytes"], row["log_head"]), conversation_id)
+        return FoundLog(row=row, packed_bytes=packed_bytes, unpacked_bytes=unpacked_bytes)
 
     async def packed_log(self, found: FoundLog) -> bytes:
         """Read that log, still packed; ``logs.unpack_checked`` opens it.
 
         Raises:
             NotFound: it was erased meanwhile.
+            LogsUnavailable: it lies in object storage, which cannot be reached now.
+            WrongLog: what lies there is another log, or nothing.
         """
         return _there(await self._log_store.read(found.row["seq"]), found.row["conversation_id"])
 

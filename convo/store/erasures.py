@@ -103,10 +103,10 @@ async def note_counts(
     await connection.execute(_COUNT, hmac, text, ended, begun_at)
 
 
-async def note_confirmed(connection: Connection, hmac: bytes, service: str) -> None:
-    """Count one deletion that a service has confirmed."""
+async def note_confirmed(connection: Connection, hmac: bytes, service: str, count: int = 1) -> None:
+    """Count deletions that a service has confirmed."""
     noted = await _locked(connection, hmac)
-    text = msgspec.json.encode(noted.counts + ErasedCounts(told={service: 1})).decode()
+    text = msgspec.json.encode(noted.counts + ErasedCounts(told={service: count})).decode()
     await connection.execute(_TOLD, hmac, text)
 
 

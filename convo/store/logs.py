@@ -1,6 +1,7 @@
 """The logs of conversations: how they are packed, where they are kept, and the ones that a worker need not read back.
 
-Open it to keep logs in another place. PostgreSQL is the only place today.
+Open it to keep logs in another place. PostgreSQL has each log at first. What has moved into object storage since is
+read there by ``ReadObject``, for which ``convo/objects/reading.py`` stands.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
-from typing import ClassVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import trio
 import zstandard
 from msgspec import Struct
 
-from convo.errors import WrongLog
+from convo.dependencies import OLD_LOGS
+from convo.errors import LogsUnavailable, RemoteError, RemoteUnavailable, WrongLog
 from convo.observe import log_records, metrics
+from convo.store.log_refs import LogRef, parse_ref
 from convo.store.months import DROPPED_LOG
 from convo.store.postgres import RELAXED, Connection, Postgres
 
@@ -27,6 +30,9 @@ _LEVEL = 1
 _STALE_SECONDS = 60.0
 # Nothing older is handed over. By then a job has waited for so long that one read more costs it nothing.
 _AGE_SECONDS = 600.0
+# When to ask again for a log that cannot be reached: about when the breaker lets the next read through.
+_AWAY_SECONDS = 10.0
+_TRIES = 2
 _HASH_BYTES = 16
 HEAD_BYTES = 18
 """The longest header of a zstd frame (RFC 8878), in which the size of its content stands."""
@@ -38,6 +44,14 @@ ReadLog = Callable[[int], Awaitable[bytes | None]]
 """Returns the packed log of the job with this ``seq``, None when there is none."""
 TakeLog = Callable[[int, str], Awaitable[bytes | None]]
 """Returns the packed log of a leased job by its ``seq`` and digest, None when there is none."""
+
+
+ReadObject = Callable[[int, LogRef], Awaitable[bytes | None]]
+"""Returns the packed log of this ``seq`` that lies there, None where it does not, as where it was written anew since.
+
+Raises:
+    RemoteError: the object storage cannot be reached now.
+"""
 
 
 class CommittedLog(Struct, frozen=True, kw_only=True, gc=False):
@@ -107,9 +121,10 @@ def unpack_checked(body: bytes, log_hash: bytes | None, conversation_id: str) ->
 class LogStore:
     """Keeps packed logs, one for each conversation, in the table ``conversation_log``, which lies in months.
 
-    ``PUT`` and ``ERASE`` are statements and not functions: they belong into the transactions of accept and of erasure,
-    and accept stays one statement. A store elsewhere writes its bytes before that transaction, puts where they are as
-    ``storage_ref`` in the place of ``body``, and deletes them after the transaction of an erasure.
+    A row has the log as its ``body``, or in ``storage_ref`` where it lies in object storage. ``PUT`` and ``ERASE`` are
+    statements and not functions: they belong into the transactions of accept and of erasure, and accept stays one
+    statement. Of a row that refers to an object, ``ERASE`` leaves a note by which the object is written anew
+    (``log_objects``).
     """
 
     PUT: ClassVar[str] = """
@@ -120,9 +135,10 @@ class LogStore:
 
     SIZES: ClassVar[str] = f"""
         (SELECT octet_length(body) FROM conversation_log AS l WHERE l.seq = c.seq) AS packed_bytes,
-        (SELECT substring(body FROM 1 FOR {HEAD_BYTES}) FROM conversation_log AS l WHERE l.seq = c.seq) AS log_head
+        (SELECT coalesce(substring(body FROM 1 FOR {HEAD_BYTES}), convert_to(storage_ref, 'UTF8'))
+         FROM conversation_log AS l WHERE l.seq = c.seq) AS log_head
     """
-    """For a query of ``conversation AS c``: how long its packed log is, and what ``unpacked_bytes`` reads of it."""
+    """For a query of ``conversation AS c``: what ``sizes_of`` reads."""
 
     RETIRED: ClassVar[str] = f"""
         (c.log_retired IS TRUE OR ({DROPPED_LOG}
@@ -135,35 +151,76 @@ class LogStore:
         DELETE FROM conversation_log AS l USING unnest($1::bigint[]) AS gone (seq) WHERE l.seq = gone.seq
     """
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(self, postgres: Postgres, read_object: ReadObject | None = None) -> None:
         self._postgres = postgres
+        self._read_object = read_object
 
     async def read(self, seq: int) -> bytes | None:
         """Read the packed log of one conversation for a client; None when there is none.
 
         Raises:
             DatabaseUnavailable, DeadlineExceeded: it cannot be read now.
+            LogsUnavailable: it lies in object storage, which cannot be reached now.
+            WrongLog: what lies there is another log, or nothing.
         """
-        return await self._read("db.log", seq)
+        try:
+            return await self._read("db.log", seq)
+        except RemoteError as error:
+            raise LogsUnavailable(
+                f"this log lies in object storage, which cannot be reached now ({error.detail})",
+                retry_after_seconds=_AWAY_SECONDS,
+            ) from error
 
     async def take(self, seq: int) -> bytes | None:
         """Read it for its job: as ``read``, but it does not wait for clients that read.
 
         Raises:
-            DatabaseUnavailable, DeadlineExceeded: as ``read``.
+            DatabaseUnavailable, DeadlineExceeded, WrongLog: as ``read``.
+            RemoteError: it lies in object storage, which cannot be reached now.
         """
         return await self._read("db.take", seq)
 
     async def _read(self, name: str, seq: int) -> bytes | None:
+        # Again: between the row and the object, the log may have come into another object.
+        refs: list[str] = []
+        while len(refs) < _TRIES:
+            row = await self._row(name, seq)
+            if row is None:
+                return None
+            body: bytes | None = row["body"]
+            if body is not None:
+                return body
+            refs.append(row["storage_ref"])
+            found = await self._in_object(seq, parse_ref(refs[-1]))
+            if found is not None:
+                return found
+        log_records.log_not_found(seq=seq, storage_ref=refs[-1])
+        raise WrongLog("what lies in object storage is not the log that was put there; nobody is shown it")
 
-        async def body(connection: Connection) -> bytes | None:
-            stored: bytes | None = await connection.fetchval(_READ, seq)
-            return stored
+    async def _row(self, name: str, seq: int) -> Mapping[str, Any] | None:
+
+        async def body(connection: Connection) -> Mapping[str, Any] | None:
+            return await connection.fetchrow(_READ, seq)
 
         return await self._postgres.run(name, body, begin=RELAXED)
 
+    async def _in_object(self, seq: int, ref: LogRef) -> bytes | None:
+        if self._read_object is None:
+            raise RemoteUnavailable(OLD_LOGS, "logs.store is postgres here, and this log was moved: set it to s3")
+        return await self._read_object(seq, ref)
 
-_READ = "SELECT body FROM conversation_log WHERE seq = $1"
+
+def sizes_of(packed_bytes: int | None, head: bytes | None) -> tuple[int, int] | None:
+    """Return how long a log is as it is stored and unpacked, by the columns of ``LogStore.SIZES``; None for no log."""
+    if head is None:
+        return None
+    if packed_bytes is not None:
+        return packed_bytes, unpacked_bytes(head)
+    ref = parse_ref(head.decode())
+    return ref.length, ref.unpacked_bytes
+
+
+_READ = "SELECT body, storage_ref FROM conversation_log WHERE seq = $1"
 
 
 class RecentLogs:

@@ -80,10 +80,9 @@ def migrations() -> tuple[Migration, ...]:
 
 @cache
 def number_of(name: str) -> int:
-    """Return the number of the migration whose file is called ``NNNN_name.sql``."""
+    """Return the number of the migration whose file is called so, without its number and ending."""
     folder = resources.files("convo.store") / "schema"
-    (file,) = [file.name for file in folder.iterdir() if file.name[5:] == f"{name}.sql"]
-    return int(file[:4])
+    return next(int(file.name[:4]) for file in folder.iterdir() if file.name[5:] == f"{name}.sql")
 
 
 def parse_migration(number: int, text: str) -> Migration:

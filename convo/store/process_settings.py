@@ -60,6 +60,7 @@ def shared_settings(settings: Settings) -> dict[str, Value]:
         "jobs.attempts_max": settings.jobs.attempts_max,
         "jobs.give_up_seconds": f"{settings.jobs.give_up_seconds:g}",
         "llm.model": settings.llm.model or "none",
+        "logs.store": f"s3 {settings.logs.bucket}" if settings.logs.in_objects else "postgres",
         "memory.url": settings.memory.dialect if settings.memory.url else "none",
         **{f"score.{name}": weight for name, weight in msgspec.structs.asdict(settings.score).items()},
     }

@@ -35,7 +35,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.events", "db.courier", "db.part_jobs"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.reruns", "db.promote"), "background"),
-    **dict.fromkeys(("db.retire", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
+    **dict.fromkeys(("db.retire", "db.pack", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
     "db.day_sum": "background",
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),

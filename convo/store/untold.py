@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 from convo.conversation.tenant import Tenant
+from convo.dependencies import OLD_LOGS
 from convo.store import erasures
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import OF_REMOTE, REMOTE_PREFIX, remote_prefix
@@ -159,7 +160,11 @@ SELECT $1::bytea, $2::text, 'user', {remote_prefix("$5::smallint", "$3::text")} 
        greatest(convo_now(), (SELECT max(leased_until) FROM job WHERE seq = ANY($4::bigint[])))
 {_AGAIN}
 """
-_WAITING_FOR = "SELECT service, count(*) FROM untold WHERE erasure = $1 GROUP BY service"
+# With the logs that stand in objects still.
+_WAITING_FOR = f"""
+SELECT service, count(*) FROM untold WHERE erasure = $1 GROUP BY service
+UNION ALL SELECT '{OLD_LOGS}', count(*) FROM erased_log WHERE erasure = $1 HAVING count(*) > 0
+"""
 # untold_due: the first is tried the longest.
 _WAITING = """
 SELECT (SELECT count(*) FROM (SELECT FROM untold LIMIT $1) AS counted) AS count,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 from msgspec import Struct
 
 from convo import erasure, user_erasure
 from convo.conversation.tenant import Reach
+from convo.dependencies import OLD_LOGS
 from convo.erasure import Erasure
 from convo.errors import Forbidden
 from convo.observe import log_records
@@ -24,11 +25,15 @@ from convo.web.description.messages import Answer, encode
 _MARGIN_SECONDS = 3.0
 
 
+EraseObjects = Callable[[bytes, float], Awaitable[None]]
+"""Erases in object storage what the erasure of this HMAC waits for, until a time of Trio's clock."""
+
+
 class EraseRoutes(Struct, frozen=True, kw_only=True):
     """The routes, with what they need; ``erased`` is called with the ``seq`` of what has gone.
 
     ``services`` are the remote services that got texts of conversations, and ``telling`` the one of them that is told
-    of an erasure.
+    of an erasure. ``erase_objects`` erases in object storage, where logs lie there.
     """
 
     postgres: Postgres
@@ -36,6 +41,7 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
     services: tuple[str, ...]
     telling: Telling | None = None
     outbox: Outbox = NO_EVENTS
+    erase_objects: EraseObjects | None = None
 
     async def conversation(
         self, conversation_id: str, query: Mapping[str, str], caller: Caller, reach: Reach
@@ -56,8 +62,16 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
             outbox=self.outbox,
+            in_objects=self.erase_objects is not None,
         )
-        return self._answer(done)
+        return self._answer(await self._in_objects(done))
+
+    async def _in_objects(self, done: Erasure) -> Erasure:
+        """Erase in object storage at once what this erasure waits for there, as far as there is time."""
+        if self.erase_objects is None or not done.waiting.get(OLD_LOGS):
+            return done
+        await self.erase_objects(done.hmac, trio.current_effective_deadline() - _MARGIN_SECONDS)
+        return await erasure.read_receipt(self.postgres, done.kind, done.hmac, repeated=done.repeated)
 
     async def user(self, user_id: str, query: Mapping[str, str], caller: Caller, reach: Reach) -> Answer:
         """Erase all of a user, or count it; 202 where the request's time was not enough for all of it.
@@ -83,8 +97,9 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             telling=self.telling,
             dry_run=queries.flag_of(query, "dry_run"),
             outbox=self.outbox,
+            in_objects=self.erase_objects is not None,
         )
-        return self._answer(done)
+        return self._answer(await self._in_objects(done))
 
     def _answer(self, done: Erasure) -> Answer:
         if done.ended_at is not None and not done.repeated:
@@ -100,9 +115,12 @@ class EraseRoutes(Struct, frozen=True, kw_only=True):
             changed=done.counts.changed,
             told=done.counts.told,
             waiting=done.waiting,
-            remains=() if done.dry_run else (*REMAINS, *map(self._of_service, self.services)),
+            remains=() if done.dry_run else (*REMAINS, *map(self._of_service, self.services), *self._of_objects()),
         )
         return Answer(status=200 if done.ended_at or done.dry_run else 202, body=encode(view))
+
+    def _of_objects(self) -> Sequence[RemainsView]:
+        return () if self.erase_objects is None else (IN_OBJECTS,)
 
     def _of_service(self, name: str) -> RemainsView:
         what = "what convo has sent to it, and what it keeps of that"
@@ -158,3 +176,11 @@ REMAINS = (
     ),
 )
 """What an erasure does not reach at once, by place."""
+
+IN_OBJECTS = RemainsView(
+    where=OLD_LOGS,
+    what="the log, in an object with other logs, and in older versions of it that the bucket keeps",
+    until="the object was written anew without it and deleted with all its versions (told, waiting); what the bucket"
+    " copies elsewhere until you delete it there",
+)
+"""The same for logs in object storage."""

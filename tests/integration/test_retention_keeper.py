@@ -96,7 +96,7 @@ async def test_only_the_process_that_leads_removes(process: Process) -> None:
 async def test_it_gives_way_while_something_else_comes_first(
     process: Process, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("convo.retention_keeper._GIVE_WAY_SECONDS", 0.01)
+    monkeypatch.setattr("convo.retention_keeper.GIVE_WAY_SECONDS", 0.01)
     await three_over(process)
     pressed = what == "a request is refused"
     lease_soon = what == "a job waits"

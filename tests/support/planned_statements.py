@@ -211,6 +211,12 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.untold._FAILED": (1, "why", 5.0),
     "convo.store.untold._CONVERSATIONS": lambda s: (b"?", "memory", [s.done]),
     "convo.store.untold._USER": lambda s: (b"?", "memory", s.user, [s.done], 0),
+    "convo.store.log_objects._WAITING": lambda s: (s.done, FEW // 10),
+    "convo.store.log_objects._SURVEY": lambda s: (s.done, FEW // 10),
+    "convo.store.log_objects._MOVING": lambda s: ([s.done], s.done, s.done),
+    "convo.store.log_objects._REFER": lambda s: ([s.done], ["x:0:1:1:00"], s.done, s.done),
+    "convo.store.log_erasing._REFS": lambda s: ([s.done], "x:", s.done, s.done),
+    "convo.store.log_erasing._REFER_ANEW": lambda s: ([s.done], ["y:0:1:1:00"], "x:", s.done, s.done),
     "convo.retention._USERS": lambda s: ([s.done],),
     "convo.retention._LIVE_WAITS": (),
     "convo.retention._CONVERSATIONS": lambda s: (s.over_at, 24, s.done, FEW // 10),
@@ -387,6 +393,21 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.processes._CONNECTED",
         ),
         "it reads no row: it asks the server, or takes a lock",
+    ),
+    **dict.fromkeys(
+        (
+            *(
+                "convo.store.log_objects.any_stored",
+                "convo.store.log_erasing._OBJECT",
+                "convo.store.log_objects._STORED",
+            ),
+            *(f"convo.store.log_objects.{name}" for name in ("_COUNT_OPEN", "_STORE", "_LEAVE", "_LEAVING", "_FORGET")),
+            *(f"convo.store.log_objects.{name}" for name in ("_GIVE_UP", "_GIVE_UP_ABANDONED", "_POSTPONE", "_KNOWN")),
+            *(f"convo.store.log_objects.{name}" for name in ("_NOTE_IN_FLIGHT", "_NOTE_ERASURE", "_NOTE_DROPPED")),
+            *(f"convo.store.log_objects.{name}" for name in ("_NOTE_UNKNOWN", "_NOTE_VANISHED", "_URGENT", "_DUE")),
+            "convo.store.log_erasing._FORGET_ERASED",
+        ),
+        "objects of logs are few, one for thousands of logs: each is found by its name, or as one of the few under way",
     ),
     **dict.fromkeys(
         (

@@ -34,7 +34,7 @@ class Tree:
         self.calls = folder / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.path.mkdir()
-        for name in ("setup", "serve", "lock.txt", "lock-dev.txt", "lock-rabbitmq.txt"):
+        for name in ("setup", "serve", "lock.txt", "lock-dev.txt", "lock-rabbitmq.txt", "lock-s3.txt"):
             shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
         for tool in (
             "bash",
@@ -143,13 +143,31 @@ def test_the_tests_set_up_is_good_for_serving_but_not_the_other_way(tree: Tree) 
     assert tree.installs() == 2
 
 
-def test_an_extra_is_installed_where_its_setting_needs_it_and_is_good_for_serving_without(tree: Tree) -> None:
-    served = tree.serve(CONVO_RABBITMQ__URL="amqp://localhost/")
-    assert "CONVO_RABBITMQ__URL is set: convo needs aio-pika for it.\nInstalling what lock-rabbitmq.txt names" in served
+@pytest.mark.parametrize(
+    ("name", "value", "why", "lock"),
+    [
+        ("CONVO_RABBITMQ__URL", "amqp://localhost/", "is set: convo needs aio-pika for it.", "lock-rabbitmq.txt"),
+        ("CONVO_LOGS__STORE", "s3", "is s3: convo needs obstore and botocore for it.", "lock-s3.txt"),
+    ],
+)
+def test_an_extra_is_installed_where_its_setting_needs_it_and_is_good_for_serving_without(
+    tree: Tree, name: str, value: str, why: str, lock: str
+) -> None:
+    served = tree.serve(**{name: value})
+    assert f"{name} {why}\nInstalling what {lock} names" in served
     assert tree.installs() == 1
-    assert tree.serve(CONVO_RABBITMQ__URL="amqp://localhost/") == ""
+    assert tree.serve(**{name: value}) == ""
     assert tree.serve() == ""
     assert tree.installs() == 1
+
+
+def test_two_extras_are_installed_one_after_the_other(tree: Tree) -> None:
+    both = {"CONVO_RABBITMQ__URL": "amqp://localhost/", "CONVO_LOGS__STORE": "s3"}
+    served = tree.serve(**both)
+    assert "lock-rabbitmq.txt names" in served
+    assert "lock-s3.txt names" in served
+    assert tree.installs() == 2
+    assert tree.serve(**both) == ""
 
 
 def test_without_its_setting_an_extra_is_not_installed(tree: Tree) -> None:
@@ -249,9 +267,11 @@ def test_a_machine_without_python_is_told_so(tree: Tree) -> None:
 
 def test_the_locks_pin_every_package_with_hashes_and_agree() -> None:
     pins: list[dict[str, str]] = []
-    for name in ("lock.txt", "lock-rabbitmq.txt", "lock-dev.txt"):
+    for name in ("lock.txt", "lock-rabbitmq.txt", "lock-s3.txt", "lock-dev.txt"):
         entries = (ROOT / "scripts" / name).read_text().replace("\\\n", " ").splitlines()
         named = [entry for entry in entries if entry and not entry.startswith((" ", "#"))]
         assert all("==" in entry and "--hash=sha256:" in entry for entry in named)
         pins.append(dict(entry.split()[0].split("==") for entry in named))
-    assert pins[0].items() <= pins[1].items() <= pins[2].items()
+    run, rabbitmq, s3, dev = (pin.items() for pin in pins)
+    assert run <= rabbitmq <= dev
+    assert run <= s3 <= dev

@@ -68,6 +68,13 @@ def test_with_events_the_broker_restarts_five_times_and_no_database_goes_back() 
     assert [one for one in faults if one.startswith(("database taken back", "retention"))] == []
 
 
+def test_with_objects_the_object_storage_fails_in_every_way_and_no_database_goes_back() -> None:
+    for form in (torture.LONG, torture.SHORT):
+        faults = {doing.fault for stage in torture.plan(1, torture.with_objects(form)) for doing in stage}
+        assert torture.OBJECT_FAULTS.keys() <= faults
+        assert [one for one in faults if one.startswith("database taken back")] == []
+
+
 def test_a_long_run_kills_20_processes_and_ten_databases() -> None:
     faults = [doing.fault for stage in torture.plan(1, torture.LONG) for doing in stage]
     assert sum("kill -9" in fault for fault in faults if not fault.startswith("erasures")) == 20

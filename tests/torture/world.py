@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -25,6 +25,7 @@ import httpx
 import trio
 
 from tests.support.brokers import OwnBroker
+from tests.support.buckets import S3Server
 from tests.support.faking import fake
 from tests.support.ports import free_port
 from tests.support.proxy import Proxy, open_proxy
@@ -50,6 +51,13 @@ SETTINGS = {
 }
 _REMOTE = {"attempt_seconds": "2.5", "attempts": "2", "backoff_seconds": "0.2", "backoff_max_seconds": "1"}
 _BREAKER = {"breaker_open_seconds": "3"}
+
+
+class S3Behind(Protocol):
+    """The object storage of a world (``objects``): its server, and the network before it."""
+
+    server: S3Server
+    network: Proxy
 
 
 class Convo:
@@ -163,6 +171,7 @@ class World:
         self.settings: dict[str, str] = {}
         # Where it takes part.
         self.broker: OwnBroker | None = None
+        self.objects: S3Behind | None = None
         self.convos: list[Convo] = []
         # Those that took part for a while only.
         self.departed: list[Convo] = []
@@ -316,10 +325,12 @@ def signal_all(pids: Sequence[int], number: int) -> None:
             os.kill(pid, number)
 
 
-async def convo_command(world: World, *arguments: str) -> tuple[int, str]:
+async def convo_command(world: World, *arguments: str, settings: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command of convo on the database itself; return its exit code and its output."""
     line = [sys.executable, "-m", "convo", *arguments, "--data-dir", str(world.folder / "commands")]
-    run = partial(subprocess.run, line, env=environment(world.database), cwd=ROOT, capture_output=True, text=True)
+    run = partial(
+        subprocess.run, line, env=environment(world.database, settings), cwd=ROOT, capture_output=True, text=True
+    )
     done = await trio.to_thread.run_sync(partial(run, check=False, timeout=120))
     return done.returncode, (done.stdout + done.stderr).strip()
 

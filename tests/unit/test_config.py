@@ -18,6 +18,7 @@ SECRETS = {
     *(("llm", "api_key"), ("memory", "api_key")),
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
     ("rabbitmq", "url"),
+    *(("logs", name) for name in ("access_key_id", "secret_access_key")),
 }
 """They come from the environment only: the file has no place for them."""
 SECTIONS: dict[str, Any] = {

@@ -75,6 +75,16 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("12 s", "10 s"),
     ),
     (
+        {"logs": {"attempts": 5}},
+        ("logs.attempt_seconds", "web.request_seconds"),
+        ("10.8 s", "8 s"),
+    ),
+    (
+        {"logs": {"write_seconds": 1.0}},
+        ("logs.attempt_seconds", "logs.write_seconds"),
+        ("2 s", "1 s"),
+    ),
+    (
         {"jobs": {"heartbeat_seconds": 11.0}},
         ("jobs.heartbeat_seconds", "jobs.lease_seconds"),
         ("33 s", "30 s"),

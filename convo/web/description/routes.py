@@ -225,7 +225,10 @@ _CONVERSATIONS = (
             ),
             _NOT_MODIFIED,
         ),
-        problems=(errors.NotFound, errors.Expired, errors.Erased, errors.Invalid, errors.Overloaded),
+        problems=(
+            *(errors.NotFound, errors.Expired, errors.Erased, errors.Invalid),
+            *(errors.Overloaded, errors.LogsUnavailable),
+        ),
     ),
     Route(
         path="/v1/conversations/{conversation_id}/explain",
