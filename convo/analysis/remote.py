@@ -19,7 +19,7 @@ import msgspec
 
 from convo.analysis.analyze import AnsweredBy
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.dependencies import DEPENDENCIES
+from convo.dependencies import DEPENDENCIES, FALLBACK_PREFIX, row_name
 from convo.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -63,7 +63,8 @@ class RemoteAnalyst(ABC):
         self.name = name
         self.by = by
         # A fallback (``llm.NAME``) is of the kind of what it stands in for; its settings are a table within that one's.
-        self.kind, _, self.fallback = name.partition(".")
+        self.kind = row_name(name)
+        self.fallback = name.removeprefix(FALLBACK_PREFIX) if self.kind != name else ""
         tables = (self.kind, "fallbacks", self.fallback) if self.fallback else (name,)
         self.section = ".".join(tables)
         self._key_variable = variable(*tables, "api_key")

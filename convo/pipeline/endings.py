@@ -16,6 +16,7 @@ import trio
 from convo.analysis.analyze import PartFailure
 from convo.analysis.job_calls import JobCalls, calls_at_work
 from convo.conversation.model import Finding, PartName
+from convo.dependencies import row_name
 from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError
 from convo.observe import log_records, metrics
 from convo.pipeline.at_work import JobAtWork
@@ -156,7 +157,7 @@ class Endings:
         """Let the job wait for the dependency of its first failure; no attempt is spent."""
         lease = job.lease
         name, first = next(iter(failures.items()))
-        waits_for = first.error.waits_for if isinstance(first.error, RemoteError) else ""
+        waits_for = row_name(first.error.dependency) if isinstance(first.error, RemoteError) else ""
         reason = f"{name}: {first.error.detail}"
         with self._ending(job) as count:
             await self._store_costs(job.calls)
