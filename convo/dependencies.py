@@ -106,9 +106,18 @@ ALERT_PREFIXES: dict[str, str] = {
 """What begins the names of the alerts of each service that convo calls, by its name."""
 
 
+FALLBACK_PREFIX = "llm."
+"""What begins the name of a fallback of the language model."""
+
+
+def row_name(name: str) -> str:
+    """Return the name of the row that a server belongs to: a fallback is the language model, too."""
+    return "llm" if name.startswith(FALLBACK_PREFIX) else name
+
+
 def alert_prefix(name: str) -> str:
     """Return what begins the names of the alerts of a service, also of one that finds a declared part.
 
     Those of a fallback (``llm.NAME``) are the model's.
     """
-    return "PART" if name.startswith(PART_PREFIX) else ALERT_PREFIXES[name.partition(".")[0]]
+    return "PART" if name.startswith(PART_PREFIX) else ALERT_PREFIXES[row_name(name)]

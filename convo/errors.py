@@ -353,11 +353,6 @@ class RemoteError(ConvoError):
     title = "A service that convo depends on failed"
     outage = False
 
-    @property
-    def waits_for(self) -> str:
-        """What a job waits for after it: ``llm`` also where a fallback of it (``llm.NAME``) failed."""
-        return self.dependency.partition(".")[0]
-
     def __init__(self, dependency: str, detail: str, *, retry_after_seconds: float | None = None) -> None:
         super().__init__(f"{dependency}: {detail}", retry_after_seconds=retry_after_seconds)
         self.dependency = dependency

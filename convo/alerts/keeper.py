@@ -25,7 +25,7 @@ from convo.alerts.formats import AlertView, Notification
 from convo.alerts.look import Look, SeenRecord, Vitals
 from convo.alerts.rules import LEVELS, Alert, Board, Condition, Notice, is_shared
 from convo.alerts.shared import SharedState
-from convo.dependencies import DEPENDENCIES, alert_prefix
+from convo.dependencies import DEPENDENCIES, alert_prefix, row_name
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
 from convo.settings import AlertsSettings
@@ -235,6 +235,6 @@ def _counted() -> dict[tuple[str, str], float]:
         **{
             (f"{alert_prefix(name)}_{_CALLS[code]}", name): cell.value
             for (name, code), cell in list(calls.cells.items())
-            if code in _CALLS and name.partition(".")[0] in DEPENDENCIES
+            if code in _CALLS and row_name(name) in DEPENDENCIES
         },
     }

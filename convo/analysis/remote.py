@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from convo.conversation.model import Conversation, Finding, PartName
-from convo.dependencies import DEPENDENCIES, address_setting
+from convo.dependencies import FALLBACK_PREFIX, PART_PREFIX, address_setting, row_name
 from convo.errors import (
     ConfigError,
     DeadlineExceeded,
@@ -63,9 +63,14 @@ class RemoteAnalyst(ABC):
         self.by = by
         # A fallback (``llm.NAME``) is of the kind of what it stands in for; its settings are a table within that one's.
         # The service of a part (``part.NAME``) stands in for none.
-        self.kind, _, own = name.partition(".")
-        self.fallback = own if self.kind in DEPENDENCIES else ""
-        tables = (self.kind, "fallbacks", own) if self.fallback else ("parts", own) if own else (name,)
+        self.kind = row_name(name)
+        tables: tuple[str, ...] = (name,)
+        self.fallback = ""
+        if self.kind != name:
+            self.fallback = name.removeprefix(FALLBACK_PREFIX)
+            tables = (self.kind, "fallbacks", self.fallback)
+        elif name.startswith(PART_PREFIX):
+            self.kind, tables = "part", ("parts", name.removeprefix(PART_PREFIX))
         self.section = ".".join(tables)
         self._key_variable = variable(*tables, "api_key")
         # What the running attempt was answered: each call is a task of its own.
@@ -73,7 +78,7 @@ class RemoteAnalyst(ABC):
         self._key = settings.api_key.reveal() if isinstance(settings, RemoteSettings) else ""
         self.dependency = Dependency(name, settings, random=random, answer_seen=self._seen)
         self._base_url = base_url
-        self._address = f"{self.section}.{DEPENDENCIES[self.kind].address}" if self.fallback else address_setting(name)
+        self._address = address_setting(name) if not self.fallback else f"{self.section}.base_url"
         self._headers = headers
         self._check_seconds = settings.attempt_seconds
         self._client = OutboundClient(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from convo.analysis.analyze import PartFailure
 from convo.conversation.model import PartName
+from convo.dependencies import row_name
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records
 from convo.resilience.dependency import JobDependency, is_outage
@@ -29,7 +30,7 @@ class Blame:
         return {name: failure for name, failure in failures.items() if not self._is_outage(lease, failure.error)}
 
     def _is_outage(self, lease: Lease, error: ConvoError) -> bool:
-        dependency = self._dependencies.get(error.waits_for) if isinstance(error, RemoteError) else None
+        dependency = self._dependencies.get(row_name(error.dependency)) if isinstance(error, RemoteError) else None
         if dependency is None or not isinstance(error, RemoteError):
             return is_outage(error)
         return dependency.is_at_fault(error, lease.seq)
@@ -43,8 +44,8 @@ class Blame:
     def _remote(self, failures: Mapping[PartName, PartFailure]) -> Iterator[tuple[JobDependency, RemoteError]]:
         for failure in failures.values():
             error = failure.error
-            if isinstance(error, RemoteError) and error.waits_for in self._dependencies:
-                yield self._dependencies[error.waits_for], error
+            if isinstance(error, RemoteError) and row_name(error.dependency) in self._dependencies:
+                yield self._dependencies[row_name(error.dependency)], error
 
     async def give_back(self) -> None:
         """Give back all attempts that are owed; what cannot be stored now is owed until the next time."""

@@ -16,6 +16,7 @@ import trio
 from convo.analysis.analyze import PartFailure
 from convo.analysis.job_calls import JobCalls, calls_at_work
 from convo.conversation.model import Finding, PartName
+from convo.dependencies import row_name
 from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError
 from convo.observe import log_records, metrics
 from convo.pipeline.at_work import JobAtWork
@@ -161,7 +162,7 @@ class Endings:
     async def park_for(self, job: JobAtWork, what: str, error: ConvoError) -> None:
         """Let the job wait for the dependency without which it has no ``what``; no attempt is spent."""
         lease = job.lease
-        waits_for = error.waits_for if isinstance(error, RemoteError) else ""
+        waits_for = row_name(error.dependency) if isinstance(error, RemoteError) else ""
         reason = f"{what}: {error.detail}"
         with self._ending(job) as count:
             await self._store_costs(job.calls)

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from convo.dependencies import row_name
 from convo.errors import (
     ConvoError,
     DeadlineExceeded,
@@ -81,7 +82,7 @@ class Dependency:
         """Make the one called ``name``; ``answer_seen`` returns what the running attempt was answered, if anything."""
         self._name = name
         # Its waits are named by its kind: a fallback's are those of the model.
-        self._waits = name.partition(".")[0]
+        self._waits = row_name(name)
         self._settings = settings
         self._random = random
         self._breaker = Breaker(

@@ -15,6 +15,7 @@ from convo.analysis.llm import Model
 from convo.analysis.llm_chain import Models
 from convo.conversation.model import Conversation, Mood, PartName, Questions
 from convo.conversation.owed import DeclaredPart
+from convo.dependencies import row_name
 from convo.errors import RemoteDenied, RemoteError, RemoteUnavailable
 from convo.settings import LlmFallback, LlmSettings, Secret, llm_servers
 from tests.support import fakes
@@ -146,7 +147,7 @@ async def test_where_all_are_out_the_error_is_an_outage_that_jobs_wait_for_by_on
         servers.first.always = servers.backup.always = fakes.failing("503")
         with pytest.raises(RemoteUnavailable) as caught:
             await servers.emotion()
-        assert caught.value.waits_for == "llm"
+        assert row_name(caught.value.dependency) == "llm"
         assert [one.dependency for one in caught.value.asked] == ["llm", "llm.backup"]
 
 

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from convo.dependencies import row_name
 from convo.errors import (
     RemoteBusy,
     RemoteDenied,
@@ -145,11 +146,11 @@ async def test_a_job_is_at_fault_only_where_it_is_at_each_of_them(autojump_clock
     row = Row()
     row.fails = {"llm": refused, "llm.backup": refused}
     error = await row.failure()
-    assert (error.dependency, error.outage, error.waits_for) == ("llm", False, "llm")
+    assert (error.dependency, error.outage, row_name(error.dependency)) == ("llm", False, "llm")
     assert not row.chain.is_at_fault(error, 1)
     row.fails["llm.backup"] = down
     error = await row.failure()
-    assert (error.dependency, error.outage, error.waits_for) == ("llm.backup", True, "llm")
+    assert (error.dependency, error.outage, row_name(error.dependency)) == ("llm.backup", True, "llm")
     assert row.chain.is_at_fault(error, 1)
     assert error.later_seconds == REFUSED_SECONDS, "the refusal of the other one may have its price"
 
