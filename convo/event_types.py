@@ -23,7 +23,8 @@ WebhookState = Literal["new", "active", "off"]
 
 EVENT_TYPES: Mapping[EventType, str] = {
     "conversation.accepted": "A conversation is stored. A replay is no event.",
-    "conversation.analysed": "All parts are found: the score, with how it came about, and what each part found.",
+    "conversation.analysed": "All parts are found: the score, with how it came about, and what each part found. It "
+    "comes again after a revision and after a promotion: the last one holds.",
     "conversation.dead": "The job was buried, with the reason. It may be retried, and be analysed after all.",
     "conversation.erased": "A conversation was erased: erase what you have of it.",
     "conversation.revised": "A longer log of a conversation is stored. It is analysed, and then counts instead.",

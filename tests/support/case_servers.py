@@ -97,7 +97,7 @@ def _posted_to(found: re.Match[str]) -> Rule:
 
 
 def _asking(found: re.Match[str]) -> Rule:
-    return lambda seen: asked_for(seen.call) == found[1]
+    return lambda seen: found[1] in asked_for(seen.call)
 
 
 def _having(found: re.Match[str]) -> Rule:
@@ -138,30 +138,30 @@ def format_of(call: Call) -> str:
     return str((_json(call).get("response_format") or {}).get("type", ""))
 
 
-def asked_for(call: Call) -> str:
-    """Return what a call to a model asks for: "questions", "emotion", or nothing that is known."""
+def asked_for(call: Call) -> set[str]:
+    """Return what a call to a model asks for: "questions", "emotion", both, or nothing that is known."""
     said = _said(call)
-    if '{"emotion"' in said:
-        return "emotion"
-    return "questions" if '{"questions"' in said else ""
+    return {name for name in ("questions", "emotion") if f'"{name}": ' in said}
 
 
 def body_of(answer: object, call: Call) -> bytes:
-    """Write a case's answer to one call: to the emotion call in the same form, with an emotion in it."""
+    """Write a case's answer to one call: where an emotion is asked for, in the same form, with one in it."""
     if isinstance(answer, str):
         text = answer
     else:
-        text = json.dumps(_with_emotion(answer) if asked_for(call) == "emotion" else answer, ensure_ascii=False)
+        asked = asked_for(call)
+        alone = "questions" not in asked
+        text = json.dumps(_with_emotion(answer, alone) if "emotion" in asked else answer, ensure_ascii=False)
     return text.encode()
 
 
-def _with_emotion(value: Any) -> Any:
+def _with_emotion(value: Any, alone: bool) -> Any:  # noqa: FBT001  (passed on)
     if isinstance(value, str):
-        return _FORM.sub(_FOUND, value)
+        return _FORM.sub(lambda found: _FOUND if alone else f"{found[0].rstrip('} ')},{_FOUND[1:]}", value)
     if isinstance(value, list):
-        return [_with_emotion(below) for below in value]
+        return [_with_emotion(below, alone) for below in value]
     if isinstance(value, dict):
-        return {key: _with_emotion(below) for key, below in value.items()}
+        return {key: _with_emotion(below, alone) for key, below in value.items()}
     return value
 
 
@@ -187,13 +187,12 @@ def think(call: Call) -> object:
     if call.method == "GET":
         return {"object": "list", "data": [{"id": "x", "object": "model"}]}
     said, asked = _said(call), asked_for(call)
-    if asked == "emotion":
-        return completion(_FOUND)
-    if asked != "questions":
+    if not asked:
         return completion('{"ok":true}')
     lines = [_line(line) for line in said.splitlines() if line.startswith("{")]
-    texts = [str(line.get("text")) for line in lines if line.get("speaker") == "user"]
-    return completion(json.dumps({"questions": [text for text in texts if text.rstrip().endswith("?")]}))
+    texts = [line["user"] for line in lines if isinstance(line.get("user"), str)]
+    found: dict[str, Any] = {"questions": [text for text in texts if text.rstrip().endswith("?")], "emotion": "happy"}
+    return completion(json.dumps({name: value for name, value in found.items() if name in asked}))
 
 
 class Mem0:

@@ -26,7 +26,7 @@ def call(path: str = "/v1/chat/completions", **fields: Any) -> Call:
 
 
 def ask(part: str, role: str = "system") -> Call:
-    record = '<conversation>\n{"speaker":"user","text":"Is it open?"}\n{"speaker":"bot","text":"Why?"}\n</conversation>'
+    record = '<conversation>\n{"user":"Is it open?"}\n{"bot":"Why?"}\n</conversation>'
     shape = '{"emotion": "..."}' if part == "emotion" else '{"questions": ["..."]}'
     return call(messages=[{"role": role, "content": f"Answer {shape}"}, {"role": "user", "content": record}])
 
@@ -87,6 +87,14 @@ def test_the_emotion_call_is_answered_in_the_form_of_the_case() -> None:
     assert emotion["choices"][0]["message"]["content"] == 'so {this}</think>{"emotion":"happy"}'
 
 
+def test_one_call_for_both_is_answered_with_both_in_the_form_of_the_case() -> None:
+    answer = {"choices": [{"message": {"content": '```{"questions":["Is it open?"]}```'}}]}
+    both = call(messages=[{"role": "user", "content": '{"questions": ["..."], "emotion": "..."}'}])
+    found = json.loads(body_of(answer, both))["choices"][0]["message"]["content"]
+    assert found == '```{"questions":["Is it open?"],"emotion":"happy"}```'
+    assert asked_for(both) == {"questions", "emotion"}
+
+
 def test_a_body_is_compressed_as_the_headers_say() -> None:
     assert gzip.decompress(encoded(b"words", {"content-encoding": "gzip"})) == b"words"
     assert encoded(b"words", {}) == b"words"
@@ -97,7 +105,7 @@ def test_a_healthy_fake_finds_the_question_of_the_user_wherever_the_record_stand
     in_one = call(messages=[{"role": "user", "content": "\n".join(m["content"] for m in asked.json()["messages"])}])
 
     for one in (asked, in_one):
-        assert asked_for(one) == "questions"
+        assert asked_for(one) == {"questions"}
         assert 'Is it open?"]' in json.dumps(think(one)).replace("\\", "")
         assert "Why?" not in json.dumps(think(one))
 

@@ -14,6 +14,7 @@ from convo import erasure, retention, user_erasure
 from convo.conversation.identity import revision_hash
 from convo.conversation.model import Mood, Questions
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant
+from convo.erase_again import erase_again
 from convo.errors import Conflict, ConvoError, Erased, Expired, LeaseLost, NotFound, Unavailable
 from convo.settings import EventsSettings, IntakeSettings, Settings
 from convo.store import audit, ledger, process_programs
@@ -546,4 +547,49 @@ async def test_what_was_superseded_expires_as_what_is_done(process: Process) -> 
     await shift_clock(process.postgres, "31 days")
     assert await removed(process, after(conversations_days=30)) == {"conversations": 2}
     assert await ledger.totals(process.postgres) == {"accepted": 2, "retired": 2, "done": 0, "superseded": 0}
+    assert await balanced(process)
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_revisions_that_a_backup_brought_back_are_erased_again(process: Process, *, expired: bool) -> None:
+    for turns in (2, 4, 6):
+        await sent(process, turns)
+        await settled(process, f"key {turns}")
+    if expired:
+        await shift_clock(process.postgres, "31 days")
+        await removed(process, after(conversations_days=30))
+
+    async def bring_back(connection: Connection) -> None:
+        key = await read_installation_key(connection)
+        hmac = key.hmac_of("conversation", "talk-1")
+        hash_hmac = key.hmac_of_hash(DEFAULT.id_hash("talk-1"))
+        await connection.execute("INSERT INTO erase_again VALUES ('conversation', $1, 1, $2)", hmac, hash_hmac)
+
+    await process.postgres.run("test.bring", bring_back)
+    done = await erase_again(process.postgres, erased=lambda _: None)
+    assert done is not None
+    assert await ask(process.postgres, "SELECT count(*) FROM erase_again") == 0
+    hashed = DEFAULT.id_hash("talk-1")
+    hashes = [hashed, *(revision_hash(hashed, number) for number in range(1, 4))]
+    assert await ask(process.postgres, "SELECT count(*) FROM receipt WHERE id_hash = ANY($1)", hashes) == 0
+    assert await ask(process.postgres, "SELECT count(*) FROM receipt WHERE state = 'e' AND digest = ''") == 3
+    assert await ask(process.postgres, "SELECT count(*) FROM conversation") == 0
+    for turns in (2, 4, 6):
+        with pytest.raises(Erased):
+            await sent(process, turns)
+    if not expired:
+        assert await balanced(process)
+
+
+async def test_what_an_expired_revision_told_first_goes_with_the_conversation(process: Process) -> None:
+    await sent(process, 2)
+    await settled(process, "dog")
+    await shift_clock(process.postgres, "20 days")
+    await sent(process, 4)
+    await settled(process, "moon")
+    await shift_clock(process.postgres, "31 days")
+    assert await removed(process, after(conversations_days=30)) == {"conversations": 1}
+    assert await ask(process.postgres, "SELECT count(*) FROM memory") == 2
+    assert len(await erased(process)) == 2
+    await all_gone(process)
     assert await balanced(process)
