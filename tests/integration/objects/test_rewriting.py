@@ -151,6 +151,26 @@ async def test_what_is_erased_while_its_object_is_written_anew_goes_with_the_nex
     assert not stands(s3, bucket)
 
 
+async def test_what_retention_removes_while_its_object_is_written_anew_goes_with_the_next_one(
+    logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seqs = await packed(logs, "talk-1", "talk-2", "talk-3")
+    await erased(logs, "talk-2")
+    put = logs.bucket.put
+
+    async def retiring(key: str, body: bytes) -> None:
+        await logs.postgres.run("test.retire", partial(retire, over=Over(position=None, logs=[seqs[0]])))
+        await put(key, body)
+
+    monkeypatch.setattr(logs.bucket, "put", retiring)
+    await logs.rewriter.erase_urgent()
+    monkeypatch.setattr(logs.bucket, "put", put)
+    assert stands(s3, bucket)
+    await logs.keeper.look()
+    assert not stands(s3, bucket)
+    assert await logs.read(seqs[2])
+
+
 async def test_what_is_erased_while_it_moves_is_waited_for_and_goes(
     logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
