@@ -29,7 +29,11 @@ from convo.store.log_refs import month_of
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
 _PAGE_ROWS = 1_000
-_LOGS_MAX = 4_000
+# The transaction that refers to an object takes longer the more logs are in it, and accepts notice that. So many are in
+# the next one as fit into this time.
+_REFER_SECONDS = 0.05
+_LOGS_FIRST, _LOGS_MIN, _LOGS_MAX = 500, 100, 4_000
+_PAUSE_SECONDS_MIN = 0.01
 _PIECE_BYTES = 1 << 20
 _JOIN_SECONDS = 60.0
 _WHOLE_SECONDS = 86_400.0
@@ -53,6 +57,7 @@ class Packer:
         self._groups: dict[tuple[int, int], list[WaitingLog]] = {}
         self._position = 0
         self._whole_at = 0.0
+        self._logs_max = _LOGS_FIRST
         self.oldest_seconds = 0.0
         """For how long the oldest log that should move by now has been stored; 0 where none should."""
 
@@ -132,7 +137,7 @@ class Packer:
     def _count_of_full(self, group: Sequence[WaitingLog]) -> int:
         size = 0
         for count, one in enumerate(group):
-            if count and (size + one.bytes > self._settings.pack_bytes or count == _LOGS_MAX):
+            if count and (size + one.bytes > self._settings.pack_bytes or count == self._logs_max):
                 return count
             size += one.bytes
         return 0
@@ -194,9 +199,15 @@ class Packer:
     async def _refer(self, planned: LogObject, joined: JoinedLogs) -> int:
         await until_idle(self._pressed)
         refer = partial(log_objects.refer, planned=planned, refs=joined.refs, size=len(joined.body))
+        began = trio.current_time()
         moved = await self._postgres.run("db.pack", refer, begin=DURABLE)
         if moved is None:
             raise Unavailable(f"the object {planned.name} took so long that it was given up")
+        seconds = trio.current_time() - began
+        fit = int(len(joined.refs) * _REFER_SECONDS / max(seconds, 1e-6))
+        self._logs_max = max(_LOGS_MIN, min(_LOGS_MAX, 2 * self._logs_max, fit))
+        # It gives way as long as it took.
+        await trio.sleep(max(seconds, _PAUSE_SECONDS_MIN))
         return moved
 
     async def _give_up(self, planned: LogObject, later_seconds: float) -> None:

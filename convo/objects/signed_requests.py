@@ -52,7 +52,7 @@ class SignedRequests:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.__aexit__(kind, error, trace)  # noqa: ASYNC102  (shields itself, with a bound)
 
     async def keeps_versions(self) -> bool:
         """Return whether the bucket keeps a version that is deleted or written over, or did so once.

@@ -111,11 +111,12 @@ class ObjectGivenUp(Exception):
     """Ends the transaction of ``replace``: nothing of it is kept."""
 
 
-# Few are under way: each holds some thousand numbers.
+# Few are under way: each holds some thousand numbers. They are locked: one that is forgotten meanwhile waits, and takes
+# the notes along. Without that they would stay for ever, and their receipt would wait for ever.
 _NOTE_IN_FLIGHT = """
 INSERT INTO erased_log (name, seq)
-SELECT o.name, gone.seq FROM log_object AS o JOIN unnest($1::bigint[]) AS gone (seq) ON gone.seq = ANY(o.seqs)
-WHERE o.state <> 'stored' ON CONFLICT DO NOTHING
+SELECT o.name, gone.seq FROM (SELECT name, seqs FROM log_object WHERE state <> 'stored' FOR KEY SHARE) AS o
+JOIN unnest($1::bigint[]) AS gone (seq) ON gone.seq = ANY(o.seqs) ON CONFLICT DO NOTHING
 """
 # Every object that one of them stands in has a note by now. erased_log_pkey
 _NOTE_ERASURE = "UPDATE erased_log SET erasure = $1, urgent = true WHERE seq = ANY($2::bigint[])"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 import trio
 from msgspec import structs
 
-from convo.errors import RemoteError
+from convo.errors import RemoteError, Unavailable
 from convo.objects.packing import Packer
 from convo.objects.storage import ObjectStorage
 from convo.observe import log_records
+from convo.store import log_objects
 from convo.store.logs import LogStore
 from tests.support.buckets import S3Server
 from tests.support.making import ask, rows, settled, shift_clock, told
@@ -144,6 +146,29 @@ async def test_a_process_that_dies_at_any_step_of_packing_loses_no_log_and_leave
             point += 1
         assert steps.count >= 5
         assert point >= 10
+
+
+async def test_an_object_that_was_given_up_while_it_was_written_is_not_referred_to(
+    logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (seq,) = await over(logs, "talk-1")
+    put = logs.bucket.put
+
+    async def slow(key: str, body: bytes) -> None:
+        await put(key, body)
+        # The clock of the database is far ahead of it by now: whoever leads takes its process for dead.
+        name = key.rpartition("/")[2].partition(".")[0]
+        await logs.postgres.run("test.give_up", partial(log_objects.give_up, name=name, later_seconds=0.0))
+
+    monkeypatch.setattr(logs.bucket, "put", slow)
+    with pytest.raises(Unavailable, match="given up"):
+        await logs.packer.pack()
+    monkeypatch.setattr(logs.bucket, "put", put)
+    assert await logs.here() == [seq]
+    assert await logs.rewriter.delete_leaving() == 1
+    assert await logs.packer.pack() == 1
+    assert await logs.read(seq)
+    assert len(s3.keys(bucket)) == 1
 
 
 async def test_two_processes_that_pack_at_the_same_time_refer_to_each_log_once(logs: OldLogs) -> None:

@@ -12,7 +12,7 @@ from convo.erasure import Erasure, erase_conversation, read_receipt
 from convo.errors import RemoteError, RemoteRefused, RemoteUnavailable, WrongLog
 from convo.retention import Over, retire
 from convo.retention_months import WholeMonth, drop_over, read_month
-from convo.store import log_objects
+from convo.store import log_erasing, log_objects
 from convo.store.audit_log import NO_CALLER
 from convo.store.log_refs import parse_ref
 from convo.store.months import Month
@@ -151,6 +151,26 @@ async def test_what_is_erased_while_its_object_is_written_anew_goes_with_the_nex
     assert not stands(s3, bucket)
 
 
+async def test_what_retention_removes_while_its_object_is_written_anew_goes_with_the_next_one(
+    logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seqs = await packed(logs, "talk-1", "talk-2", "talk-3")
+    await erased(logs, "talk-2")
+    put = logs.bucket.put
+
+    async def retiring(key: str, body: bytes) -> None:
+        await logs.postgres.run("test.retire", partial(retire, over=Over(position=None, logs=[seqs[0]])))
+        await put(key, body)
+
+    monkeypatch.setattr(logs.bucket, "put", retiring)
+    await logs.rewriter.erase_urgent()
+    monkeypatch.setattr(logs.bucket, "put", put)
+    assert stands(s3, bucket)
+    await logs.keeper.look()
+    assert not stands(s3, bucket)
+    assert await logs.read(seqs[2])
+
+
 async def test_what_is_erased_while_it_moves_is_waited_for_and_goes(
     logs: OldLogs, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +268,30 @@ async def test_the_objects_of_a_month_that_is_dropped_go_but_for_what_is_kept(
     )
     await ask(logs.postgres, "WITH d AS (DELETE FROM conversation_log) SELECT 1")
     assert await rows(logs.postgres, "SELECT name, seq FROM erased_log") == [("0123456789abcdef", seqs[0])]
+
+
+async def test_an_object_that_is_forgotten_while_an_erasure_is_under_way_takes_its_note_along(logs: OldLogs) -> None:
+    seqs = await packed(logs, "talk-1", "talk-2")
+    await erased(logs, "talk-1")
+    await logs.rewriter.erase_urgent()
+    ((name,),) = await rows(logs.postgres, "SELECT name FROM log_object WHERE state = 'leaving'")
+    receipt = await erased(logs, "talk-1")
+    noted = trio.Event()
+
+    async def slow(connection: Connection) -> None:
+        await log_erasing.note_erased(connection, receipt.hmac, [seqs[1]])
+        await connection.execute("SELECT pg_sleep(0.5)")
+
+    async def erasing() -> None:
+        await logs.postgres.run("test.erase", slow)
+        noted.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(erasing)
+        await trio.sleep(0.2)
+        await logs.postgres.run("test.forget", partial(log_erasing.forget_object, name=name), begin=DURABLE)
+        assert noted.is_set()  # it has waited
+    assert await rows(logs.postgres, "SELECT * FROM erased_log WHERE name = $1", name) == []
 
 
 async def test_one_object_that_cannot_be_deleted_does_not_hold_up_the_others(
