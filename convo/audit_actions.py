@@ -18,6 +18,7 @@ AuditAction = Literal[
     "key_rotated",
     "key_revoked",
     "restore",
+    "scrub",
     "start",
     "reload",
     "webhook_made",
@@ -36,6 +37,8 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "key_revoked": "A key was revoked. `detail` has its id.",
     "restore": "The database was put back to a backup. `detail` says when that was made, and its size, and whether "
     "it was done without erasing again what was erased since.",
+    "scrub": "The tables were written anew, so that no file holds what was erased. `detail` has how many, and how many "
+    "bytes they took before.",
     "start": "A process started. `detail` has the settings that differ from their defaults; of those that are or may "
     "hold secrets only the names.",
     "reload": "A process read its certificate and the keys of clients again (SIGHUP).",

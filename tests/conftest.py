@@ -49,6 +49,7 @@ GIVEN = os.environ.get("CONVO_TEST_DATABASE_URL", "")
 _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_SLOW = ("tests/system/test_torture.py", "tests/system/", "tests/test_linear.py", "tests/integration/commands/")
 _BLOCK_SECONDS = 1.0
 """What the code of one pass of a test's loop may take, without waits for a processor and the garbage collector."""
 
@@ -66,7 +67,12 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run every Trio test under the loop watch: the closest ``trio`` marker decides what runs a test."""
+    """Put the slow files first, and run every Trio test under the loop watch.
+
+    The processes of a run take a file at a time: one that took minutes would leave the others idle at the end. The
+    closest ``trio`` marker decides what runs a test.
+    """
+    items.sort(key=lambda item: next((place for place, name in enumerate(_SLOW) if item.nodeid.startswith(name)), 9))
     for item in items:
         if item.get_closest_marker("trio") and not item.get_closest_marker("blocks_loop"):
             item.add_marker(pytest.mark.trio(run=run_watched), append=False)

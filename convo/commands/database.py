@@ -30,6 +30,7 @@ from convo.settings import Settings
 from convo.startup import describe_url
 from convo.store import audit_log, erasure_file, erasure_list, keys, ledger, tenants
 from convo.store.audit import anomalies
+from convo.store.audit_log import AuditEntry
 from convo.store.backup import read_made_at, restore_backup, write_backup
 from convo.store.contents import read_contents
 from convo.store.erasure_file import ErasureList
@@ -126,9 +127,15 @@ async def scrub_erased(
                 await _refuse_unserved(settings, connection)
                 sizes = await scrub.read_sizes(connection)
                 confirm(sizes)
+                await connection.run("db.scrub", partial(_note_scrub, sizes))
                 return await scrub.scrub(connection, sizes, report, as_superuser)
             finally:
                 await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
+
+
+async def _note_scrub(sizes: Sequence[Size], connection: Connection) -> None:
+    detail = {"tables": len(sizes), "bytes": sum(one.bytes for one in sizes)}
+    await audit_log.append(connection, AuditEntry(action="scrub", detail=detail))
 
 
 async def _read_files(settings: Settings) -> list[ErasureList]:

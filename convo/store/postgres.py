@@ -154,8 +154,7 @@ class Postgres:
                 return connection
             self._opened.discard(connection)
         try:
-            # Not within(): a cancellation at the moment in which it is open would leave it to nobody.
-            connection = await self._open_session(self._settings.acquire_seconds)
+            connection = await within(self._settings.acquire_seconds, self.connect())
         except TimeoutError as error:
             within_ = f"within database.acquire_seconds = {self._settings.acquire_seconds:g} s"
             raise DatabaseUnavailable(f"no connection could be opened {within_}") from error
@@ -164,11 +163,8 @@ class Postgres:
 
     async def connect(self, **settings: str) -> Any:
         """Open one connection, with server settings over the usual ones; call it on the asyncio side."""
-        return await self._open_session(self._settings.connect_seconds, **settings)
-
-    async def _open_session(self, most_seconds: float, /, **settings: str) -> Any:
         return await self.sessions.open(
-            timeout=min(most_seconds, self._settings.connect_seconds),
+            timeout=self._settings.connect_seconds,
             connection_class=PlainConnection,
             server_settings={**self.session_settings(), **settings},
         )

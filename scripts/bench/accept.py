@@ -9,6 +9,7 @@ out; ``RSS`` is its memory after the round.
     .venv/bin/python scripts/bench/accept.py                        # all of it: about 25 minutes
     .venv/bin/python scripts/bench/accept.py --targets convo,ceiling --sizes 4 --connections 32 --seconds 2
     git worktree add /tmp/before v0.1.0                             # and --earlier /tmp/before: both in one run
+                                                                    # and --anew: see there
 
 Targets: convo (it only accepts), busy (it accepts and analyses), ceiling (ceiling.py), empty (empty_app.py: stores
 nothing), seed_before, seed_after_jsonb, seed_after_message, procrastinate, celery (peers/).
@@ -27,9 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +63,8 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 Start = Callable[[Place], contextlib.AbstractContextManager[Server]]
+Target = Callable[[], contextlib.AbstractContextManager[Server]]
+"""Gives a server for one round: the same one each time, or one that was started for it."""
 Rounds = dict[str, list[load.Outcome]]
 Cell = tuple[int, int]
 """A size in KB and a number of connections."""
@@ -130,7 +134,7 @@ def main() -> int:
         starts = {name: TARGETS[name] for name in asked.targets}
         if asked.earlier:
             starts["earlier"] = _convo("earlier", 0, asked.earlier.resolve())
-        targets = {name: stack.enter_context(start(place)) for name, start in starts.items()}
+        targets = {name: _target(stack, start, place, anew=asked.anew) for name, start in starts.items()}
         cells = list(itertools.product(asked.sizes, asked.connections))
         found = {cell: _measure(targets, cell, asked) for cell in cells}
         steady = _steady(targets, asked) if asked.rate else {}
@@ -142,6 +146,22 @@ def main() -> int:
     return 1 if missed else 0
 
 
+def _target(stack: contextlib.ExitStack, start: Start, place: Place, *, anew: bool) -> Target:
+    if anew:
+        return partial(_started, start, place)
+    server = stack.enter_context(start(place))
+    return lambda: contextlib.nullcontext(server)
+
+
+@contextlib.contextmanager
+def _started(start: Start, place: Place) -> Iterator[Server]:
+    with (
+        tempfile.TemporaryDirectory(dir=place.folder) as folder,
+        start(structs.replace(place, folder=Path(folder))) as server,
+    ):
+        yield server
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers, names = _listed(int), _listed(str)
@@ -151,6 +171,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=numbers, default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds for each server, size and number of connections")
+    parser.add_argument(
+        "--anew",
+        action="store_true",
+        help="start each server anew for each round: where memory lies makes one process a tenth faster for its life",
+    )
     parser.add_argument("--rate", type=float, default=500.0, help="requests/s of the steady rounds; 0: none")
     parser.add_argument("--client", choices=["wrk", "own"], default="wrk", help="wrk where it is installed, or our own")
     parser.add_argument("--database-url", default=databases.GIVEN, help="a PostgreSQL whose role may make databases")
@@ -176,7 +201,7 @@ def _place(folder: Path, asked: argparse.Namespace) -> Place:
 # --- measuring
 
 
-def _measure(targets: Mapping[str, Server], cell: Cell, asked: argparse.Namespace) -> Rounds:
+def _measure(targets: Mapping[str, Target], cell: Cell, asked: argparse.Namespace) -> Rounds:
     size, connections = cell
     tails = load.real_tails(size * 1000)
     rounds: Rounds = {name: [] for name in targets}
@@ -185,14 +210,17 @@ def _measure(targets: Mapping[str, Server], cell: Cell, asked: argparse.Namespac
     for number in range(asked.rounds + 1):
         for name in order:
             print(f"{size} KB, {connections} connections, round {number}: {name}", file=sys.stderr)
-            plan = load.Plan(
-                url=targets[name].url + ROUTE,
-                tails=tails,
-                connections=connections,
-                seconds=max(asked.seconds, size * connections / _ROUND_KB_PER_SECOND),
-                name=f"{size}-{connections}-{number}-{time.monotonic_ns()}",
-            )
-            outcome = _round(targets[name], plan, own=asked.client == "own")
+            with targets[name]() as server:
+                plan = load.Plan(
+                    url=server.url + ROUTE,
+                    tails=tails,
+                    connections=connections,
+                    seconds=max(asked.seconds, size * connections / _ROUND_KB_PER_SECOND),
+                    name=f"{size}-{connections}-{number}-{time.monotonic_ns()}",
+                )
+                if asked.anew:
+                    _round(server, structs.replace(plan, name=f"{plan.name}-first"), own=asked.client == "own")
+                outcome = _round(server, plan, own=asked.client == "own")
             # The first round warms all of them up.
             if number:
                 rounds[name].append(outcome)
@@ -222,22 +250,23 @@ def _let_rest(server: Server) -> None:
         before = now
 
 
-def _steady(targets: Mapping[str, Server], asked: argparse.Namespace) -> Rounds:
+def _steady(targets: Mapping[str, Target], asked: argparse.Namespace) -> Rounds:
     """Offer the same rate to each server, whether it can take it or not."""
     tails = load.real_tails(_STEADY_SIZE_KB * 1000)
     rounds: Rounds = {name: [] for name in targets}
     for number in range(asked.rounds):
-        for name, server in targets.items():
+        for name, target in targets.items():
             print(f"{asked.rate:.0f} requests/s, round {number + 1}: {name}", file=sys.stderr)
-            plan = load.Plan(
-                url=server.url + ROUTE,
-                tails=tails,
-                connections=_STEADY_CONNECTIONS,
-                seconds=asked.seconds,
-                name=f"steady-{number}-{os.getpid()}",
-                rate=asked.rate,
-            )
-            rounds[name].append(_round(server, plan))
+            with target() as server:
+                plan = load.Plan(
+                    url=server.url + ROUTE,
+                    tails=tails,
+                    connections=_STEADY_CONNECTIONS,
+                    seconds=asked.seconds,
+                    name=f"steady-{number}-{os.getpid()}",
+                    rate=asked.rate,
+                )
+                rounds[name].append(_round(server, plan))
     return rounds
 
 

@@ -70,6 +70,9 @@ async def test_after_a_scrub_what_was_erased_stands_in_no_file_but_the_write_ahe
         assert done.remains == (scrub.WAL_REMAINS,)
         async with database.stopped_database(settings) as url, open_store(url) as postgres:
             assert await ask(postgres, "SELECT count(*) FROM conversation") >= 1
+            noted = await ask(postgres, "SELECT detail FROM audit_log WHERE action = 'scrub'")
+        sizes = {"tables": len(done.tables), "bytes": sum(one.bytes_before for one in done.tables)}
+        assert json.loads(noted) == sizes
 
 
 def found_in(folder: Path) -> list[tuple[str, str]]:

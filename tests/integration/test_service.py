@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.support.running import ended, running
+from tests.support.running import ended, running, serving
 
 
 def test_a_start_logs_no_loop_block_of_its_own_collector_pass(database: str, tmp_path: Path) -> None:
@@ -46,3 +47,15 @@ def test_an_address_without_a_scheme_is_told_at_the_start_and_everywhere_and_bur
             explained, alerts = client.get("/v1/conversations/first-1/explain").text, client.get("/v1/alerts").text
         shown = client.get("/v1/conversations/first-1").json()
     assert (shown["state"], shown["attempts"], shown["waits_for"]) == ("ready", 0, "memory")
+
+
+@pytest.mark.parametrize(("workers", "settles_apart"), [(0, 0), (8, 120), (127, 1), (128, 0), (200, 0)])
+async def test_up_to_128_workers_and_tasks_that_settle_share_the_jobs(
+    database: str, tmp_path: Path, workers: int, settles_apart: int
+) -> None:
+    async with (
+        serving(tmp_path, database, {"jobs.workers": str(workers)}) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+    ):
+        shown = (await client.get("/debug/tasks")).text
+    assert shown.count("Settling.run") == settles_apart
