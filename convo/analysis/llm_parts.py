@@ -12,6 +12,7 @@ from typing import Any
 
 from convo.analysis.llm_answers import answer_in, emotion_in, questions_in
 from convo.analysis.prompt import EMOTION, PROMPT_VERSION, QUESTIONS, Task
+from convo.analysis.remote import key_prefix
 from convo.conversation.json_schema import fits, pruned
 from convo.conversation.model import Answered, Conversation, Finding, Mood, PartName, Questions
 from convo.conversation.owed import DeclaredPart, result_version
@@ -69,7 +70,10 @@ def found_without_asking(part: DeclaredPart, conversation: Conversation, *, user
 
 
 def call_key(conversation: Conversation, parts: Sequence[DeclaredPart], model: str, base_url: str) -> str:
-    """Name one call in ASCII, the same at each attempt: by what is asked of whom, and of which content."""
+    """Name one call in ASCII, the same at each attempt: a hash of what is asked of whom, and of which content.
+
+    The id stands before it: whoever looks into a provider's log finds the conversation by it.
+    """
     asked = sorted((part.name, result_version(part.name, made_by(part, model), part.version)) for part in parts)
-    named = [asked, model, base_url, conversation.remote_id, conversation.digest]
-    return "convo:" + hashlib.sha256(json.dumps(named).encode()).hexdigest()[:40]
+    named = json.dumps([asked, model, base_url, conversation.digest]).encode()
+    return f"{key_prefix(conversation)}:{hashlib.sha256(named).hexdigest()[:40]}"

@@ -226,7 +226,12 @@ class RemoteAnalyst(ABC):
 
 def idempotency_key(conversation: Conversation, part: PartName) -> str:
     """Name one part of one conversation's content in ASCII, the same at each attempt."""
-    return f"{conversation.remote_prefix}{quote(conversation.conversation_id, safe='')}:{part}:{conversation.digest}"
+    return f"{key_prefix(conversation)}:{part}:{conversation.digest}"
+
+
+def key_prefix(conversation: Conversation) -> str:
+    """Return what the keys of a conversation begin with: its id in ASCII, apart from the same id of another tenant."""
+    return f"{conversation.remote_prefix}{quote(conversation.conversation_id, safe='')}"
 
 
 def key_text(name: str, api_key: Secret) -> str:

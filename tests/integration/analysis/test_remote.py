@@ -313,7 +313,7 @@ async def test_any_conversation_id_makes_a_key_in_ascii(server: FakeServer, conv
     async with Model(settings) as model:
         await model.questions(talk)
     (key,) = server.keys
-    assert re.fullmatch(r"convo:[0-9a-f]{40}", key)
+    assert re.fullmatch(r"[!-9;-~]+:[0-9a-f]{40}", key)
     assert idempotency_key(talk, "memories").isascii()
 
 
