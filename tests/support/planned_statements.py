@@ -96,7 +96,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._WAITING_IDS": (["llm"],),
     "convo.alerts.shared._OLDEST_IDS": (),
     **dict.fromkeys(
-        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 16)))],
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 17)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
     "convo.store.audit_pages._ALL": lambda s: (0, s.done, 11),
