@@ -203,11 +203,9 @@ TESTED_BY: dict[str, str] = {
     "convo.commands.old_logs": "integration/objects/test_copies.py",
     "convo.objects.joining": "integration/objects/test_packing.py",
     "convo.objects.local_logs": "integration/objects/test_packing.py",
-    "convo.objects.s3": "integration/objects/test_storage.py",
     "convo.objects.signed_requests": "integration/objects/test_rewriting.py",
     "convo.store.log_objects": "integration/objects/test_packing.py",
     "convo.store.log_erasing": "integration/objects/test_rewriting.py",
-    "convo.store.log_refs": "integration/objects/test_packing.py",
     "convo.runtime.idle": "integration/test_retention_keeper.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(
