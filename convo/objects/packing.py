@@ -41,6 +41,8 @@ _WHOLE_SECONDS = 86_400.0
 _PARTLY_SECONDS = 86_400.0
 # Under pressure all goes, but for what a worker is about to read.
 _PRESSED_SECONDS = 60.0
+# What was received later than now was so before a clock was set back: those behind it must not wait for that time.
+_FUTURE_SECONDS = 60.0
 
 
 class Packer:
@@ -107,7 +109,7 @@ class Packer:
             "db.pack", partial(log_objects.read_movable, after=self._position, rows=_PAGE_ROWS), begin=RELAXED
         )
         for one in page:
-            if one.seconds < least:
+            if -_FUTURE_SECONDS < one.seconds < least:
                 return False
             if one.ended or self._local.over:
                 self._groups.setdefault((month_of(one.seq), one.tenant), []).append(one)

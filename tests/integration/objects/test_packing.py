@@ -56,6 +56,16 @@ async def test_what_is_young_or_has_not_ended_stays_until_it_is_old_and_has(logs
     assert await logs.here() == []
 
 
+async def test_a_clock_that_was_set_back_holds_up_no_log(database: str, s3: S3Server, bucket: str) -> None:
+    async with open_old_logs(database, s3.endpoint, bucket, pack_after_seconds=1.0, local_bytes_max=1) as logs:
+        await shift_clock(logs.postgres, "5 hours")
+        await logs.settled("talk-1")
+        await shift_clock(logs.postgres, "0 hours")
+        await logs.settled("talk-2")
+        await shift_clock(logs.postgres, "2 seconds")
+        assert await logs.packer.pack() == 2
+
+
 async def test_objects_are_of_one_tenant_and_one_month_and_of_so_many_bytes(
     database: str, s3: S3Server, bucket: str
 ) -> None:
