@@ -62,7 +62,7 @@ class Reanalysis:
                         working.start_soon(self._work, receive)
                 nursery.cancel_scope.cancel()
         finally:
-            await self._leave()
+            await self._leave()  # noqa: ASYNC102  (shields itself, with a bound)
 
     async def _leave(self) -> None:
         if self._taken:

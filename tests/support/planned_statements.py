@@ -401,7 +401,7 @@ NOT_COMPARED: Mapping[str, str] = {
                 "convo.store.log_erasing._OBJECT",
                 "convo.store.log_objects._STORED",
             ),
-            *(f"convo.store.log_objects.{name}" for name in ("_COUNT_OPEN", "_STORE", "_LEAVE", "_LEAVING", "_FORGET")),
+            *(f"convo.store.log_objects.{name}" for name in ("_COUNT_OPEN", "_STORE")),
             *(f"convo.store.log_objects.{name}" for name in ("_GIVE_UP", "_GIVE_UP_ABANDONED", "_KNOWN")),
             "convo.store.log_objects._NOTE_VANISHED",
             *(f"convo.store.log_erasing.{name}" for name in ("_NOTE_IN_FLIGHT", "_NOTE_ERASURE", "_NOTE_DROPPED")),
