@@ -119,7 +119,7 @@ async def _any_listed(connection: Connection) -> bool:
 async def note_broken_off(postgres: Postgres, after_seconds: float) -> int:
     """Note as to be erased again what began so long ago and has not ended; return how much that is.
 
-    A request that erases takes a few seconds.
+    A request that erases takes a few seconds. What began so long after now did so before the clock was set back.
     """
 
     async def body(connection: Connection) -> int:
@@ -278,7 +278,8 @@ SET until_seq = excluded.until_seq, noted_by = pg_current_xact_id() WHERE e.unti
 # erasure_not_ended
 _BROKEN_OFF = """
 SELECT kind, id_hmac AS hmac, (extract(epoch FROM begun_at) * 1000000)::bigint AS number, hash_hmac AS other
-FROM erasure WHERE ended_at IS NULL AND begun_at < convo_now() - make_interval(secs => $1)
+FROM erasure WHERE ended_at IS NULL
+    AND NOT begun_at BETWEEN convo_now() - make_interval(secs => $1) AND convo_now() + make_interval(secs => $1)
 ORDER BY begun_at LIMIT 1000
 """
 _TENANTS = "SELECT number, name FROM tenant"
@@ -305,9 +306,11 @@ SELECT user_id, tenant, key, coalesce(last_seq, seq) AS last_seq, memory_seq AS 
 FROM memory WHERE memory_seq > $1 ORDER BY memory_seq LIMIT $2
 """
 _ERASE_MEMORIES = "DELETE FROM memory WHERE memory_seq = ANY($1::bigint[])"
+# A request that began meanwhile ends its own; what began in a future did so before the clock was set back.
 _END = """
 UPDATE erasure SET ended_at = convo_now(), counts = coalesce(counts, $2::jsonb)
-WHERE id_hmac = ANY($1::bytea[]) AND ended_at IS NULL AND begun_at <= $3
+WHERE id_hmac = ANY($1::bytea[]) AND ended_at IS NULL
+    AND NOT (begun_at > $3 AND begun_at < convo_now() + interval '1 minute')
 """
 _DONE = """
 DELETE FROM erase_again a WHERE hmac = ANY($1::bytea[])

@@ -302,6 +302,17 @@ async def test_an_erasure_that_was_broken_off_is_finished(process: Process) -> N
     assert await differences(process.postgres) == []
 
 
+async def test_an_erasure_that_was_broken_off_before_the_clock_was_set_back_is_finished(process: Process) -> None:
+    await settled(process, "tom-1", user_id="tom")
+    await shift_clock(process.postgres, "5 hours")
+    await begun(process, "conversation", "tom-1")
+    await shift_clock(process.postgres, "0 seconds")
+    assert await note_broken_off(process.postgres, 60) == 1
+    assert await again(process.postgres) == ErasedAgain(conversations=1)
+    assert await ask(process.postgres, "SELECT count(*) FROM erasure WHERE ended_at IS NULL") == 0
+    assert await note_broken_off(process.postgres, 60) == 0
+
+
 async def test_nothing_is_erased_again_beside_a_program_that_would_store_it_anew(process: Process) -> None:
     await process.accepted("talk-1")
     await begun(process, "conversation", "talk-1")
