@@ -39,12 +39,11 @@ from convo.pipeline.held import HeldLeases
 from convo.pipeline.part_keeper import PartKeeper
 from convo.pipeline.publisher import Publisher
 from convo.pipeline.settling import Settling
-from convo.pipeline.spending import Spending
+from convo.pipeline.spending import spending_of
 from convo.pipeline.worker import Worker
 from convo.rabbitmq.broker import dependency_of
 from convo.rabbitmq.intake import QueueIntake
 from convo.rabbitmq.relay import Relay
-from convo.resilience.daily_budget import DailyBudget
 from convo.resilience.dependency import Dependency, JobDependency
 from convo.retention import passes
 from convo.retention_keeper import RetentionKeeper
@@ -159,7 +158,7 @@ class Components:
         self.authority = Authority(settings.auth, postgres)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
-        self.spending = self._make_spending(remotes)
+        self.spending = spending_of(settings, postgres, remotes, self._bell.ring)
         self.settler = Settler(postgres, settings.score, self.outbox)
         self.audit_queue = AuditQueue(postgres)
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
@@ -197,17 +196,6 @@ class Components:
         if dependency is None:
             return None
         return QueueIntake(bridge, self.postgres, dependency, self.settings.rabbitmq, api.intake, api.door.clients)
-
-    def _make_spending(self, remotes: Sequence[RemoteAnalyst]) -> Spending | None:
-        llm = self.settings.llm
-        if not llm.model:
-            return None
-        budget = DailyBudget(llm.daily_budget, self._bell.ring) if llm.daily_budget else None
-        if budget is not None:
-            for remote in remotes:
-                if remote.kind == "llm":
-                    remote.dependency.withheld = budget.reason
-        return Spending(self.postgres, budget, self.settings.jobs.heartbeat_seconds)
 
     def _make_relay(self, bridge: Bridge) -> Relay | None:
         settings, dependency = self.settings, self._brokers.get("rabbitmq")
@@ -300,6 +288,7 @@ class Components:
             analysts,
             self._log_store.take,
             lambda: self.publisher.takes_at_once,
+            self.spending,
         )
         self.remote_bell = RemoteBell(
             self.postgres.dedicated(),

@@ -6,6 +6,7 @@ Open it to change how a re-run is worked on. Which conversations it is of, and w
 
 from __future__ import annotations
 
+from functools import partial
 from random import random
 
 import trio
@@ -17,6 +18,7 @@ from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records
+from convo.pipeline.spending import Spending, counted
 from convo.resilience import retry
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
@@ -40,12 +42,21 @@ class RerunTally(Struct):
 class Reanalysis:
     """Works on one re-run with ``analyst``, until it is paused or nothing is left."""
 
-    def __init__(self, settings: Settings, reruns: Reruns, rerun: Rerun, analyst: Analyst, read_log: ReadLog) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917  (what it works on, and with what)
+        self,
+        settings: Settings,
+        reruns: Reruns,
+        rerun: Rerun,
+        analyst: Analyst,
+        read_log: ReadLog,
+        spending: Spending | None = None,
+    ) -> None:
         self._settings = settings
         self._reruns = reruns
         self._rerun = rerun
         self._analyst = analyst
         self._read_log = read_log
+        self._spending = spending
         self._taken: dict[int, TakenCandidate] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self.tally = RerunTally()
@@ -116,7 +127,8 @@ class Reanalysis:
         try:
             with deadline("analysis.job", self._settings.analysis.job_seconds):
                 conversation = await self._conversation(one)
-                failures = await analyze(conversation, {one.part: self._analyst}, (), store)
+                asked = {one.part: self._analyst}
+                failures = await counted(self._spending, one, partial(analyze, conversation, asked, (), store))
         except ConvoError as error:
             failures = {one.part: PartFailure(by=self._analyst.by, error=error)}
         if one.part in found:

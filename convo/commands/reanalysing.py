@@ -23,9 +23,12 @@ from convo.conversation.model import PartName
 from convo.conversation.owed import DEFAULT_OWED, DEFAULT_PARTS, Owed, owed_of, version_of
 from convo.errors import Refused
 from convo.observe.log import open_log
+from convo.pipeline.spending import spending_of
 from convo.reanalysis import Reanalysis
+from convo.runtime.bridge import open_bridge
 from convo.settings import Settings
-from convo.startup import open_analysts
+from convo.startup import open_analysts, open_storage
+from convo.store.costs import ComparedCost, read_rerun_costs
 from convo.store.jobs.promotion import Compared, Promoted, Promotion
 from convo.store.jobs.reruns import Rerun, RerunOrder, Reruns
 from convo.store.logs import LogStore
@@ -73,7 +76,8 @@ class PartComparison(Struct, frozen=True, kw_only=True):
 
     ``compared`` are those that have a current result; ``agreement`` is the share of them that is the same, None where
     there are none. ``fields`` counts by field where they differ. ``points`` is by how much all scores would move.
-    ``promoted`` is what the promotion did, None where there was none.
+    ``cost`` is what its calls to language models took, ``cost_before`` what those before it took for the same
+    conversations; None where no call is known. ``promoted`` is what the promotion did, None where there was none.
     """
 
     part: PartName
@@ -89,6 +93,8 @@ class PartComparison(Struct, frozen=True, kw_only=True):
     points: int
     seconds: float
     made_by: dict[str, int]
+    cost: ComparedCost | None = None
+    cost_before: ComparedCost | None = None
     promoted: Promoted | None = None
 
 
@@ -135,7 +141,11 @@ def _run(settings: Settings, work: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> Rerun:
-    async with _opened(settings) as (postgres, owed_sets), open_analysts(settings) as (analysts, _):
+    async with (
+        _opened(settings) as (postgres, owed_sets),
+        open_analysts(settings) as (analysts, remotes),
+        _log_store(settings, postgres) as log_store,
+    ):
         owed, analyst, version = _asked(settings, wanted.part, analysts.of)
         reruns = Reruns(postgres, owed_sets)
         order = _order(wanted, owed, version)
@@ -143,8 +153,12 @@ async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> R
         if open_one is not None and open_one.state != "ended" and open_one.version == version:
             _check_same(open_one, order)
         rerun, _ = await reruns.begin(order)
-        work = Reanalysis(settings, reruns, rerun, analyst, LogStore(postgres).take)
+        spending = spending_of(settings, postgres, remotes)
+        work = Reanalysis(settings, reruns, rerun, analyst, log_store.take, spending)
         async with trio.open_nursery() as nursery:
+            if spending is not None:
+                await nursery.start(spending.run_group)
+                nursery.start_soon(spending.look)
             nursery.start_soon(_show_progress, reruns, work, rerun)
             await work.run(workers)
             nursery.cancel_scope.cancel()
@@ -185,6 +199,8 @@ async def _compare(settings: Settings, part: PartName, *, promote: bool, min_agr
         outbox = Outbox(settings.events.types, settings.score)
         promotion = Promotion(postgres, rerun, settings.score, owed_sets, outbox)
         found = await _summed(rerun, promotion.compared())
+        before, again = await read_rerun_costs(postgres, rerun.number)
+        found = structs.replace(found, cost=again, cost_before=before)
         if promote and (found.agreement is None or found.agreement >= min_agreement):
             found = structs.replace(found, promoted=await promotion.promote())
         return found
@@ -228,6 +244,15 @@ async def _summed(rerun: Rerun, compared: AsyncIterator[Compared]) -> PartCompar
         seconds=seconds,
         made_by=dict(made_by),
     )
+
+
+@asynccontextmanager
+async def _log_store(settings: Settings, postgres: Postgres) -> AsyncIterator[LogStore]:
+    if not settings.logs.in_objects:
+        yield LogStore(postgres)
+        return
+    async with open_bridge() as bridge, open_storage(settings, bridge, postgres) as storage:
+        yield LogStore(postgres, None if storage is None else storage.read_log)
 
 
 @asynccontextmanager

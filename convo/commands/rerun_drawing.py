@@ -11,6 +11,7 @@ from convo.commands.output import add_row, make_table, plain, print_json, show_r
 
 if TYPE_CHECKING:
     from convo.commands.reanalysing import CountedRerun, PartComparison
+    from convo.store.costs import ComparedCost
     from convo.store.jobs.reruns import Rerun
 
 _SHOWN_CHARS = 200
@@ -40,6 +41,12 @@ def show_count(counted: CountedRerun, *, as_json: bool) -> None:
     show_result(table)
 
 
+def _shown_cost(cost: ComparedCost) -> str:
+    unknown = f"; {cost.unknown_calls:,} calls said nothing of tokens" if cost.unknown_calls else ""
+    unpriced = f"; {cost.unpriced_calls:,} have no price" if cost.unpriced_calls else ""
+    return f"{cost.cost:,.6f}, {cost.calls:,} calls, {cost.tokens_in:,} + {cost.tokens_out:,} tokens{unknown}{unpriced}"
+
+
 def show_comparison(found: PartComparison, *, as_json: bool) -> None:
     """Print how candidates and current results agree, where they differ, and what they cost."""
     if as_json:
@@ -56,6 +63,9 @@ def show_comparison(found: PartComparison, *, as_json: bool) -> None:
     mean = f", {found.seconds / calls:.2f} s each" if calls else ""
     add_row(table, "found by", ", ".join(f"{by} ({count:,})" for by, count in found.made_by.items()) or "-")
     add_row(table, "time", f"{found.seconds:,.0f} s{mean}")
+    for what, cost in (("cost", found.cost), ("cost before", found.cost_before)):
+        if cost is not None:
+            add_row(table, what, _shown_cost(cost))
     add_row(table, "wait, failed", f"{found.counts.get('waiting', 0):,}, {found.counts.get('failed', 0):,}")
     if found.promoted is not None:
         done = found.promoted

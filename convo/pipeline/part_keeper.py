@@ -6,6 +6,7 @@ Open it to change when such a part is tried again. Their rows stand in ``store/j
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from random import random
 
@@ -18,6 +19,7 @@ from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records
+from convo.pipeline.spending import Spending, counted
 from convo.resilience import retry
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
@@ -34,19 +36,21 @@ ReadPackedLog = Callable[[int], Awaitable[bytes | None]]
 class PartKeeper:
     """Takes part jobs while ``idle`` says that nothing live waits for a worker."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  (what it works on, and with what)
         self,
         jobs: PartJobs,
         settings: Settings,
         analysts: AnalystsOfSets,
         read_log: ReadPackedLog,
         idle: Callable[[], bool],
+        spending: Spending | None = None,
     ) -> None:
         self._jobs = jobs
         self._settings = settings
         self._analysts = analysts
         self._read_log = read_log
         self._idle = idle
+        self._spending = spending
 
     async def run(self) -> None:
         """Work on part jobs until cancelled."""
@@ -80,7 +84,8 @@ class PartKeeper:
         try:
             with deadline("analysis.job", self._settings.analysis.job_seconds):
                 conversation = await self._conversation(jobs[0])
-                failures = await analyze(conversation, {name: analysts[name] for name in by_name}, (), store)
+                asked = {name: analysts[name] for name in by_name}
+                failures = await counted(self._spending, jobs[0], partial(analyze, conversation, asked, (), store))
         except ConvoError as error:
             failures = {name: PartFailure(by="", error=error) for name in by_name if name not in found}
         for name, (by, finding) in found.items():

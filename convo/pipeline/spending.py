@@ -8,23 +8,27 @@ loses what the runs under way had not stored yet.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
+from typing import Protocol, TypeVar
 
 import trio
 
-from convo.analysis.job_calls import JobCalls, PaidCall
+from convo.analysis.job_calls import JobCalls, PaidCall, working_for
 from convo.analysis.llm_usage import shared_out
+from convo.analysis.remote import RemoteAnalyst
+from convo.conversation.tenant import Tenant
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
 from convo.resilience.daily_budget import DailyBudget
 from convo.runtime.deadline import deadline
-from convo.settings import NANO
+from convo.settings import NANO, Settings
 from convo.store import costs
 from convo.store.costs import CostRow, DaySum
 from convo.store.group import Group
-from convo.store.jobs.lease import Lease
 from convo.store.postgres import RELAXED, Connection, Postgres
+
+T = TypeVar("T")
 
 BOTS_MAX = 100
 """So many bots, each of one tenant, have metrics of their own; all others are one, called ``other``."""
@@ -33,6 +37,17 @@ _LATE_MAX = 10_000
 # The batch under way and one's own, and half a unit for the loop.
 _UNITS = 2.5
 _OTHER = ("other", "other")
+
+
+class PaidWork(Protocol):
+    """What calls are made for: a lease, a part job, or a conversation of a re-run."""
+
+    @property
+    def seq(self) -> int: ...  # noqa: D102
+    @property
+    def tenant(self) -> Tenant: ...  # noqa: D102
+    @property
+    def bot_id(self) -> str: ...  # noqa: D102
 
 
 class Spending:
@@ -52,9 +67,9 @@ class Spending:
             item_bytes=len,
         )
 
-    def calls_of(self, lease: Lease) -> JobCalls:
-        """Return what notes the calls that are made under this lease."""
-        return JobCalls(lease.seq, self._noted, (lease.tenant.name, lease.bot_id))
+    def calls_of(self, work: PaidWork) -> JobCalls:
+        """Return what notes the calls that are made for this work."""
+        return JobCalls(work.seq, self._noted, (work.tenant.name, work.bot_id))
 
     def _noted(self, call: PaidCall) -> None:
         if self._budget is not None and call.nano:
@@ -134,6 +149,37 @@ class Spending:
         self._late.clear()
         if self._budget is not None:
             self._budget.forget()
+
+
+def spending_of(
+    settings: Settings,
+    postgres: Postgres,
+    remotes: Sequence[RemoteAnalyst],
+    changed: Callable[[], None] = lambda: None,
+) -> Spending | None:
+    """Make what counts the calls of a process, and withholds them while the budget is spent; None without a model."""
+    llm = settings.llm
+    if not llm.model:
+        return None
+    budget = DailyBudget(llm.daily_budget, changed) if llm.daily_budget else None
+    if budget is not None:
+        for remote in remotes:
+            if remote.kind == "llm":
+                remote.dependency.withheld = budget.reason
+    return Spending(postgres, budget, settings.jobs.heartbeat_seconds)
+
+
+async def counted(spending: Spending | None, work: PaidWork, find: Callable[[], Awaitable[T]]) -> T:
+    """Call ``find``, and store what it has asked of language models, whatever comes of it."""
+    if spending is None:
+        return await find()
+    calls = spending.calls_of(work)
+    try:
+        with working_for(calls):
+            return await find()
+    finally:
+        # Where this is cancelled it is stored with the next that is.
+        await spending.store(calls)  # noqa: ASYNC102  (it has a deadline)
 
 
 def _rows(seq: int, call: PaidCall) -> list[CostRow]:

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from convo.conversation.model import PartName
+from convo.settings import NANO
 from convo.store.postgres import RELAXED, Connection, Postgres
 
 
@@ -58,6 +59,34 @@ async def read_costs(connection: Connection, seq: int) -> Sequence[Mapping[str, 
     return await connection.fetch(_OF_CONVERSATION, seq)
 
 
+class ComparedCost(Struct, frozen=True, kw_only=True):
+    """What calls for one part took; ``unknown_calls`` said nothing of tokens, ``unpriced_calls`` have no price."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    cost: float
+    unknown_calls: int
+    unpriced_calls: int
+
+
+async def read_rerun_costs(postgres: Postgres, number: int) -> tuple[ComparedCost | None, ComparedCost | None]:
+    """Read what the conversations that a re-run has found again cost for its part: before it, and since it began."""
+
+    async def body(connection: Connection) -> dict[bool, ComparedCost]:
+        rows = await connection.fetch(_OF_RERUN, number)
+        return {row["again"]: _compared(row) for row in rows}
+
+    found = await postgres.run("db.reruns", body, begin=RELAXED)
+    return found.get(False), found.get(True)
+
+
+def _compared(row: Mapping[str, Any]) -> ComparedCost:
+    counts = {name: int(row[name] or 0) for name in ("calls", "tokens_in", "tokens_out")}
+    unknown, unpriced = row["unknown_calls"], row["unpriced_calls"]
+    return ComparedCost(**counts, cost=int(row["nano"]) / NANO, unknown_calls=unknown, unpriced_calls=unpriced)
+
+
 def _day(row: Mapping[str, Any] | None) -> DaySum:
     assert row is not None  # noqa: S101  (both statements return one row)
     return DaySum(day=row["day"], nano=row["nano"], seconds_left=float(row["seconds_left"]))
@@ -84,11 +113,20 @@ _READ_DAY = f"""
 SELECT {_UTC}::date AS day, {_SECONDS_LEFT},
        coalesce((SELECT nano FROM spent_day WHERE day = {_UTC}::date), 0) AS nano
 """
-_OF_CONVERSATION = """
-SELECT part, made_by, count(*) AS calls, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out,
-       sum(tokens_cached) AS tokens_cached, coalesce(sum(nano), 0) AS nano,
-       count(*) FILTER (WHERE tokens_in IS NULL) AS unknown_calls,
-       count(*) FILTER (WHERE nano IS NULL AND tokens_in IS NOT NULL) AS unpriced_calls
+_SUMS = """
+    count(*) AS calls, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out,
+    sum(tokens_cached) AS tokens_cached, coalesce(sum(nano), 0) AS nano,
+    count(*) FILTER (WHERE tokens_in IS NULL) AS unknown_calls,
+    count(*) FILTER (WHERE nano IS NULL AND tokens_in IS NOT NULL) AS unpriced_calls
+"""
+_OF_RERUN = f"""
+SELECT cost.at >= rerun.made_at AS again, {_SUMS}
+FROM rerun JOIN candidate ON candidate.rerun = rerun.number AND candidate.state IN ('done', 'promoted')
+JOIN part_cost AS cost ON cost.seq = candidate.seq AND cost.part = candidate.part
+WHERE rerun.number = $1 GROUP BY 1
+"""
+_OF_CONVERSATION = f"""
+SELECT part, made_by, {_SUMS}
 FROM part_cost WHERE seq = $1 GROUP BY part, made_by ORDER BY min(at), part, made_by
 """
 ERASE_COSTS = "DELETE FROM part_cost WHERE seq = ANY($1::bigint[])"

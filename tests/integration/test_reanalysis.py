@@ -6,13 +6,19 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec import Struct
 
 from convo.analysis.analyze import Analyst
+from convo.analysis.job_calls import PaidCall, note_call
+from convo.analysis.llm_usage import Tokens
 from convo.conversation.model import Conversation, Finding, Mood
 from convo.conversation.owed import DEFAULT_OWED, version_of
+from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import RemoteError, RemoteUnavailable
+from convo.pipeline.spending import Spending
 from convo.reanalysis import Reanalysis
 from convo.settings import JobsSettings, Settings
+from convo.store.costs import ComparedCost, read_rerun_costs
 from convo.store.jobs.reruns import Rerun, RerunOrder, Reruns
 from convo.store.owed_sets import OwedSets
 from tests.support.making import Process, ask, open_process, rows, settled
@@ -52,11 +58,13 @@ class Asked:
         return Analyst(by="test/2", find=self.find)
 
 
-async def work_of(process: Process, analyst: Analyst) -> tuple[Reanalysis, Reruns, Rerun]:
+async def work_of(
+    process: Process, analyst: Analyst, spending: Spending | None = None
+) -> tuple[Reanalysis, Reruns, Rerun]:
     reruns = Reruns(process.postgres, OwedSets())
     order = RerunOrder(part="emotion", version=version_of("emotion", "test/2"), owed=DEFAULT_OWED)
     rerun, _ = await reruns.begin(order)
-    return Reanalysis(QUICK, reruns, rerun, analyst, process.log_store.take), reruns, rerun
+    return Reanalysis(QUICK, reruns, rerun, analyst, process.log_store.take, spending), reruns, rerun
 
 
 async def analysed(process: Process, count: int) -> list[str]:
@@ -166,3 +174,43 @@ async def test_a_paused_re_run_ends_the_work_of_every_process(process: Process) 
         await again.run(2)
     assert await counts(reruns) == {"state": "ended", "done": 6}
     assert set(asked.asked.values()) == {1}
+
+
+class Paid(Struct, frozen=True, kw_only=True):
+    """A conversation for which somebody has paid."""
+
+    seq: int
+    tenant: Tenant
+    bot_id: str
+
+
+def call(nano: int) -> PaidCall:
+    return PaidCall(server="llm", by="m/1", parts=("emotion",), tokens=Tokens(sent=10, answered=2), nano=nano)
+
+
+async def test_what_a_re_run_pays_for_is_counted_and_stands_beside_what_was_paid_before(process: Process) -> None:
+    await analysed(process, 2)
+    seq = await ask(process.postgres, "SELECT min(seq) FROM conversation")
+    spending = Spending(process.postgres, None, 60.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(spending.run_group)
+        calls = spending.calls_of(Paid(seq=seq, tenant=DEFAULT, bot_id="bot-1"))
+        calls.note(call(500))
+        await spending.store(calls)
+        asked = Asked()
+
+        async def at_the_second_time(conversation: Conversation) -> Finding:
+            note_call(call(7_000))
+            if not asked.asked[conversation.conversation_id]:
+                asked.asked[conversation.conversation_id] += 1
+                raise RemoteUnavailable("llm", "it is out")
+            return await asked.find(conversation)
+
+        work, _, rerun = await work_of(process, Analyst(by="test/2", find=at_the_second_time), spending)
+        with trio.fail_after(20):
+            await work.run(2)
+        before, again = await read_rerun_costs(process.postgres, rerun.number)
+        nursery.cancel_scope.cancel()
+    nothing = {"unknown_calls": 0, "unpriced_calls": 0}
+    assert before == ComparedCost(calls=1, tokens_in=10, tokens_out=2, cost=0.000_000_5, **nothing)
+    assert again == ComparedCost(calls=4, tokens_in=40, tokens_out=8, cost=0.000_028, **nothing)

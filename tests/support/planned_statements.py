@@ -121,6 +121,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     ),
     "convo.store.costs._READ_DAY": (),
     "convo.store.costs._OF_CONVERSATION": lambda s: (s.done,),
+    "convo.store.costs._OF_RERUN": (1,),
     "convo.store.costs.ERASE_COSTS": lambda s: ([s.done],),
     "convo.store.couriers._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"]),
     "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trio
 
+from convo.commands import reanalysing
 from convo.errors import RemoteDenied, RemoteError
 from convo.objects.s3 import Bucket
 from convo.observe import log_records
@@ -19,7 +20,7 @@ from tests.support.buckets import S3Server, logs_settings, own_s3, variables
 from tests.support.making import ask, open_store, shift_clock
 from tests.support.old_logs import open_old_logs
 from tests.support.proxy import Proxy, open_proxy
-from tests.support.running import ended, serving
+from tests.support.running import ended, loaded_settings, serving
 
 END = "/v1/conversations/end"
 
@@ -332,3 +333,13 @@ async def test_calls_that_are_cancelled_at_any_moment_leave_a_bucket_that_answer
             with trio.fail_after(10):
                 assert await opened.read("folder/00000/one", 1, 3) == b"234"
                 assert {one.key for one in (await opened.list_folder("folder/00000/")).objects} >= {"folder/00000/one"}
+
+
+async def test_a_re_run_reads_logs_that_have_moved(s3: S3Server, bucket: str, database: str, tmp_path: Path) -> None:
+    settings = old(s3.endpoint, bucket)
+    async with client_of(tmp_path, database, settings) as client:
+        await moved(database, client, "talk-1", "talk-2")
+    loaded = loaded_settings(tmp_path, database, {name: value for name, value in settings.items() if "." in name})
+    async with open_store(database) as postgres, reanalysing._log_store(loaded, postgres) as log_store:
+        seq = await ask(postgres, "SELECT min(seq) FROM conversation")
+        assert await log_store.take(seq) is not None
