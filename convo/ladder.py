@@ -183,6 +183,8 @@ def _stream_rungs(s: Settings) -> Iterator[Rung]:
 
 
 def _log_rungs(s: Settings) -> Iterator[Rung]:
+    if not s.logs.in_objects:
+        return
     yield Rung(
         inside="logs.attempt_seconds x attempts + backoffs",
         inside_seconds=s.logs.attempt_seconds * s.logs.attempts + s.logs.backoff_seconds * (s.logs.attempts - 1),

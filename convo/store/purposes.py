@@ -37,7 +37,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.reruns", "db.promote"), "background"),
     **dict.fromkeys(("db.retire", "db.pack", "db.months", "db.job_room", "db.tenants", "db.import"), "background"),
     **dict.fromkeys(("db.give_back", "db.contents", "db.audit_rows"), "background"),
-    "db.day_sum": "background",
+    **dict.fromkeys(("db.day_sum", "db.schema"), "background"),
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
     **dict.fromkeys(

@@ -64,7 +64,7 @@ def test_under_a_new_host_name_a_process_takes_its_own_back_at_once(database: st
         given = settings(model, 600.0)
         with running(tmp_path, database, given, program=host(1)) as convo:
             link = post(convo, "talk-1")
-            until_called(model, 2)
+            until_called(model, 1)
             convo.kill()
         script(model, "healthy")
         with (
@@ -86,7 +86,7 @@ def test_a_job_that_kills_its_process_under_ever_new_host_names_is_buried_as_poi
             with running(tmp_path, database, given, program=host(number)) as convo:
                 if not number:
                     post(convo, "poison-1")
-                calls = 2 * (number + 1)
+                calls = number + 1
                 until(
                     lambda: (
                         query(database, "SELECT state FROM job")[0][0] == "dead"
@@ -109,7 +109,7 @@ def test_a_copy_of_a_living_process_s_folder_is_another_process(database: str, t
         given = settings(model, 60.0)
         with running(tmp_path / "golden", database, given) as convo:
             post(convo, "talk-1")
-            until_called(model, 2)
+            until_called(model, 1)
             before = query(database, "SELECT leased_by, lease_token, crashes FROM job")
             (tmp_path / "copy").mkdir()
             shutil.copy(tmp_path / "golden" / "instance", tmp_path / "copy" / "instance")
@@ -139,7 +139,7 @@ def test_a_process_that_was_stopped_and_cut_off_is_rescued_from_and_no_crash_is_
         given = settings(model)
         with running(tmp_path / "1", database, given) as stopped:
             post(stopped, "talk-1")
-            until_called(model, 2)
+            until_called(model, 1)
             with running(tmp_path / "2", database, given):
                 stopped.signal(signal.SIGSTOP)
                 cut_off(database)
@@ -154,5 +154,5 @@ def test_a_process_that_was_stopped_and_cut_off_is_rescued_from_and_no_crash_is_
                 until(lambda: query(database, "SELECT crashes FROM job")[0][0] == 0)
                 assert [tuple(row) for row in query(database, "SELECT ending FROM run")] == [("rescue",)]
                 assert len(query(database, "SELECT name FROM process")) == 2
-                until_called(model, 4)
+                until_called(model, 2)
                 script(model, "healthy")

@@ -33,7 +33,7 @@ def at_work(convo: Running, model: str, count: int = 4) -> list[str]:
     for number in range(count):
         answer = httpx.post(convo.url + END, json=ended(f"held-{number}", user_id=f"user-{number}"), timeout=15)
         links.append(answer.headers["location"])
-    until_called(model, 2 * count)
+    until_called(model, count)
     return links
 
 
@@ -46,7 +46,7 @@ def test_what_a_killed_process_held_runs_elsewhere_within_its_lease_and_5_s(data
             with running(tmp_path / "2", database, given) as other, httpx.Client(base_url=other.url) as client:
                 convo.kill()
                 killed = time.monotonic()
-                until_called(model, 16)
+                until_called(model, 8)
                 assert time.monotonic() - killed < LEASE_SECONDS + SLACK_SECONDS
                 for link in links:
                     told = until_ended(client, link)
@@ -65,4 +65,4 @@ def test_a_restarted_process_takes_its_own_back_at_once_whatever_the_lease(datab
         with running(tmp_path, database, given) as convo, httpx.Client(base_url=convo.url, timeout=15) as client:
             for link in links:
                 assert until_ended(client, link, 30)["state"] == "done"
-        assert seen(model)["calls"] == 16
+        assert seen(model)["calls"] == 8

@@ -75,12 +75,12 @@ RUNGS: list[tuple[dict[str, dict[str, object]], tuple[str, ...], tuple[str, str]
         ("12 s", "10 s"),
     ),
     (
-        {"logs": {"attempts": 5}},
+        {"logs": {"store": "s3", "attempts": 5}},
         ("logs.attempt_seconds", "web.request_seconds"),
         ("10.8 s", "8 s"),
     ),
     (
-        {"logs": {"write_seconds": 1.0}},
+        {"logs": {"store": "s3", "write_seconds": 1.0}},
         ("logs.attempt_seconds", "logs.write_seconds"),
         ("2 s", "1 s"),
     ),

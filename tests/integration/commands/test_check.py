@@ -302,7 +302,7 @@ def test_a_broken_rung_is_exit_code_1_with_what_would_happen_and_the_rest_is_ask
     assert re.search(r"│ +40 │ < +│ web\.request_seconds +│ +14 │ an accept that waits", said)
     assert re.search(r"jobs\.lease_seconds +│ +30 │ ok", said)
     assert re.search(r"database +│ ok", said)
-    assert said.rstrip().endswith("2 of 15 rungs are broken; all that is configured answers")
+    assert said.rstrip().endswith("2 of 13 rungs are broken; all that is configured answers")
 
 
 def test_a_dependency_that_fails_is_exit_code_1_and_no_secret_is_shown(tmp_path: Path) -> None:

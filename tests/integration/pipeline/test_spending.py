@@ -67,35 +67,35 @@ async def test_what_a_conversation_cost_is_shown_by_part_when_it_is_done(databas
         async with serving(tmp_path, database, settings) as url, client_of(url) as client:
             link = await post(client, "talk-1")
             found = await shown(client, link, "state", "done")
-            each = 0.2 + 0.05 + 0.04
-            assert found["cost"]["price"] == pytest.approx(2 * each, abs=1e-9)
-            assert (found["cost"]["tokens_in"], found["cost"]["tokens_out"]) == (1400, 40)
-            assert (found["cost"]["tokens_cached"], found["cost"]["complete"]) == (1000, True)
+            once = 0.2 + 0.05 + 0.04
+            assert found["cost"]["price"] == pytest.approx(once, abs=1e-9)
+            assert (found["cost"]["tokens_in"], found["cost"]["tokens_out"]) == (700, 20)
+            assert (found["cost"]["tokens_cached"], found["cost"]["complete"]) == (500, True)
             by_part = {part["part"]: part for part in found["cost"]["parts"]}
             assert set(by_part) == {"questions", "emotion"}
             assert by_part["emotion"] == {
                 "part": "emotion",
-                "by": "m-1/prompt-2",
+                "by": "m-1/prompt-3",
                 "calls": 1,
                 "unknown_calls": 0,
                 "unpriced_calls": 0,
-                "tokens_in": 700,
-                "tokens_out": 20,
-                "tokens_cached": 500,
-                "price": pytest.approx(each),
+                "tokens_in": 350,
+                "tokens_out": 10,
+                "tokens_cached": 250,
+                "price": pytest.approx(once / 2),
             }
             assert "cost" not in (await client.get(link)).json()
             assert (await client.get(link, params={"cost": "yes"})).status_code == 422
             scraped = (await client.get("/metrics")).text
     assert re.search(r'convo_llm_tokens_total\{kind="cached",part="emotion",server="llm"\} \d', scraped)
     assert re.search(r'convo_llm_bot_price_total\{bot="[^"]+",tenant="default"\} 0\.\d', scraped)
-    assert "convo_llm_spent_today 0.58" in scraped
+    assert "convo_llm_spent_today 0.29" in scraped
 
 
 async def test_answers_that_cannot_be_used_are_paid_for_and_errors_are_not(database: str, tmp_path: Path) -> None:
     nonsense = '{"choices":[{"message":{"content":"no"}}],"usage":{"prompt_tokens":10,"completion_tokens":5}}'
-    # By turns, for the two parts of each attempt at the job.
-    faults = [fakes.answering(nonsense)] * 2 + [fakes.failing("500")] * 2
+    # By turns, for each attempt at the job.
+    faults = [fakes.answering(nonsense), fakes.failing("500")]
 
     async def at_first(exchange: Exchange) -> None:
         asked = exchange.call.method == "POST" and b"Thank you!" not in exchange.call.body
@@ -106,8 +106,8 @@ async def test_answers_that_cannot_be_used_are_paid_for_and_errors_are_not(datab
         async with serving(tmp_path, database, settings_for(model, **PRICES)) as url, client_of(url) as client:
             found = await shown(client, await post(client, "talk-1"), "state", "done")
     assert [part["calls"] for part in found["cost"]["parts"]] == [2, 2]
-    assert len(posts(model)) == 6
-    assert (found["cost"]["tokens_in"], found["cost"]["tokens_out"]) == (1420, 50)
+    assert len(posts(model)) == 3
+    assert (found["cost"]["tokens_in"], found["cost"]["tokens_out"]) == (710, 25)
 
 
 async def test_tokens_that_a_server_does_not_name_are_unknown(database: str, tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ async def test_a_fallback_has_prices_of_its_own_and_stands_in_by(database: str, 
         async with serving(tmp_path, database, settings) as url, client_of(url) as client:
             found = await shown(client, await post(client, "talk-1"), "state", "done")
             ready = (await client.get("/readyz")).json()
-        assert {part["by"] for part in found["parts"].values()} == {"m-2/prompt-2", "local/2"}
-        assert {part["by"] for part in found["cost"]["parts"]} == {"m-2/prompt-2"}
+        assert {part["by"] for part in found["parts"].values()} == {"m-2/prompt-3", "local/2"}
+        assert {part["by"] for part in found["cost"]["parts"]} == {"m-2/prompt-3"}
         assert [part["unpriced_calls"] for part in found["cost"]["parts"]] == [1, 1]
         assert (found["cost"]["price"], found["cost"]["complete"]) == (0.0, False)
         assert set(ready["dependencies"]) == {"database", "llm", "llm.backup"}
@@ -147,7 +147,7 @@ async def test_a_fallback_has_prices_of_its_own_and_stands_in_by(database: str, 
 async def test_a_spent_budget_parks_jobs_without_an_attempt_until_the_next_day(database: str, tmp_path: Path) -> None:
     async with fakes.open_model() as model, open_process(database) as other:
         model.always = fakes.charging("700", "0")
-        settings = settings_for(model, **PRICES, **{"llm.daily_budget": "1.2", "alerts.evaluate_seconds": "0.1"})
+        settings = settings_for(model, **PRICES, **{"llm.daily_budget": "0.6", "alerts.evaluate_seconds": "0.1"})
         async with serving(tmp_path, database, settings) as url, client_of(url) as client:
             await shown(client, await post(client, "talk-1"), "state", "done")
             asked = len(posts(model))
@@ -156,11 +156,11 @@ async def test_a_spent_budget_parks_jobs_without_an_attempt_until_the_next_day(d
             assert (found["state"], found["attempts"]) == ("ready", 0)
             why = (await client.get(f"{link}/explain")).json()
             assert why["cause"]["kind"] == "parked"
-            assert "llm.daily_budget = 1.2 is spent: 1.4000" in why["cause"]["sentence"]
+            assert "llm.daily_budget = 0.6 is spent: 0.7000" in why["cause"]["sentence"]
             assert "no attempt is spent" in why["cause"]["sentence"]
             assert "until 00:00 UTC" in why["here"]
             (warning,) = (await client.get("/readyz")).json()["warnings"]
-            assert warning.startswith("LLM_BUDGET_SPENT: llm.daily_budget = 1.2 is spent")
+            assert warning.startswith("LLM_BUDGET_SPENT: llm.daily_budget = 0.6 is spent")
             with trio.fail_after(10):
                 while "LLM_BUDGET_SPENT" not in (await client.get("/v1/alerts")).text:  # noqa: ASYNC110
                     await trio.sleep(0.05)
@@ -170,7 +170,7 @@ async def test_a_spent_budget_parks_jobs_without_an_attempt_until_the_next_day(d
             left = (await costs.read_day(other.postgres)).seconds_left
             await shift_clock(other.postgres, f"{left + 1} seconds")
             found = await shown(client, link, "state", "done")
-            assert (found["attempts"], found["cost"]["tokens_in"]) == (1, 1400)
+            assert (found["attempts"], found["cost"]["tokens_in"]) == (1, 700)
 
 
 async def test_all_processes_on_a_database_share_the_sum_and_a_higher_budget_goes_on(
@@ -178,7 +178,7 @@ async def test_all_processes_on_a_database_share_the_sum_and_a_higher_budget_goe
 ) -> None:
     async with fakes.open_model() as model:
         model.always = fakes.charging("700", "0")
-        first = settings_for(model, **PRICES, **{"llm.daily_budget": "1.2"})
+        first = settings_for(model, **PRICES, **{"llm.daily_budget": "0.6"})
         async with serving(tmp_path / "one", database, first) as url, client_of(url) as client:
             await shown(client, await post(client, "talk-1"), "state", "done")
         asked = len(posts(model))

@@ -55,7 +55,7 @@ async def test_at_most_two_bodies_are_decoded_beside_the_loop_and_one_large_one(
     length: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     side = Side()
-    monkeypatch.setattr(accept, "_read", side.read)
+    monkeypatch.setattr(accept.AcceptRoute, "_read", side.read)
     intake = AcceptRoute(settings=WebSettings(), items_max=1, committer=NOTHING, readiness=NOTHING, admission=NOTHING)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
