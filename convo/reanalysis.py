@@ -13,17 +13,14 @@ import trio
 from msgspec import Struct
 
 from convo.analysis.analyze import Analyst, PartFailure, analyze
-from convo.conversation import digest as digests
-from convo.conversation import transcript
-from convo.conversation.model import Conversation, Finding, PartName
+from convo.conversation.model import Finding, PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records
+from convo.pipeline.part_keeper import read_conversation
 from convo.pipeline.spending import Spending, counted
 from convo.resilience import retry
-from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.settings import Settings
-from convo.store import logs
 from convo.store.jobs.reruns import Rerun, Reruns, TakenCandidate, Taking
 from convo.store.logs import ReadLog
 
@@ -126,7 +123,7 @@ class Reanalysis:
         began = trio.current_time()
         try:
             with deadline("analysis.job", self._settings.analysis.job_seconds):
-                conversation = await self._conversation(one)
+                conversation = await read_conversation(one, self._read_log, self._settings.analysis.job_seconds)
                 asked = {one.part: self._analyst}
                 failures = await counted(self._spending, one, partial(analyze, conversation, asked, (), store))
         except ConvoError as error:
@@ -173,23 +170,3 @@ class Reanalysis:
                     del self._taken[one.seq]
                     if one.seq in self._scopes:
                         self._scopes[one.seq].cancel()
-
-    async def _conversation(self, one: TakenCandidate) -> Conversation:
-        packed = await self._read_log(one.seq)
-        if packed is None:
-            raise ConvoError("the log of this conversation is no longer stored")
-        with deadline("analysis.decode", self._settings.analysis.job_seconds):
-            return await threads.run_in_thread(_read, one, packed, limiter=threads.JOBS)
-
-
-def _read(one: TakenCandidate, packed: bytes) -> Conversation:
-    logs.check_log_hash(packed, one.log_hash, one.conversation_id)
-    return Conversation(
-        conversation_id=one.conversation_id,
-        user_id=one.user_id,
-        bot_id=one.bot_id,
-        digest=digests.expand(one.digest),
-        turns=transcript.turns(logs.unpack(packed), one.started_at, one.ended_at),
-        asked_before=True,
-        remote_prefix=one.remote_prefix,
-    )

@@ -25,7 +25,7 @@ from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.settings import Settings
 from convo.store import logs
-from convo.store.jobs.part_jobs import PartJob, PartJobs
+from convo.store.jobs.part_jobs import PartJob, PartJobs, StoredConversation
 
 _TAKEN_MAX = 8
 # Beside the time of the analysis: to read the log before it, and to store what came of it.
@@ -83,7 +83,7 @@ class PartKeeper:
 
         try:
             with deadline("analysis.job", self._settings.analysis.job_seconds):
-                conversation = await self._conversation(jobs[0])
+                conversation = await read_conversation(jobs[0], self._read_log, self._settings.analysis.job_seconds)
                 asked = {name: analysts[name] for name in by_name}
                 failures = await counted(self._spending, jobs[0], partial(analyze, conversation, asked, (), store))
         except ConvoError as error:
@@ -113,22 +113,28 @@ class PartKeeper:
                 conversation_id=job.conversation_id, part=name, attempt=job.attempts + 1, reason=error.detail, last=last
             )
 
-    async def _conversation(self, job: PartJob) -> Conversation:
-        packed = await self._read_log(job.seq)
-        if packed is None:
-            raise ConvoError("the log of this conversation is no longer stored")
-        with deadline("analysis.decode", self._settings.analysis.job_seconds):
-            return await threads.run_in_thread(_read, job, packed, limiter=threads.JOBS)
+
+async def read_conversation(stored: StoredConversation, read_log: ReadPackedLog, seconds: float) -> Conversation:
+    """Read and decode what one part is found in; decoding may take ``seconds``.
+
+    Raises:
+        ConvoError: its log is no longer stored, or cannot be read now.
+    """
+    packed = await read_log(stored.seq)
+    if packed is None:
+        raise ConvoError("the log of this conversation is no longer stored")
+    with deadline("analysis.decode", seconds):
+        return await threads.run_in_thread(_decoded, stored, packed, limiter=threads.JOBS)
 
 
-def _read(job: PartJob, packed: bytes) -> Conversation:
-    logs.check_log_hash(packed, job.log_hash, job.conversation_id)
+def _decoded(stored: StoredConversation, packed: bytes) -> Conversation:
+    logs.check_log_hash(packed, stored.log_hash, stored.conversation_id)
     return Conversation(
-        conversation_id=job.conversation_id,
-        user_id=job.user_id,
-        bot_id=job.bot_id,
-        digest=digests.expand(job.digest),
-        turns=transcript.turns(logs.unpack(packed), job.started_at, job.ended_at),
+        conversation_id=stored.conversation_id,
+        user_id=stored.user_id,
+        bot_id=stored.bot_id,
+        digest=digests.expand(stored.digest),
+        turns=transcript.turns(logs.unpack(packed), stored.started_at, stored.ended_at),
         asked_before=True,
-        remote_prefix=job.remote_prefix,
+        remote_prefix=stored.remote_prefix,
     )

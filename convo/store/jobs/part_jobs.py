@@ -32,14 +32,10 @@ class NewPartJob(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class PartJob(Struct, frozen=True, kw_only=True):
-    """A part job that was taken, with what an analyst is told of its conversation."""
+class StoredConversation(Struct, frozen=True, kw_only=True):
+    """What an analyst is told of a conversation when one of its parts is found by itself, besides the log."""
 
     seq: int
-    name: PartName
-    token: int
-    attempts: int
-    owed: Owed
     conversation_id: str
     user_id: str
     bot_id: str
@@ -49,6 +45,15 @@ class PartJob(Struct, frozen=True, kw_only=True):
     ended_at: datetime
     tenant: Tenant
     remote_prefix: str
+
+
+class PartJob(StoredConversation, frozen=True, kw_only=True):
+    """A part job that was taken."""
+
+    name: PartName
+    token: int
+    attempts: int
+    owed: Owed
 
 
 class PartJobs:

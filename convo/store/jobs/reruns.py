@@ -20,8 +20,9 @@ from msgspec import Struct
 from convo.analysis.declared import sampled_at
 from convo.conversation.model import CANARY_USER, Finding, PartName
 from convo.conversation.owed import Owed, result_version
-from convo.conversation.tenant import Tenant, tenant_of
+from convo.conversation.tenant import tenant_of
 from convo.store.job_sql import QUEUED
+from convo.store.jobs.part_jobs import StoredConversation
 from convo.store.logs import LogStore
 from convo.store.outcomes import PartRecord, unpack_details
 from convo.store.owed_sets import OwedSets
@@ -80,22 +81,12 @@ class Rerun(Struct, frozen=True, kw_only=True):
         return self.looked_at - self.counts.get("waiting", 0)
 
 
-class TakenCandidate(Struct, frozen=True, kw_only=True):
-    """One conversation of a re-run that was taken, with what an analyst is told of it."""
+class TakenCandidate(StoredConversation, frozen=True, kw_only=True):
+    """One conversation of a re-run that was taken."""
 
-    seq: int
     part: PartName
     token: int
     attempts: int
-    conversation_id: str
-    user_id: str
-    bot_id: str
-    digest: bytes
-    log_hash: bytes | None
-    started_at: datetime
-    ended_at: datetime
-    tenant: Tenant
-    remote_prefix: str
 
 
 class Taking(Struct, frozen=True, kw_only=True):

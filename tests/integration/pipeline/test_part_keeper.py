@@ -4,13 +4,17 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+import trio
 
 from convo.analysis.analysts import AnalystsOfSets
 from convo.analysis.analyze import Analyst, Analysts
+from convo.analysis.job_calls import PaidCall, note_call
+from convo.analysis.llm_usage import Tokens
 from convo.conversation.model import Answered, Conversation, Finding
 from convo.conversation.owed import DeclaredPart, owed_of
 from convo.errors import RemoteError, RemoteGarbage, RemoteUnavailable
 from convo.pipeline.part_keeper import PartKeeper
+from convo.pipeline.spending import Spending
 from convo.settings import JobsSettings, Settings
 from convo.store.jobs.part_jobs import PartJobs
 from convo.store.owed_sets import OwedSets
@@ -94,3 +98,19 @@ async def test_a_log_that_is_gone_ends_the_parts_with_the_reason(process: Proces
     assert [(one[0], one[3]) for one in await left(process)] == [
         ("failed", "the log of this conversation is no longer stored")
     ] * 2
+
+
+async def test_what_it_pays_for_is_counted_also_where_nothing_is_found(process: Process) -> None:
+    class Paying(Asked):
+        async def find(self, conversation: Conversation) -> Finding:
+            note_call(PaidCall(server="llm", by="m/1", parts=("one",), tokens=Tokens(sent=7, answered=1), nano=500))
+            return await super().find(conversation)
+
+    asked = Paying()
+    asked.error = RemoteGarbage("llm", "it does not fit")
+    spending = Spending(process.postgres, None, 60.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(spending.run_group)
+        assert await keeper(process, asked, spending=spending).work()
+        nursery.cancel_scope.cancel()
+    assert await rows(process.postgres, "SELECT part, nano FROM part_cost") == [("one", 500)] * 2
