@@ -11,9 +11,10 @@ from __future__ import annotations
 import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import prometheus_client
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -326,6 +327,19 @@ def set_build_info(version: str) -> None:
     build_info.labels(version, platform.python_version()).set(1)
 
 
-def exposition() -> bytes:
-    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says."""
-    return generate_latest(registry)
+class _OneMetric(Struct, frozen=True):
+    """A registry of one metric."""
+
+    metric: Metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.metric
+
+
+def exposition(after_each: Callable[[], None] = lambda: None) -> bytes:
+    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says; call ``after_each`` metric."""
+    parts = []
+    for metric in registry.collect():
+        parts.append(generate_latest(cast("CollectorRegistry", _OneMetric(metric))))
+        after_each()
+    return b"".join(parts)
