@@ -41,6 +41,7 @@ from convo.errors import ConvoError
 from convo.http.listening import listen, url_of
 from convo.http.server import serve_http
 from convo.observe import log_records, metrics
+from convo.otel.keeper import open_spans
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
 from convo.pipeline.settling import SETTLING_MAX
 from convo.runtime import identity, loop_watch, threads
@@ -87,6 +88,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
             sink_queues = await stack.enter_async_context(open_sink_queues(settings.alerts))
             hooks = await stack.enter_async_context(startup.open_hooks(settings))
             storage = await stack.enter_async_context(startup.open_storage(settings, bridge, postgres))
+            spans = await stack.enter_async_context(open_spans(settings.otel, me.label))
             shared = SharedState(postgres, settings.alerts)
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)
@@ -101,6 +103,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 sink_queues=sink_queues,
                 hooks=hooks,
                 storage=storage,
+                spans=spans,
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()
@@ -250,7 +253,7 @@ class Service:
         await trio.sleep(self._settings.shutdown.notice_seconds)
 
     async def _sign_out(self) -> None:
-        """Release what a cancelled publisher or worker may still have leased, sign out, and store the audit log."""
+        """Release what may still be leased, sign out, store the audit log, and send the last spans."""
         components = self._components
         with trio.move_on_after(self._settings.shutdown.settle_seconds):
             if not components.prepared.is_set():
@@ -266,3 +269,4 @@ class Service:
             else:
                 log_records.own_leases_released(count=released)
             await components.audit_queue.flush()
+            await components.leave_collector()

@@ -62,12 +62,16 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
         learnt = self.learnt[name]() if name in self.learnt else ""
         return structs.replace(view, takes=learnt) if learnt else view
 
-    async def metrics(self) -> Answer:
-        """Answer with the metrics in Prometheus' text format."""
+    async def metrics(self, accept: str = "") -> Answer:
+        """Answer with the metrics in Prometheus' text format, or in OpenMetrics', which has exemplars, if asked to."""
+        openmetrics = metrics.takes_openmetrics(accept)
         with deadline("web.metrics", _METRICS_SECONDS):
             # Some milliseconds of work: too long for the loop, which all requests share.
-            body = await threads.OPERATIONS.call_behind(metrics.exposition)
-        return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
+            body = await threads.OPERATIONS.call_behind(
+                metrics.openmetrics_exposition if openmetrics else metrics.exposition
+            )
+        kind = metrics.OPENMETRICS_TYPE if openmetrics else metrics.CONTENT_TYPE
+        return Answer(status=200, body=body, content_type=kind)
 
     async def tasks(self, peer: str | None) -> Answer:
         """Answer with every task and where it waits; ``peer`` is the client's address, None for a trusted client.

@@ -667,7 +667,7 @@ _SERVICE = (
         on_operations=True,
         tag="service",
         summary="Read the metrics of this process",
-        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media=("text/plain",)),),
+        answers=(RouteResponse(status=200, text="Prometheus' text format, or OpenMetrics with exemplars, as `Accept` asks.", body=str, media=("text/plain", "application/openmetrics-text")),),
     ),
     Route(
         path="/debug/tasks",
