@@ -220,9 +220,11 @@ def _check_logs(logs: LogsSettings) -> None:
 
 def _check_otel(otel: OtelSettings) -> None:
     if otel.endpoint and not re.fullmatch(r"https?://[^\s/?#@]+(/[!-~]*)?", otel.endpoint):
+        # A login is a secret.
+        value = "its value" if "@" in otel.endpoint else repr(otel.endpoint)
         raise ConfigError(
-            f"otel.endpoint = {otel.endpoint!r} is no http:// or https:// address: write the collector's base address, as"
-            " in http://127.0.0.1:4318, without a login (that goes into the headers)"
+            f"otel.endpoint = {value} is no http:// or https:// address: write the collector's base address, as in"
+            " http://127.0.0.1:4318, without a login (that goes into the headers)"
         )
     headers = read_pairs(otel.headers.reveal())
     if headers is None or not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in headers.items()):
