@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """A collector of traces for ``traces.py``: takes what is posted, or, ``mute``, never answers it.
 
 collector.py HOST PORT [mute]
