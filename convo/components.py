@@ -130,8 +130,7 @@ class Components:
             # With its fallbacks it is one for all who wait for it.
             self._dependencies[model.dependency.name] = model.dependency
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self._storage = storage
-        self._spans = spans
+        self._storage, self._spans = storage, spans
         old_logs = []
         if storage is not None:
             self._dependencies[OLD_LOGS] = storage.reads

@@ -1,4 +1,4 @@
-"""Describes a call to a language model in its span, in the words of OpenTelemetry's conventions for generative AI; pure.
+"""Describes a call to a language model in its span, in the words of OpenTelemetry's conventions for generative AI.
 
 Open it to record more of a call. What was asked and answered is not in it: a trace holds no text of a conversation.
 """

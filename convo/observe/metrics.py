@@ -19,13 +19,14 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS_TYPE
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
+OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
+"""What ``openmetrics_exposition`` is written in."""
 _NEVER = re.compile(r";\s*q=0(\.0*)?\s*(;|\Z)")
 
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
@@ -366,5 +367,6 @@ def takes_openmetrics(accept: str) -> bool:
 
 
 def openmetrics_exposition() -> bytes:
-    """Write every metric in the form of OpenMetrics, with the traces in which figures were met (``OPENMETRICS_TYPE``)."""
-    return generate_openmetrics(registry)
+    """Write every metric in OpenMetrics' form, with the traces in which figures were met (``OPENMETRICS_TYPE``)."""
+    # prometheus-client carries no types here.
+    return bytes(openmetrics.generate_latest(registry))  # type: ignore[no-untyped-call]

@@ -84,9 +84,11 @@ class Span:
 
     def add(self, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
         """Record a step within this one that took so many seconds and has ended."""
-        one = Span(self._recorder, name, "internal", parent=self.context, seconds_ago=seconds + ended_seconds_ago)
+        one = Span(self._recorder, name, "internal", parent=self.context)
+        ended_ns = one.began_ns - round(ended_seconds_ago * _NANO)
+        one.began_ns = ended_ns - round(seconds * _NANO)
         one.error = error
-        one.end(at_ns=one.now_ns() - round(ended_seconds_ago * _NANO))
+        one.end(at_ns=ended_ns)
 
     def fail(self, error: BaseException) -> None:
         """Note what the step failed with."""
@@ -201,7 +203,9 @@ def begin_span(
     return None if recorder is None else recorder.begin(name, kind, traceparent, tracestate, seconds_ago)
 
 
-def continued(stored: str | None, name: str, kind: SpanKind, *, wait: str = "", seconds_ago: float = 0.0) -> Span | None:
+def continued(
+    stored: str | None, name: str, kind: SpanKind, *, wait: str = "", seconds_ago: float = 0.0
+) -> Span | None:
     """Begin a span in the trace of a stored context; None where there is none, or nothing is recorded."""
     recorder = _Recording.recorder
     if recorder is None or stored is None:

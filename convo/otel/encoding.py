@@ -62,7 +62,7 @@ def _messages() -> Any:
     except ModuleNotFoundError:
         raise Refused(
             "otel.endpoint (or OTEL_EXPORTER_OTLP_ENDPOINT) is set, and opentelemetry-proto, which traces are written"
-            " with, is not installed: run `pip install 'convo[otel]'` (scripts/serve installs it by itself), or unset it"
+            " with, is not installed: run `pip install 'convo[otel]'` (scripts/serve installs it), or unset it"
         ) from None
 
 

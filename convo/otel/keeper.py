@@ -207,9 +207,7 @@ def traces_url(settings: OtelSettings) -> str:
 
 def open_client(settings: OtelSettings) -> OutboundClient:
     """Return the HTTP client for the collector, an async context manager."""
-    return OutboundClient(
-        _NAME, seconds=settings.attempt_seconds, ca_file=settings.ca_file, verify=settings.verify
-    )
+    return OutboundClient(_NAME, seconds=settings.attempt_seconds, ca_file=settings.ca_file, verify=settings.verify)
 
 
 def _headers(settings: OtelSettings) -> Mapping[str, str]:

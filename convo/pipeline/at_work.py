@@ -28,8 +28,8 @@ TOGETHER_SECONDS = 0.1
 class JobAtWork:
     """What is known of one job while its parts are found.
 
-    ``missing`` are the parts that are not stored, ``calls`` what has been asked of language models. ``span`` is the step
-    of its trace that ends with the job, None where that is not recorded.
+    ``missing`` are the parts that are not stored, ``calls`` what has been asked of language models. ``span`` is the
+    step of its trace that ends with the job, None where that is not recorded.
     """
 
     __slots__ = ("_last", "_missing", "calls", "found", "lease", "left", "span", "waits")

@@ -470,9 +470,7 @@ def make_inserts(
 ) -> Inserts:
     """Make what inserts conversations; as ``insert_statements``."""
     write = partial(insert_statements, fair_key, events=events, owed=owe is not None, revisions=revisions)
-    return Inserts(
-        statements=write(), traced=write(traces=True), owe=owe, owed_sets=owed_sets, revisions=revisions
-    )
+    return Inserts(statements=write(), traced=write(traces=True), owe=owe, owed_sets=owed_sets, revisions=revisions)
 
 
 async def _insert(connection: Connection, inserts: Inserts, rows: Mapping[str, Accept]) -> tuple[Receipts, Receipts]:

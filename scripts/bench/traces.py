@@ -10,8 +10,8 @@ process of its own. ``stop`` is how long the process took from SIGTERM to its en
     .venv/bin/python scripts/bench/traces.py --targets off,one --rounds 3 --seconds 2
     git worktree add /tmp/before v0.1.0                           # and --earlier /tmp/before: `earlier`, without traces
 
-Targets: off, one (1 %), all (100 %), dead and mute (1 %, a collector that is not there, or does not answer), dead_all and
-mute_all (the same at 100 %). Returns 0 when 1 % costs under 2 % of an accept, and each process stopped in time.
+Targets: off, one (1 %), all (100 %), dead and mute (1 %, a collector that is not there, or does not answer), dead_all
+and mute_all (the same at 100 %). Returns 0 when 1 % costs under 2 % of an accept, and each process stopped in time.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ def _let_rest(server: Server) -> None:
 
 def _ratio(rounds: Mapping[str, list[Measured]], name: str, figure: str) -> float:
     pairs = zip(rounds[name], rounds["off"], strict=True)
-    return statistics.median(getattr(one, figure) / getattr(off, figure) for one, off in pairs)
+    return float(statistics.median(getattr(one, figure) / getattr(off, figure) for one, off in pairs))
 
 
 def _show(console: Console, rounds: Mapping[str, list[Measured]], stops: Mapping[str, float | None]) -> None:

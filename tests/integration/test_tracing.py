@@ -85,14 +85,17 @@ async def test_one_conversation_is_one_trace_from_the_request_to_the_call_of_the
     assert call.headers["traceparent"] == f"00-{TRACE}-{chat.span_id}-01"
     assert call.headers["tracestate"] == "vendor=x"
     assert chat.kind == "client"
-    assert chat.attributes.items() >= {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.request.model": "m-7",
-        "gen_ai.provider.name": "127.0.0.1",
-        "convo.parts": ["questions", "emotion"],
-        "http.response.status_code": 200,
-        "server.address": "127.0.0.1",
-    }.items()
+    assert (
+        chat.attributes.items()
+        >= {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": "m-7",
+            "gen_ai.provider.name": "127.0.0.1",
+            "convo.parts": ["questions", "emotion"],
+            "http.response.status_code": 200,
+            "server.address": "127.0.0.1",
+        }.items()
+    )
     tokens = {name: count for name, count in chat.attributes.items() if name.startswith("gen_ai.usage.")}
     assert tokens == {
         "gen_ai.usage.input_tokens": 120,
@@ -128,7 +131,7 @@ async def test_a_trace_goes_on_after_a_restart(database: str, tmp_path: Path) ->
     assert (job.trace_id, job.parent_id) == (TRACE, request.span_id)
 
 
-async def test_a_trace_goes_on_in_another_process_and_a_stop_sends_what_is_left(database: str, tmp_path: Path) -> None:
+def test_a_trace_goes_on_in_another_process_and_a_stop_sends_what_is_left(database: str, tmp_path: Path) -> None:
     with collecting_spans() as collector:
         settings = {"otel.endpoint": collector.endpoint, "otel.service_name": "robot", "observe.log_format": "json"}
         taker = running(tmp_path / "a", database, {**settings, "jobs.workers": "0"})
@@ -247,7 +250,7 @@ async def test_metrics_have_the_traces_in_which_figures_were_met_where_openmetri
             openmetrics = await client.get("/metrics", headers={"accept": kinds})
             plain = await client.get("/metrics")
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
-    families = {family.name: family for family in text_string_to_metric_families(openmetrics.text)}
+    families = {family.name: family for family in text_string_to_metric_families(openmetrics.text)}  # type: ignore[no-untyped-call]
     for name in ("convo_accept_seconds", "convo_wait_seconds", "convo_part_seconds"):
         found = [one.exemplar for one in families[name].samples if one.exemplar is not None]
         assert TRACE in {one.labels["trace_id"] for one in found}, name
@@ -256,9 +259,7 @@ async def test_metrics_have_the_traces_in_which_figures_were_met_where_openmetri
 
 
 @pytest.mark.parametrize("fault", ["dead", "mute", "failing"])
-async def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(
-    fault: str, database: str, tmp_path: Path
-) -> None:
+def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str, database: str, tmp_path: Path) -> None:
     reply = Reply(status=503) if fault == "failing" else Reply(hangs=True)
     with receiving(lambda _: reply) as receiver:
         endpoint = f"http://127.0.0.1:{free_port()}" if fault == "dead" else receiver.url.rstrip("/")

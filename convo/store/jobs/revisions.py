@@ -37,7 +37,6 @@ from convo.store.erasures import meet_list
 from convo.store.intake import (
     ERASE_PREFIXES,
     Accept,
-    Inserts,
     Owe,
     Stored,
     known_receipt,

@@ -80,8 +80,8 @@ TOPIC = Parameter(
 TRACEPARENT = Parameter(
     name="traceparent",
     where="header",
-    text="The caller's trace, which the analysis goes on with where traces are recorded (W3C trace context); one that is"
-    " not valid counts as none.",
+    text="The caller's trace, which the analysis goes on with where traces are recorded (W3C trace context). One that"
+    " is not valid counts as none.",
     type=str,
 )
 IF_NONE_MATCH = Parameter(

@@ -112,7 +112,7 @@ def test_the_last_figure_of_a_bucket_that_was_met_in_a_trace_is_an_exemplar() ->
 
 
 def test_the_form_of_openmetrics_can_be_parsed_back_and_has_the_same_figures() -> None:
-    families = list(openmetrics.text_string_to_metric_families(metrics.openmetrics_exposition().decode()))
+    families = list(openmetrics.text_string_to_metric_families(metrics.openmetrics_exposition().decode()))  # type: ignore[no-untyped-call]
     assert {family.name for family in families} >= NAMES
 
 

@@ -9,7 +9,9 @@ VALID = f"00-{TRACE}-{SPAN}-01"
 
 
 def test_a_traceparent_is_read() -> None:
-    assert read_context(VALID, " vendor=x ") == TraceContext(trace_id=TRACE, span_id=SPAN, sampled=True, state="vendor=x")
+    assert read_context(VALID, " vendor=x ") == TraceContext(
+        trace_id=TRACE, span_id=SPAN, sampled=True, state="vendor=x"
+    )
     assert read_context(f" {VALID} ") == TraceContext(trace_id=TRACE, span_id=SPAN)
 
 

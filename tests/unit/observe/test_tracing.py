@@ -159,16 +159,16 @@ def test_a_step_may_go_on_in_another_task_and_ends_once(recorder: Recorder) -> N
 
 def test_what_is_over_the_bound_is_dropped_and_counted() -> None:
     rings: list[int] = []
-    recorder = Recorder(sample=1.0, spans_max=3, many=2, arrived=lambda: rings.append(len(recorder)))
+    kept = Recorder(sample=1.0, spans_max=3, many=2, arrived=lambda: rings.append(len(kept)))
     before = metrics.spans_dropped_total.labels("queue_full").value
     for number in range(5):
-        span = recorder.begin(str(number), "server", "", "", 0.0)
+        span = kept.begin(str(number), "server", "", "", 0.0)
         assert span is not None
         span.end()
     assert metrics.spans_dropped_total.labels("queue_full").value - before == 2
     assert rings == [2]
-    assert [span.name for span in recorder.take(2)] == ["0", "1"]
-    assert [span.name for span in recorder.take(2)] == ["2"]
+    assert [span.name for span in kept.take(2)] == ["0", "1"]
+    assert [span.name for span in kept.take(2)] == ["2"]
 
 
 def test_records_of_the_log_are_written_with_the_ids(recorder: Recorder) -> None:

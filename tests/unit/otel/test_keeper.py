@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import TracebackType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from convo.observe import metrics
@@ -33,19 +33,12 @@ class FakeCollector:
         assert url == "http://collector:4318/v1/traces"
         self.headers = headers
         self.asked.append((trio.current_time(), int(body)))
-        await trio.sleep_forever() if self.mute else await trio.sleep(0)
+        await trio.sleep_forever() if self.mute else await trio.lowlevel.checkpoint()
         return RemoteAnswer(status=self.status, code="", retry_after_seconds=None, body=self.body)
-
-    async def __aenter__(self) -> FakeCollector:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 @pytest.fixture
-def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCollector]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> FakeCollector:
     # What is written is not of interest here, and the library for it may not be installed; a thread is not on the
     # virtual clock.
     monkeypatch.setattr(keepers, "load_encoder", lambda _: lambda spans: b"%d" % len(spans))
