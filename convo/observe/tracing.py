@@ -53,10 +53,12 @@ class Span:
         parent: TraceContext | None,
         wait: str = "",
         seconds_ago: float = 0.0,
+        offset_ns: int | None = None,
     ) -> None:
         self._recorder = recorder
-        # All times of a span are by one clock that only goes forward, and by the wall clock as it was at its beginning.
-        self._offset_ns = time_ns() - perf_counter_ns()
+        # All times of a span, and of those within it, are by one clock that only goes forward, and by the wall clock as
+        # it was when the first of them began.
+        self._offset_ns = time_ns() - perf_counter_ns() if offset_ns is None else offset_ns
         self.name = name
         self.kind = kind
         self.trace_id = f"{getrandbits(128) or 1:032x}" if parent is None else parent.trace_id
@@ -80,15 +82,16 @@ class Span:
 
     def child(self, name: str, kind: SpanKind = "internal", *, wait: str = "") -> Span:
         """Begin a step within this one."""
-        return Span(self._recorder, name, kind, parent=self.context, wait=wait)
+        return Span(self._recorder, name, kind, parent=self.context, wait=wait, offset_ns=self._offset_ns)
 
     def add(self, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
         """Record a step within this one that took so many seconds and has ended."""
-        one = Span(self._recorder, name, "internal", parent=self.context)
+        one = self.child(name)
         ended_ns = one.began_ns - round(ended_seconds_ago * _NANO)
-        one.began_ns = ended_ns - round(seconds * _NANO)
+        # Its seconds were measured by another clock: it cannot have begun before this step.
+        one.began_ns = max(self.began_ns, ended_ns - round(seconds * _NANO))
         one.error = error
-        one.end(at_ns=ended_ns)
+        one.end(at_ns=max(one.began_ns, ended_ns))
 
     def fail(self, error: BaseException) -> None:
         """Note what the step failed with."""
