@@ -136,6 +136,7 @@ class SpanKeeper:
             self._drop(self._batch[:rejected], "refused", "the collector has refused some of a batch")
             return True
 
+    # no deadline: the dependency sets one around each attempt
     async def _attempt(self, body: bytes) -> RemoteAnswer:
         answer = await self.client.post(self._url, body, self._headers, answer_bytes_max=_ANSWER_BYTES_MAX)
         if not answer.good:

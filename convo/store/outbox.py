@@ -172,8 +172,8 @@ def _part(one: NewPart) -> dict[str, object]:
 
 
 _APPEND = f"""
-INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data, tenant, trace)
-SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data, c.tenant, c.trace
+INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data, trace, tenant)
+SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data, c.trace, c.tenant
 FROM unnest($1::text[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY AS new (type, seq, data, place)
 JOIN conversation c ON c.seq = new.seq
 WHERE c.user_id <> '{CANARY_USER}' ORDER BY place
