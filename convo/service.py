@@ -73,6 +73,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
     # Signals count from the first moment: one that arrives while the database starts is obeyed as soon as it runs.
     with wait_observers.adding(count_wait), receive_signals() as signals, identity.claim(data_dir) as me:
         async with open_bridge() as bridge, AsyncExitStack() as stack:
+            spans = await stack.enter_async_context(open_spans(settings.otel, me.label))
             source = await stack.enter_async_context(startup.open_database_source(settings))
             postgres = await stack.enter_async_context(
                 open_postgres(
@@ -88,7 +89,6 @@ async def serve(settings: Settings, announce: Announce) -> None:
             sink_queues = await stack.enter_async_context(open_sink_queues(settings.alerts))
             hooks = await stack.enter_async_context(startup.open_hooks(settings))
             storage = await stack.enter_async_context(startup.open_storage(settings, bridge, postgres))
-            spans = await stack.enter_async_context(open_spans(settings.otel, me.label))
             shared = SharedState(postgres, settings.alerts)
             stack.push_async_callback(shared.close)
             listening = listen(settings, stack)

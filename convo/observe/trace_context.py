@@ -9,8 +9,9 @@ import re
 
 from msgspec import Struct
 
-_FORM = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _LENGTH = 55
+_NO_VERSION, _NO_TRACE, _NO_SPAN = "ff", "0" * 32, "0" * 16
 # The standard lets a tracestate be dropped that is longer; anything but visible ASCII is none.
 _STATE = re.compile(r"[\x20-\x7e]{1,512}")
 _SAMPLED = 1
@@ -50,13 +51,18 @@ def read_context(traceparent: str, tracestate: str = "") -> TraceContext | None:
     if len(traceparent) < _LENGTH:
         return None
     found = _FORM.fullmatch(traceparent)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
     # Later versions may have more behind the fields of this one; version 00 has none.
-    if found is None or (found[5] is not None and found[1] == "00"):
+    if more is not None and version == "00":
+        return None
+    if version == _NO_VERSION or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     state = tracestate.strip()
     if state and not _STATE.fullmatch(state):
         state = ""
-    return TraceContext(trace_id=found[2], span_id=found[3], sampled=bool(int(found[4], 16) & _SAMPLED), state=state)
+    return TraceContext(trace_id=trace_id, span_id=span_id, sampled=bool(int(flags, 16) & _SAMPLED), state=state)
 
 
 def read_stored_context(stored: str) -> TraceContext | None:

@@ -50,7 +50,7 @@ class Span:
         name: str,
         kind: SpanKind,
         *,
-        parent: TraceContext | None,
+        parent: TraceContext | Span | None,
         wait: str = "",
         seconds_ago: float = 0.0,
         offset_ns: int | None = None,
@@ -82,7 +82,7 @@ class Span:
 
     def child(self, name: str, kind: SpanKind = "internal", *, wait: str = "") -> Span:
         """Begin a step within this one."""
-        return Span(self._recorder, name, kind, parent=self.context, wait=wait, offset_ns=self._offset_ns)
+        return Span(self._recorder, name, kind, parent=self, wait=wait, offset_ns=self._offset_ns)
 
     def add(self, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
         """Record a step within this one that took so many seconds and has ended."""

@@ -198,7 +198,7 @@ async def check_collector(settings: OtelSettings) -> str:
             )
         if not answer.good:
             raise failure(_NAME, answer)
-    return f"takes spans; of requests without a traceparent {settings.sample:.4g} are recorded"
+    return f"takes spans; {settings.sample:.4g} of the requests that come without a traceparent are recorded"
 
 
 def traces_url(settings: OtelSettings) -> str:

@@ -246,6 +246,7 @@ def _begun(route: str, method: str, head: Head) -> Span | None:
     seconds_ago = trio.current_time() - head.started
     span = tracing.begin_span(f"{method} {route}", "server", head.traceparent, head.tracestate, seconds_ago=seconds_ago)
     if span is not None:
+        span.wait = "web.request"
         span.attributes |= {"http.request.method": method, "http.route": route}
         span.enter()
     return span

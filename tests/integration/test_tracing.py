@@ -14,9 +14,12 @@ import pytest
 import trio
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from convo.errors import RemoteDenied
+from convo.otel.keeper import check_collector
+from convo.settings import OtelSettings, Secret
 from tests.support import fakes
 from tests.support.brokers import URL, client_of, needs_broker, own_name, queue_of_events
-from tests.support.collectors import CollectedSpan, Collector, collecting_spans, needs_otel
+from tests.support.collectors import TAKEN, CollectedSpan, Collector, collecting_spans, needs_otel
 from tests.support.making import ask, open_store
 from tests.support.ports import free_port
 from tests.support.receivers import Reply, receiving
@@ -294,3 +297,15 @@ def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str,
         assert "spans_dropped" in started.output
     assert 'convo_spans_dropped_total{reason="queue_full"} 0.0' not in metrics
     assert query(database, "SELECT count(*) FROM conversation")[0][0] == 10
+
+
+async def test_the_check_asks_a_collector_once() -> None:
+    answers = [TAKEN, Reply(status=401)]
+    with collecting_spans(lambda _: answers.pop(0)) as collector:
+        settings = OtelSettings(endpoint=f"{collector.endpoint}/otlp/", headers=Secret("api-key=x%20y"))
+        assert "takes spans" in await check_collector(settings)
+        with pytest.raises(RemoteDenied, match="answered 401"):
+            await check_collector(settings)
+    (first, _) = collector.receiver.got
+    assert (first.path, first.headers["api-key"], first.body) == ("/otlp/v1/traces", "x y", b"")
+    assert first.headers["content-type"] == "application/x-protobuf"
