@@ -21,7 +21,7 @@ from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.owed import Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, ConvoError, DatabaseUnavailable, Erased, TransactionLost, Unavailable
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
 from convo.settings import FairKey, IntakeSettings
 from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
 from convo.store.group import Group, Submitted
@@ -261,12 +261,23 @@ class Committer:
         metrics.intake_batch_rows.observe(len(rows))
         metrics.intake_commit_seconds.observe(seconds)
         log_records.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
+        if tracing.records():
+            _record_commit(rows, seconds)
         self._committed(
             [
                 CommittedLog(seq=stored.seq, digest=rows[own_id].digest, body=rows[own_id].body)
                 for own_id, stored in fresh.items()
             ]
         )
+
+
+def _record_commit(rows: Mapping[str, Accept], seconds: float) -> None:
+    """Record the transaction of a batch in the trace of each that was sent in one."""
+    for row in rows.values():
+        span = tracing.continued(row.trace or None, "db.accept", "internal", seconds_ago=seconds)
+        if span is not None:
+            span.attributes["convo.batch_rows"] = len(rows)
+            span.end()
 
 
 def owed_of_accept(declared: Declarations, accept: Accept) -> Owed:

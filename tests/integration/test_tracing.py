@@ -79,6 +79,9 @@ async def test_one_conversation_is_one_trace_from_the_request_to_the_call_of_the
         step = only(spans, name)
         assert step.parent_id == request.span_id
         assert request.began_ns <= step.began_ns <= step.ended_ns <= request.ended_ns
+    commit, stored = only(spans, "commit"), only(spans, "db.accept")
+    assert (stored.parent_id, stored.attributes["convo.batch_rows"]) == (request.span_id, 1)
+    assert stored.ended_ns - stored.began_ns <= commit.ended_ns - commit.began_ns
     assert (job.parent_id, job.kind, job.attributes["convo.ending"]) == (request.span_id, "consumer", "settle")
     assert job.attributes["convo.conversation_id"] == "talk-1"
     part = by_id[chat.parent_id]
