@@ -35,8 +35,7 @@ _present: ContextVar[Span | None] = ContextVar("present_span", default=None)
 class Span:
     """One step of a trace, from its making to ``end``; as a context manager, what the task does inside is part of it.
 
-    ``wait`` is the named deadline that bounds the same step, so that it is not recorded a second time. ``seconds_ago``
-    is how long ago the step began.
+    ``wait`` is the named deadline that bounds the same step, so that it is not recorded a second time.
     """
 
     __slots__ = (
@@ -52,7 +51,6 @@ class Span:
         *,
         parent: TraceContext | Span | None,
         wait: str = "",
-        seconds_ago: float = 0.0,
         offset_ns: int | None = None,
     ) -> None:
         self._recorder = recorder
@@ -68,13 +66,17 @@ class Span:
         self.wait = wait
         self.attributes: dict[str, AttributeValue] = {}
         self.error = ""
-        self.began_ns = self.now_ns() - round(seconds_ago * _NANO)
+        self.began_ns = self.now_ns()
         self.ended_ns = 0
 
     @property
     def context(self) -> TraceContext:
         """What continues the trace behind this span."""
         return TraceContext(trace_id=self.trace_id, span_id=self.span_id, state=self.state)
+
+    def began_seconds_ago(self, seconds: float) -> None:
+        """Note that it began so many seconds before now."""
+        self.began_ns = self.now_ns() - round(seconds * _NANO)
 
     def now_ns(self) -> int:
         """Return the time, in nanoseconds since 1970."""
@@ -167,14 +169,14 @@ class Recorder:
         """Return up to so many spans, the oldest first, and keep them no longer."""
         return [self._spans.popleft() for _ in range(min(count, len(self._spans)))]
 
-    def begin(self, name: str, kind: SpanKind, traceparent: str, tracestate: str, seconds_ago: float) -> Span | None:
+    def begin(self, name: str, kind: SpanKind, traceparent: str, tracestate: str) -> Span | None:
         """Begin the first span here of a request with these headers; None where it is not to be recorded.
 
         What its sender decided counts; where nothing is known of a sender, chance decides.
         """
         parent = read_context(traceparent, tracestate) if traceparent else None
         recorded = random() < self._sample if parent is None else parent.sampled
-        return Span(self, name, kind, parent=parent, seconds_ago=seconds_ago) if recorded else None
+        return Span(self, name, kind, parent=parent) if recorded else None
 
 
 class _Recording:
@@ -198,23 +200,19 @@ def records() -> bool:
     return _Recording.recorder is not None
 
 
-def begin_span(
-    name: str, kind: SpanKind, traceparent: str = "", tracestate: str = "", *, seconds_ago: float = 0.0
-) -> Span | None:
+def begin_span(name: str, kind: SpanKind, traceparent: str = "", tracestate: str = "") -> Span | None:
     """As ``Recorder.begin``; None at once where nothing is recorded."""
     recorder = _Recording.recorder
-    return None if recorder is None else recorder.begin(name, kind, traceparent, tracestate, seconds_ago)
+    return None if recorder is None else recorder.begin(name, kind, traceparent, tracestate)
 
 
-def continued(
-    stored: str | None, name: str, kind: SpanKind, *, wait: str = "", seconds_ago: float = 0.0
-) -> Span | None:
+def continued(stored: str | None, name: str, kind: SpanKind, *, wait: str = "") -> Span | None:
     """Begin a span in the trace of a stored context; None where there is none, or nothing is recorded."""
     recorder = _Recording.recorder
     if recorder is None or stored is None:
         return None
     parent = read_stored_context(stored)
-    return None if parent is None else Span(recorder, name, kind, parent=parent, wait=wait, seconds_ago=seconds_ago)
+    return None if parent is None else Span(recorder, name, kind, parent=parent, wait=wait)
 
 
 def current_span() -> Span | None:

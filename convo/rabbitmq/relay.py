@@ -151,8 +151,9 @@ class Relay:
         """Record the publishing of those whose conversations are recorded."""
         for one in events:
             name = f"publish {self._settings.exchange}"
-            span = tracing.continued(one.trace, name, "producer", seconds_ago=seconds)
+            span = tracing.continued(one.trace, name, "producer")
             if span is not None:
+                span.began_seconds_ago(seconds)
                 span.attributes |= {
                     "messaging.system": "rabbitmq",
                     "messaging.destination.name": self._settings.exchange,

@@ -274,8 +274,9 @@ class Committer:
 def _record_commit(rows: Mapping[str, Accept], seconds: float) -> None:
     """Record the transaction of a batch in the trace of each that was sent in one."""
     for row in rows.values():
-        span = tracing.continued(row.trace or None, "db.accept", "internal", seconds_ago=seconds)
+        span = tracing.continued(row.trace or None, "db.accept", "internal")
         if span is not None:
+            span.began_seconds_ago(seconds)
             span.attributes["convo.batch_rows"] = len(rows)
             span.end()
 

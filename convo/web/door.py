@@ -243,10 +243,11 @@ def _begun(route: str, method: str, head: Head) -> Span | None:
     """Begin the span of a request, if it is to be recorded; probes and what operators read are not."""
     if route not in _RECORDED:
         return None
-    seconds_ago = trio.current_time() - head.started
-    span = tracing.begin_span(f"{method} {route}", "server", head.traceparent, head.tracestate, seconds_ago=seconds_ago)
+    # Most requests end here: what only a recorded one needs comes behind it.
+    span = tracing.begin_span(route, "server", head.traceparent, head.tracestate)
     if span is not None:
-        span.wait = "web.request"
+        span.began_seconds_ago(trio.current_time() - head.started)
+        span.name, span.wait = f"{method} {route}", "web.request"
         span.attributes |= {"http.request.method": method, "http.route": route}
         span.enter()
     return span

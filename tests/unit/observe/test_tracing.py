@@ -50,13 +50,13 @@ def test_nothing_is_recorded_without_a_recorder() -> None:
     ],
 )
 def test_the_senders_decision_counts_before_chance(sample: float, traceparent: str, recorded: bool) -> None:  # noqa: FBT001
-    span = Recorder(sample=sample, spans_max=1).begin("request", "server", traceparent, "", 0.0)
+    span = Recorder(sample=sample, spans_max=1).begin("request", "server", traceparent, "")
     assert (span is not None) is recorded
 
 
 def test_chance_records_the_share_that_is_set() -> None:
     recorder = Recorder(sample=0.25, spans_max=1)
-    count = sum(recorder.begin("request", "server", "", "", 0.0) is not None for _ in range(4000))
+    count = sum(recorder.begin("request", "server", "", "") is not None for _ in range(4000))
     assert 800 < count < 1200  # six standard deviations
 
 
@@ -92,7 +92,10 @@ async def test_every_named_wait_of_a_task_with_a_span_is_recorded(
         await trio.sleep(0.25)
     assert len(recorder) == 0
     # What passes on the virtual clock does not pass on the one of spans: it is as if this one had begun before.
-    with tracing.within_span(tracing.begin_span("request", "server", seconds_ago=10.0)):
+    span = tracing.begin_span("request", "server")
+    assert span is not None
+    span.began_seconds_ago(10.0)
+    with span:
         with deadline("db.list", 1.0):
             await trio.sleep(0.25)
         with pytest.raises(DeadlineExceeded), deadline("db.log", 0.5):
@@ -163,7 +166,7 @@ def test_what_is_over_the_bound_is_dropped_and_counted() -> None:
     kept = Recorder(sample=1.0, spans_max=3, many=2, arrived=lambda: rings.append(len(kept)))
     before = metrics.spans_dropped_total.labels("queue_full").value
     for number in range(5):
-        span = kept.begin(str(number), "server", "", "", 0.0)
+        span = kept.begin(str(number), "server", "", "")
         assert span is not None
         span.end()
     assert metrics.spans_dropped_total.labels("queue_full").value - before == 2

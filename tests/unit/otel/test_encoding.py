@@ -17,7 +17,9 @@ TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 def made() -> Span:
     parent = read_context(f"00-{TRACE}-{SPAN}-01", "vendor=x")
-    return Span(Recorder(sample=1.0, spans_max=10), "job", "consumer", parent=parent, seconds_ago=1.5)
+    span = Span(Recorder(sample=1.0, spans_max=10), "job", "consumer", parent=parent)
+    span.began_seconds_ago(1.5)
+    return span
 
 
 @needs_otel

@@ -59,7 +59,7 @@ def made(collector: FakeCollector, settings: OtelSettings = SETTINGS) -> SpanKee
 
 def record(keeper: SpanKeeper, count: int) -> None:
     for _ in range(count):
-        span = keeper.recorder.begin("request", "server", "", "", 0.0)
+        span = keeper.recorder.begin("request", "server", "", "")
         assert span is not None
         span.end()
 
