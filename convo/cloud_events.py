@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from convo.conversation.identity import DEFAULT_TENANT
+from convo.observe.trace_context import read_stored_context
 from convo.store.event_rows import StoredEvent
 
 EVENT_CONTENT_TYPE = "application/cloudevents+json"
@@ -37,6 +38,11 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
     subject: Annotated[str, Meta(description="The conversation, or the user where it is of a user.")] | UnsetType = (
         UNSET
     )
+    traceparent: (
+        Annotated[str, Meta(description="The trace of the conversation, where that is recorded (W3C trace context).")]
+        | UnsetType
+    ) = UNSET
+    tracestate: Annotated[str, Meta(description="What came with that trace.")] | UnsetType = UNSET
     datacontenttype: str = "application/json"
     data: Any = UNSET
 
@@ -44,6 +50,7 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
 def encode_event(event: StoredEvent) -> bytes:
     """Write a stored event."""
     subject = event.conversation_id or event.user_id
+    context = None if event.trace is None else read_stored_context(event.trace)
     return _ENCODER.encode(
         CloudEvent(
             id=event.id,
@@ -52,6 +59,8 @@ def encode_event(event: StoredEvent) -> bytes:
             tenant=event.tenant,
             sequence=event.sequence,
             subject=UNSET if subject is None else subject,
+            traceparent=UNSET if context is None else context.traceparent,
+            tracestate=UNSET if context is None or not context.state else context.state,
             data=UNSET if event.data is None else _data(event, event.data),
         )
     )

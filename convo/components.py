@@ -32,6 +32,7 @@ from convo.months_keeper import keep_months
 from convo.objects.keeper import LogsKeeper
 from convo.objects.storage import ObjectStorage
 from convo.observe import metrics
+from convo.otel.keeper import SpanKeeper
 from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
@@ -111,6 +112,7 @@ class Components:
         sink_queues: Sequence[SinkQueue],
         hooks: CheckedClient,
         storage: ObjectStorage | None = None,
+        spans: SpanKeeper | None = None,
     ) -> None:
         self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
@@ -128,13 +130,14 @@ class Components:
             # With its fallbacks it is one for all who wait for it.
             self._dependencies[model.dependency.name] = model.dependency
         self._brokers = _dependencies_of_rabbitmq(settings)
-        self._storage = storage
+        self._storage, self._spans = storage, spans
         old_logs = []
         if storage is not None:
             self._dependencies[OLD_LOGS] = storage.reads
             old_logs = [storage.reads, storage.packing]
         called = (remote.dependency for remote in remotes)
-        self.readiness = Readiness([*called, *self._brokers.values(), *old_logs])
+        collector = [] if spans is None else [spans.dependency]
+        self.readiness = Readiness([*called, *self._brokers.values(), *old_logs, *collector])
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -407,6 +410,8 @@ class Components:
             keepers.append(self._logs_keeper.run)
         if self.queue_intake is not None:
             keepers.append(self.queue_intake.run)
+        if self._spans is not None:
+            keepers.append(self._spans.run)
         return keepers
 
     def _keepers_of_settings(self) -> Iterator[Keeper]:
@@ -433,6 +438,11 @@ class Components:
         await self.courier.leave()
         if self.relay is not None:
             await self.relay.leave()
+
+    async def leave_collector(self) -> None:
+        """Send the last spans."""
+        if self._spans is not None:
+            await self._spans.leave()
 
     def forget_database(self) -> None:
         """Forget all that was learned from the database before it went back, and refuse requests until it is ready.
@@ -476,6 +486,8 @@ class Components:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]
         if self.spending is not None:
             found.append(self.spending.warning)
+        if self._spans is not None:
+            found.append(self._spans.warning)
         return [one for one in found if one]
 
     def _erased(self, seqs: Sequence[int]) -> None:

@@ -22,6 +22,7 @@ from convo.config_parts import PART_VARIABLES, check_parts, merge_parts, secret_
 from convo.dependencies import DEPENDENCIES
 from convo.errors import ConfigError
 from convo.ladder import check_ladder
+from convo.otel_variables import otel_settings
 from convo.setting_checks import check_meaning
 from convo.setting_values import variable, wanted
 from convo.settings import LlmFallback, Secret, ServerSettings, Settings
@@ -39,6 +40,7 @@ _SECRET_KEYS = (
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
+    ("otel", "headers"),
 )
 # Tables of tables whose names and keys can stand in the names of variables.
 _NESTED_TABLES = {("llm", "fallbacks"): LlmFallback}
@@ -48,7 +50,7 @@ _WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversati
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _PATHS = (
     *(("server", key) for key in ("data_dir", "certfile", "keyfile")),
-    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq", "logs")),
+    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq", "logs", "otel")),
 )
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 _WRONG = re.compile(r" - at `\$\.(?P<section>\w+)\.(?P<key>\w+)")
@@ -128,6 +130,8 @@ def _merged(file: Path | None, environ: Mapping[str, str], arguments: Mapping[tu
     tables = _read(file)
     # Each source is checked alone: a mistake in one is reported also where another source overrides it.
     merge_parts(tables, environ)
+    for (section, key), (text, name) in otel_settings(environ).items():
+        tables.setdefault(section, {})[key] = _typed(section, key, text, name)
     for source, named in ((_from_environment(environ), variable), (arguments, _option)):
         for (section, key), text in source.items():
             tables.setdefault(section, {})[key] = _typed(section, key, text, named(section, key))

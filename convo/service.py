@@ -41,6 +41,7 @@ from convo.errors import ConvoError
 from convo.http.listening import listen, url_of
 from convo.http.server import serve_http
 from convo.observe import log_records, metrics
+from convo.otel.keeper import open_spans
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
 from convo.pipeline.settling import SETTLING_MAX
 from convo.runtime import identity, loop_watch, threads
@@ -74,6 +75,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
     # Signals count from the first moment: one that arrives while the database starts is obeyed as soon as it runs.
     with wait_observers.adding(count_wait), receive_signals() as signals, identity.claim(data_dir) as me:
         async with open_bridge() as bridge, AsyncExitStack() as stack:
+            spans = await stack.enter_async_context(open_spans(settings.otel, me.label))
             source = await stack.enter_async_context(startup.open_database_source(settings))
             postgres = await stack.enter_async_context(
                 open_postgres(
@@ -103,6 +105,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 sink_queues=sink_queues,
                 hooks=hooks,
                 storage=storage,
+                spans=spans,
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()
@@ -252,7 +255,7 @@ class Service:
         await trio.sleep(self._settings.shutdown.notice_seconds)
 
     async def _sign_out(self) -> None:
-        """Release what a cancelled publisher or worker may still have leased, sign out, and store the audit log."""
+        """Release what may still be leased, sign out, store the audit log, and send the last spans."""
         components = self._components
         with trio.move_on_after(self._settings.shutdown.settle_seconds):
             if not components.prepared.is_set():
@@ -268,3 +271,4 @@ class Service:
             else:
                 log_records.own_leases_released(count=released)
             await components.audit_queue.flush()
+            await components.leave_collector()

@@ -12,10 +12,12 @@ from convo.analysis.declared import declarations
 from convo.dependencies import DEPENDENCIES
 from convo.errors import ConfigError
 from convo.host_names import listed_name, origin_host
+from convo.otel_variables import read_pairs
 from convo.setting_values import variable
 from convo.settings import (
     AlertsSettings,
     LogsSettings,
+    OtelSettings,
     RabbitmqSettings,
     Settings,
     dependency_sections,
@@ -26,6 +28,7 @@ from convo.settings import (
     used_dependencies,
 )
 
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\x20-\x7e]*")
 # The form of a secret in the Standard Webhooks scheme.
 _WEBHOOK_SECRET = re.compile(r"whsec_(?=.{32,88}\Z)(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 
@@ -74,6 +77,7 @@ def check_meaning(settings: Settings) -> None:
     _check_sinks(settings.alerts)
     _check_rabbitmq(settings.rabbitmq)
     _check_logs(settings.logs)
+    _check_otel(settings.otel)
 
 
 def _check_database(settings: Settings) -> None:
@@ -211,6 +215,27 @@ def _check_logs(logs: LogsSettings) -> None:
         raise ConfigError(
             f"only one of {variable('logs', 'access_key_id')} and {variable('logs', 'secret_access_key')} is set: set"
             " both, or neither where the machine has a role or the AWS_* variables are set"
+        )
+
+
+def _check_otel(otel: OtelSettings) -> None:
+    if otel.endpoint and not re.fullmatch(r"https?://[^\s/?#@]+(/[!-~]*)?", otel.endpoint):
+        # A login is a secret.
+        value = "its value" if "@" in otel.endpoint else repr(otel.endpoint)
+        raise ConfigError(
+            f"otel.endpoint = {value} is no http:// or https:// address: write the collector's base address, as in"
+            " http://127.0.0.1:4318, without a login (that goes into the headers)"
+        )
+    headers = read_pairs(otel.headers.reveal())
+    if headers is None or not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in headers.items()):
+        raise ConfigError(
+            f"{variable('otel', 'headers')}: its value is no list of headers: write name=value,name=value, with"
+            " , ; = % and spaces in a value percent-encoded"
+        )
+    if read_pairs(otel.resource_attributes) is None:
+        raise ConfigError(
+            f"otel.resource_attributes = {otel.resource_attributes!r} is no list of attributes: write name=value,"
+            "name=value, as in deployment.environment.name=production"
         )
 
 

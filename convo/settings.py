@@ -582,6 +582,28 @@ class LogsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.store == "s3"
 
 
+class OtelSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces for a collector of OpenTelemetry; none are made where there is no address."""
+
+    endpoint: str = ""
+    headers: Secret = Secret()
+    sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    service_name: Annotated[str, Meta(min_length=1, max_length=255)] = "convo"
+    resource_attributes: Annotated[str, Meta(max_length=4000)] = ""
+    disabled: bool = False
+    spans_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
+    attempt_seconds: Annotated[float, Meta(gt=0, le=60)] = 5.0
+    breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 3
+    breaker_open_seconds: Seconds = 10.0
+    ca_file: str = ""
+    verify: bool = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is recorded and sent."""
+        return bool(self.endpoint) and not self.disabled
+
+
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The test conversation that convo sends to itself at an interval."""
 
@@ -617,6 +639,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     webhooks: WebhooksSettings = WebhooksSettings()
     rabbitmq: RabbitmqSettings = RabbitmqSettings()
     logs: LogsSettings = LogsSettings()
+    otel: OtelSettings = OtelSettings()
     canary: CanarySettings = CanarySettings()
 
 

@@ -270,6 +270,8 @@ def certificate_warnings(settings: Settings) -> list[str]:
         sections["alerts"] = settings.alerts
     if settings.events.types:
         sections["webhooks"] = settings.webhooks
+    if settings.otel.enabled:
+        sections["otel"] = settings.otel
     unchecked = [name for name, section in sections.items() if not section.verify]
     for name in unchecked:
         log_records.certificates_unchecked(section=name)

@@ -36,6 +36,8 @@ RANKS: dict[str, int] = {
     "convo.remote_faults": 6,
     "convo.remote_pauses": 6,
     "convo.outbound": 7,
+    "convo.otel_variables": 3,
+    "convo.otel": 8,
     "convo.outbound_checked": 8,
     "convo.standard_webhooks": 1,
     "convo.webhooks": 11,
@@ -100,7 +102,7 @@ PACKAGES = (
         "pipeline",
         "resilience",
     ),
-    *("objects", "rabbitmq", "runtime", "store", "web", "webhooks"),
+    *("objects", "otel", "rabbitmq", "runtime", "store", "web", "webhooks"),
 )
 
 # What stands in these modules and in no other.

@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.tracing import Span
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 
@@ -108,7 +109,9 @@ class _Run:
         """Find one part by itself."""
         started = trio.current_time()
         try:
-            finding = await analyst.find(self._conversation)
+            with tracing.child_span(f"part {name}") as span:
+                _describe(span, [name], analyst.by)
+                finding = await analyst.find(self._conversation)
         except ConvoError as error:
             self._failed(name, analyst, error, started)
             self.unstored.extend(await _kept(self._keep_ticket, name, error))
@@ -125,7 +128,9 @@ class _Run:
             self._note(name, by, finding)
 
         try:
-            await together.find(self._conversation, list(analysts), noted)
+            with tracing.child_span(f"part {', '.join(analysts)}") as span:
+                _describe(span, list(analysts), next(iter(analysts.values())).by)
+                await together.find(self._conversation, list(analysts), noted)
         except ConvoError as error:
             for name in analysts:
                 if name not in found:
@@ -136,16 +141,28 @@ class _Run:
 
     def _failed(self, name: PartName, analyst: Analyst, error: ConvoError, started: float) -> None:
         self.failures[name] = PartFailure(by=analyst.by, error=error)
-        metrics.part_seconds.labels(name, "failed").observe(trio.current_time() - started)
+        _note_part_seconds(name, "failed", trio.current_time() - started)
 
     async def _found(self, name: PartName, by: str, finding: Finding, seconds: float) -> None:
-        metrics.part_seconds.labels(name, "done").observe(seconds)
+        _note_part_seconds(name, "done", seconds)
         try:
             await self._store(name, by, finding)
         except ConvoError as error:
             self.unstored.append(error)
         else:
             log_records.part_done(conversation_id=self._conversation.conversation_id, part=name, by=by, seconds=seconds)
+
+
+def _describe(span: Span | None, parts: list[PartName], by: str) -> None:
+    if span is not None:
+        span.attributes |= {"convo.parts": parts, "convo.by": by}
+
+
+def _note_part_seconds(name: PartName, outcome: str, seconds: float) -> None:
+    cell, span = metrics.part_seconds.labels(name, outcome), tracing.current_span()
+    cell.observe(seconds)
+    if span is not None:
+        cell.note_exemplar(seconds, span.trace_id, span.span_id)
 
 
 async def _side_by_side(analysts: Analysts, run: _Run) -> None:

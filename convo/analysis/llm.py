@@ -27,13 +27,14 @@ from convo.analysis.llm_completion import Completion, completion_in
 from convo.analysis.llm_faults import FILTERED, ModelRefusal, refusal_of
 from convo.analysis.llm_form import FormUse, LearntForm, RequestForm, request_fields
 from convo.analysis.llm_parts import call_key, found_without_asking, made_by, part_task, read_part, refused_part
+from convo.analysis.llm_spans import describe_call, describe_completion
 from convo.analysis.llm_usage import price_nano
 from convo.analysis.prompt import PROMPT_VERSION, TRIAL, Ask, asking, record, user_spoke
 from convo.analysis.remote import PartFinder, RemoteAnalyst, key_text
 from convo.conversation.model import Conversation, Finding, Mood, PartName, Questions
 from convo.conversation.owed import DeclaredPart
 from convo.errors import RemoteDeclined, RemoteDenied, RemoteError, RemoteGarbage, RemoteRefused, RemoteUnavailable
-from convo.observe import log_records
+from convo.observe import log_records, tracing
 from convo.outbound import RemoteAnswer
 from convo.remote_faults import fault_in
 from convo.settings import LlmSettings
@@ -209,13 +210,17 @@ class Model(RemoteAnalyst):
             RemoteError: it refuses for another reason, or takes no form.
         """
         use = self._learnt.use(trio.current_time())
-        form = use.form
+        form, span = use.form, tracing.current_span()
+        if span is not None:
+            describe_call(span, settings or self._settings, ask.parts)
         for _ in range(_FORMS_MAX):
             text = write(form.record_chars or self._settings.text_chars_max)
             fields = request_fields(form, settings or self._settings, ask, text)
             # Another body needs another key: a server that keeps keys refuses one that comes back with other content.
             answer = await self.post(self._url, fields, key=key + form.label)
             found = completion_in(answer.body) if answer.good else None
+            if span is not None and found is not None:
+                describe_completion(span, found)
             if answer.good:
                 self._note_paid(ask, answer, found, settings or self._settings)
             if answer.good and found is None:

@@ -28,6 +28,8 @@ from convo.errors import (
     RemoteRefused,
     RemoteUnavailable,
 )
+from convo.observe import tracing
+from convo.observe.tracing import AttributeValue
 from convo.outbound import OutboundClient, RemoteAnswer, failure
 from convo.resilience.dependency import AnswerSeen, Dependency
 from convo.runtime.deadline import deadline
@@ -78,6 +80,7 @@ class RemoteAnalyst(ABC):
         self._key = settings.api_key.reveal() if isinstance(settings, RemoteSettings) else ""
         self.dependency = Dependency(name, settings, random=random, answer_seen=self._seen)
         self._base_url = base_url
+        self._server = _server_attributes(base_url)
         self._address = address_setting(name) if not self.fallback else f"{self.section}.base_url"
         self._headers = headers
         self._check_seconds = settings.attempt_seconds
@@ -176,18 +179,19 @@ class RemoteAnalyst(ABC):
     async def post(self, url: str, body: object, *, key: str) -> RemoteAnswer:
         """Post ``body`` as JSON once, under an idempotency key; see ``OutboundClient.post``."""
         self._answer_seen.set(None)
-        answer = await self._client.post(url, msgspec.json.encode(body), {**self._headers, "idempotency-key": key})
-        return self._noted(answer)
+        headers = {**self._headers, "idempotency-key": key, **tracing.trace_headers()}
+        return self._noted(await self._client.post(url, msgspec.json.encode(body), headers))
 
     async def post_signed(self, url: str, body: bytes, headers: Mapping[str, str]) -> RemoteAnswer:
         """Post ``body`` once, with the headers that sign these very bytes; see ``OutboundClient.post``."""
         self._answer_seen.set(None)
-        return self._noted(await self._client.post(url, body, {**self._headers, **headers}))
+        sent = {**self._headers, **headers, **tracing.trace_headers()}
+        return self._noted(await self._client.post(url, body, sent))
 
     async def get(self, url: str) -> RemoteAnswer:
         """Get ``url`` once; see ``OutboundClient.get``."""
         self._answer_seen.set(None)
-        return self._noted(await self._client.get(url, self._headers))
+        return self._noted(await self._client.get(url, {**self._headers, **tracing.trace_headers()}))
 
     async def delete(self, url: str) -> RemoteAnswer:
         """Delete what ``url`` names; see ``OutboundClient.delete``."""
@@ -198,6 +202,10 @@ class RemoteAnalyst(ABC):
         return self._answer_seen.get()
 
     def _noted(self, answer: RemoteAnswer) -> RemoteAnswer:
+        span = tracing.current_span()
+        if span is not None:
+            span.attributes["http.response.status_code"] = answer.status
+            span.attributes |= self._server
         words = " ".join(answer.body[: 4 * _WORDS_CHARS_MAX].decode("utf-8", "replace").split())[:_WORDS_CHARS_MAX]
         self._answer_seen.set((answer.status, words.replace(self._key, "***") if self._key else words))
         return answer
@@ -252,6 +260,16 @@ def _is_address(url: str) -> bool:
         return parts.scheme in {"http", "https"} and bool(parts.hostname)
     except ValueError:
         return False
+
+
+def _server_attributes(url: str) -> dict[str, AttributeValue]:
+    """Return what a span says of who was called."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return {}
+    return {"server.address": parts.hostname or "", "server.port": port}
 
 
 def _check_access(name: str, key_variable: str, answer: RemoteAnswer) -> None:

@@ -25,6 +25,7 @@ from convo.dependencies import part_dependency
 from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
+from convo.otel.keeper import check_collector
 from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
 from convo.settings import Settings, llm_servers
@@ -88,6 +89,8 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
         if settings.logs.in_objects:
             checks["s3"] = partial(check_bucket, bridge, settings)
+        if settings.otel.enabled:
+            checks["otel"] = partial(check_collector, settings.otel)
         return [await _timed(name, check) for name, check in checks.items()]
 
 

@@ -71,13 +71,14 @@ class ClientConnection:
 
     __slots__ = (
         "_body", "_connections", "_context", "_direct", "_ended", "_heads", "_last_answer", "_lingers", "_method",
-        "_now", "_refused", "_request", "_route", "_server", "_settings", "_stream", "peer",
+        "_now", "_refused", "_request", "_route", "_server", "_settings", "_stream", "_traces", "peer",
     )  # fmt: skip
 
     def __init__(self, context: ServerContext, wire: Wire, transport: trio.SocketStream) -> None:
         self._context = context
         self._connections = context.connections
         self._settings = context.settings.connection
+        self._traces = context.settings.otel.enabled
         self._stream = PhasedStream(wire, self._settings)
         # trio.current_time() looks the clock up at each call; this is called several times a request.
         self._now = now = trio.lowlevel.current_clock().current_time
@@ -242,6 +243,7 @@ class ClientConnection:
         """Answer without the app, which ``read`` reads the body for; false when there cannot be another request."""
         self._route = target.path
         field = request.fields.get
+        traceparent = field(b"traceparent", b"") if self._traces else b""
         head = Head(
             method=request.method,
             path=target.path,
@@ -258,6 +260,8 @@ class ClientConnection:
             served_at=self._server[0],
             query=query.decode("latin-1"),
             last_event_id=field(b"last-event-id", b"").decode("latin-1"),
+            traceparent=traceparent.decode("latin-1"),
+            tracestate=field(b"tracestate", b"").decode("latin-1") if traceparent else "",
         )
         answer = await target.answer(head, read, self._body.piece, self._bound)
         keep = self._keeps() and answer.stream is None

@@ -27,7 +27,7 @@ _AUTHORITY = re.compile(
 )
 # Two servers may each believe another one of these, if there are two: that is how requests are smuggled.
 _ONCE = frozenset({b"host", b"content-length", b"transfer-encoding"})
-_LISTS = frozenset({b"connection", b"expect", b"forwarded", b"x-forwarded-for"})
+_LISTS = frozenset({b"connection", b"expect", b"forwarded", b"x-forwarded-for", b"tracestate"})
 _HEAD_END = b"\r\n\r\n"
 # Each field costs a call; a head full of the shortest ones would hold the loop for milliseconds.
 _FIELDS_MAX = 100

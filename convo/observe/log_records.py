@@ -828,6 +828,16 @@ def events_waiting(*, what: str, reason: str) -> None:
     _record_seldom("warning", "events_waiting", what, what=what, reason=reason)
 
 
+def spans_waiting(*, spans: int, reason: str) -> None:
+    """Log that the collector takes no spans, how many wait, and why."""
+    _record_seldom("warning", "spans_waiting", "", spans=spans, reason=reason)
+
+
+def spans_dropped(*, spans: int, reason: str) -> None:
+    """Log that spans were dropped: too many waited, or the collector failed or refused them."""
+    _record_seldom("warning", "spans_dropped", reason, spans=spans, reason=reason)
+
+
 def intake_waiting(*, queue: str, reason: str) -> None:
     """Log that messages of a queue wait: they cannot be taken now, or not be stored."""
     _record_seldom("warning", "intake_waiting", queue, queue=queue, reason=reason)

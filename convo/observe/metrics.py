@@ -9,19 +9,27 @@ prometheus-client's own, with its lock.
 from __future__ import annotations
 
 import platform
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar, cast
+from time import time
+from typing import Any, Generic, TypeVar, cast
 
 import prometheus_client
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
+OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
+"""What ``openmetrics_exposition`` is written in."""
+_EOF = b"# EOF\n"
+_NEVER = re.compile(r";\s*q=0(\.0*)?\s*(;|\Z)")
 
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
 PASS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -44,17 +52,22 @@ class Total:
 class Distribution:
     """How often a figure fell at or below each bound, and the sum of all."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, tuple[float, float, str, str]] = {}
 
     def observe(self, figure: float) -> None:
         """Note one figure, in the unit of the family's name."""
         self.counts[bisect_left(self.bounds, figure)] += 1
         self.total += figure
+
+    def note_exemplar(self, figure: float, trace_id: str, span_id: str) -> None:
+        """Note in which trace a figure was met that ``observe`` notes as well: the last one of each bucket is shown."""
+        self.exemplars[bisect_left(self.bounds, figure)] = (figure, time(), trace_id, span_id)
 
     def cumulative(self) -> list[tuple[str, float]]:
         """List each bound with the number of figures at or below it."""
@@ -133,7 +146,10 @@ def _fold_counts(family: Family[Total]) -> CounterMetricFamily:
 def _fold_distributions(family: Family[Distribution]) -> HistogramMetricFamily:
     metric = HistogramMetricFamily(family.name, family.text, labels=family.label_names)
     for values, cell in list(family.cells.items()):
-        metric.add_metric(values, buckets=cell.cumulative(), sum_value=cell.total)
+        buckets: list[Any] = list(cell.cumulative())
+        for at, (figure, noted_at, trace_id, span_id) in list(cell.exemplars.items()):
+            buckets[at] = (*buckets[at], Exemplar({"trace_id": trace_id, "span_id": span_id}, figure, noted_at))
+        metric.add_metric(values, buckets=buckets, sum_value=cell.total)
     return metric
 
 
@@ -311,6 +327,17 @@ alerts_dropped_total = _folding.count(
 canary_seconds = _folding.distribution("convo_canary_seconds", "From the sending of a canary to its score.").labels()
 canaries_total = _folding.count("convo_canaries_total", "Canaries that ended, by outcome.", "outcome")
 
+# --- traces
+SPANS_DROPPED = ("queue_full", "failed", "refused", "stopped")
+spans_sent_total = _folding.count("convo_spans_sent_total", "Spans of traces that the collector has taken.").labels()
+spans_dropped_total = _folding.count(
+    "convo_spans_dropped_total",
+    "Spans that were not sent: too many waited, the collector failed or refused them, or the process stopped.",
+    "reason",
+)
+for _reason in SPANS_DROPPED:
+    spans_dropped_total.labels(_reason)
+
 # --- this process
 loop_pass_seconds = _folding.distribution(
     "convo_loop_pass_seconds", "One pass of the scheduler, in which nothing else can run.", bounds=PASS_BOUNDS
@@ -336,10 +363,38 @@ class _OneMetric(Struct, frozen=True):
         yield self.metric
 
 
-def exposition(after_each: Callable[[], None] = lambda: None) -> bytes:
+def _nothing() -> None:
+    """Do nothing after a metric was written."""
+
+
+def exposition(after_each: Callable[[], None] = _nothing) -> bytes:
     """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says; call ``after_each`` metric."""
+    return _written(generate_latest, after_each)
+
+
+def takes_openmetrics(accept: str) -> bool:
+    """Return whether who sent this ``Accept`` header names OpenMetrics among what it takes."""
+    kinds = [one.strip() for one in accept.split(",")]
+    return any(
+        kind.partition(";")[0].strip().lower() == "application/openmetrics-text" and not _NEVER.search(kind)
+        for kind in kinds
+    )
+
+
+def openmetrics_exposition(after_each: Callable[[], None] = _nothing) -> bytes:
+    """Write every metric in OpenMetrics' form, with the traces in which figures were met (``OPENMETRICS_TYPE``)."""
+    return _written(_one_in_openmetrics, after_each) + _EOF
+
+
+def _written(write: Callable[[CollectorRegistry], bytes], after_each: Callable[[], None]) -> bytes:
     parts = []
     for metric in registry.collect():
-        parts.append(generate_latest(cast("CollectorRegistry", _OneMetric(metric))))
+        parts.append(write(cast("CollectorRegistry", _OneMetric(metric))))
         after_each()
     return b"".join(parts)
+
+
+def _one_in_openmetrics(one: CollectorRegistry) -> bytes:
+    # prometheus-client carries no types here.
+    text: bytes = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
+    return text.removesuffix(_EOF)

@@ -15,6 +15,7 @@ from convo.analysis.analyze import PartFailure
 from convo.analysis.job_calls import JobCalls
 from convo.conversation.model import Finding, PartName
 from convo.errors import BadRow
+from convo.observe.tracing import Span
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.runs import Waits
 
@@ -27,16 +28,23 @@ TOGETHER_SECONDS = 0.1
 class JobAtWork:
     """What is known of one job while its parts are found.
 
-    ``missing`` are the parts that are not stored, ``calls`` what has been asked of language models.
+    ``missing`` are the parts that are not stored, ``calls`` what has been asked of language models. ``span`` is the
+    step of its trace that ends with the job, None where that is not recorded.
     """
 
-    __slots__ = ("_last", "_missing", "calls", "found", "lease", "left", "waits")
+    __slots__ = ("_last", "_missing", "calls", "found", "lease", "left", "span", "waits")
 
     def __init__(
-        self, lease: Lease, waits: Waits, missing: Collection[PartName] = (), calls: JobCalls | None = None
+        self,
+        lease: Lease,
+        waits: Waits,
+        missing: Collection[PartName] = (),
+        calls: JobCalls | None = None,
+        span: Span | None = None,
     ) -> None:
         self.lease = lease
         self.calls = calls
+        self.span = span
         self.waits = waits
         self.found: dict[PartName, tuple[str, Finding]] = {}
         self.left: Mapping[PartName, PartFailure] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from random import random
 
 import trio
@@ -18,7 +19,7 @@ from convo.analysis.job_calls import JobCalls, calls_at_work
 from convo.conversation.model import Finding, PartName
 from convo.dependencies import row_name
 from convo.errors import BadRow, ConvoError, LeaseLost, RemoteError
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.blame import Blame
 from convo.pipeline.held import HeldLeases
@@ -204,11 +205,36 @@ class Endings:
     def _ending(self, job: JobAtWork) -> Iterator[Callable[[str], None]]:
         # Its renewal would find the lease gone while the ending is on its way back, and take that for a loss.
         self._held.let_go([job.lease])
-        try:
-            with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
-                yield lambda ending: metrics.jobs_ended_total.labels(ending).inc()
-        except LeaseLost as error:
-            log_records.lease_lost(conversation_id=job.lease.conversation_id, reason=error.detail)
-        except ConvoError as error:
-            self._held.give_back_later(job)
-            log_records.ending_failed(conversation_id=job.lease.conversation_id, reason=error.detail)
+        # Whoever stores the ending may be another task than the one that did the work.
+        with tracing.resumed_span(job.span):
+            try:
+                with trio.CancelScope(shield=True), deadline("job.ending", self._settings.shutdown.settle_seconds):
+                    yield partial(_count, job)
+            except LeaseLost as error:
+                _end_span(job, error)
+                log_records.lease_lost(conversation_id=job.lease.conversation_id, reason=error.detail)
+            except ConvoError as error:
+                _end_span(job, error)
+                self._held.give_back_later(job)
+                log_records.ending_failed(conversation_id=job.lease.conversation_id, reason=error.detail)
+            else:
+                _end_span(job)
+
+
+def _count(job: JobAtWork, ending: str) -> None:
+    metrics.jobs_ended_total.labels(ending).inc()
+    if job.span is not None:
+        job.span.attributes |= {
+            "convo.conversation_id": job.lease.conversation_id,
+            "convo.attempt": job.lease.attempts + 1,
+            "convo.ending": ending,
+        }
+        if ending in ("fail", "bury"):
+            job.span.error = ending
+
+
+def _end_span(job: JobAtWork, error: ConvoError | None = None) -> None:
+    if job.span is not None:
+        if error is not None:
+            job.span.fail(error)
+        job.span.end()

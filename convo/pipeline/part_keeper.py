@@ -18,7 +18,7 @@ from convo.conversation import digest as digests
 from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
-from convo.observe import log_records
+from convo.observe import log_records, tracing
 from convo.pipeline.spending import Spending, counted
 from convo.resilience import retry
 from convo.runtime import threads
@@ -81,8 +81,12 @@ class PartKeeper:
         async def store(name: PartName, by: str, finding: Finding) -> None:
             found[name] = (by, finding)
 
+        span = tracing.continued(jobs[0].trace, "part job", "consumer")
         try:
-            with deadline("analysis.job", self._settings.analysis.job_seconds):
+            with (
+                tracing.within_span(span),
+                deadline("analysis.job", self._settings.analysis.job_seconds),
+            ):
                 conversation = await read_conversation(jobs[0], self._read_log, self._settings.analysis.job_seconds)
                 asked = {name: analysts[name] for name in by_name}
                 failures = await counted(self._spending, jobs[0], partial(analyze, conversation, asked, (), store))

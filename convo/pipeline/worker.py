@@ -16,7 +16,7 @@ from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.conversation.owed import Owed
 from convo.errors import ConvoError, DatabaseUnavailable, LeaseLost, RemoteError, RemoteUnavailable
-from convo.observe import log_records
+from convo.observe import log_records, tracing
 from convo.pipeline.at_work import JobAtWork
 from convo.pipeline.endings import Endings
 from convo.pipeline.publisher import Handed
@@ -75,15 +75,17 @@ class Worker:
             self._statistics = channel.statistics
             self._bell.ring()
             async for lease, since in channel:  # no deadline: jobs come or do not
+                span = tracing.continued(lease.trace, "job", "consumer")
                 with (
                     log_records.bound(conversation_id=lease.conversation_id),
                     self._endings.hold(lease, since) as scope,
                     collecting() as waits,
                     working_for(self._endings.calls_of(lease)) as calls,
+                    tracing.resumed_span(span),
                 ):
                     analysts = self._analysts_of(lease.owed)
                     missing = [name for name in analysts if name not in lease.parts]
-                    await self._work(JobAtWork(lease, waits, missing, calls), analysts)
+                    await self._work(JobAtWork(lease, waits, missing, calls, span), analysts)
                 if scope.cancelled_caught:
                     log_records.lease_lost(
                         conversation_id=lease.conversation_id, reason="its time ran out, or it was taken"

@@ -20,7 +20,8 @@ from msgspec import Struct
 from convo.conversation.tenant import Reach, Tenant
 from convo.errors import ConvoError, DeadlineExceeded, RemoteError
 from convo.http.request_body import too_large
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.tracing import Span
 from convo.rabbitmq.broker import Broker, Incoming, Outgoing
 from convo.rabbitmq.queues import dead_name, take_from
 from convo.resilience.dependency import Dependency
@@ -32,7 +33,7 @@ from convo.store.group import Submitted
 from convo.store.intake import Accept, Stored
 from convo.store.postgres import Postgres
 from convo.store.tenants import find_tenant
-from convo.web.accept import AcceptRoute, check_user, log_conflict, owned, receipt_of
+from convo.web.accept import AcceptRoute, check_user, log_conflict, owned, receipt_of, traced
 from convo.web.admission import Admitted
 from convo.web.clients import Clients
 
@@ -51,6 +52,7 @@ class _UnderWay(Struct, frozen=True, gc=False):
     conversation_id: str
     submitted: Submitted[Accept, Stored]
     place: Admitted
+    span: Span | None = None
 
 
 class QueueIntake:
@@ -186,21 +188,38 @@ class QueueIntake:
         intake = self._intake
         until = trio.current_time() + intake.settings.request_seconds
         place = intake.admission.place()
+        span = self._begun_span(message)
         with ExitStack() as stack:
             stack.enter_context(place)
             try:
                 accept = await self._prepared(message, reach, place)
+                if span is not None:
+                    accept = traced(accept, span)
                 submitted = intake.committer.enqueue(accept, until, place.end)
             except ConvoError as error:
+                _end_span(span, error)
                 await self._refused(message, error, None)
                 return
             except Exception as error:  # noqa: BLE001  (a bug ends one message and no other)
                 log_records.request_failed(route=f"queue {self._settings.intake_queue}", method="other", error=error)
+                _end_span(span, ConvoError())
                 await self._refused(message, ConvoError("an unexpected error; the log has the details"), None)
                 return
             # It ends with the outcome from now on.
             stack.pop_all()
-        self._under_way.append(_UnderWay(message, accept.ended.conversation_id, submitted, place))
+        self._under_way.append(_UnderWay(message, accept.ended.conversation_id, submitted, place, span))
+
+    def _begun_span(self, message: Incoming) -> Span | None:
+        """Begin the span of a message, if it is to be recorded: its headers are those of a request."""
+        if not tracing.records():
+            return None
+        headers: Mapping[str, Any] = message.properties.headers or {}
+        traceparent, tracestate = (_text(headers.get(name)) for name in ("traceparent", "tracestate"))
+        queue = self._settings.intake_queue
+        span = tracing.begin_span(f"process {queue}", "consumer", traceparent, tracestate)
+        if span is not None:
+            span.attributes |= {"messaging.system": "rabbitmq", "messaging.destination.name": queue}
+        return span
 
     async def _prepared(self, message: Incoming, reach: Reach, place: Admitted) -> Accept:
         """Decode a message as the door does. Raises: ConvoError: it is wrong, or comes at a bad time."""
@@ -239,11 +258,13 @@ class QueueIntake:
         except ConvoError as error:
             log_conflict(first.conversation_id, error)
             self._under_way.popleft()
+            _end_span(first.span, error)
             await self._refused(first.message, error, first.conversation_id)
         else:
             self._under_way.popleft()
-            with log_records.bound(conversation_id=first.conversation_id):
+            with log_records.bound(conversation_id=first.conversation_id), tracing.resumed_span(first.span):
                 receipt_of(stored)
+            _end_span(first.span, None)
             metrics.queue_messages_total.labels("replayed" if stored.replayed else "accepted").inc()
             self._done.append(first.message.tag)
         first.place.end()
@@ -271,6 +292,18 @@ class QueueIntake:
             done, self._done = self._done, []
             with deadline("rabbitmq_intake.acknowledge", self._settings.attempt_seconds):
                 await self._broker.acknowledge(done)
+
+
+def _end_span(span: Span | None, error: ConvoError | None) -> None:
+    if span is not None:
+        if error is not None:
+            span.fail(error)
+        span.end()
+
+
+def _text(value: object) -> str:
+    # A library may give what is no text of ASCII as bytes.
+    return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
 def _dead(message: Incoming, error: ConvoError, conversation_id: str | None, queue: str) -> Outgoing:

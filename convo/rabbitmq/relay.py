@@ -17,7 +17,8 @@ import trio
 
 from convo.cloud_events import EVENT_CONTENT_TYPE, encode_event
 from convo.errors import ConvoError, RemoteError
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.trace_context import read_stored_context
 from convo.rabbitmq.broker import Broker, Outgoing
 from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
@@ -138,12 +139,28 @@ class Relay:
         chains: dict[str, list[Outgoing]] = {}
         for one in events:
             chains.setdefault(one.order_key, []).append(outgoing(one))
-        before = len(self._confirmed)
+        before, began = len(self._confirmed), trio.current_time()
         try:
             await self._broker.open()
             await self._broker.publish(self._settings.exchange, list(chains.values()), self._confirmed)
         finally:
             metrics.events_published_total.inc(len(self._confirmed) - before)
+            self._record(events, trio.current_time() - began)
+
+    def _record(self, events: Sequence[StoredEvent], seconds: float) -> None:
+        """Record the publishing of those whose conversations are recorded."""
+        for one in events:
+            name = f"publish {self._settings.exchange}"
+            span = tracing.continued(one.trace, name, "producer")
+            if span is not None:
+                span.began_seconds_ago(seconds)
+                span.attributes |= {
+                    "messaging.system": "rabbitmq",
+                    "messaging.destination.name": self._settings.exchange,
+                    "messaging.message.id": one.id,
+                }
+                span.error = "" if one.sequence in self._confirmed else "the broker has not confirmed it"
+                span.end()
 
     async def _note(self, leased: LeasedCourier, page: EventPage) -> None:
         """Move the cursor behind what is confirmed without a gap."""
@@ -169,6 +186,7 @@ class Relay:
 
 def outgoing(event: StoredEvent) -> Outgoing:
     """Return an event as the message that it is published as."""
+    context = None if event.trace is None else read_stored_context(event.trace)
     return Outgoing(
         number=event.sequence,
         id=event.id,
@@ -176,5 +194,5 @@ def outgoing(event: StoredEvent) -> Outgoing:
         body=encode_event(event),
         content_type=EVENT_CONTENT_TYPE,
         at=event.at,
-        headers={"tenant": event.tenant},
+        headers={"tenant": event.tenant, **({} if context is None else context.headers)},
     )

@@ -28,7 +28,7 @@ from convo.errors import (
     RemoteUnavailable,
     RemoteWithheld,
 )
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
 from convo.resilience.breaker import Breaker, Permit, Rules, State
 from convo.resilience.budget import RetryBudget
 from convo.resilience.retry import retrying
@@ -275,7 +275,10 @@ class Dependency:
             permit = self._breaker.admit(trio.current_time())
             if permit is None:  # it opened while this call waited
                 raise self._down()
-            return await self._admitted(permit, wait, attempt)
+            with tracing.child_span(wait, "client", wait=wait) as span:
+                if span is not None:
+                    span.attributes["convo.dependency"] = self.name
+                return await self._admitted(permit, wait, attempt)
 
     async def _admitted(self, permit: Permit, wait: str, attempt: Callable[[], Awaitable[T]]) -> T:
         started = trio.current_time()

@@ -16,7 +16,7 @@ from convo.store.reaching import TENANT_NAME
 _ID = re.compile(r"([1-9][0-9]{0,18})-([0-9a-f]{14})")
 
 EVENT_COLUMNS = f"""
-    event.number, salt, sequence, type, at, conversation_id, user_id, bot_id, data,
+    event.number, salt, sequence, type, at, conversation_id, user_id, bot_id, data, trace,
     {TENANT_NAME.format("event.tenant")} AS tenant
 """
 """What ``stored_event`` takes."""
@@ -28,7 +28,8 @@ LAST_SEQUENCE = "SELECT last_sequence FROM event_counter"
 class StoredEvent(Struct, frozen=True, kw_only=True):
     """An event with its number in the order, of the ``tenant`` of this name.
 
-    ``data`` is its JSON, None where what it was about has been erased.
+    ``data`` is its JSON, None where what it was about has been erased. ``trace`` is the stored context of the trace of
+    its conversation, None where that is not recorded.
     """
 
     number: int
@@ -41,6 +42,7 @@ class StoredEvent(Struct, frozen=True, kw_only=True):
     bot_id: str | None
     data: str | None
     tenant: str = DEFAULT_TENANT
+    trace: str | None = None
 
     @property
     def id(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, cast
 
 import trio
@@ -20,7 +21,7 @@ from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.owed import Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, ConvoError, DatabaseUnavailable, Erased, TransactionLost, Unavailable
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
 from convo.settings import FairKey, IntakeSettings
 from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
 from convo.store.group import Group, Submitted
@@ -58,6 +59,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     ``body`` is the log as it was sent, compressed (zstd); ``log_hash`` is its ``logs.hash_of``. Times the client left
     open are None: the database's clock sets them. ``notes`` is the JSON of ``ReceiptNotes``, None where there are none.
     ``items`` and ``log_digest`` are what a revision is known by (``store/log_prefix.py``), where there can be one.
+    ``trace`` is the stored context of the trace that it was sent in, empty where nothing is recorded of it.
     """
 
     ended: ConversationEnded
@@ -73,6 +75,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     items: int = 0
     log_digest: bytes = b""
     user_turns: int = 0
+    trace: str = ""
 
     @property
     def own_id(self) -> str:
@@ -122,12 +125,7 @@ class Committer:
         """
         self._dedicated = dedicated
         events, stores = outbox.wants("conversation.accepted"), settings.revisions
-        self._inserts = Inserts(
-            statements=insert_statements(fair_key, events=events, owed=owe is not None, revisions=stores),
-            owe=owe,
-            owed_sets=owed_sets or OwedSets(),
-            revisions=stores,
-        )
+        self._inserts = make_inserts(fair_key, owe, owed_sets or OwedSets(), events=events, revisions=stores)
         self._revisions = revisions
         self._committed = committed
         self._receipts = receipts
@@ -263,12 +261,24 @@ class Committer:
         metrics.intake_batch_rows.observe(len(rows))
         metrics.intake_commit_seconds.observe(seconds)
         log_records.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
+        if tracing.records():
+            _record_commit(rows, seconds)
         self._committed(
             [
                 CommittedLog(seq=stored.seq, digest=rows[own_id].digest, body=rows[own_id].body)
                 for own_id, stored in fresh.items()
             ]
         )
+
+
+def _record_commit(rows: Mapping[str, Accept], seconds: float) -> None:
+    """Record the transaction of a batch in the trace of each that was sent in one."""
+    for row in rows.values():
+        span = tracing.continued(row.trace or None, "db.accept", "internal")
+        if span is not None:
+            span.began_seconds_ago(seconds)
+            span.attributes["convo.batch_rows"] = len(rows)
+            span.end()
 
 
 def owed_of_accept(declared: Declarations, accept: Accept) -> Owed:
@@ -329,11 +339,11 @@ WITH sent AS MATERIALIZED (
 ), conversations AS (
     INSERT INTO conversation (seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
                               started_at, ended_at, received_at, turns, exchanges,
-                              language, timezone, metadata, log_hash$column)
+                              language, timezone, metadata, log_hash$column$trace)
     OVERRIDING SYSTEM VALUE
     SELECT seq, conversation_id, user_id, bot_id, bot_name, bot_type, agent_tag,
            coalesce(started_at, ended_at, convo_now()), coalesce(ended_at, greatest(started_at, convo_now())),
-           convo_now(), sent.turns, exchanges, language, timezone, metadata, log_hash$column
+           convo_now(), sent.turns, exchanges, language, timezone, metadata, log_hash$column$trace
     FROM fresh JOIN sent USING (seq)
 ), logs AS ({LogStore.PUT}), books AS (
     INSERT INTO ledger (day, kind, n$column) SELECT {DAY}, 'accepted', count(*)$column FROM $booked
@@ -361,6 +371,7 @@ _PREFIXES = """), prefixes AS (
 _TENANT_COLUMNS = {"tenant": "smallint[]"}
 _OWED_COLUMNS = {"owed": "bigint[]", "waits_for": "text[]"}
 _PREFIX_COLUMNS = {"items": "integer[]", "log_digest": "bytea[]"}
+_TRACE_COLUMNS = {"trace": "text[]"}
 _FIRST_MORE = 21
 # The key that shares out the leases (store/jobs/fair_lease.py).
 _FAIR_KEYS: dict[FairKey, str] = {"user": "user_id", "bot": "bot_id", "none": "''"}
@@ -387,12 +398,13 @@ long as nothing ever was, and whether the batch has conversations of another ten
 
 
 def insert_statements(
-    fair_key: FairKey, *, events: bool = False, owed: bool = False, revisions: bool = False
+    fair_key: FairKey, *, events: bool = False, owed: bool = False, revisions: bool = False, traces: bool = False
 ) -> InsertStatements:
     """Return accept's statement in all its forms; with ``events`` it appends the event of each new conversation.
 
     With ``owed`` it has two columns more: the set of parts of each job, and what a process must have to lease it. With
-    ``revisions`` it stores besides what a conversation is known by when a longer log comes.
+    ``revisions`` it stores besides what a conversation is known by when a longer log comes. With ``traces`` it has a
+    column more: the trace that each was sent in.
     """
     found = {}
     for looks, tenanted in itertools.product((False, True), repeat=2):
@@ -406,11 +418,13 @@ def insert_statements(
             **(_TENANT_COLUMNS if tenanted else {}),
             **(_OWED_COLUMNS if owed else {}),
             **(_PREFIX_COLUMNS if revisions else {}),
+            **(_TRACE_COLUMNS if traces else {}),
         }
         arrays = [f", ${_FIRST_MORE + at}::{kind}" for at, kind in enumerate(more.values())]
         text = text.replace("$more_arrays", "".join(arrays))
         text = text.replace("$more_columns", "".join(f", {name}" for name in more))
         text = text.replace("$owed", ", owed, waits_for" if owed else "")
+        text = text.replace("$trace", ", trace" if traces else "")
         for name, part in form.items():
             text = text.replace(name, part)
         found[looks, tenanted] = text
@@ -430,9 +444,13 @@ class DecidesConflicts(Protocol):
 
 
 class Inserts(Struct, frozen=True, kw_only=True):
-    """How accept's statement is written, and what fills its columns, those of parts and revisions where it has them."""
+    """How accept's statement is written, and what fills its columns, those of parts and revisions where it has them.
+
+    ``traced`` are its forms for a batch in which something was sent in a trace that is recorded.
+    """
 
     statements: InsertStatements
+    traced: InsertStatements
     owe: Owe | None
     owed_sets: OwedSets
     revisions: bool = False
@@ -445,8 +463,10 @@ class Inserts(Struct, frozen=True, kw_only=True):
         tenants = [numbers] if any(numbers) else []
         owed = await self._owed_columns(connection, sent)
         prefixes = ([row.items for row in sent], [row.log_digest for row in sent]) if self.revisions else ()
-        values = (*_columns(sent), hashes, *_hmacs(key, sent), *tenants, *owed, *prefixes)
-        return await connection.fetch(self.statements[key is not None, bool(tenants)], *values)
+        traces = [[row.trace or None for row in sent]] if any(row.trace for row in sent) else []
+        values = (*_columns(sent), hashes, *_hmacs(key, sent), *tenants, *owed, *prefixes, *traces)
+        statements = self.traced if traces else self.statements
+        return await connection.fetch(statements[key is not None, bool(tenants)], *values)
 
     async def _owed_columns(self, connection: Connection, sent: Sequence[Accept]) -> tuple[list[Any], ...]:
         """Return these columns; a set that this process has not met is stored first, by a statement of its own."""
@@ -455,6 +475,14 @@ class Inserts(Struct, frozen=True, kw_only=True):
         owed = [self.owe(row) for row in sent]
         await self.owed_sets.store(connection, owed)
         return [one.number for one in owed], [one.needs for one in owed]
+
+
+def make_inserts(
+    fair_key: FairKey, owe: Owe | None, owed_sets: OwedSets, *, events: bool = False, revisions: bool = False
+) -> Inserts:
+    """Make what inserts conversations; as ``insert_statements``."""
+    write = partial(insert_statements, fair_key, events=events, owed=owe is not None, revisions=revisions)
+    return Inserts(statements=write(), traced=write(traces=True), owe=owe, owed_sets=owed_sets, revisions=revisions)
 
 
 async def _insert(connection: Connection, inserts: Inserts, rows: Mapping[str, Accept]) -> tuple[Receipts, Receipts]:

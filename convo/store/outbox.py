@@ -172,19 +172,20 @@ def _part(one: NewPart) -> dict[str, object]:
 
 
 _APPEND = f"""
-INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data, tenant)
-SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data, c.tenant
+INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data, trace, tenant)
+SELECT new.type, c.seq, c.conversation_id, c.user_id, c.bot_id, new.data, c.trace, c.tenant
 FROM unnest($1::text[], $2::bigint[], $3::jsonb[]) WITH ORDINALITY AS new (type, seq, data, place)
 JOIN conversation c ON c.seq = new.seq
 WHERE c.user_id <> '{CANARY_USER}' ORDER BY place
 """
 APPEND_ACCEPTED = f"""), events AS (
-    INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data$column)
+    INSERT INTO event (type, seq, conversation_id, user_id, bot_id, data$column$trace)
     SELECT 'conversation.accepted', seq, conversation_id, user_id, bot_id,
-           jsonb_build_object('turns', sent.turns)$column
+           jsonb_build_object('turns', sent.turns)$column$trace
     FROM fresh JOIN sent USING (seq) WHERE user_id <> '{CANARY_USER}'
 """
-"""For accept, whose own statement appends the event of each new conversation, and has a column of the tenant or not."""
+"""For accept, whose own statement appends the event of each new conversation, and has columns of the tenant and of the
+trace, or not."""
 _APPEND_OF_USERS = """
 INSERT INTO event (type, user_id, data, tenant)
 SELECT $1, user_id, data, tenant FROM unnest($2::text[], $3::jsonb[], $4::smallint[]) AS new (user_id, data, tenant)
@@ -206,7 +207,7 @@ SELECT tenant, user_id, sum(score)::bigint AS score
 FROM relationship JOIN unnest($1::smallint[], $2::text[]) AS users (tenant, user_id) USING (tenant, user_id)
 GROUP BY tenant, user_id ORDER BY tenant, user_id
 """
-_EMPTY = "conversation_id = NULL, user_id = NULL, bot_id = NULL, data = NULL"
+_EMPTY = "conversation_id = NULL, user_id = NULL, bot_id = NULL, data = NULL, trace = NULL"
 ERASE_EVENTS = f"UPDATE event SET {_EMPTY} WHERE seq = ANY($1::bigint[])"
 # In batches, as memories: a busy user of a week has thousands.
 ERASED_EVENTS_AT_ONCE = 1000

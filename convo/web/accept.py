@@ -15,7 +15,8 @@ from convo.conversation.log_prefix import items_digest
 from convo.conversation.model import CANARY_USER, Receipt, ReceiptNotes, UnreadItem
 from convo.conversation.tenant import Reach
 from convo.errors import ConvoError, Forbidden, Invalid, Overloaded
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.tracing import Span
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.settings import WebSettings
@@ -95,6 +96,9 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
             return await self._commit(accept, started, read, decoded, until)
 
     async def _commit(self, accept: Accept, started: float, read: float, decoded: float, until: float) -> Answer:
+        span = tracing.current_span()
+        if span is not None:
+            accept = traced(accept, span)
         try:
             # It ends a little before the request's own time, so that the answer can still name the id.
             remaining = until - decoded - _ANSWER_SECONDS
@@ -109,9 +113,15 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
                     stored = await self.committer.accept(accept, decoded + remaining)
                 done = trio.current_time()
         except ConvoError as error:
+            if span is not None:
+                _record_steps(span, read - started, decoded - read, trio.current_time() - decoded, error.detail)
             log_conflict(accept.ended.conversation_id, error)
             return problem(error, accept.ended.conversation_id)
         metrics.accept_seconds.observe(done - started)
+        if span is not None:
+            _record_steps(span, read - started, decoded - read, done - decoded)
+            span.attributes |= {"convo.turns": stored.turns, "convo.replayed": stored.replayed}
+            metrics.accept_seconds.note_exemplar(done - started, span.trace_id, span.span_id)
         timing = _timing(read=read - started, decode=decoded - read, commit=done - decoded, total=done - started)
         return _receipt(stored, timing)
 
@@ -250,6 +260,19 @@ def check_user(accept: Accept) -> None:
         error = Invalid(f"user_id {CANARY_USER!r} is reserved for convo's own test conversations", path="$.user_id")
         error.conversation_id = accept.ended.conversation_id
         raise error
+
+
+def traced(accept: Accept, span: Span) -> Accept:
+    """Return the conversation as one whose analysis is part of the trace of ``span``."""
+    span.attributes["convo.conversation_id"] = accept.ended.conversation_id
+    return structs.replace(accept, trace=span.context.stored)
+
+
+def _record_steps(span: Span, read: float, decode: float, commit: float, error: str = "") -> None:
+    """Record the steps of an accept whose commit has just ended, each of so many seconds."""
+    span.add("read body", read, ended_seconds_ago=decode + commit)
+    span.add("decode", decode, ended_seconds_ago=commit)
+    span.add("commit", commit, error=error)
 
 
 def log_conflict(conversation_id: str, error: ConvoError) -> None:

@@ -213,6 +213,8 @@ def _head() -> Head:
         served_at=(request.scope["server"] or ("", None))[0],
         query=request.query_string.decode("latin-1"),
         last_event_id=request.headers.get("Last-Event-ID", ""),
+        traceparent=request.headers.get("Traceparent", ""),
+        tracestate=",".join(request.headers.getlist("Tracestate")),
     )
 
 

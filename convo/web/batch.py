@@ -17,10 +17,10 @@ from msgspec import Struct
 
 from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Overloaded, TooLarge, UnsupportedMedia
 from convo.http.request_body import too_large
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
 from convo.store.group import Submitted
 from convo.store.intake import Accept, Stored
-from convo.web.accept import AcceptRoute, check_user, log_conflict, owned, receipt_of
+from convo.web.accept import AcceptRoute, check_user, log_conflict, owned, receipt_of, traced
 from convo.web.admission import Admitted
 from convo.web.batch_lines import BatchLines
 from convo.web.description.batch_views import MEDIA_OF_BATCHES, batch_problem, batch_receipt
@@ -181,6 +181,9 @@ class _Batch:
                 accept = await self._intake.prepare(line)
                 accept = owned(accept, self._request.reach)
                 check_user(accept)
+                span = tracing.current_span()
+                if span is not None:
+                    accept = traced(accept, span)
                 submitted = self._intake.committer.enqueue(accept, self._until, place.end)
                 stack.pop_all()
         except ConvoError as error:

@@ -87,7 +87,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "test_alerts": lambda _: operations.test_alerts(),
         "live": lambda _: operations.livez(),
         "ready": lambda _: operations.readyz(),
-        "metrics": lambda _: operations.metrics(),
+        "metrics": lambda request: operations.metrics(request.head.accept),
         "tasks": lambda request: operations.tasks(None if _is_trusted(api, request) else request.head.peer),
         "index": lambda request: documentation.show_index(request.head.accept),
         "openapi": lambda _: documentation.show_openapi(),

@@ -19,7 +19,8 @@ from convo.conversation.tenant import WHOLE_DEFAULT, Reach
 from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Invalid, NotFound, UnsupportedMedia
 from convo.http.request_body import too_large
 from convo.ladder import slow_seconds
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.tracing import Span
 from convo.runtime.deadline import deadline
 from convo.settings import Settings, WebSettings
 from convo.web import queries
@@ -157,6 +158,7 @@ def _check_values(values: Mapping[str, str]) -> None:
 
 
 _POSTED = {route.path for route in ROUTES if route.method == "post" and "{" not in route.path}
+_RECORDED = frozenset(route.rule for route in ROUTES if route.needs_database)
 _ON_OPERATIONS = ", ".join(sorted(route.path for route in ROUTES if route.on_operations))
 
 
@@ -208,6 +210,7 @@ async def answered(
     would cost as much as reading the head.
     """
     method = head.method if head.method in METHODS else "other"
+    span = _begun(route, method, head) if tracing.records() else None
     try:
         budget = budget_seconds(head, settings.web)
         with deadline("web.request", budget, since=head.started) if bound is None else bound(budget):
@@ -217,6 +220,11 @@ async def answered(
     except Exception as error:  # noqa: BLE001  (a bug ends one request and no other)
         log_records.request_failed(route=route, method=method, error=error)
         answer = problem(ConvoError("an unexpected error; the log has the details"))
+    except BaseException as error:
+        # The client is gone, or the connection's own deadline has run out.
+        if span is not None:
+            span.__exit__(type(error), error, None)
+        raise
     seconds = trio.current_time() - head.started
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
     # This counts our own limit: a client that shortens its budget and misses it is no fault of ours.
@@ -224,6 +232,32 @@ async def answered(
         metrics.requests_on_deadline_total.inc()
     if seconds > slow_seconds(settings.alerts.slow_request_seconds, settings.web.request_seconds):
         log_records.slow_request(route=route, method=method, status=answer.status, seconds=seconds)
+    if span is not None:
+        _end(span, answer)
     if answer.timed:
         return answer
     return with_headers(answer, ("Server-Timing", f"total;dur={seconds * 1000:.2f}"))
+
+
+def _begun(route: str, method: str, head: Head) -> Span | None:
+    """Begin the span of a request, if it is to be recorded; probes and what operators read are not."""
+    if route not in _RECORDED:
+        return None
+    # Most requests end here: what only a recorded one needs comes behind it.
+    span = tracing.begin_span(route, "server", head.traceparent, head.tracestate)
+    if span is not None:
+        span.began_seconds_ago(trio.current_time() - head.started)
+        span.name, span.wait = f"{method} {route}", "web.request"
+        span.attributes |= {"http.request.method": method, "http.route": route}
+        span.enter()
+    return span
+
+
+def _end(span: Span, answer: Answer) -> None:
+    span.attributes["http.response.status_code"] = answer.status
+    if answer.code:
+        span.attributes["error.type"] = answer.code
+    if answer.status >= 500:
+        span.error = answer.code or str(answer.status)
+    span.leave()
+    span.end()

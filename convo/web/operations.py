@@ -48,9 +48,10 @@ class SharedAnswer:
             return self._body
 
 
-def _write_metrics() -> bytes:
-    # Some 20 ms of work, in slices: each step of the loop would wait for a thread that works.
-    return metrics.exposition(partial(threads.give_way, to_accepts=True))
+# Some 20 ms of work each, in slices: each step of the loop would wait for a thread that works.
+_give_way = partial(threads.give_way, to_accepts=True)
+_write_metrics = partial(metrics.exposition, _give_way)
+_write_openmetrics = partial(metrics.openmetrics_exposition, _give_way)
 
 
 class OperationsRoutes(Struct, frozen=True, kw_only=True):
@@ -65,6 +66,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
     alerts: Alerts
     learnt: Mapping[str, Callable[[], str]] = {}
     exposition: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_metrics))
+    openmetrics: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_openmetrics))
 
     async def livez(self) -> Answer:
         """Answer that the process runs; that it answers at all shows that its loop runs."""
@@ -92,12 +94,14 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
         learnt = self.learnt[name]() if name in self.learnt else ""
         return structs.replace(view, takes=learnt) if learnt else view
 
-    async def metrics(self) -> Answer:
-        """Answer with the metrics in Prometheus' text format."""
+    async def metrics(self, accept: str = "") -> Answer:
+        """Answer with the metrics in Prometheus' text format, or in OpenMetrics', which has exemplars, if asked to."""
+        openmetrics = metrics.takes_openmetrics(accept)
         with deadline("web.metrics", _METRICS_SECONDS):
             # Some milliseconds of work: too long for the loop, which all requests share.
-            body = await self.exposition.body()
-        return Answer(status=200, body=body, content_type=metrics.CONTENT_TYPE)
+            body = await (self.openmetrics if openmetrics else self.exposition).body()
+        kind = metrics.OPENMETRICS_TYPE if openmetrics else metrics.CONTENT_TYPE
+        return Answer(status=200, body=body, content_type=kind)
 
     async def tasks(self, peer: str | None) -> Answer:
         """Answer with every task and where it waits; ``peer`` is the client's address, None for a trusted client.

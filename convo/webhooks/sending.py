@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 import trio
 from msgspec import Struct
 
-from convo.cloud_events import EVENT_CONTENT_TYPE, encode_event, encode_ping
+from convo.cloud_events import EVENT_CONTENT_TYPE, PING, encode_event, encode_ping
 from convo.errors import DeadlineExceeded, RemoteError
-from convo.observe import metrics
+from convo.observe import metrics, tracing
 from convo.outbound_checked import CheckedClient
 from convo.runtime.deadline import deadline
 from convo.standard_webhooks import signed, signing_key
@@ -32,6 +32,8 @@ class _Message(Struct, frozen=True, kw_only=True):
     body: bytes
     number: int | None = None
     aside_since: datetime | None = None
+    type: str = PING
+    trace: str | None = None
 
 
 class Sender:
@@ -45,7 +47,14 @@ class Sender:
         self, url: str, keys: Sequence[str], event: StoredEvent, *, aside_since: datetime | None = None
     ) -> Sent:
         """Deliver an event once."""
-        message = _Message(id=event.id, body=encode_event(event), number=event.number, aside_since=aside_since)
+        message = _Message(
+            id=event.id,
+            body=encode_event(event),
+            number=event.number,
+            aside_since=aside_since,
+            type=event.type,
+            trace=event.trace,
+        )
         return await self._post(url, keys, message)
 
     async def ping(self, url: str, keys: Sequence[str]) -> Sent:
@@ -54,13 +63,25 @@ class Sender:
         return await self._post(url, keys, _Message(id=ping_id, body=encode_ping(ping_id, datetime.now(UTC))))
 
     async def _post(self, url: str, keys: Sequence[str], message: _Message) -> Sent:
+        span = tracing.continued(message.trace, f"deliver {message.type}", "client", wait="webhook.attempt")
+        with tracing.within_span(span):
+            sent = await self._attempt(url, keys, message)
+            if span is not None:
+                span.error = sent.outcome.error or ""
+                span.attributes |= {"http.request.method": "POST", "convo.event_id": message.id}
+                if sent.outcome.status is not None:
+                    span.attributes["http.response.status_code"] = sent.outcome.status
+            return sent
+
+    async def _attempt(self, url: str, keys: Sequence[str], message: _Message) -> Sent:
         started = trio.current_time()
         status, error, answered, pause = None, None, b"", None
         # The receiver compares it with its own wall clock: the time of this attempt, not that of the event.
         signature = signed(message.id, int(time.time()), message.body, [signing_key(key) for key in keys])
         try:
             with deadline("webhook.attempt", self._attempt_seconds):
-                answer = await self._client.post(url, message.body, {"content-type": EVENT_CONTENT_TYPE, **signature})
+                headers = {"content-type": EVENT_CONTENT_TYPE, **signature, **tracing.trace_headers()}
+                answer = await self._client.post(url, message.body, headers)
         except (DeadlineExceeded, RemoteError) as failed:
             error = failed.detail
         else:

@@ -38,7 +38,7 @@ from convo.resilience.dependency import Dependency
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import open_bridge
 from convo.settings import DatabaseSettings, JobsSettings, Settings
-from convo.store.intake import SESSION_SETTINGS, Accept, Committer, Inserts, insert_statements
+from convo.store.intake import SESSION_SETTINGS, Accept, Committer, make_inserts
 from convo.store.jobs import crashes
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.part_writer import PartWriter
@@ -279,9 +279,7 @@ class Process:
 
     def owe(self, owed: Callable[[Accept], Owed]) -> None:
         """Let conversations be owed other parts than the default ones from now on, as with declared parts."""
-        self.committer._inserts = Inserts(
-            statements=insert_statements(self.settings.fairness.key, owed=True), owe=owed, owed_sets=OwedSets()
-        )
+        self.committer._inserts = make_inserts(self.settings.fairness.key, owed, OwedSets())
 
     async def outcomes(self) -> list[OutcomeDetails]:
         """Read the details of every outcome."""

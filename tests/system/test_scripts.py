@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+LOCKS = ("lock.txt", "lock-rabbitmq.txt", "lock-s3.txt", "lock-otel.txt", "lock-dev.txt")
+_FOR_TRACES = "is set: convo needs opentelemetry-proto for it."
 # A Python that notes each venv it makes and each installation, and does neither; $PIP is what installing comes to. As
 # on a fresh Debian 12, pip stands only in an environment: the machine's own Python has none.
 FAKE_PYTHON = f"""#!/bin/sh
@@ -34,7 +36,7 @@ class Tree:
         self.calls = folder / "calls"
         (self.root / "scripts").mkdir(parents=True)
         self.path.mkdir()
-        for name in ("setup", "serve", "lock.txt", "lock-dev.txt", "lock-rabbitmq.txt", "lock-s3.txt"):
+        for name in ("setup", "serve", *LOCKS):
             shutil.copy(ROOT / "scripts" / name, self.root / "scripts")
         for tool in (
             "bash",
@@ -148,6 +150,8 @@ def test_the_tests_set_up_is_good_for_serving_but_not_the_other_way(tree: Tree) 
     [
         ("CONVO_RABBITMQ__URL", "amqp://localhost/", "is set: convo needs aio-pika for it.", "lock-rabbitmq.txt"),
         ("CONVO_LOGS__STORE", "s3", "is s3: convo needs obstore and botocore for it.", "lock-s3.txt"),
+        ("CONVO_OTEL__ENDPOINT", "http://c", f"or OTEL_EXPORTER_OTLP_ENDPOINT {_FOR_TRACES}", "lock-otel.txt"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c", _FOR_TRACES, "lock-otel.txt"),
     ],
 )
 def test_an_extra_is_installed_where_its_setting_needs_it_and_is_good_for_serving_without(
@@ -267,11 +271,10 @@ def test_a_machine_without_python_is_told_so(tree: Tree) -> None:
 
 def test_the_locks_pin_every_package_with_hashes_and_agree() -> None:
     pins: list[dict[str, str]] = []
-    for name in ("lock.txt", "lock-rabbitmq.txt", "lock-s3.txt", "lock-dev.txt"):
+    for name in LOCKS:
         entries = (ROOT / "scripts" / name).read_text().replace("\\\n", " ").splitlines()
         named = [entry for entry in entries if entry and not entry.startswith((" ", "#"))]
         assert all("==" in entry and "--hash=sha256:" in entry for entry in named)
         pins.append(dict(entry.split()[0].split("==") for entry in named))
-    run, rabbitmq, s3, dev = (pin.items() for pin in pins)
-    assert run <= rabbitmq <= dev
-    assert run <= s3 <= dev
+    run, *extras, dev = (pin.items() for pin in pins)
+    assert all(run <= extra <= dev for extra in extras)

@@ -48,6 +48,15 @@ def test_an_event_of_what_was_erased_has_neither_subject_nor_data() -> None:
     }
 
 
+def test_an_event_of_a_conversation_that_is_recorded_carries_its_trace() -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    found = json.loads(encode_event(stored("part.done", trace=f"{parent} vendor=x")))
+    assert (found["traceparent"], found["tracestate"]) == (parent, "vendor=x")
+    alone = json.loads(encode_event(stored("part.done", trace=parent)))
+    assert alone["traceparent"] == parent
+    assert "tracestate" not in alone
+
+
 def test_a_ping_has_no_sequence() -> None:
     found = json.loads(encode_ping("ping_1", AT))
     assert (found["type"], found["id"], found["data"]) == ("webhook.ping", "ping_1", {})

@@ -19,6 +19,7 @@ SECRETS = {
     *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
+    ("otel", "headers"),
 }
 """They come from the environment only: the file has no place for them."""
 SECTIONS: dict[str, Any] = {

@@ -160,7 +160,8 @@ TAKEN = f"""
 
 LEASED = f"""
     taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.exchanges,
-    c.replaces, c.tenant, {TENANT_NAME.format("nullif(c.tenant, 0)")} AS tenant_name, {REMOTE_PREFIX} AS remote_prefix,
+    c.replaces, c.trace, c.tenant,
+    {TENANT_NAME.format("nullif(c.tenant, 0)")} AS tenant_name, {REMOTE_PREFIX} AS remote_prefix,
     (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest"""
 _LEASE = f"""
 WITH RECURSIVE ahead (key, n) AS (

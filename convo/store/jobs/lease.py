@@ -25,7 +25,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     ``log_hash`` is the ``logs.hash_of`` of its packed log; None where an older program accepted it. ``remote_prefix``
     is what stands before its ids where they are sent to a service that many tenants share. ``replaces`` is there for a
     revision: the ``seq`` whose score it takes the place of, 0 where none counts yet. ``owed`` are its parts, fixed when
-    it was accepted.
+    it was accepted. ``trace`` is the stored context of the trace that it came in, None where nothing is recorded of it.
     """
 
     seq: int
@@ -47,6 +47,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     replaces: int | None = None
     tickets: Mapping[PartName, str] = {}
     owed: Owed = DEFAULT_OWED
+    trace: str | None = None
 
 
 class Holder(Struct, frozen=True):

@@ -45,6 +45,7 @@ class StoredConversation(Struct, frozen=True, kw_only=True):
     ended_at: datetime
     tenant: Tenant
     remote_prefix: str
+    trace: str | None = None
 
 
 class PartJob(StoredConversation, frozen=True, kw_only=True):
@@ -126,7 +127,7 @@ WITH due AS (
     FROM due WHERE part_job.seq = due.seq AND part_job.name = due.name
     RETURNING part_job.seq, part_job.name, part_job.token, part_job.attempts, part_job.owed
 )
-SELECT taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.tenant,
+SELECT taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.tenant, c.trace,
        {TENANT_NAME.format("nullif(c.tenant, 0)")} AS tenant_name, {REMOTE_PREFIX} AS remote_prefix,
        (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest
 FROM taken JOIN conversation c USING (seq)

@@ -37,11 +37,10 @@ from convo.store.erasures import meet_list
 from convo.store.intake import (
     ERASE_PREFIXES,
     Accept,
-    Inserts,
     Owe,
     Stored,
-    insert_statements,
     known_receipt,
+    make_inserts,
     new_receipt,
     refused,
 )
@@ -111,12 +110,7 @@ class Revisions:
         owed_sets: OwedSets | None = None,
     ) -> None:
         self.stores = settings.revisions
-        self._inserts = Inserts(
-            statements=insert_statements(fair_key, owed=owe is not None, revisions=True),
-            owe=owe,
-            owed_sets=owed_sets or OwedSets(),
-            revisions=True,
-        )
+        self._inserts = make_inserts(fair_key, owe, owed_sets or OwedSets(), revisions=True)
         self._unit_seconds = unit_seconds
         self._committed = committed
         self._superseded = superseded

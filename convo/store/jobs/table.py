@@ -414,7 +414,7 @@ def _lease(row: Mapping[str, Any], digest: str, stored: Brought, owed: Owed) -> 
 
 _SAME = (
     *("seq", "attempts", "fair_key", "conversation_id", "user_id", "bot_id", "log_hash"),
-    *("started_at", "ended_at", "exchanges", "asked_before", "remote_prefix", "replaces"),
+    *("started_at", "ended_at", "exchanges", "asked_before", "remote_prefix", "replaces", "trace"),
 )
 
 

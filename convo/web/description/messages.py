@@ -55,6 +55,8 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     served_at: str = ""
     query: str = ""
     last_event_id: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class AnswerStream(Struct, frozen=True, kw_only=True, gc=False):

@@ -77,6 +77,13 @@ UNTIL = Parameter(name="until", where="query", text="Only what happened before."
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
 )
+TRACEPARENT = Parameter(
+    name="traceparent",
+    where="header",
+    text="The caller's trace, which the analysis goes on with where traces are recorded (W3C trace context). One that"
+    " is not valid counts as none.",
+    type=str,
+)
 IF_NONE_MATCH = Parameter(
     name="If-None-Match",
     where="header",

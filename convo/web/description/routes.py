@@ -36,6 +36,7 @@ from convo.web.description.parameters import (
     SINCE,
     STATE,
     TOPIC,
+    TRACEPARENT,
     TURNS_LIMIT,
     UNTIL,
     USER_ID,
@@ -121,6 +122,7 @@ _CONVERSATIONS = (
             "is a conflict. Unknown fields are ignored. With a key that is bound to bots, a conversation of another "
             "bot is 403."
         ),
+        parameters=(TRACEPARENT,),
         takes_conversation=True,
         answers=(
             RouteResponse(
@@ -158,6 +160,7 @@ _CONVERSATIONS = (
             " each, in order: a receipt, or a problem with its `status`. A line that is refused harms no other. Send"
             " lines again that are answered with 429 or 503, and those that have no answer, because they were not read."
         ),
+        parameters=(TRACEPARENT,),
         takes_batch=True,
         answers=(
             RouteResponse(
@@ -667,7 +670,14 @@ _SERVICE = (
         on_operations=True,
         tag="service",
         summary="Read the metrics of this process",
-        answers=(RouteResponse(status=200, text="Prometheus' text format.", body=str, media=("text/plain",)),),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="Prometheus' text format, or OpenMetrics with exemplars, as `Accept` asks.",
+                body=str,
+                media=("text/plain", "application/openmetrics-text"),
+            ),
+        ),
     ),
     Route(
         path="/debug/tasks",

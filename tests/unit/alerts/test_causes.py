@@ -171,6 +171,15 @@ def test_a_fallback_has_alerts_of_the_models_types_under_its_own_name() -> None:
     assert one.key == ("LLM_UNAVAILABLE", "llm.backup")
 
 
+def test_a_collector_that_is_out_or_refuses_spans_is_low() -> None:
+    found = causes()
+    out = seen("breaker_opened", dependency="otel", reason="otel: answered 503")
+    assert named(found.conditions(1.0, out)) == [("OTEL_UNAVAILABLE", "LOW")]
+    assert found.conditions(2.0, seen("breaker_closed", dependency="otel")) == []
+    wrong = seen("misconfigured", dependency="otel", reason="otel: answered 404")
+    assert named(found.conditions(3.0, wrong)) == [("OTEL_MISCONFIGURED", "LOW")]
+
+
 def test_a_pool_over_80_percent_for_30_seconds_is_high() -> None:
     found, busy = causes(), Look(pool_used=9, pool_max=10)
     assert found.conditions(1.0, busy) == []

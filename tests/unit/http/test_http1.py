@@ -262,3 +262,8 @@ def test_a_head_has_at_most_a_hundred_fields() -> None:
     # Before the rest of it has come, too.
     with pytest.raises(HeadTooLarge, match="100 fields"):
         http1.find_end(many[:-2] + b"a:\r\n", MAX, 8192)
+
+
+def test_the_members_of_a_tracestate_may_come_in_several_fields() -> None:
+    found = read(head("GET / HTTP/1.1", "tracestate: a=1", "TraceState: b=2"))
+    assert found.fields[b"tracestate"] == b"a=1,b=2"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from convo.observe import metrics
@@ -93,3 +94,39 @@ def test_odd_label_values_do_not_break_the_exposition() -> None:
 def test_the_build_is_shown() -> None:
     metrics.set_build_info("1.2.3")
     assert value("convo_build_info", version="1.2.3", python=sys.version.split()[0]) == 1
+
+
+def test_the_last_figure_of_a_bucket_that_was_met_in_a_trace_is_an_exemplar() -> None:
+    folding = Folding()
+    cell = folding.distribution("x_seconds", "X.", bounds=(1.0, 2.0)).labels()
+    for figure, trace in ((0.5, "a" * 32), (0.7, "b" * 32), (9.0, "c" * 32)):
+        cell.observe(figure)
+        cell.note_exemplar(figure, trace, "d" * 16)
+    (family,) = folding.collect()
+    found = {one.labels["le"]: one.exemplar for one in family.samples if one.name == "x_seconds_bucket"}
+    assert found["2.0"] is None
+    assert found["1.0"] is not None
+    assert found["+Inf"] is not None
+    assert (found["1.0"].value, found["1.0"].labels) == (0.7, {"trace_id": "b" * 32, "span_id": "d" * 16})
+    assert (found["+Inf"].value, found["+Inf"].labels["trace_id"]) == (9.0, "c" * 32)
+
+
+def test_the_form_of_openmetrics_can_be_parsed_back_and_has_the_same_figures() -> None:
+    families = list(openmetrics.text_string_to_metric_families(metrics.openmetrics_exposition().decode()))  # type: ignore[no-untyped-call]
+    assert {family.name for family in families} >= NAMES
+
+
+@pytest.mark.parametrize(
+    ("accept", "takes"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain;version=0.0.4", False),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3", True),
+        ("text/plain, Application/OpenMetrics-Text", True),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text; version=1.0.0; q=0.0, text/plain", False),
+    ],
+)
+def test_openmetrics_is_written_for_who_names_it(accept: str, takes: bool) -> None:  # noqa: FBT001
+    assert metrics.takes_openmetrics(accept) is takes

@@ -1,0 +1,1 @@
+"""Sends what is recorded of requests and jobs to a collector of OpenTelemetry (OTLP over HTTP)."""

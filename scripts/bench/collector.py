@@ -1,0 +1,43 @@
+"""A collector of traces for ``traces.py``: takes what is posted, or, ``mute``, never answers it.
+
+collector.py HOST PORT [mute]
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+MUTE = sys.argv[3:] == ["mute"]
+
+
+class Collecting(BaseHTTPRequestHandler):
+    """Answers GET, by which one sees that it is there, and posts unless it is mute."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer that it is there."""
+        self._answer()
+
+    def do_POST(self) -> None:
+        """Take spans."""
+        self.rfile.read(int(self.headers["content-length"]))
+        if MUTE:
+            threading.Event().wait()
+        self._answer()
+
+    def _answer(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing: it would take the processor from what is measured."""
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Collecting)
+    server.daemon_threads = True
+    server.serve_forever()
