@@ -12,10 +12,10 @@ from typing import cast
 
 import trio
 
-from convo.alerts.delivery import SinkQueue
 from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
+from convo.alerts.sinks import OpenSinks
 from convo.analysis.analysts import AnalystsOfSets
 from convo.analysis.clients import model_of
 from convo.analysis.declared import declarations, served_dependencies
@@ -108,7 +108,7 @@ class Components:
         remotes: Sequence[RemoteAnalyst],
         *,
         shared: SharedState,
-        sink_queues: Sequence[SinkQueue],
+        sinks: OpenSinks,
         hooks: CheckedClient,
         storage: ObjectStorage | None = None,
     ) -> None:
@@ -164,10 +164,19 @@ class Components:
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
         self.alerts = Alerts(
             settings=settings.alerts,
-            here=Here(process=lambda: me.label, folder=Path(settings.server.data_dir), pool=postgres.in_use),
+            oncall=settings.oncall,
+            here=Here(
+                process=lambda: me.label,
+                folder=Path(settings.server.data_dir),
+                pool=postgres.in_use,
+                folder_id=lambda: me.folder,
+                public_url=settings.server.public_url,
+            ),
+            postgres=postgres,
             shared=shared,
             prepared=self.prepared,
-            sink_queues=sink_queues,
+            sinks=sinks,
+            publish=lambda message: self.streams.put_alert(message),
         )
         service = next((remote for remote in remotes if isinstance(remote, MemoryService)), None)
         self._telling = telling_of(service)
@@ -247,7 +256,7 @@ class Components:
                 self._owed_sets,
             ),
         )
-        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
+        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last, self.authority.check)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: AnalystsOfSets) -> None:
@@ -359,6 +368,7 @@ class Components:
                 pings=self.pings,
                 check_stores=self.committer.check,
                 alerts=self.alerts,
+                settings=settings.web,
                 learnt=_learnt_by(remotes),
             ),
         )

@@ -391,6 +391,20 @@ def test_no_alert_is_said_in_words(answering: Answering, capsys: pytest.CaptureF
     assert "nothing is wrong" in capsys.readouterr().out
 
 
+def test_an_acknowledgement_is_posted_and_shown_with_who_was_first(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = answering(sent(samples.ALERTS_ACKNOWLEDGED))
+
+    assert terminal.acknowledge_alert(ServerCall(url="http://convo"), "DEAD_LETTER", None, "ben") == 0
+
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/alerts/acknowledge")
+    assert json.loads(seen[0].content) == {"type": "DEAD_LETTER", "component": None, "by": "ben"}
+    out = capsys.readouterr().out
+    assert "DEAD_LETTER" in out
+    assert "anna" in out
+
+
 @pytest.mark.parametrize("ok", [True, False])
 def test_a_test_of_the_sinks_fails_where_one_did(
     answering: Answering, capsys: pytest.CaptureFixture[str], *, ok: bool
