@@ -12,6 +12,7 @@ from typing import cast
 
 import trio
 
+from convo.alerts.formats import Notification
 from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
@@ -176,7 +177,7 @@ class Components:
             shared=shared,
             prepared=self.prepared,
             sinks=sinks,
-            publish=lambda message: self.streams.put_alert(message),
+            publish=self._publish_alert,
         )
         service = next((remote for remote in remotes if isinstance(remote, MemoryService)), None)
         self._telling = telling_of(service)
@@ -519,6 +520,9 @@ class Components:
         self.streams.wake()
         if self.relay is not None:
             self.relay.wake()
+
+    def _publish_alert(self, message: Notification) -> None:
+        self.streams.put_alert(message)
 
     def _leads(self) -> bool:
         return self.alerts.leads

@@ -201,13 +201,7 @@ def _check_no_secret(path: Path, tables: Mapping[str, Any]) -> None:
                     f"{path}: $.{'.'.join(where)}.{key} holds {secret}, which looks like a secret, and a secret must"
                     f" not be in a file; set {key_variable}__{key.upper()} instead, as JSON"
                 )
-    for name, person in _people_tables(tables):
-        for key in ("pagerduty_key", "slack_url"):
-            if person.get(key):
-                raise ConfigError(
-                    f"{path}: $.oncall.people.{name}.{key} is a secret, which must not be in a file; set"
-                    f" {variable('oncall', 'people', name, key)} instead"
-                )
+    _check_no_secret_of_people(path, tables)
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {variable('database', 'url')} instead")
 
@@ -222,6 +216,16 @@ def _model_tables(tables: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], 
     for name, one in fallbacks.items() if isinstance(fallbacks, dict) else ():
         if isinstance(one, dict):
             yield ("llm", "fallbacks", name), one
+
+
+def _check_no_secret_of_people(path: Path, tables: Mapping[str, Any]) -> None:
+    for name, person in _people_tables(tables):
+        for key in ("pagerduty_key", "slack_url"):
+            if person.get(key):
+                raise ConfigError(
+                    f"{path}: $.oncall.people.{name}.{key} is a secret, which must not be in a file; set"
+                    f" {variable('oncall', 'people', name, key)} instead"
+                )
 
 
 def _people_tables(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

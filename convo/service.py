@@ -143,7 +143,13 @@ class Service:
                 await keepers.start(keeper)
             for deliver in (components.alerts.run, *(queue.run for queue in components.alerts.sinks.every)):
                 await keepers.start(deliver)
-            for keep in (components.alerts.ask, components.alerts.open.run, components.postgres.watch_hosts, *components.pings.keepers, *others):
+            for keep in (
+                components.alerts.ask,
+                components.alerts.open.run,
+                components.postgres.watch_hosts,
+                *components.pings.keepers,
+                *others,
+            ):
                 keepers.start_soon(keep)
             for remote in components.remotes:
                 remote.inspect()

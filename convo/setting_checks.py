@@ -206,9 +206,7 @@ def _check_mail(settings: Settings) -> None:
     wanted = [name for name, person in people.items() if person.email]
     where = f"oncall.people.{wanted[0]}.email" if wanted else "alerts.email_to"
     if (wanted or settings.alerts.email_to) and not smtp.host:
-        raise ConfigError(
-            f"{where} is set, but smtp.host is empty: name the mail server there, or remove the address"
-        )
+        raise ConfigError(f"{where} is set, but smtp.host is empty: name the mail server there, or remove the address")
     if smtp.host and not smtp.sender:
         raise ConfigError(
             "smtp.host is set, but smtp.sender is empty: name the address that e-mails are from, such as"
@@ -240,7 +238,10 @@ def _check_oncall(oncall: OncallSettings) -> None:
                 f"{variable('oncall', 'people', name, 'slack_url')}: its value is no http:// or https:// address;"
                 " correct it"
             )
-    named = (*(("rotation", name) for name in oncall.rotation), *(("overrides", one.person) for one in oncall.overrides))
+    named = (
+        *(("rotation", name) for name in oncall.rotation),
+        *(("overrides", one.person) for one in oncall.overrides),
+    )
     for where, name in named:
         if name not in oncall.people:
             known = ", ".join(oncall.people) or "none"

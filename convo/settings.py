@@ -34,8 +34,10 @@ Price = Annotated[float, Meta(ge=-1, le=1_000_000)]
 # In lower case without two underscores in a row, so that it can stand in the name of a variable.
 FallbackName = Annotated[str, Meta(max_length=32, pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")]
 PersonName = FallbackName
-# One address without a name before it: nothing that ends a line or a command of SMTP.
-MailAddress = Annotated[str, Meta(max_length=254, pattern=r"^([!-~]+@[!-~]+)?\Z")]
+# One address without a name before it: nothing that ends a line of SMTP or begins another address.
+MailAddress = Annotated[
+    str, Meta(max_length=254, pattern=r"^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?\Z")
+]
 Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 Paging = Literal["nobody", "person", "escalate", "all"]
 

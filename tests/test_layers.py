@@ -124,7 +124,7 @@ MONOPOLIES: dict[str, set[str]] = {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
-        *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
+        *("convo.commands.reanalysing", "convo.commands.rerun_drawing", "convo.commands.duty"),
     },
     # Imported by their names, where a bucket is opened.
     "obstore": set(),

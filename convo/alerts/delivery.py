@@ -1,7 +1,7 @@
 """Delivers notifications to one sink each: the log, an address, or what ``sinks`` opens besides.
 
-Open it to change how often a message is tried, and what becomes of one that fails. They wait in bounded queues, one for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for
-it: a full queue drops, an attempt has its deadline, a message its attempts.
+Open it to change how often a message is tried, and what becomes of one that fails. Messages wait in bounded queues, one
+for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for it: a full queue drops, an attempt has its deadline, a message its attempts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from convo.runtime.deadline import deadline
 from convo.settings import AlertsSettings, Secret
 
 _BACKOFF_MAX_SECONDS = 60.0
+DROP_REASONS = ("buffer_full", "refused", "failed")
+"""Why a message is dropped."""
 
 SinkBody = Callable[[Notification], bytes]
 """Writes what is posted of a message."""
@@ -99,6 +101,9 @@ class SinkQueue:
     def __init__(self, sink: Sink, settings: AlertsSettings) -> None:
         self.sink = sink
         self._settings = settings
+        for reason in DROP_REASONS:
+            # From the start, so that a rule over its growth sees the first one.
+            metrics.alerts_dropped_total.labels(sink.name, reason)
         # Buffered, so that who notifies never waits for a sink.
         self._send, self._receive = trio.open_memory_channel[Notification](settings.buffer_max)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -62,7 +62,7 @@ class Shown(Struct, frozen=True, kw_only=True):
 
 
 class Alerts:
-    """The alerts of one process; ``publish`` gets each message besides the sinks, ``utc_now`` decides who is on call."""
+    """The alerts of one process; ``publish`` gets each message besides the sinks, ``utc_now`` is for the rotation."""
 
     def __init__(  # noqa: PLR0913  (what it is made of, by name)
         self,
@@ -87,6 +87,7 @@ class Alerts:
         self.open.acknowledged = self._acknowledged
         self._oncall = OnCall(oncall, sinks.people, utc_now)
         self._board = Board(settings.repeat_seconds)
+        self._counted_kinds: Counter[str] | None = None
         self._records: deque[SeenRecord] = deque(maxlen=_RECORDS_MAX)
         self._failed_looks = 0
         self._leads: bool | None = None
@@ -137,9 +138,11 @@ class Alerts:
         levels = [alert.condition.level for alert in self._board.active]
         for level in LEVELS:
             metrics.alerts_active.labels(level).set(levels.count(level))
-        kinds = [alert.condition.type for alert in self._board.active]
-        for kind in KINDS:
-            metrics.alert_conditions.labels(kind).set(kinds.count(kind))
+        kinds = Counter(alert.condition.type for alert in self._board.active)
+        if kinds != self._counted_kinds:
+            self._counted_kinds = kinds
+            for kind in KINDS:
+                metrics.alert_conditions.labels(kind).set(kinds[kind])
 
     def _send(self, notice: Notice) -> None:
         message = self._message(notice)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import smtplib
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP as MAIL_LINES
 from email.utils import format_datetime
@@ -64,7 +65,7 @@ def alert_mail(message: Notification, sender: str, to: tuple[str, ...]) -> Email
     """Write the e-mail of a message."""
     alert = message.alert
     mail = EmailMessage(policy=MAIL_LINES)
-    subject = f"{alert.level} {alert.type} {message.change}: {alert.component}"
+    subject = _storable(f"{alert.level} {alert.type} {message.change}: {alert.component}")
     # No text of ours breaks a line, but a header must not even where one does.
     mail["Subject"] = " ".join(subject.split())[:_SUBJECT_CHARS]
     mail["From"] = sender
@@ -73,8 +74,29 @@ def alert_mail(message: Notification, sender: str, to: tuple[str, ...]) -> Email
     # The same at every attempt: where the answer to one was lost, mail programs show it once.
     mail["Message-ID"] = f"<{message.id}@{sender.rpartition('@')[2]}>"
     mail["Auto-Submitted"] = "auto-generated"
-    mail.set_content("\n".join(formats.plain_lines(message)) + "\n", cte="quoted-printable")
+    mail.set_content(_storable("\n".join(formats.plain_lines(message)) + "\n"), cte="quoted-printable")
     return mail
+
+
+def _storable(text: str) -> str:
+    # Half of a surrogate pair can be in a text, and in no e-mail.
+    return text.encode("utf-8", "replace").decode()
+
+
+async def check_mail_server(settings: SmtpSettings, seconds: float) -> str:
+    """Connect to the mail server, sign in and leave, under the deadline ``smtp.check``; return what was found.
+
+    Raises:
+        ConfigError: ``smtp.ca_file`` cannot be read.
+        RemoteError, DeadlineExceeded: it cannot be used.
+    """
+    call = _SmtpCall("smtp", settings, seconds, trusted_authorities("smtp", settings.ca_file, verify=settings.verify))
+    try:
+        with deadline("smtp.check", seconds):
+            await run_in_thread(call.look, limiter=_THREADS)
+    finally:
+        call.cut()
+    return f"{settings.host}:{settings.port} takes e-mails, {'signed in' if settings.user else 'without a login'}"
 
 
 class _SmtpCall:
@@ -88,25 +110,35 @@ class _SmtpCall:
         self._smtp: smtplib.SMTP | None = None
 
     def send(self, mail: EmailMessage, to: tuple[str, ...]) -> None:
+        with self._mapped(), self._connected() as smtp:
+            refused = smtp.send_message(mail, self._settings.sender, to)
+        if refused:
+            raise RemoteRefused(self._name, f"{len(refused)} of {len(to)} recipients were refused")
+
+    def look(self) -> None:
+        with self._mapped(), self._connected() as smtp:
+            smtp.noop()
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
         try:
-            with self._connected() as smtp:
-                refused = smtp.send_message(mail, self._settings.sender, to)
+            yield
         except smtplib.SMTPAuthenticationError as error:
             raise RemoteDenied(self._name, f"the server refuses the login (answered {error.smtp_code})") from error
         except smtplib.SMTPRecipientsRefused as error:
-            codes = [code for code, _ in error.recipients.values()]
-            raise self._refusal(min(codes), "every recipient") from error
+            raise self._refusal(min(code for code, _ in error.recipients.values()), "every recipient") from error
         except smtplib.SMTPResponseException as error:
             raise self._refusal(error.smtp_code, "it") from error
         except smtplib.SMTPNotSupportedError as error:
-            what = "STARTTLS" if self._settings.security == "starttls" else "what is needed"
-            raise RemoteDenied(self._name, f"the server does not offer {what}, or no login") from error
+            what = "STARTTLS, or no login" if self._settings.security == "starttls" else "a login"
+            raise RemoteDenied(self._name, f"the server does not offer {what}") from error
         except ssl.SSLCertVerificationError as error:
             raise RemoteDenied(self._name, f"its certificate is not trusted ({error.verify_message})") from error
         except (smtplib.SMTPException, OSError) as error:
             raise RemoteUnavailable(self._name, f"the connection failed ({type(error).__name__})") from error
-        if refused:
-            raise RemoteRefused(self._name, f"{len(refused)} of {len(to)} recipients were refused")
+        except ValueError as error:
+            # What socket and ssl raise of a name that none can have.
+            raise RemoteDenied(self._name, f"smtp.host = {self._settings.host!r} cannot be used") from error
 
     def _connected(self) -> smtplib.SMTP:
         s = self._settings

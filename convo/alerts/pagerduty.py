@@ -60,7 +60,7 @@ class PagerDutySink(Struct, frozen=True, kw_only=True):
                 body=lambda message, action=action: self._event(message, action),
                 headers=lambda _message, _body: {},
             )
-            await sink.send(message)
+            await sink.send(message)  # no deadline: the sink sets its own
 
     def _event(self, message: Notification, action: EventAction) -> bytes:
         return msgspec.json.encode(pagerduty_event(message, action, self.key.reveal(), self.public_url))
@@ -102,4 +102,4 @@ def _dedup_key(message: Notification, public_url: str) -> str:
     # The host's name before the folder may be another one after a restart.
     shared = alert.type in KINDS and KINDS[alert.type].shared
     process = "all" if shared else alert.process.rpartition("/")[2]
-    return ":".join(("convo", alert.type, alert.component, process, public_url))[:_DEDUP_CHARS]
+    return f"convo:{alert.type}:{alert.component}:{process}:{public_url}"[:_DEDUP_CHARS]

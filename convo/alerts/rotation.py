@@ -83,7 +83,7 @@ def _parts(settings: OncallSettings, at: datetime, weeks: int) -> Iterator[Shift
     end = max([at, *ends]) + timedelta(days=_WEEK_DAYS * weeks)
     since = max(_edges(settings, at, before=True))
     while since <= end:
-        until = min(_edges(settings, since if since > at else at, before=False))
+        until = min(_edges(settings, max(at, since), before=False))
         yield Shift(
             person=_person(settings, max(at, since)),
             since=since,

@@ -126,8 +126,12 @@ def _add_service(commands: Commands) -> None:
     )
     add_settings(checks)
     oncall = add_command(commands, "oncall", "show who is on call now, and who is next", _oncall)
-    oncall.add_argument("--at", metavar="TIME", help="at another time: 2027-03-28T09:00:00, in the rotation's time zone")
-    oncall.epilog = "Reads the settings of this machine, and asks no server. The exit code is 1 where nobody is on call."
+    oncall.add_argument(
+        "--at", metavar="TIME", help="at another time: 2027-03-28T09:00:00, in the rotation's time zone"
+    )
+    oncall.epilog = (
+        "Reads the settings of this machine, and asks no server. The exit code is 1 where nobody is on call."
+    )
     add_settings(oncall)
 
 

@@ -206,6 +206,7 @@ def _allowed(kind: inspect.Type) -> str:
         return f"{least} to {_plain(kind.le)}"
     return {
         inspect.BoolType: "true, false",
+        inspect.DateType: "a date",
         inspect.StrType: "text",
         inspect.DictType: "a table",
         inspect.VarTupleType: "a list",

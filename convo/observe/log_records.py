@@ -734,7 +734,7 @@ def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
 
 
 def people_notified(*, type_: str, component: str, step: int, people: list[str]) -> None:
-    """Log who of the rotation is notified of an alert; ``step`` is 0 for the first time, and more the further it goes."""
+    """Log who of the rotation is notified of an alert; ``step`` is 0 at first, and more the further it goes."""
     _record("info", "people_notified", type=type_, component=component, step=step, people=people)
 
 

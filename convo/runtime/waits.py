@@ -126,6 +126,7 @@ NAMES: dict[str, str] = {
     # the sinks of alerts
     "alerts.deliver": "one attempt to deliver a message to a sink",
     "alerts.message": "all attempts to deliver one message to a sink",
+    "smtp.check": "the connection that `convo check` opens to the mail server",
     # a canary
     "canary.accept": "the receipt of a canary",
     "canary.return": "the whole way of a canary, from its receipt to its score",

@@ -33,7 +33,7 @@ class Acknowledgement(Struct, frozen=True, kw_only=True):
 
 
 class OpenAlert(Struct, frozen=True, kw_only=True):
-    """An alert that lasts, as it is stored: ``age_seconds`` since it was raised, ``step`` as far as it was escalated."""
+    """An alert that lasts, as it is stored: raised ``age_seconds`` ago, and escalated as far as ``step``."""
 
     type: str
     component: str
@@ -58,7 +58,7 @@ async def open_alert(postgres: Postgres, key: OpenKey) -> OpenAlert:
         await connection.execute(_FORGET_OLD, FRESH_SECONDS)
         return _open_alert(await connection.fetchrow(_OPEN, *key, FRESH_SECONDS) or {})
 
-    return await postgres.run("db.open_alerts", body)
+    return await postgres.run("db.open_alerts", body, begin=LOCAL)
 
 
 async def mark_open(postgres: Postgres, steps: Mapping[OpenKey, int]) -> list[OpenAlert]:
@@ -98,7 +98,8 @@ async def acknowledge_alert(
             await audit_log.append(connection, AuditEntry(action="alert_acknowledged", caller=caller, detail=detail))
         return found
 
-    return await postgres.run("db.acknowledge_alert", body)
+    # A standby that is away is itself an alert, which somebody must be able to acknowledge.
+    return await postgres.run("db.acknowledge_alert", body, begin=LOCAL)
 
 
 async def list_open(postgres: Postgres) -> list[OpenAlert]:

@@ -41,7 +41,17 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
     **dict.fromkeys(
-        ("db.retry", "db.acknowledge", "db.acknowledge_alert", "db.dead", "db.audit_log", "db.erase", "db.webhooks", "db.stream"), "readers"
+        (
+            "db.retry",
+            "db.acknowledge",
+            "db.acknowledge_alert",
+            "db.dead",
+            "db.audit_log",
+            "db.erase",
+            "db.webhooks",
+            "db.stream",
+        ),
+        "readers",
     ),
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""

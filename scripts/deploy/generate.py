@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the board for Grafana, the rules for Prometheus and the monitors for Datadog, from convo's own metrics and alerts.
+"""Writes a board for Grafana, rules for Prometheus and monitors for Datadog, from convo's own metrics and alerts.
 
 Open it to add a panel or a rule. A metric or a label that convo does not have is an error here, and a test compares the
 files with what this makes: none of them can name what is gone.
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 HERE = Path(__file__).resolve().parent
 if __name__ == "__main__":
@@ -193,12 +195,14 @@ def board() -> Json:
     panels: list[Json] = []
     top = 0
     for title, row in _panels():
-        panels.append({
-            "id": len(panels) + 1,
-            "type": "row",
-            "title": title,
-            "gridPos": {"h": 1, "w": 24, "x": 0, "y": top},
-        })
+        panels.append(
+            {
+                "id": len(panels) + 1,
+                "type": "row",
+                "title": title,
+                "gridPos": {"h": 1, "w": 24, "x": 0, "y": top},
+            }
+        )
         panels += [
             _panel(len(panels) + number + 1, one, {"h": 8, "w": 6, "x": 6 * number, "y": top + 1})
             for number, one in enumerate(row)
@@ -217,7 +221,7 @@ def board() -> Json:
                 {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"},
                 _variable("job", f"label_values({series('convo_build_info', on_board=False)}, job)"),
                 _variable(
-                    "instance", f"label_values({series('convo_build_info', on_board=False)}{{job=~\"$job\"}}, instance)"
+                    "instance", f'label_values({series("convo_build_info", on_board=False)}{{job=~"$job"}}, instance)'
                 ),
             ]
         },
@@ -291,61 +295,76 @@ def _of_alert(name: str, kind: AlertKind, public_url: str) -> Json:
     }
 
 
+class ProcessRule(Struct, frozen=True, kw_only=True):
+    """A rule on what convo cannot report of itself; ``wait`` is how long it holds before the rule fires."""
+
+    name: str
+    expr: str
+    wait: str
+    severity: str
+    summary: str
+    do: str
+
+
 def _of_process(job: str, public_url: str) -> Iterator[Json]:
-    def rule(name: str, expr: str, wait: str, severity: str, summary: str, do: str) -> Json:
-        annotations = {"summary": summary, "description": do, "runbook_url": f"{public_url}/docs/operating"}
-        return {
-            "alert": name,
-            "expr": expr,
-            "for": wait,
-            "labels": {"severity": severity},
-            "annotations": annotations,
+    for rule in _process_rules(job):
+        yield {
+            "alert": rule.name,
+            "expr": rule.expr,
+            "for": rule.wait,
+            "labels": {"severity": rule.severity},
+            "annotations": {
+                "summary": rule.summary,
+                "description": rule.do,
+                "runbook_url": f"{public_url}/docs/operating",
+            },
         }
 
+
+def _process_rules(job: str) -> Iterator[ProcessRule]:
     def raw(name: str, **labels: str) -> str:
         return series(name, on_board=False, **labels)
 
-    requests = raw("convo_requests_total")
-    refused = raw("convo_requests_total", status="~5..")
-    yield rule(
-        "ConvoDown",
-        f'up{{job="{job}"}} == 0',
-        "1m",
-        "critical",
-        "convo does not answer at {{ $labels.instance }}",
-        "See whether the process runs, and whether /metrics can be read (a key, server.hosts).",
+    requests, refused = raw("convo_requests_total"), raw("convo_requests_total", status="~5..")
+    yield ProcessRule(
+        name="ConvoDown",
+        expr=f'up{{job="{job}"}} == 0',
+        wait="1m",
+        severity="critical",
+        summary="convo does not answer at {{ $labels.instance }}",
+        do="See whether the process runs, and whether /metrics can be read (a key, server.hosts).",
     )
-    yield rule(
-        "ConvoAbsent",
-        f'absent({raw("convo_build_info")}{{job="{job}"}})',
-        "5m",
-        "critical",
-        "no process of convo is seen",
-        "Start one, or correct the job of this rule (generate.py --job).",
+    yield ProcessRule(
+        name="ConvoAbsent",
+        expr=f'absent({raw("convo_build_info")}{{job="{job}"}})',
+        wait="5m",
+        severity="critical",
+        summary="no process of convo is seen",
+        do="Start one, or correct the job of this rule (generate.py --job).",
     )
-    yield rule(
-        "ConvoAnswersWithErrors",
-        f"sum by (job) (rate({refused}[5m])) > 0.01 * sum by (job) (rate({requests}[5m]))",
-        "5m",
-        "high",
-        "over 1 % of the answers of convo are 5xx",
-        "See /readyz and the alerts of convo: the database is away, or too much arrives.",
+    yield ProcessRule(
+        name="ConvoAnswersWithErrors",
+        expr=f"sum by (job) (rate({refused}[5m])) > 0.01 * sum by (job) (rate({requests}[5m]))",
+        wait="5m",
+        severity="high",
+        summary="over 1 % of the answers of convo are 5xx",
+        do="See /readyz and the alerts of convo: the database is away, or too much arrives.",
     )
-    yield rule(
-        "ConvoAlertsDropped",
-        f"sum by (job, sink) (increase({raw('convo_alerts_dropped_total')}[15m])) > 0",
-        "0m",
-        "high",
-        "alerts of convo do not reach {{ $labels.sink }}",
-        "See alert_dropped in the log, and try it: convo alerts test.",
+    yield ProcessRule(
+        name="ConvoAlertsDropped",
+        expr=f"sum by (job, sink) (increase({raw('convo_alerts_dropped_total')}[15m])) > 0",
+        wait="0m",
+        severity="high",
+        summary="alerts of convo do not reach {{ $labels.sink }}",
+        do="See alert_dropped in the log, and try it: convo alerts test.",
     )
-    yield rule(
-        "ConvoLogDropped",
-        f"sum by (job, instance) (increase({raw('convo_log_dropped_total')}[15m])) > 0",
-        "0m",
-        "medium",
-        "{{ $labels.instance }} loses lines of its log",
-        "See whether its standard output is read, and its disk.",
+    yield ProcessRule(
+        name="ConvoLogDropped",
+        expr=f"sum by (job, instance) (increase({raw('convo_log_dropped_total')}[15m])) > 0",
+        wait="0m",
+        severity="medium",
+        summary="{{ $labels.instance }} loses lines of its log",
+        do="See whether its standard output is read, and its disk.",
     )
 
 

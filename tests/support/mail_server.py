@@ -94,7 +94,9 @@ class _Session:
                 offered = ["AUTH PLAIN", "8BITMIME"]
                 if self._context and not self._encrypted and self._server.fault != "no_starttls":
                     offered.append("STARTTLS")
-                await self._answer("\r\n".join(["250-mail", *(f"250-{one}" for one in offered[:-1]), f"250 {offered[-1]}"]))
+                await self._answer(
+                    "\r\n".join(["250-mail", *(f"250-{one}" for one in offered[:-1]), f"250 {offered[-1]}"])
+                )
             case "STARTTLS":
                 await self._answer("220 go on")
                 await self._encrypt()
@@ -132,9 +134,7 @@ class _Session:
                 return False
         mail = cast("EmailMessage", message_from_bytes("\r\n".join(lines).encode(), policy=default))
         self._server.taken.append(
-            TakenMail(
-                sender=self._sender, to=tuple(self._to), encrypted=self._encrypted, user=self._user, mail=mail
-            )
+            TakenMail(sender=self._sender, to=tuple(self._to), encrypted=self._encrypted, user=self._user, mail=mail)
         )
         await self._answer("250 taken")
         return True
@@ -166,7 +166,7 @@ def _address(rest: str) -> str:
 async def mail_server(
     context: ssl.SSLContext | None = None, *, tls: bool = False, password: str = ""
 ) -> AsyncIterator[MailServer]:
-    """Run a mail server on a free port of 127.0.0.1; with ``context`` it offers STARTTLS, or with ``tls`` is all TLS."""
+    """Run a mail server on a free port of 127.0.0.1; with ``context`` it offers STARTTLS or, with ``tls``, TLS."""
     server = MailServer(context, tls=tls, password=password)
     async with trio.open_nursery() as nursery:
         serve = partial(trio.serve_tcp, server.connection, 0, host="127.0.0.1")

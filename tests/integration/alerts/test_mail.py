@@ -11,7 +11,7 @@ from convo.alerts import formats, mail
 from convo.alerts.formats import Notification
 from convo.alerts.mail import MailSink
 from convo.alerts.rules import Alert, Evidence, condition
-from convo.errors import ConfigError, RemoteDenied, RemoteError, RemoteRefused, RemoteUnavailable
+from convo.errors import ConfigError, DeadlineExceeded, RemoteDenied, RemoteError, RemoteRefused, RemoteUnavailable
 from convo.settings import Secret, SmtpSettings
 from tests.support.certificates import made
 from tests.support.mail_server import MailFault, mail_server
@@ -79,7 +79,7 @@ async def test_an_encrypted_server_is_checked_against_the_authority_and_signed_i
 
 async def test_a_password_is_never_sent_where_the_server_offers_no_encryption() -> None:
     async with mail_server(password="secret") as server:
-        with pytest.raises(RemoteDenied, match="STARTTLS"):
+        with pytest.raises(RemoteDenied, match="STARTTLS, or no login"):
             await sink(server.port, security="starttls", user="convo", password=Secret("secret")).send(message())
     assert server.taken == []
 
@@ -92,7 +92,7 @@ async def test_a_password_is_never_sent_where_the_server_offers_no_encryption() 
         ("drips", RemoteUnavailable, "alerts.deliver"),
         ("drops_after_data", RemoteUnavailable, "connection failed"),
         ("busy", RemoteUnavailable, "answered 451"),
-        ("refuses", RemoteRefused, "every recipient .answered 550."),
+        ("refuses", RemoteRefused, r"every recipient \(answered 550\)"),
         ("refuses_some", RemoteRefused, "1 of 2 recipients"),
     ],
 )
@@ -107,6 +107,23 @@ async def test_a_fault_is_told_apart_by_whether_another_try_can_help(
         with trio.fail_after(5):
             while mail._THREADS.borrowed_tokens:  # noqa: ASYNC110  (a thread rings no bell)
                 await trio.sleep(0.01)
+
+
+async def test_a_check_signs_in_and_sends_nothing() -> None:
+    async with mail_server(password="secret") as server:
+        login = {"user": "convo", "password": Secret("secret")}
+        settings = SmtpSettings(host="localhost", port=server.port, security="none", sender="c@example.com", **login)
+        assert await mail.check_mail_server(settings, 5.0) == f"localhost:{server.port} takes e-mails, signed in"
+        server.fault = "hangs"
+        with pytest.raises(DeadlineExceeded, match=r"smtp\.check"):
+            await mail.check_mail_server(settings, 0.3)
+    assert server.taken == []
+
+
+@pytest.mark.parametrize("host", ["a..b", ".example.com", "x" * 70])
+async def test_a_name_that_no_server_can_have_is_a_fault_of_the_settings(host: str) -> None:
+    with pytest.raises((RemoteDenied, RemoteUnavailable)):
+        await sink(25, host=host).send(message())
 
 
 async def test_nobody_listens() -> None:

@@ -71,7 +71,7 @@ async def test_an_alert_goes_from_one_to_the_next_until_it_is_acknowledged_and_a
             actions = [one.event["event_action"] for one in pagerduty.got]
             assert actions == ["trigger", "acknowledge"]
             async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url) as client:
-                while (await disk_low(client))["acknowledged_by"] is None:
+                while (await disk_low(client))["acknowledged_by"] is None:  # noqa: ASYNC110
                     await trio.sleep(0.02)
                 # Longer than a step.
                 await trio.sleep(1.5)

@@ -66,7 +66,12 @@ async def test_without_a_public_url_no_link_is_sent_that_pagerduty_would_refuse(
 
 @pytest.mark.parametrize(
     ("kind", "severity"),
-    [("DEAD_LETTER", "critical"), ("BACKLOG_OLD", "error"), ("LOGS_BEHIND", "warning"), ("SLOW_DATABASE_QUERY", "info")],
+    [
+        ("DEAD_LETTER", "critical"),
+        ("BACKLOG_OLD", "error"),
+        ("LOGS_BEHIND", "warning"),
+        ("SLOW_DATABASE_QUERY", "info"),
+    ],
 )
 async def test_each_level_has_its_severity(pagerduty: Receiver, kind: str, severity: str) -> None:
     (event,) = await sent(pagerduty, kind=kind)

@@ -297,6 +297,9 @@ ALERTING = {
 }
 
 
+DISK = {"type": "DISK_LOW"}
+
+
 async def lines_until(client: httpx.AsyncClient, query: str, end: str, act: Any) -> list[str]:
     """Read a stream until a line begins with ``end``; once it is open, ``act``."""
     found: list[str] = []
@@ -319,7 +322,7 @@ async def test_a_stream_that_asks_for_alerts_gets_them_without_a_number(
     async with convo(tmp_path, database, {**ALERTING, **events}) as client:
 
         async def act() -> None:
-            while (await client.post("/v1/alerts/acknowledge", json={"type": "DISK_LOW"})).status_code == 404:
+            while (await client.post("/v1/alerts/acknowledge", json=DISK)).status_code == 404:  # noqa: ASYNC110
                 await trio.sleep(0.05)
 
         lines = await lines_until(client, "?types=alert", 'data: {"type":"alert.acknowledged"', act)
@@ -339,7 +342,7 @@ async def test_a_stream_of_both_has_events_with_numbers_and_alerts_and_one_of_ev
         await plain.opened.wait()
 
         async def act() -> None:
-            while (await client.post("/v1/alerts/acknowledge", json={"type": "DISK_LOW"})).status_code == 404:
+            while (await client.post("/v1/alerts/acknowledge", json=DISK)).status_code == 404:  # noqa: ASYNC110
                 await trio.sleep(0.05)
             await posted(client, "talk-1")
 

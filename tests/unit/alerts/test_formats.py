@@ -87,8 +87,6 @@ def test_a_message_says_who_has_acknowledged_it() -> None:
     alert = Alert(condition=condition("DEAD_LETTER", "jobs", "why"), since=0.0)
     by = Acknowledgement(by="anna", at=AT)
     shown = formats.view(alert, raised_at=AT, ended_at=None, process="here/1", acknowledged=by)
-    text = json.loads(
-        formats.slack_body(Notification(id="msg_1", change="acknowledged", at=AT, alert=shown))
-    )["text"]
+    text = json.loads(formats.slack_body(Notification(id="msg_1", change="acknowledged", at=AT, alert=shown)))["text"]
     assert text.startswith("🟡 *CRITICAL DEAD_LETTER* acknowledged: jobs\n")
     assert "Acknowledged by anna" in text

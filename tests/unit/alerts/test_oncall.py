@@ -115,7 +115,8 @@ class Running:
         self.shared.found = Vitals(at=0.0, dead=count)
 
     def people(self) -> list[Reached]:
-        return [one for one in self.reached if one[0] != "shared"]
+        """Whom of the rotation it has reached, in the order of time, those of one second by their names."""
+        return sorted((one for one in self.reached if one[0] != "shared"), key=lambda one: (one[2], one[0]))
 
 
 @pytest.fixture
@@ -359,7 +360,9 @@ async def test_a_repeat_also_goes_to_who_is_on_call_by_then(table: Table, autoju
 async def test_an_override_is_notified_in_the_place_of_whose_week_it_is(
     table: Table, autojump_clock: MockClock
 ) -> None:
-    covered = OncallOverride(from_=datetime(2027, 3, 22, 9), until=datetime(2027, 3, 22, 18), person="chris")
+    covered = OncallOverride(
+        from_=datetime(2027, 3, 22, 8, tzinfo=UTC), until=datetime(2027, 3, 22, 17, tzinfo=UTC), person="chris"
+    )
     async with process(OncallSettings(**{**fields(ONCALL), "overrides": (covered,)})) as running:
         running.dead()
         await trio.sleep(1000)

@@ -116,9 +116,7 @@ def test_prometheus_takes_every_expression_of_the_board(promtool: str, tmp_path:
 
 def firing(name: str, series: dict[str, str], at: str, labels: dict[str, str] | None) -> dict[str, Any]:
     """Describe a test of one rule: after ``at`` it fires with these labels and its own texts, or not at all."""
-    rule = next(
-        rule for group in generate.rules("convo", "") for rule in group["rules"] if rule["alert"] == name
-    )
+    rule = next(rule for group in generate.rules("convo", "") for rule in group["rules"] if rule["alert"] == name)
     expected = []
     if labels is not None:
         texts = {
