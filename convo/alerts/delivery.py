@@ -1,7 +1,8 @@
 """Delivers notifications to one sink each: the log, an address, or what ``sinks`` opens besides.
 
 Open it to change how often a message is tried, and what becomes of one that fails. Messages wait in bounded queues, one
-for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for it: a full queue drops, an attempt has its deadline, a message its attempts.
+for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for it: a full queue drops, an
+attempt has its deadline, a message its attempts.
 """
 
 from __future__ import annotations

@@ -174,8 +174,8 @@ class Alerts:
         if alert is not None:
             self._send(Notice(change="acknowledged", alert=alert))
 
-    def _database_answers(self) -> bool:
-        return self._prepared.is_set() and not self._failed_looks
+    def _database_answers(self) -> bool | None:
+        return not self._failed_looks if self._prepared.is_set() else None
 
     def _message(self, notice: Notice) -> Notification:
         view = self._view(notice.alert, self.open.held(notice.alert.condition.key))

@@ -140,7 +140,8 @@ class _SmtpCall:
             # What socket and ssl raise of a name that none can have.
             raise RemoteDenied(self._name, f"smtp.host = {self._settings.host!r} cannot be used") from error
 
-    def _connected(self) -> smtplib.SMTP:
+    @contextmanager
+    def _connected(self) -> Iterator[smtplib.SMTP]:
         s = self._settings
         here = socket.gethostname()
         self._smtp = smtp = (
@@ -148,14 +149,20 @@ class _SmtpCall:
             if s.security == "tls"
             else smtplib.SMTP(local_hostname=here, timeout=self._seconds)
         )
-        # Connected by its constructor it would be known too late to be cut; without it TLS does not know the name.
-        smtp._host = s.host  # noqa: SLF001
-        smtp.connect(s.host, s.port)
-        if s.security == "starttls":
-            smtp.starttls(context=self._trusted)
-        if s.user:
-            smtp.login(s.user, s.password.reveal())
-        return smtp
+        try:
+            # Connected by its constructor it would be known too late to be cut; without it TLS does not know the name.
+            setattr(smtp, "_host", s.host)  # noqa: B010  (it has no public name)
+            smtp.connect(s.host, s.port)
+            if s.security == "starttls":
+                smtp.starttls(context=self._trusted)
+            if s.user:
+                smtp.login(s.user, s.password.reveal())
+            yield smtp
+            # Its answer is not waited for: the message is taken, and another try would send it twice.
+            with suppress(smtplib.SMTPException, OSError):
+                smtp.putcmd("QUIT")
+        finally:
+            smtp.close()
 
     def _refusal(self, code: int, what: str) -> RemoteRefused | RemoteUnavailable:
         detail = f"the server refuses {what} (answered {code})"

@@ -29,6 +29,9 @@ from convo.store.open_alerts import (
 from convo.store.postgres import Postgres
 
 _CLOSING_MAX = 1000
+_AGAIN_SECONDS = 0.5
+_START_SECONDS = 30.0
+"""After a start, people are notified of nothing for so long, until the database says what was acknowledged before."""
 
 
 class HeldAlert(Struct, kw_only=True):
@@ -49,8 +52,8 @@ class HeldAlert(Struct, kw_only=True):
 class OpenAlerts:
     """The alerts of this process that were notified and last.
 
-    ``folder`` names the process, the same after a restart; ``answers`` says whether the database can be asked.
-    ``acknowledged`` is called when one is.
+    ``folder`` names the process, the same after a restart; ``answers`` says whether the database can be asked, None
+    until it is prepared. ``acknowledged`` is called when one is.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class OpenAlerts:
         postgres: Postgres,
         folder: Callable[[], str],
         look_seconds: float,
-        answers: Callable[[], bool],
+        answers: Callable[[], bool | None],
     ) -> None:
         self._postgres = postgres
         self._folder = folder
@@ -151,23 +154,22 @@ class OpenAlerts:
         while True:
             if not self._held and not self._closing:
                 await self._bell.rung()
-            with trio.move_on_after(0 if self._is_any_new() else self._look_seconds):
+            await self._look()
+            is_any_new = any(not held.known for held in self._held.values())
+            with trio.move_on_after(min(_AGAIN_SECONDS, self._look_seconds) if is_any_new else self._look_seconds):
                 await self._bell.rung()
-            await self.store()
 
-    def _is_any_new(self) -> bool:
-        return any(not held.known for held in self._held.values())
-
-    async def store(self) -> None:
-        """Bring the database up to date, and learn who has acknowledged what; a failure is logged."""
-        if self._answers():
+    async def _look(self) -> None:
+        answers = self._answers()
+        if answers:
             try:
                 await self._store()
             except ConvoError as error:
                 log_records.alerts_not_stored(reason=error.detail)
-        # It does not answer: what this process knows itself is all there is.
+        # Where it does not answer, what this process knows itself is all there is. At a start it soon does.
+        patience_seconds = _START_SECONDS if answers is None else 0.0
         for held in self._held.values():
-            held.known = True
+            held.known = held.known or trio.current_time() >= held.since + patience_seconds
 
     async def _store(self) -> None:
         closing, self._closing = self._closing, []

@@ -7,6 +7,7 @@ for all keeps it when another process takes over.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -57,19 +58,19 @@ class PagerDutySink(Struct, frozen=True, kw_only=True):
                 client=self.client,
                 url=self.url,
                 seconds=self.seconds,
-                body=lambda message, action=action: self._event(message, action),
+                body=partial(self._event, action),
                 headers=lambda _message, _body: {},
             )
             await sink.send(message)  # no deadline: the sink sets its own
 
-    def _event(self, message: Notification, action: EventAction) -> bytes:
+    def _event(self, action: EventAction, message: Notification) -> bytes:
         return msgspec.json.encode(pagerduty_event(message, action, self.key.reveal(), self.public_url))
 
 
 def pagerduty_event(message: Notification, action: EventAction, key: str, public_url: str) -> dict[str, Any]:
     """Make one event for PagerDuty."""
     alert = message.alert
-    event = {"routing_key": key, "event_action": action, "dedup_key": _dedup_key(message, public_url)}
+    event: dict[str, Any] = {"routing_key": key, "event_action": action, "dedup_key": _dedup_key(message, public_url)}
     if action != "trigger":
         return event
     event["client"] = "convo"

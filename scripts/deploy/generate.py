@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ _DATADOG_PRIORITY = {"CRITICAL": 1, "HIGH": 2, "MEDIUM": 3, "LOW": 4}
 # --- expressions
 
 
-def series(name: str, *, suffix: str = "", on_board: bool = True, **labels: str) -> str:
-    """Write one metric with its filters.
+def series(name: str, labels: Mapping[str, str], *, suffix: str = "", on_board: bool = True) -> str:
+    """Write one metric with its filters, by label.
 
     Raises:
         ValueError: convo has no such metric, or it has no such label.
@@ -63,17 +63,17 @@ def _operator(value: str) -> str:
 
 def rate(name: str, *by: str, **labels: str) -> str:
     """Write how fast a counter grows, a second."""
-    return f"{_summed(name, by)} (rate({series(name, **labels)}[{_WINDOW}]))"
+    return f"{_summed(name, by)} (rate({series(name, labels)}[{_WINDOW}]))"
 
 
 def gauge(name: str, *by: str, how: str = "sum", **labels: str) -> str:
     """Write a gauge of all processes together."""
-    return f"{_summed(name, by, how)} ({series(name, **labels)})"
+    return f"{_summed(name, by, how)} ({series(name, labels)})"
 
 
 def quantile(share: float, name: str, *by: str, **labels: str) -> str:
     """Write a quantile of a histogram."""
-    inner = f"{_summed(name, (*by, 'le'))} (rate({series(name, suffix='_bucket', **labels)}[{_WINDOW}]))"
+    inner = f"{_summed(name, (*by, 'le'))} (rate({series(name, labels, suffix='_bucket')}[{_WINDOW}]))"
     return f"histogram_quantile({share}, {inner})"
 
 
@@ -219,7 +219,7 @@ def board() -> Json:
         "templating": {
             "list": [
                 {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"},
-                _variable("job", f"label_values({series('convo_build_info', on_board=False)}, job)"),
+                _variable("job", f"label_values({series('convo_build_info', {}, on_board=False)}, job)"),
                 _variable(
                     "instance", f'label_values({series("convo_build_info", on_board=False)}{{job=~"$job"}}, instance)'
                 ),
@@ -281,7 +281,7 @@ def alert_name(kind: str) -> str:
 def _of_alert(name: str, kind: AlertKind, public_url: str) -> Json:
     # One process raises those that all share; of the others each process has its own.
     by = "job" if kind.shared else "job, instance"
-    condition = series("convo_alert_conditions", on_board=False, type=name)
+    condition = series("convo_alert_conditions", {"type": name}, on_board=False)
     where = "" if kind.shared else " at {{ $labels.instance }}"
     return {
         "alert": alert_name(name),
@@ -323,7 +323,7 @@ def _of_process(job: str, public_url: str) -> Iterator[Json]:
 
 def _process_rules(job: str) -> Iterator[ProcessRule]:
     def raw(name: str, **labels: str) -> str:
-        return series(name, on_board=False, **labels)
+        return series(name, labels, on_board=False)
 
     requests, refused = raw("convo_requests_total"), raw("convo_requests_total", status="~5..")
     yield ProcessRule(
@@ -408,7 +408,7 @@ def monitors(public_url: str) -> list[Json]:
 
 
 def _monitor_of(name: str, kind: AlertKind, public_url: str) -> Json:
-    series("convo_alert_conditions", on_board=False, type=name)
+    series("convo_alert_conditions", {"type": name}, on_board=False)
     metric = f"{_DATADOG}.{_datadog_name('convo_alert_conditions')}"
     by = "" if kind.shared else " by {host}"
     message = f"{kind.do}\n{public_url}{handbook_path(name)}"

@@ -132,7 +132,7 @@ class _Session:
                 await trio.sleep_forever()
             case "drops_after_data":
                 return False
-        mail = cast("EmailMessage", message_from_bytes("\r\n".join(lines).encode(), policy=default))
+        mail = message_from_bytes("\r\n".join(lines).encode(), policy=default)
         self._server.taken.append(
             TakenMail(sender=self._sender, to=tuple(self._to), encrypted=self._encrypted, user=self._user, mail=mail)
         )

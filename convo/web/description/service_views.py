@@ -43,7 +43,7 @@ class AlertToAcknowledge(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which alerts somebody has taken up: of a type, of one component or, without it, of all."""
 
     type: Annotated[str, Meta(max_length=100, description="As in the table of the handbook's page alerts.")]
-    component: Annotated[str | None, Meta(max_length=500, description="Null: every component.")] = None
+    component: Annotated[Annotated[str, Meta(max_length=500)] | None, Meta(description="Null: every component.")] = None
     by: Annotated[
         str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="Who; empty: the name of the key.")
     ] = ""

@@ -66,7 +66,7 @@ async def test_an_encrypted_server_is_checked_against_the_authority_and_signed_i
     cert, key = made(tmp_path, "mail")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(cert, key)
-    login = {"user": "convo", "password": Secret("secret"), "security": security}
+    login: dict[str, Any] = {"user": "convo", "password": Secret("secret"), "security": security}
     async with mail_server(context, tls=security == "tls", password="secret") as server:
         await sink(server.port, ca_file=str(cert), **login).send(message())
         with pytest.raises(RemoteDenied, match="certificate is not trusted"):
@@ -111,7 +111,7 @@ async def test_a_fault_is_told_apart_by_whether_another_try_can_help(
 
 async def test_a_check_signs_in_and_sends_nothing() -> None:
     async with mail_server(password="secret") as server:
-        login = {"user": "convo", "password": Secret("secret")}
+        login: dict[str, Any] = {"user": "convo", "password": Secret("secret")}
         settings = SmtpSettings(host="localhost", port=server.port, security="none", sender="c@example.com", **login)
         assert await mail.check_mail_server(settings, 5.0) == f"localhost:{server.port} takes e-mails, signed in"
         server.fault = "hangs"

@@ -82,7 +82,7 @@ async def test_an_alert_goes_from_one_to_the_next_until_it_is_acknowledged_and_a
 async def test_what_is_sent_to_acknowledge_is_checked(tmp_path: Path, database: str) -> None:
     async with (
         serving(tmp_path, database, {**QUICK, **ALWAYS}) as url,
-        httpx.AsyncClient(base_url=f"{url}/v1/alerts/acknowledge") as client,
+        httpx.AsyncClient(base_url=url) as client,
     ):
         for sent, status, words in (
             ({"type": "DISK_HIGH"}, 422, "'DISK_HIGH' is no type of alert"),
@@ -92,9 +92,10 @@ async def test_what_is_sent_to_acknowledge_is_checked(tmp_path: Path, database: 
             ({"type": "DISK_LOW", "who": "anna"}, 422, "who"),
             ({"type": "DISK_LOW", "by": "an\nna"}, 422, ""),
         ):
-            answer = await client.post("", json=sent)
+            answer = await client.post("/v1/alerts/acknowledge", json=sent)
             assert (answer.status_code, words in answer.text) == (status, True), answer.text
-        answer = await client.post("", content=b"{", headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        answer = await client.post("/v1/alerts/acknowledge", content=b"{", headers=headers)
         assert answer.status_code == 400
 
 

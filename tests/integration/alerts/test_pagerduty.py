@@ -79,8 +79,10 @@ async def test_each_level_has_its_severity(pagerduty: Receiver, kind: str, sever
 
 
 async def test_all_that_becomes_of_an_alert_is_of_one_incident(pagerduty: Receiver) -> None:
-    for change in ("raised", "lasting", "escalated", "acknowledged", "resolved"):
-        events = await sent(pagerduty, change)
+    changes: tuple[Change, ...] = ("raised", "lasting", "escalated", "acknowledged", "resolved")
+    for change in changes:
+        await sent(pagerduty, change)
+    events = [one.event for one in pagerduty.got]
     assert [one["event_action"] for one in events] == ["trigger"] * 3 + ["acknowledge", "resolve"]
     assert len({one["dedup_key"] for one in events}) == 1
     assert "payload" not in events[-1]

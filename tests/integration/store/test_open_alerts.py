@@ -1,14 +1,24 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
+import pytest
+
 from convo.store import keys
 from convo.store.audit_log import NO_CALLER, Caller
 from convo.store.open_alerts import OpenKey, acknowledge_alert, close_alerts, list_open, mark_open, open_alert
 from convo.store.postgres import Postgres
-from tests.support.making import Process, ask, rows, shift_clock
+from tests.support.making import Process, ask, open_process, rows, shift_clock
 
 SHARED: OpenKey = ("DEAD_LETTER", "jobs", "")
 HERE: OpenKey = ("LLM_UNAVAILABLE", "llm", "here")
 THERE: OpenKey = ("LLM_UNAVAILABLE", "llm", "there")
+
+
+@pytest.fixture
+async def process(database: str) -> AsyncIterator[Process]:
+    async with open_process(database) as opened:
+        yield opened
 
 
 async def by(postgres: Postgres) -> dict[OpenKey, str | None]:

@@ -128,12 +128,15 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Table:
 
 
 @asynccontextmanager
-async def process(oncall: OncallSettings = ONCALL, at: datetime = MONDAY) -> AsyncIterator[Running]:
+async def process(
+    oncall: OncallSettings = ONCALL, at: datetime = MONDAY, *, prepared: trio.Event | None = None
+) -> AsyncIterator[Running]:
     began, reached, shared = trio.current_time(), list[Reached](), FakeShared()
     people = {name: (SinkQueue(NotingSink(name, began, reached), SETTINGS),) for name in oncall.people}
     sinks = OpenSinks(shared=(SinkQueue(NotingSink("shared", began, reached), SETTINGS),), people=people)
-    prepared = trio.Event()
-    prepared.set()
+    if prepared is None:
+        prepared = trio.Event()
+        prepared.set()
     alerts = Alerts(
         settings=SETTINGS,
         oncall=oncall,
@@ -248,6 +251,27 @@ async def test_a_restart_goes_on_with_the_escalation_and_notifies_nobody_a_secon
         again.dead(0)
         await trio.sleep(10)
         assert [one[:2] for one in again.people()[1:]] == [("anna", "resolved"), ("ben", "resolved")]
+
+
+async def test_at_a_start_people_are_notified_when_the_database_has_said_what_was_acknowledged(
+    table: Table, autojump_clock: MockClock
+) -> None:
+    async with process() as running:
+        running.shared.error = DatabaseUnavailable("away")
+        await trio.sleep(20)
+        running.shared.error = None
+        table.away = False
+        await trio.sleep(6)
+    reached = [one[:2] for one in running.people()]
+    assert reached == [("anna", "raised"), ("anna", "resolved")]
+    prepared = trio.Event()
+    async with process(prepared=prepared) as starting:
+        starting.shared.error = DatabaseUnavailable("away")
+        await trio.sleep(20)
+        assert starting.people() == []
+        # It has said nothing for half a minute.
+        await trio.sleep(20)
+        assert [one[:2] for one in starting.people()] == [("anna", "raised")]
 
 
 async def test_a_process_that_was_away_for_long_raises_anew(table: Table, autojump_clock: MockClock) -> None:
