@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from convo.alerts.rules import KINDS, Alert, AlertLevel, Change, explain_link
-from convo.store.open_alerts import Acknowledgement
+
+if TYPE_CHECKING:
+    # What only shows alerts needs no database.
+    from convo.store.open_alerts import Acknowledgement
 
 _MARKS: Mapping[Change, str] = {
     "raised": "🔴",

@@ -333,7 +333,7 @@ def _alerts(asked: argparse.Namespace) -> int:
     if asked.what == "ack":
         if asked.type is None:
             raise Refused("name the type of the alert: `convo alerts ack TYPE`; `convo alerts` lists what lasts")
-        return terminal.acknowledge_alert(_call(asked), asked.type.upper(), asked.component, asked.by)
+        return terminal.post_acknowledgement(_call(asked), asked.type.upper(), asked.component, asked.by)
     if asked.type is not None or asked.component is not None or asked.by:
         raise Refused(f"TYPE, --component and --by are for `convo alerts ack`, not for `convo alerts {asked.what}`")
     command = terminal.test_alerts if asked.what == "test" else terminal.alerts

@@ -191,7 +191,7 @@ def alerts(call: ServerCall) -> int:
     )
 
 
-def acknowledge_alert(call: ServerCall, kind: str, component: str | None, by: str) -> int:
+def post_acknowledgement(call: ServerCall, kind: str, component: str | None, by: str) -> int:
     """Note that somebody has taken up the alerts of a type, and print which these are."""
     sent = service_views.AlertToAcknowledge(type=kind, component=component, by=by)
 

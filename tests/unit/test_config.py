@@ -178,7 +178,7 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text:
         ("[database]\nurl = 5", r"\$\.database\.url"),
         ("[score]\nfriend_from = 500", r"friend_from .500..*acquaintance_from .500.*\$\.score"),
         ("server = 3", r"\$\.server.*; server is a section: write the line \[server\], and its keys below it"),
-        ("port = 80", r"\$\.port: there is no such key; it belongs below \[server\]$"),
+        ("port = 80", r"\$\.port: there is no such key; it belongs below \[server\] or \[smtp\]$"),
     ],
 )
 def test_a_misspelt_key_or_a_wrong_value_is_an_error_with_its_path(tmp_path: Path, text: str, said: str) -> None:

@@ -75,7 +75,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "audit_log",
         "alerts",
         "test_alerts",
-        "acknowledge_alert",
+        "post_acknowledgement",
     ):
         monkeypatch.setattr(terminal, name, record(name))
     return calls
@@ -286,8 +286,8 @@ def test_an_alert_is_acknowledged_by_its_type_of_one_component_or_of_all(called:
     assert cli.main(["alerts", "ack", "LLM_UNAVAILABLE"]) == 3
     assert cli.main(["alerts", "ack", "dead_letter", "--component", "jobs", "--by", "anna"]) == 3
     assert called == [
-        ("acknowledge_alert", usual, "LLM_UNAVAILABLE", None, ""),
-        ("acknowledge_alert", usual, "DEAD_LETTER", "jobs", "anna"),
+        ("post_acknowledgement", usual, "LLM_UNAVAILABLE", None, ""),
+        ("post_acknowledgement", usual, "DEAD_LETTER", "jobs", "anna"),
     ]
 
 

@@ -397,7 +397,7 @@ def test_an_acknowledgement_is_posted_and_shown_with_who_was_first(
 ) -> None:
     seen = answering(sent(samples.ALERTS_ACKNOWLEDGED))
 
-    assert terminal.acknowledge_alert(ServerCall(url="http://convo"), "DEAD_LETTER", None, "ben") == 0
+    assert terminal.post_acknowledgement(ServerCall(url="http://convo"), "DEAD_LETTER", None, "ben") == 0
 
     assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/alerts/acknowledge")
     assert json.loads(seen[0].content) == {"type": "DEAD_LETTER", "component": None, "by": "ben"}
