@@ -23,12 +23,14 @@ from convo.store.open_alerts import (
     OpenKey,
     acknowledge_alert,
     close_alerts,
+    list_open,
     mark_open,
     open_alert,
 )
 from convo.store.postgres import Postgres
 
 _CLOSING_MAX = 1000
+_NAMED_MAX = 10
 _AGAIN_SECONDS = 0.5
 _START_SECONDS = 30.0
 """After a start, people are notified of nothing for so long, until the database says what was acknowledged before."""
@@ -124,10 +126,14 @@ class OpenAlerts:
         found += [self._shown(self._held[key]) for key in here if self._held[key].key not in known]
         if not found:
             of = f" of {component!r}" if component else ""
-            raise NotFound(
-                f"no alert {kind}{of} lasts that was notified: GET /v1/alerts of each process lists what lasts"
-            )
+            raise NotFound(f"no alert {kind}{of} lasts that was notified; {await self._lasting()}")
         return found
+
+    async def _lasting(self) -> str:
+        """Name what lasts, for whoever has named something else."""
+        names = [f"{one.type} of {one.component!r}" for one in await list_open(self._postgres)]
+        shown = ", ".join(list(dict.fromkeys(names))[:_NAMED_MAX])
+        return f"these do: {shown}" if shown else "none does"
 
     def _shown(self, held: HeldAlert) -> OpenAlert:
         kind, component, folder = held.key

@@ -90,13 +90,11 @@ async def acknowledge_alert(
     """
 
     async def body(connection: Connection) -> list[OpenAlert]:
-        values = kind, component, by, caller.key_id, FRESH_SECONDS
-        found = [_open_alert(row) for row in await connection.fetch(_ACKNOWLEDGE, *values)]
-        names = sorted({one.acknowledged.by for one in found if one.acknowledged})
-        detail = {"type": kind, "component": component, "by": ", ".join(names)}
-        if found:
+        rows = await connection.fetch(_ACKNOWLEDGE, kind, component, FRESH_SECONDS, by, caller.key_id)
+        if rows:
+            detail = {"type": kind, "component": component, "by": rows[0]["acknowledged_by"]}
             await audit_log.append(connection, AuditEntry(action="alert_acknowledged", caller=caller, detail=detail))
-        return found
+        return [_open_alert(row) for row in await connection.fetch(_OF_TYPE, kind, component, FRESH_SECONDS)]
 
     # A standby that is away is itself an alert, which somebody must be able to acknowledge.
     return await postgres.run("db.acknowledge_alert", body, begin=LOCAL)
@@ -155,14 +153,19 @@ _CLOSE = """
 DELETE FROM open_alert AS one USING unnest($1::text[], $2::text[], $3::text[]) AS mine (type, component, folder)
 WHERE one.type = mine.type AND one.component = mine.component AND one.folder = mine.folder
 """
-_ACKNOWLEDGE = f"""
-UPDATE open_alert AS one SET acknowledged_at = coalesce(acknowledged_at, convo_now()), acknowledged_by = coalesce(
-    acknowledged_by, nullif($3::text, ''), (SELECT name FROM api_key WHERE key_id = $4), 'somebody without a key')
-WHERE (type, component, folder) IN (
+_ACKNOWLEDGE = """
+UPDATE open_alert AS one SET acknowledged_at = convo_now(), acknowledged_by = coalesce(
+    nullif($4::text, ''), (SELECT name FROM api_key WHERE key_id = $5), 'somebody without a key')
+WHERE acknowledged_at IS NULL AND (type, component, folder) IN (
     SELECT type, component, folder FROM open_alert
-    WHERE type = $1 AND ($2::text IS NULL OR component = $2) AND seen_at > convo_now() - make_interval(secs => $5)
+    WHERE type = $1 AND ($2::text IS NULL OR component = $2) AND seen_at > convo_now() - make_interval(secs => $3)
     LIMIT 1000)
-RETURNING {_COLUMNS}
+RETURNING acknowledged_by
+"""
+_OF_TYPE = f"""
+SELECT {_COLUMNS} FROM open_alert AS one
+WHERE type = $1 AND ($2::text IS NULL OR component = $2) AND seen_at > convo_now() - make_interval(secs => $3)
+ORDER BY type, component, folder LIMIT 1000
 """
 _LIST = f"""
 SELECT {_COLUMNS} FROM open_alert AS one WHERE seen_at > convo_now() - make_interval(secs => $1)

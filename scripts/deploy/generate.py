@@ -221,7 +221,8 @@ def board() -> Json:
                 {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Data source"},
                 _variable("job", f"label_values({series('convo_build_info', {}, on_board=False)}, job)"),
                 _variable(
-                    "instance", f'label_values({series("convo_build_info", on_board=False)}{{job=~"$job"}}, instance)'
+                    "instance",
+                    f'label_values({series("convo_build_info", {}, on_board=False)}{{job=~"$job"}}, instance)',
                 ),
             ]
         },

@@ -98,7 +98,8 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.open_alerts._FORGET_OLD": (300.0,),
     "convo.store.open_alerts._MARK": (["DEAD_LETTER"], ["jobs"], [""], [0]),
     "convo.store.open_alerts._CLOSE": (["DEAD_LETTER"], ["jobs"], [""]),
-    "convo.store.open_alerts._ACKNOWLEDGE": ("DEAD_LETTER", None, "", None, 300.0),
+    "convo.store.open_alerts._ACKNOWLEDGE": ("DEAD_LETTER", None, 300.0, "", None),
+    "convo.store.open_alerts._OF_TYPE": ("DEAD_LETTER", None, 300.0),
     "convo.store.open_alerts._LIST": (300.0,),
     "convo.store.open_alerts._OPEN": ("DEAD_LETTER", "jobs", "", 300.0),
     **dict.fromkeys(

@@ -86,7 +86,7 @@ async def test_what_is_sent_to_acknowledge_is_checked(tmp_path: Path, database: 
     ):
         for sent, status, words in (
             ({"type": "DISK_HIGH"}, 422, "'DISK_HIGH' is no type of alert"),
-            ({"type": "DISK_LOW", "component": "disk"}, 404, "no alert DISK_LOW of 'disk' lasts"),
+            ({"type": "DISK_LOW", "component": "disk"}, 404, "these do: DISK_LOW of 'data_dir'"),
             ({"type": "LEDGER_GAP"}, 404, "no alert LEDGER_GAP lasts"),
             ({"component": "data_dir"}, 422, "type"),
             ({"type": "DISK_LOW", "who": "anna"}, 422, "who"),

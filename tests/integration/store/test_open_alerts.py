@@ -46,6 +46,8 @@ async def test_an_acknowledgement_holds_in_all_processes_and_the_first_one_stays
     assert {one.key for one in found} == {HERE, THERE}
     await acknowledge_alert(postgres, "LLM_UNAVAILABLE", None, "ben", NO_CALLER)
     assert await by(postgres) == {SHARED: None, HERE: "anna", THERE: "anna"}
+    noted = "SELECT detail ->> 'by' FROM audit_log WHERE action = 'alert_acknowledged'"
+    assert await rows(postgres, noted) == [("anna",)]
     (marked,) = await mark_open(postgres, {THERE: 0})
     assert marked.acknowledged is not None
     assert marked.acknowledged.by == "anna"

@@ -77,6 +77,11 @@ class Table:
         for key in keys:
             self.rows.pop(key, None)
 
+    async def list_open(self, _: object) -> list[OpenAlert]:
+        await trio.lowlevel.checkpoint()
+        self.check()
+        return [self.row(key) for key in self.rows]
+
     async def acknowledge_alert(
         self, _: object, kind: str, component: str | None, by: str, __: object
     ) -> list[OpenAlert]:
@@ -122,7 +127,7 @@ class Running:
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Table:
     found = Table()
-    for name in ("open_alert", "mark_open", "close_alerts", "acknowledge_alert"):
+    for name in ("open_alert", "mark_open", "close_alerts", "acknowledge_alert", "list_open"):
         monkeypatch.setattr(open_alerts, name, getattr(found, name))
     return found
 
@@ -337,7 +342,7 @@ async def test_nobody_can_acknowledge_what_does_not_last(table: Table, autojump_
     async with process() as running:
         running.dead()
         await trio.sleep(25)
-        with pytest.raises(NotFound, match="no alert DEAD_LETTER of 'job' lasts"):
+        with pytest.raises(NotFound, match="no alert DEAD_LETTER of 'job' lasts.* these do: DEAD_LETTER of 'jobs'"):
             await running.alerts.open.acknowledge("DEAD_LETTER", "job", "anna", NO_CALLER)
         with pytest.raises(NotFound, match="no alert LEDGER_GAP lasts"):
             await running.alerts.open.acknowledge("LEDGER_GAP", None, "anna", NO_CALLER)
