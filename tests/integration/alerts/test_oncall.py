@@ -49,7 +49,7 @@ async def test_an_alert_goes_from_one_to_the_next_until_it_is_acknowledged_and_a
 ) -> None:
     with trio.fail_after(50), receiving(lambda _: Reply(status=202)) as pagerduty:
         async with mail_server() as mails:
-            settings = rotating(mails, pagerduty, 1.0)
+            settings = rotating(mails, pagerduty, 1.5)
             async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url) as client:
                 await eventually(lambda: len(mails.taken) >= 2)
                 answer = await client.post("/v1/alerts/acknowledge", json=ACK)
@@ -62,19 +62,17 @@ async def test_an_alert_goes_from_one_to_the_next_until_it_is_acknowledged_and_a
                 assert (shown["acknowledged_by"], shown["acknowledged_at"]) == ("anna", given["acknowledged_at"])
                 (again,) = (await client.post("/v1/alerts/acknowledge", json=ACK | {"by": "ben"})).json()["alerts"]
                 assert again == given
-            assert [(one.to[0].partition("@")[0], one.mail["Subject"].split()[2]) for one in mails.taken] == [
-                ("anna", "raised:"),
-                ("ben", "escalated:"),
-                ("anna", "acknowledged:"),
-                ("ben", "acknowledged:"),
-            ]
+            found = [(one.to[0].partition("@")[0], one.mail["Subject"].split()[2]) for one in mails.taken]
+            assert found[:2] == [("anna", "raised:"), ("ben", "escalated:")]
+            # Each of them has a queue of its own.
+            assert sorted(found[2:]) == [("anna", "acknowledged:"), ("ben", "acknowledged:")]
             actions = [one.event["event_action"] for one in pagerduty.got]
             assert actions == ["trigger", "acknowledge"]
             async with serving(tmp_path, database, settings) as url, httpx.AsyncClient(base_url=url) as client:
                 while (await disk_low(client))["acknowledged_by"] is None:  # noqa: ASYNC110
                     await trio.sleep(0.02)
-                # Longer than a step.
-                await trio.sleep(1.5)
+                # By then all would be notified.
+                await trio.sleep(2)
                 assert (await disk_low(client))["acknowledged_by"] == "anna"
             assert len(mails.taken) == 4
 

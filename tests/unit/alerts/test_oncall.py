@@ -342,7 +342,7 @@ async def test_nobody_can_acknowledge_what_does_not_last(table: Table, autojump_
     async with process() as running:
         running.dead()
         await trio.sleep(25)
-        with pytest.raises(NotFound, match="no alert DEAD_LETTER of 'job' lasts.* these do: DEAD_LETTER of 'jobs'"):
+        with pytest.raises(NotFound, match=r"no alert DEAD_LETTER of 'job' lasts.* these do: DEAD_LETTER of 'jobs'"):
             await running.alerts.open.acknowledge("DEAD_LETTER", "job", "anna", NO_CALLER)
         with pytest.raises(NotFound, match="no alert LEDGER_GAP lasts"):
             await running.alerts.open.acknowledge("LEDGER_GAP", None, "anna", NO_CALLER)
