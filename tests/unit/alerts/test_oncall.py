@@ -236,6 +236,8 @@ async def test_a_restart_keeps_the_acknowledgement(table: Table, autojump_clock:
         again.dead()
         await trio.sleep(2500)
         assert again.people() == []
+        # Nothing has changed by the restart, so nobody is told a second time that it is acknowledged.
+        assert ("shared", "acknowledged") not in [one[:2] for one in again.reached]
         (shown,) = again.alerts.show().active
         assert shown.acknowledged_by == "anna"
 
