@@ -108,6 +108,7 @@ class _SmtpCall:
         self._seconds = seconds
         self._trusted = trusted
         self._smtp: smtplib.SMTP | None = None
+        self._is_cut = False
 
     def send(self, mail: EmailMessage, to: tuple[str, ...]) -> None:
         with self._mapped(), self._connected() as smtp:
@@ -153,6 +154,9 @@ class _SmtpCall:
             # Connected by its constructor it would be known too late to be cut; without it TLS does not know the name.
             setattr(smtp, "_host", s.host)  # noqa: B010  (it has no public name)
             smtp.connect(s.host, s.port)
+            if self._is_cut:
+                # It was given up while it had no connection yet: another try is under way, which sends the message.
+                raise smtplib.SMTPServerDisconnected("given up")
             if s.security == "starttls":
                 smtp.starttls(context=self._trusted)
             if s.user:
@@ -169,7 +173,8 @@ class _SmtpCall:
         return RemoteRefused(self._name, detail) if code >= 500 else RemoteUnavailable(self._name, detail)
 
     def cut(self) -> None:
-        """Cut the connection, where there is one still."""
+        """Cut the connection, where there is one still, and begin none."""
+        self._is_cut = True
         sock = None if self._smtp is None else self._smtp.sock
         if sock is not None:
             with suppress(OSError):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import smtplib
 import ssl
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,25 @@ async def test_a_fault_is_told_apart_by_whether_another_try_can_help(
         with trio.fail_after(5):
             while mail._THREADS.borrowed_tokens:  # noqa: ASYNC110  (a thread rings no bell)
                 await trio.sleep(0.01)
+
+
+async def test_what_was_given_up_before_it_was_connected_sends_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_found = threading.Event()
+    connect = smtplib.SMTP.connect
+
+    def slowly(self: smtplib.SMTP, *given: Any, **named: Any) -> Any:
+        name_found.wait(10)
+        return connect(self, *given, **named)
+
+    monkeypatch.setattr(smtplib.SMTP, "connect", slowly)
+    async with mail_server() as server:
+        with pytest.raises(RemoteUnavailable, match=r"alerts\.deliver"):
+            await sink(server.port, seconds=0.2).send(message())
+        name_found.set()
+        with trio.fail_after(5):
+            while mail._THREADS.borrowed_tokens:  # noqa: ASYNC110  (a thread rings no bell)
+                await trio.sleep(0.01)
+    assert server.taken == []
 
 
 async def test_a_check_signs_in_and_sends_nothing() -> None:
