@@ -12,6 +12,7 @@ AuditAction = Literal[
     "log_read",
     "retry",
     "acknowledge",
+    "alert_acknowledged",
     "erase",
     "promote",
     "key_made",
@@ -29,6 +30,7 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "log_read": "The log of a conversation was read, as turns or as it was sent. A row for each request.",
     "retry": "A dead letter was made ready again, alone or with many others. A row for each dead letter.",
     "acknowledge": "A dead letter was marked as reviewed.",
+    "alert_acknowledged": "Somebody acknowledged an alert. `detail` has its type, its component (null: all) and who.",
     "erase": "A conversation or a user was erased. Of a user there is a row for each batch of conversations.",
     "promote": "Results of a re-run took the place of the current ones. `detail` has the part, its version, how many "
     "conversations, and by how many points their scores moved. A row for each transaction and tenant.",

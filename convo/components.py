@@ -12,10 +12,11 @@ from typing import cast
 
 import trio
 
-from convo.alerts.delivery import SinkQueue
+from convo.alerts.formats import Notification
 from convo.alerts.keeper import Alerts, Here
 from convo.alerts.ledger_watch import watch_ledger
 from convo.alerts.shared import SharedState
+from convo.alerts.sinks import OpenSinks
 from convo.analysis.analysts import AnalystsOfSets
 from convo.analysis.clients import model_of
 from convo.analysis.declared import declarations, served_dependencies
@@ -109,7 +110,7 @@ class Components:
         remotes: Sequence[RemoteAnalyst],
         *,
         shared: SharedState,
-        sink_queues: Sequence[SinkQueue],
+        sinks: OpenSinks,
         hooks: CheckedClient,
         storage: ObjectStorage | None = None,
         spans: SpanKeeper | None = None,
@@ -167,10 +168,19 @@ class Components:
         self.watch = Watch(postgres, settings.jobs.poll_seconds)
         self.alerts = Alerts(
             settings=settings.alerts,
-            here=Here(process=lambda: me.label, folder=Path(settings.server.data_dir), pool=postgres.in_use),
+            oncall=settings.oncall,
+            here=Here(
+                process=lambda: me.label,
+                folder=Path(settings.server.data_dir),
+                pool=postgres.in_use,
+                folder_id=lambda: me.folder,
+                public_url=settings.server.public_url,
+            ),
+            postgres=postgres,
             shared=shared,
             prepared=self.prepared,
-            sink_queues=sink_queues,
+            sinks=sinks,
+            publish=self._publish_alert,
         )
         service = next((remote for remote in remotes if isinstance(remote, MemoryService)), None)
         self._telling = telling_of(service)
@@ -250,7 +260,7 @@ class Components:
                 self._owed_sets,
             ),
         )
-        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last)
+        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last, self.authority.check)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: AnalystsOfSets) -> None:
@@ -362,6 +372,7 @@ class Components:
                 pings=self.pings,
                 check_stores=self.committer.check,
                 alerts=self.alerts,
+                settings=settings.web,
                 learnt=_learnt_by(remotes),
             ),
         )
@@ -521,6 +532,9 @@ class Components:
         self.streams.wake()
         if self.relay is not None:
             self.relay.wake()
+
+    def _publish_alert(self, message: Notification) -> None:
+        self.streams.put_alert(message)
 
     def _leads(self) -> bool:
         return self.alerts.leads

@@ -25,7 +25,7 @@ from convo.ladder import check_ladder
 from convo.otel_variables import otel_settings
 from convo.setting_checks import check_meaning
 from convo.setting_values import variable, wanted
-from convo.settings import LlmFallback, Secret, ServerSettings, Settings
+from convo.settings import LlmFallback, PersonSettings, Secret, ServerSettings, Settings
 
 DEFAULT_FILE = Path(__file__).resolve().parent.parent / "config.toml"
 """The repository's own file, read where no other file is given and this one exists."""
@@ -37,20 +37,24 @@ ADDRESS_FILE = "address"
 _NOT_SETTINGS = ("CONVO_TEST_DATABASE_URL", "CONVO_TEST_RABBITMQ_URL", "CONVO_URL", "CONVO_KEY")
 _SECRET_KEYS = (
     *((name, "api_key") for name in DEPENDENCIES),
-    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url", "pagerduty_key")),
+    ("smtp", "password"),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
     ("otel", "headers"),
 )
 # Tables of tables whose names and keys can stand in the names of variables.
-_NESTED_TABLES = {("llm", "fallbacks"): LlmFallback}
+_NESTED_TABLES: dict[tuple[str, str], type[Struct]] = {
+    ("llm", "fallbacks"): LlmFallback,
+    ("oncall", "people"): PersonSettings,
+}
 _NESTED_WORDS = 4
 _WANTED_LIST = 'must be a JSON array, e.g. ["conversation.analysed", "conversation.dead"]'
 # A header or parameter of such a name carries a secret.
 _SECRET_NAME = re.compile(r"authorization|cookie|key|token|secret|password", re.IGNORECASE)
 _PATHS = (
     *(("server", key) for key in ("data_dir", "certfile", "keyfile")),
-    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "webhooks", "rabbitmq", "logs", "otel")),
+    *((name, "ca_file") for name in (*DEPENDENCIES, "alerts", "smtp", "webhooks", "rabbitmq", "logs", "otel")),
 )
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>.*?)`(?: - at `\$\.(?P<section>\w+)`)?", re.DOTALL)
 _WRONG = re.compile(r" - at `\$\.(?P<section>\w+)\.(?P<key>\w+)")
@@ -201,6 +205,7 @@ def _check_no_secret(path: Path, tables: Mapping[str, Any]) -> None:
                     f"{path}: $.{'.'.join(where)}.{key} holds {secret}, which looks like a secret, and a secret must"
                     f" not be in a file; set {key_variable}__{key.upper()} instead, as JSON"
                 )
+    _check_no_secret_of_people(path, tables)
     if isinstance(tables.get("database"), dict) and _has_password(str(tables["database"].get("url", ""))):
         raise ConfigError(f"{path}: $.database.url holds a password; set {variable('database', 'url')} instead")
 
@@ -215,6 +220,25 @@ def _model_tables(tables: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], 
     for name, one in fallbacks.items() if isinstance(fallbacks, dict) else ():
         if isinstance(one, dict):
             yield ("llm", "fallbacks", name), one
+
+
+def _check_no_secret_of_people(path: Path, tables: Mapping[str, Any]) -> None:
+    for name, person in _people_tables(tables):
+        for key in ("pagerduty_key", "slack_url"):
+            if person.get(key):
+                raise ConfigError(
+                    f"{path}: $.oncall.people.{name}.{key} is a secret, which must not be in a file; set"
+                    f" {variable('oncall', 'people', name, key)} instead"
+                )
+
+
+def _people_tables(tables: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the table of each person of the rotation, by name."""
+    oncall = tables.get("oncall")
+    people = oncall.get("people") if isinstance(oncall, dict) else None
+    for name, one in people.items() if isinstance(people, dict) else ():
+        if isinstance(one, dict):
+            yield name, one
 
 
 def _has_password(url: str) -> bool:
@@ -311,7 +335,9 @@ def _table(kind: Any, text: str, typed_as: str) -> Any:
 
 def _list(kind: Any, text: str, complaint: str) -> Any:
     try:
-        return list(msgspec.json.decode(text, type=kind))
+        msgspec.json.decode(text, type=kind)
+        # As a file would have it: an item may be a table.
+        return list(msgspec.json.decode(text))
     except msgspec.DecodeError as error:
         raise ConfigError(f"{complaint} ({error})") from None
 

@@ -33,8 +33,8 @@ import msgspec
 import trio
 
 from convo import __version__, startup
-from convo.alerts.delivery import open_sink_queues
 from convo.alerts.shared import SharedState
+from convo.alerts.sinks import open_sinks
 from convo.changed_settings import changed_settings
 from convo.components import Components
 from convo.errors import ConvoError
@@ -88,7 +88,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 )
             )
             analysts, remotes = await stack.enter_async_context(startup.open_analysts(settings))
-            sink_queues = await stack.enter_async_context(open_sink_queues(settings.alerts))
+            sinks = await stack.enter_async_context(open_sinks(settings))
             hooks = await stack.enter_async_context(startup.open_hooks(settings))
             storage = await stack.enter_async_context(startup.open_storage(settings, bridge, postgres))
             shared = SharedState(postgres, settings.alerts)
@@ -102,7 +102,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 analysts,
                 remotes,
                 shared=shared,
-                sink_queues=sink_queues,
+                sinks=sinks,
                 hooks=hooks,
                 storage=storage,
                 spans=spans,
@@ -144,9 +144,15 @@ class Service:
                 await keepers.start(components.spending.run_group)
             for keeper in (components.audit_queue.run, components.held.beat, components.watch.run):
                 await keepers.start(keeper)
-            for deliver in (components.alerts.run, *(queue.run for queue in components.alerts.sink_queues)):
+            for deliver in (components.alerts.run, *(queue.run for queue in components.alerts.sinks.every)):
                 await keepers.start(deliver)
-            for keep in (components.alerts.ask, components.postgres.watch_hosts, *components.pings.keepers, *others):
+            for keep in (
+                components.alerts.ask,
+                components.alerts.open.run,
+                components.postgres.watch_hosts,
+                *components.pings.keepers,
+                *others,
+            ):
                 keepers.start_soon(keep)
             for remote in components.remotes:
                 remote.inspect()

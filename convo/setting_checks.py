@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from operator import attrgetter
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from convo.analysis.declared import declarations
 from convo.dependencies import DEPENDENCIES
@@ -17,6 +18,7 @@ from convo.setting_values import variable
 from convo.settings import (
     AlertsSettings,
     LogsSettings,
+    OncallSettings,
     OtelSettings,
     RabbitmqSettings,
     Settings,
@@ -74,7 +76,10 @@ def check_meaning(settings: Settings) -> None:
                 f"server.trusted_proxies = {address!r} is neither an address nor a network: {error}"
             ) from None
     _check_callers(settings)
+    _check_public_url(settings.server.public_url)
     _check_sinks(settings.alerts)
+    _check_mail(settings)
+    _check_oncall(settings.oncall)
     _check_rabbitmq(settings.rabbitmq)
     _check_logs(settings.logs)
     _check_otel(settings.otel)
@@ -174,6 +179,11 @@ def _check_sinks(alerts: AlertsSettings) -> None:
         url = getattr(alerts, name).reveal()
         if url and not re.fullmatch(r"https?://[\x21-\x7e]+", url):
             raise ConfigError(f"{variable('alerts', name)}: its value is no http:// or https:// address; correct it")
+    if not re.fullmatch(r"https?://[\x21-\x7e]+", alerts.pagerduty_url):
+        raise ConfigError(
+            f"alerts.pagerduty_url = {alerts.pagerduty_url!r} is no http:// or https:// address; leave it out for"
+            " PagerDuty's own, or name https://events.eu.pagerduty.com/v2/enqueue"
+        )
     if bool(alerts.webhook_url) != bool(alerts.webhook_secret):
         raise ConfigError(
             f"only one of {variable('alerts', 'webhook_url')} and {variable('alerts', 'webhook_secret')} is set:"
@@ -185,6 +195,75 @@ def _check_sinks(alerts: AlertsSettings) -> None:
             f"{variable('alerts', 'webhook_secret')}: its value is not whsec_ and the base64 of 24 to 64 bytes; make"
             " one with `echo whsec_$(head -c 32 /dev/urandom | base64)`"
         )
+
+
+def _check_public_url(url: str) -> None:
+    if url and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[!-~]*[!-.0-~])?", url):
+        raise ConfigError(
+            f"server.public_url = {url!r} is no http:// or https:// address, or ends with a slash: write it as in"
+            " https://convo.example.com"
+        )
+
+
+def _check_mail(settings: Settings) -> None:
+    smtp, people = settings.smtp, settings.oncall.people
+    wanted = [name for name, person in people.items() if person.email]
+    where = f"oncall.people.{wanted[0]}.email" if wanted else "alerts.email_to"
+    if (wanted or settings.alerts.email_to) and not smtp.host:
+        raise ConfigError(f"{where} is set, but smtp.host is empty: name the mail server there, or remove the address")
+    if smtp.host and not smtp.sender:
+        raise ConfigError(
+            "smtp.host is set, but smtp.sender is empty: name the address that e-mails are from, such as"
+            " convo@example.com"
+        )
+    if bool(smtp.user) != bool(smtp.password):
+        raise ConfigError(
+            f"only one of smtp.user and {variable('smtp', 'password')} is set: set both, or neither where the server"
+            " takes e-mails without a login"
+        )
+    if smtp.user and smtp.security == "none" and not _is_loopback(smtp.host):
+        raise ConfigError(
+            "smtp.security = none would send the password of smtp.user readably over the network: set it to starttls"
+            " or tls, or empty smtp.user"
+        )
+
+
+def _check_oncall(oncall: OncallSettings) -> None:
+    for name, person in oncall.people.items():
+        if not (person.email or person.pagerduty_key or person.slack_url):
+            raise ConfigError(
+                f"oncall.people.{name} can be notified in no way: set its email, or"
+                f" {variable('oncall', 'people', name, 'pagerduty_key')} or"
+                f" {variable('oncall', 'people', name, 'slack_url')}"
+            )
+        url = person.slack_url.reveal()
+        if url and not re.fullmatch(r"https?://[\x21-\x7e]+", url):
+            raise ConfigError(
+                f"{variable('oncall', 'people', name, 'slack_url')}: its value is no http:// or https:// address;"
+                " correct it"
+            )
+    named = (
+        *(("rotation", name) for name in oncall.rotation),
+        *(("overrides", one.person) for one in oncall.overrides),
+    )
+    for where, name in named:
+        if name not in oncall.people:
+            known = ", ".join(oncall.people) or "none"
+            raise ConfigError(f"oncall.{where} names {name!r}, who is not in oncall.people: known are {known}")
+    try:
+        zone = ZoneInfo(oncall.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError(
+            f"oncall.timezone = {oncall.timezone!r} is no time zone that this machine knows: write it as in"
+            " Europe/Berlin, and install the package tzdata where the system has none"
+        ) from None
+    for one in oncall.overrides:
+        begin, end = (at if at.tzinfo else at.replace(tzinfo=zone) for at in (one.from_, one.until))
+        if begin >= end:
+            raise ConfigError(
+                f"oncall.overrides has one of {one.person} that ends at {one.until.isoformat()}, not after its"
+                f" beginning at {one.from_.isoformat()}: exchange the two"
+            )
 
 
 def _check_rabbitmq(rabbitmq: RabbitmqSettings) -> None:

@@ -52,4 +52,4 @@ def _range(kind: inspect.IntType | inspect.FloatType) -> str:
 
 def _example(field: inspect.Field) -> str:
     value = field.default if field.default is not NODEFAULT else field.default_factory()
-    return "none" if isinstance(value, Secret) else json.dumps(value)
+    return "none" if isinstance(value, Secret) else json.dumps(value, default=str)

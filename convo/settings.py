@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct, field, structs
 
 from convo.conversation.identity import DEFAULT_TENANT
 from convo.conversation.owed import Points
@@ -32,6 +33,13 @@ HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}\Z"
 Price = Annotated[float, Meta(ge=-1, le=1_000_000)]
 # In lower case without two underscores in a row, so that it can stand in the name of a variable.
 FallbackName = Annotated[str, Meta(max_length=32, pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")]
+PersonName = FallbackName
+# One address without a name before it: nothing that ends a line of SMTP or begins another address.
+MailAddress = Annotated[
+    str, Meta(max_length=254, pattern=r"^([A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?)?\Z")
+]
+Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+Paging = Literal["nobody", "person", "escalate", "all"]
 
 
 class Secret:
@@ -78,6 +86,7 @@ class ServerSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     hosts: str = ""
     cors_origins: str = ""
+    public_url: str = ""
 
 
 class ConnectionSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -433,6 +442,66 @@ class AlertsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     webhook_secret: Secret = Secret()
     slack_url: Secret = Secret()
     google_chat_url: Secret = Secret()
+    pagerduty_url: str = "https://events.pagerduty.com/v2/enqueue"
+    pagerduty_key: Secret = Secret()
+    email_to: tuple[MailAddress, ...] = ()
+
+
+class SmtpSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The mail server that alerts are sent through; with no ``host`` none are."""
+
+    host: str = ""
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password: Secret = Secret()
+    sender: MailAddress = ""
+    ca_file: str = ""
+    verify: bool = True
+
+
+class PersonSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one person is notified, in each way that is set."""
+
+    email: MailAddress = ""
+    pagerduty_key: Secret = Secret()
+    slack_url: Secret = Secret()
+
+
+class OncallOverride(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A time in which another person is on call; without an offset it is a time in ``oncall.timezone``."""
+
+    from_: datetime = field(name="from")
+    until: datetime
+    person: PersonName
+
+
+class OncallSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who is notified of an alert besides the sinks of all: a weekly rotation of people; with no ``people``, nobody.
+
+    Week 0 begins at the hand-over on or before ``start``. Of overrides that overlap the last one counts.
+    """
+
+    people: dict[PersonName, PersonSettings] = {}
+    rotation: tuple[PersonName, ...] = ()
+    start: date = date(2026, 1, 5)
+    handover_day: Weekday = "monday"
+    handover_hour: Annotated[int, Meta(ge=0, le=23)] = 9
+    timezone: str = "UTC"
+    overrides: tuple[OncallOverride, ...] = ()
+    levels: dict[Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"], Paging] = field(
+        default_factory=lambda: {"CRITICAL": "escalate", "HIGH": "escalate", "MEDIUM": "person", "LOW": "nobody"}
+    )
+    escalate_seconds: SecondsOrNone = 900.0
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """Whose weeks follow each other: ``rotation``, or all people in the order of their tables."""
+        return self.rotation or tuple(self.people)
+
+    def paging(self, level: Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]) -> Paging:
+        """Return who is notified of alerts of a level; nobody where there is no rotation, or it names no such level."""
+        return self.levels.get(level, "nobody") if self.turns else "nobody"
 
 
 class AuditLogSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -633,6 +702,8 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     observe: ObserveSettings = ObserveSettings()
     alerts: AlertsSettings = AlertsSettings()
+    smtp: SmtpSettings = SmtpSettings()
+    oncall: OncallSettings = OncallSettings()
     audit_log: AuditLogSettings = AuditLogSettings()
     retention: RetentionSettings = RetentionSettings()
     events: EventsSettings = EventsSettings()

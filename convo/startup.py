@@ -266,8 +266,10 @@ def certificate_warnings(settings: Settings) -> list[str]:
     sections |= {f"parts.{name}": part for name, part in settings.parts.items() if part.who == "http"}
     if settings.logs.in_objects:
         sections["logs"] = settings.logs
-    if settings.alerts.webhook_url or settings.alerts.slack_url or settings.alerts.google_chat_url:
+    if _posts_alerts(settings):
         sections["alerts"] = settings.alerts
+    if settings.smtp.host:
+        sections["smtp"] = settings.smtp
     if settings.events.types:
         sections["webhooks"] = settings.webhooks
     if settings.otel.enabled:
@@ -280,6 +282,12 @@ def certificate_warnings(settings: Settings) -> list[str]:
         f" authority in {name}.ca_file instead"
         for name in unchecked
     ]
+
+
+def _posts_alerts(settings: Settings) -> bool:
+    alerts, people = settings.alerts, settings.oncall.people.values()
+    addresses = (alerts.webhook_url, alerts.slack_url, alerts.google_chat_url, alerts.pagerduty_key)
+    return any(addresses) or any(one.slack_url or one.pagerduty_key for one in people)
 
 
 def _with_cause(error: ConvoError) -> str:

@@ -126,11 +126,12 @@ MONOPOLIES: dict[str, set[str]] = {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
-        *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
+        *("convo.commands.reanalysing", "convo.commands.rerun_drawing", "convo.commands.duty"),
     },
     # Imported by their names, where a bucket is opened.
     "obstore": set(),
     "botocore": set(),
+    "smtplib": {"convo.alerts.mail"},
     "tomllib": {"convo.config"},
     # What normalises text is in danger of marks without end: ``composing`` bounds them, ``words`` only makes a table.
     "unicodedata": {"convo.conversation.composing", "convo.analysis.local.words"},
@@ -226,6 +227,7 @@ TESTED_BY: dict[str, str] = {
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),
         "integration/webhooks/test_courier.py",
     ),
+    "convo.web.json_body": "integration/alerts/test_oncall.py",
     "convo.web.description.samples": "unit/web/description/test_openapi.py",
     # Pieces behind one door, tested through it.
     "convo.analysis.ready_made": "unit/analysis/test_declared.py",
@@ -238,6 +240,7 @@ TESTED_BY: dict[str, str] = {
     "convo.commands.api_commands": "unit/commands/test_cli.py",
     "convo.commands.upkeep": "unit/commands/test_cli.py",
     "convo.alerts.look": "unit/alerts/test_causes.py",
+    "convo.alerts.open_alerts": "unit/alerts/test_oncall.py",
     "convo.embedded.access_sql": "integration/embedded/test_access.py",
     "convo.analysis.memory_dialects": "integration/analysis/test_memory.py",
     "convo.analysis.local.english": "unit/analysis/local/test_stated.py",

@@ -1,21 +1,19 @@
-"""Delivers notifications to the log, a webhook, Slack and Google Chat: add a sink here and its form in ``formats``.
+"""Delivers notifications to one sink each: the log, an address, or what ``sinks`` opens besides.
 
-They wait in bounded queues, one for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for
-it: a full queue drops, an attempt has its deadline, a message its attempts.
+Open it to change how often a message is tried, and what becomes of one that fails. Messages wait in bounded queues, one
+for each sink, and go out under deadlines. Whatever a sink does, nothing else waits for it: a full queue drops, an
+attempt has its deadline, a message its attempts.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
 import trio
 from msgspec import Struct
 
-from convo.alerts import formats
 from convo.alerts.formats import Notification
 from convo.errors import ConvoError, DeadlineExceeded, RemoteDenied, RemoteError, RemoteRefused, RemoteUnavailable
 from convo.observe import log_records, metrics
@@ -23,12 +21,15 @@ from convo.outbound import OutboundClient, failure
 from convo.resilience.retry import retrying
 from convo.runtime.deadline import deadline
 from convo.settings import AlertsSettings, Secret
-from convo.standard_webhooks import signed, signing_key
 
 _BACKOFF_MAX_SECONDS = 60.0
+DROP_REASONS = ("buffer_full", "refused", "failed")
+"""Why a message is dropped."""
 
-_Body = Callable[[Notification], bytes]
-_Headers = Callable[[Notification, bytes], Mapping[str, str]]
+SinkBody = Callable[[Notification], bytes]
+"""Writes what is posted of a message."""
+SinkHeaders = Callable[[Notification, bytes], Mapping[str, str]]
+"""Makes the headers of a message, given its body."""
 
 
 class Sink(Protocol):
@@ -73,8 +74,8 @@ class HttpSink(Struct, frozen=True, kw_only=True):
     client: OutboundClient
     url: Secret
     seconds: float
-    body: _Body
-    headers: _Headers
+    body: SinkBody
+    headers: SinkHeaders
 
     async def send(self, message: Notification) -> None:
         """Post it once, under the deadline ``alerts.deliver``.
@@ -101,6 +102,9 @@ class SinkQueue:
     def __init__(self, sink: Sink, settings: AlertsSettings) -> None:
         self.sink = sink
         self._settings = settings
+        for reason in DROP_REASONS:
+            # From the start, so that a rule over its growth sees the first one.
+            metrics.alerts_dropped_total.labels(sink.name, reason)
         # Buffered, so that who notifies never waits for a sink.
         self._send, self._receive = trio.open_memory_channel[Notification](settings.buffer_max)
 
@@ -146,41 +150,3 @@ class SinkQueue:
     def _drop(self, message: Notification, reason: str, detail: str) -> None:
         metrics.alerts_dropped_total.labels(self.sink.name, reason).inc()
         log_records.alert_dropped(sink=self.sink.name, type_=message.alert.type, change=message.change, reason=detail)
-
-
-@asynccontextmanager
-async def open_sink_queues(settings: AlertsSettings) -> AsyncIterator[tuple[SinkQueue, ...]]:
-    """Open a queue for the log and for each address that is set."""
-    addresses = [one for one in _addresses(settings) if one[1]]
-    if not addresses:
-        # A client reads the trusted authorities, which takes longer than all else at a start.
-        yield (SinkQueue(LogSink(), settings),)
-        return
-    seconds, sinks = settings.deliver_seconds, [SinkQueue(LogSink(), settings)]
-    async with AsyncExitStack() as stack:
-        for name, url, body, headers in addresses:
-            client = await stack.enter_async_context(_client(name, settings))
-            sink = HttpSink(name=name, client=client, url=url, seconds=seconds, body=body, headers=headers)
-            sinks.append(SinkQueue(sink, settings))
-        yield tuple(sinks)
-
-
-def _client(name: str, settings: AlertsSettings) -> OutboundClient:
-    return OutboundClient(name, seconds=settings.deliver_seconds, ca_file=settings.ca_file, verify=settings.verify)
-
-
-def _addresses(settings: AlertsSettings) -> tuple[tuple[str, Secret, _Body, _Headers], ...]:
-    return (
-        ("webhook", settings.webhook_url, formats.webhook_body, partial(_signed, settings.webhook_secret)),
-        ("slack", settings.slack_url, formats.slack_body, _unsigned),
-        ("google_chat", settings.google_chat_url, formats.google_chat_body, _unsigned),
-    )
-
-
-def _signed(secret: Secret, message: Notification, body: bytes) -> Mapping[str, str]:
-    # The receiver compares it with its own wall clock: the time of this attempt, not that of the alert.
-    return signed(message.id, int(time.time()), body, [signing_key(secret.reveal())])
-
-
-def _unsigned(_message: Notification, _body: bytes) -> Mapping[str, str]:
-    return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -20,16 +20,19 @@ from msgspec import Struct
 
 from convo.alerts import formats
 from convo.alerts.causes import CAUSE_RECORDS, Causes
-from convo.alerts.delivery import SinkQueue
 from convo.alerts.formats import AlertView, Notification
 from convo.alerts.look import Look, SeenRecord, Vitals
-from convo.alerts.rules import LEVELS, Alert, Board, Condition, Notice, is_shared
+from convo.alerts.oncall import OnCall
+from convo.alerts.open_alerts import HeldAlert, OpenAlerts
+from convo.alerts.rules import KINDS, LEVELS, Alert, AlertKey, Board, Change, Condition, Notice, is_shared
 from convo.alerts.shared import SharedState
+from convo.alerts.sinks import OpenSinks
 from convo.dependencies import DEPENDENCIES, alert_prefix, row_name
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
-from convo.settings import AlertsSettings
+from convo.settings import AlertsSettings, OncallSettings
 from convo.store.ledger import Gap
+from convo.store.postgres import Postgres
 
 # Far more than one look's worth: causes are rare, and what floods is counted by metrics.
 _RECORDS_MAX = 10_000
@@ -37,11 +40,16 @@ _GAPS_SECONDS = 60.0
 
 
 class Here(Struct, frozen=True, kw_only=True):
-    """What the process is: its name, where its files are, and how much of its pool is in use, of how much."""
+    """What the process is: its name, where its files are, and how much of its pool is in use, of how much.
+
+    ``folder_id`` is the same at every start on the same folder; ``public_url`` is what people call it by.
+    """
 
     process: Callable[[], str]
     folder: Path
     pool: Callable[[], tuple[int, int]]
+    folder_id: Callable[[], str] = lambda: ""
+    public_url: str = ""
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -54,23 +62,32 @@ class Shown(Struct, frozen=True, kw_only=True):
 
 
 class Alerts:
-    """The alerts of one process."""
+    """The alerts of one process; ``publish`` gets each message besides the sinks, ``utc_now`` is for the rotation."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what it is made of, by name)
         self,
         *,
         settings: AlertsSettings,
+        oncall: OncallSettings,
         here: Here,
+        postgres: Postgres,
         shared: SharedState,
         prepared: trio.Event,
-        sink_queues: Sequence[SinkQueue],
+        sinks: OpenSinks,
+        publish: Callable[[Notification], None] = lambda _message: None,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._settings = settings
         self._here = here
         self._shared = shared
         self._prepared = prepared
-        self.sink_queues = sink_queues
+        self.sinks = sinks
+        self._publish = publish
+        self.open = OpenAlerts(postgres, here.folder_id, settings.look_seconds, self._database_answers)
+        self.open.acknowledged = self._acknowledged
+        self._oncall = OnCall(oncall, sinks.people, utc_now)
         self._board = Board(settings.repeat_seconds)
+        self._counted_kinds: Counter[str] | None = None
         self._records: deque[SeenRecord] = deque(maxlen=_RECORDS_MAX)
         self._failed_looks = 0
         self._leads: bool | None = None
@@ -117,22 +134,62 @@ class Alerts:
         now = trio.current_time()
         for notice in self._board.update(now, conditions):
             self._send(notice)
+        self._follow(now)
         levels = [alert.condition.level for alert in self._board.active]
         for level in LEVELS:
             metrics.alerts_active.labels(level).set(levels.count(level))
+        kinds = Counter(alert.condition.type for alert in self._board.active)
+        if kinds != self._counted_kinds:
+            self._counted_kinds = kinds
+            for kind in KINDS:
+                metrics.alert_conditions.labels(kind).set(kinds[kind])
 
     def _send(self, notice: Notice) -> None:
         message = self._message(notice)
-        for queue in self.sink_queues:
+        for queue in self.sinks.shared:
             queue.put(message)
+        self._publish(message)
+        key = notice.alert.condition.key
+        self._oncall.changed(key, self.open.held(key), message)
+        if notice.change == "resolved":
+            self.open.end(key)
+
+    def _follow(self, now: float) -> None:
+        """Keep what was notified and lasts, and notify whoever is on call."""
+        notified = {alert.condition.key: alert for alert in self._board.active if alert.notified}
+        self.open.keep_only(notified)
+        self._oncall.keep_only(notified)
+        for key, alert in notified.items():
+            self.open.hold(key, alert.since)
+            held = self.open.held(key)
+            if held is not None:
+
+                def make(change: Change, alert: Alert = alert) -> Notification:
+                    return self._message(Notice(change=change, alert=alert))
+
+                self._oncall.step(key, alert.condition.level, held, now, make)
+
+    def _acknowledged(self, key: AlertKey) -> None:
+        alert = self._board.find(key)
+        if alert is not None:
+            self._send(Notice(change="acknowledged", alert=alert))
+
+    def _database_answers(self) -> bool | None:
+        return not self._failed_looks if self._prepared.is_set() else None
 
     def _message(self, notice: Notice) -> Notification:
-        view = self._view(notice.alert)
+        view = self._view(notice.alert, self.open.held(notice.alert.condition.key))
         return Notification(id=f"msg_{uuid.uuid4().hex}", change=notice.change, at=datetime.now(UTC), alert=view)
 
-    def _view(self, alert: Alert) -> AlertView:
-        ended_at = None if alert.until is None else _wall(alert.until)
-        return formats.view(alert, raised_at=_wall(alert.since), ended_at=ended_at, process=self._here.process())
+    def _view(self, alert: Alert, held: HeldAlert | None) -> AlertView:
+        return formats.view(
+            alert,
+            raised_at=_wall(alert.since),
+            ended_at=None if alert.until is None else _wall(alert.until),
+            process=self._here.process(),
+            public_url=self._here.public_url,
+            acknowledged=None if held is None else held.acknowledged,
+        )
 
     # --- what all processes share
 
@@ -197,10 +254,10 @@ class Alerts:
     def show(self) -> Shown:
         """Show those that last and those that ended lately."""
         return Shown(
-            active=tuple(map(self._view, self._board.active)),
-            recent=tuple(map(self._view, self._board.recent)),
+            active=tuple(self._view(alert, self.open.held(alert.condition.key)) for alert in self._board.active),
+            recent=tuple(self._view(alert, None) for alert in self._board.recent),
             leads=self.leads,
-            sinks=tuple(queue.sink.name for queue in self.sink_queues),
+            sinks=tuple(queue.sink.name for queue in self.sinks.every),
         )
 
     def test_message(self) -> Notification:

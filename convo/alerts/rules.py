@@ -19,7 +19,7 @@ from convo.dependencies import DEPENDENCIES, DependencySpec
 
 AlertLevel = Literal["CRITICAL", "HIGH", "MEDIUM", "LOW"]
 LEVELS: tuple[AlertLevel, ...] = get_args(AlertLevel)
-Change = Literal["raised", "lasting", "resolved", "test"]
+Change = Literal["raised", "lasting", "escalated", "acknowledged", "resolved", "test"]
 AlertKey = tuple[str, str]
 
 FOLD_SECONDS = 60.0
@@ -233,6 +233,10 @@ class Board:
     def active(self) -> tuple[Alert, ...]:
         """Those that last, in the order in which they began."""
         return tuple(self._lasting.values())
+
+    def find(self, key: AlertKey) -> Alert | None:
+        """Return the one of this key that lasts, or None."""
+        return self._lasting.get(key)
 
     @property
     def recent(self) -> tuple[Alert, ...]:

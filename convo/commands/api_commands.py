@@ -65,8 +65,15 @@ def add_api_commands(commands: Commands) -> None:
     _add_webhooks(commands)
     alerts = add_command(commands, "alerts", "show the active and the recent alerts", _alerts)
     alerts.add_argument(
-        "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
+        "what",
+        nargs="?",
+        choices=("show", "test", "ack"),
+        default="show",
+        help="test: send one test to every sink; ack TYPE: note that you have taken it up",
     )
+    alerts.add_argument("type", nargs="?", metavar="TYPE", help="the type of the alert, for ack")
+    alerts.add_argument("--component", metavar="NAME", help="of this component alone, for ack")
+    alerts.add_argument("--by", metavar="NAME", default="", help="who takes it up (default: the name of the key)")
     imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
     _add_import_options(imported)
     for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
@@ -323,6 +330,12 @@ def _audit_log(asked: argparse.Namespace) -> int:
 
 
 def _alerts(asked: argparse.Namespace) -> int:
+    if asked.what == "ack":
+        if asked.type is None:
+            raise Refused("name the type of the alert: `convo alerts ack TYPE`; `convo alerts` lists what lasts")
+        return terminal.post_acknowledgement(_call(asked), asked.type.upper(), asked.component, asked.by)
+    if asked.type is not None or asked.component is not None or asked.by:
+        raise Refused(f"TYPE, --component and --by are for `convo alerts ack`, not for `convo alerts {asked.what}`")
     command = terminal.test_alerts if asked.what == "test" else terminal.alerts
     return command(_call(asked))
 

@@ -87,6 +87,11 @@ async def check_dependencies(settings: Settings) -> list[CheckResult]:
         }
         if settings.rabbitmq.url:
             checks["rabbitmq"] = partial(broker.check, bridge, settings.rabbitmq)
+        if settings.smtp.host:
+            # It loads Python's client for SMTP.
+            from convo.alerts.mail import check_mail_server  # noqa: PLC0415
+
+            checks["smtp"] = partial(check_mail_server, settings.smtp, settings.alerts.deliver_seconds)
         if settings.logs.in_objects:
             checks["s3"] = partial(check_bucket, bridge, settings)
         if settings.otel.enabled:

@@ -24,13 +24,14 @@ from convo.observe.log import open_log
 
 if TYPE_CHECKING:
     from convo import service
-    from convo.commands import check, output
+    from convo.commands import check, duty, output
     from convo.commands.options import Commands
     from convo.startup import Started
 else:
     # What one command needs is imported when that command runs.
     service = import_later("convo.service")
     check = import_later("convo.commands.check")
+    duty = import_later("convo.commands.duty")
     output = import_later("convo.commands.output")
 
 _Command = Callable[[argparse.Namespace], int]
@@ -124,6 +125,14 @@ def _add_service(commands: Commands) -> None:
         " broken (serve would refuse to start) or a dependency fails, 0 otherwise."
     )
     add_settings(checks)
+    oncall = add_command(commands, "oncall", "show who is on call now, and who is next", _oncall)
+    oncall.add_argument(
+        "--at", metavar="TIME", help="at another time: 2027-03-28T09:00:00, in the rotation's time zone"
+    )
+    oncall.epilog = (
+        "Reads the settings of this machine, and asks no server. The exit code is 1 where nobody is on call."
+    )
+    add_settings(oncall)
 
 
 def _serve(asked: argparse.Namespace) -> int:
@@ -134,6 +143,10 @@ def _serve(asked: argparse.Namespace) -> int:
     with open_log(settings.observe), standard_files.open_output() as write:
         trio.run(service.serve, settings, partial(announce, write), strict_exception_groups=True)
     return 0
+
+
+def _oncall(asked: argparse.Namespace) -> int:
+    return duty.show_duty(settings_of(asked).oncall, asked.at, as_json=asked.json)
 
 
 def _check(asked: argparse.Namespace) -> int:

@@ -202,13 +202,22 @@ def draw_alerts(view: service_views.AlertsView) -> RenderableType:
     table = make_table("level", "alert", "of", "since", "until", "times", "what is wrong, and what to do")
     for one in (*view.active, *view.recent):
         figures = ", ".join(f"{name} {value}" for name, value in one.evidence.figures.items())
-        lines = (one.trigger, figures, *one.evidence.ids, *(() if one.ended_at else (one.do,)))
+        taken = f"acknowledged by {one.acknowledged_by}" if one.acknowledged_by else ""
+        lines = (one.trigger, figures, *one.evidence.ids, taken, *(() if one.ended_at else (one.do, one.handbook)))
         text = _lines(line for line in lines if line)
         level = plain(one.level, "" if one.ended_at else _STYLES.get(one.level, "yellow"))
         add_row(table, level, one.type, one.component, one.raised_at, one.ended_at, one.count, text)
     shared = "" if view.leads else " Another process reports what concerns all processes."
     notified = plain(f"Notified: {', '.join(view.sinks)}.{shared}", "dim")
     return Group(table if view.active or view.recent else Text("nothing is wrong"), notified)
+
+
+def draw_acknowledged_alerts(view: service_views.AcknowledgedAlertsView) -> RenderableType:
+    """Draw who has acknowledged which alert."""
+    table = make_table("alert", "of", "acknowledged by", "at")
+    for one in view.alerts:
+        add_row(table, one.type, one.component, one.acknowledged_by, one.acknowledged_at)
+    return table
 
 
 def draw_alerts_test(view: service_views.AlertsTestView) -> RenderableType:

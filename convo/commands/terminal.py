@@ -26,6 +26,7 @@ from convo.commands.drawing import (
     ShownConversation,
     UserOverview,
     draw_acknowledged,
+    draw_acknowledged_alerts,
     draw_alerts,
     draw_alerts_test,
     draw_dead,
@@ -188,6 +189,17 @@ def alerts(call: ServerCall) -> int:
     return run_command(
         call, lambda client: request_view(client, "GET", "/v1/alerts", service_views.AlertsView), draw_alerts
     )
+
+
+def post_acknowledgement(call: ServerCall, kind: str, component: str | None, by: str) -> int:
+    """Note that somebody has taken up the alerts of a type, and print which these are."""
+    sent = service_views.AlertToAcknowledge(type=kind, component=component, by=by)
+
+    def request(client: httpx.Client) -> service_views.AcknowledgedAlertsView:
+        view = service_views.AcknowledgedAlertsView
+        return send_view(client, "POST", "/v1/alerts/acknowledge", view, sent)
+
+    return run_command(call, request, draw_acknowledged_alerts)
 
 
 def test_alerts(call: ServerCall) -> int:

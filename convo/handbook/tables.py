@@ -100,25 +100,10 @@ def _event_types() -> str:
 
 
 def _metrics() -> str:
-    labels = _labels()
     rows = (
-        (_code(name), one.type, ", ".join(map(_code, labels.get(one.name, ()))), one.documentation)
-        for one in metrics.registry.collect()
-        for name in [f"{one.name}_total" if one.type == "counter" else one.name]
+        (_code(one.name), one.kind, ", ".join(map(_code, one.labels)), one.text) for one in metrics.describe_metrics()
     )
     return _table(("metric", "type", "labels", "meaning"), sorted(rows))
-
-
-def _labels() -> dict[str, tuple[str, ...]]:
-    """Find the label names of every family; one that the module keeps as a single cell has none."""
-    found: dict[str, tuple[str, ...]] = {}
-    for value in vars(metrics).values():
-        if isinstance(value, metrics.Family):
-            found[value.name.removesuffix("_total")] = value.label_names
-        # prometheus-client has no public name for the labels of a gauge that nobody has set yet.
-        elif isinstance(names := getattr(value, "_labelnames", None), tuple):
-            found[value._name] = names  # noqa: SLF001
-    return found
 
 
 # --- problems
@@ -210,7 +195,7 @@ def _default(key: inspect.Field) -> str:
     value = key.default if key.default is not NODEFAULT else key.default_factory()
     if isinstance(value, Secret):
         return "none"
-    return _code(json.dumps(value))
+    return _code(json.dumps(value, default=str))
 
 
 def _allowed(kind: inspect.Type) -> str:
@@ -221,6 +206,7 @@ def _allowed(kind: inspect.Type) -> str:
         return f"{least} to {_plain(kind.le)}"
     return {
         inspect.BoolType: "true, false",
+        inspect.DateType: "a date",
         inspect.StrType: "text",
         inspect.DictType: "a table",
         inspect.VarTupleType: "a list",

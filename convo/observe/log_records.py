@@ -724,13 +724,23 @@ def certificates_unchecked(*, section: str) -> None:
 
 def alert(*, change: str, type_: str, component: str, severity: str, **fields: object) -> None:
     """Log an alert that began, lasts or ended."""
-    level = "info" if change in ("resolved", "test") else "error"
+    level = "info" if change in ("acknowledged", "resolved", "test") else "error"
     _record(level, "alert", change=change, type=type_, component=component, severity=severity, **fields)
 
 
 def alert_dropped(*, sink: str, type_: str, change: str, reason: str) -> None:
     """Log that a sink did not get an alert, and why."""
     _record("warning", "alert_dropped", sink=sink, type=type_, change=change, reason=reason)
+
+
+def people_notified(*, type_: str, component: str, step: int, people: list[str]) -> None:
+    """Log who of the rotation is notified of an alert; ``step`` is 0 at first, and more the further it goes."""
+    _record("info", "people_notified", type=type_, component=component, step=step, people=people)
+
+
+def alerts_not_stored(*, reason: str) -> None:
+    """Log that the database did not take which alerts last, so that acknowledgements count in this process alone."""
+    _record_seldom("warning", "alerts_not_stored", reason, reason=reason)
 
 
 def look_failed(*, reason: str) -> None:

@@ -317,6 +317,9 @@ handover_total = _folding.count(
 
 # --- alerts, and the canary
 alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=registry)
+alert_conditions = Gauge(
+    "convo_alert_conditions", "Conditions that last, by the type of their alert.", ["type"], registry=registry
+)
 alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink accepted.", "sink")
 alerts_dropped_total = _folding.count(
     "convo_alerts_dropped_total",
@@ -352,6 +355,41 @@ build_info = Gauge("convo_build_info", "Always 1; the labels show what runs.", [
 def set_build_info(version: str) -> None:
     """Show which version of convo runs, and on which Python."""
     build_info.labels(version, platform.python_version()).set(1)
+
+
+class MetricDescription(Struct, frozen=True, kw_only=True):
+    """One metric as it is exposed; ``kind`` is counter, gauge or histogram."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
+
+
+def describe_metrics() -> list[MetricDescription]:
+    """Return every metric that is exposed, with its labels, whether anything was counted or not."""
+    labels = _labels()
+    return [
+        MetricDescription(
+            name=f"{one.name}_total" if one.type == "counter" else one.name,
+            kind=one.type,
+            labels=labels.get(one.name, ()),
+            text=one.documentation,
+        )
+        for one in registry.collect()
+    ]
+
+
+def _labels() -> dict[str, tuple[str, ...]]:
+    """Find the label names of every family; one that is kept as a single cell has none."""
+    found: dict[str, tuple[str, ...]] = {}
+    for value in globals().values():
+        if isinstance(value, Family):
+            found[value.name.removesuffix("_total")] = value.label_names
+        # prometheus-client has no public name for the labels of a gauge that nobody has set yet.
+        elif isinstance(names := getattr(value, "_labelnames", None), tuple):
+            found[value._name] = names  # noqa: SLF001
+    return found
 
 
 class _OneMetric(Struct, frozen=True):

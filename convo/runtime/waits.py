@@ -55,6 +55,8 @@ NAMES: dict[str, str] = {
     "db.alerts": "checking whether the database answers, and whether this process leads",
     "db.vitals": "reading the figures behind the shared alerts",
     "db.acknowledge": "noting that somebody has reviewed a dead letter",
+    "db.open_alerts": "storing which alerts last, and reading who has acknowledged them",
+    "db.acknowledge_alert": "noting who has acknowledged an alert",
     "db.courier": "reading events for endpoints or RabbitMQ, and noting what these have confirmed",
     "db.webhooks": "reading or changing the endpoints of webhooks, for a request",
     "db.stream": "reading what a stream of events has missed, or where it begins",
@@ -131,6 +133,7 @@ NAMES: dict[str, str] = {
     # the sinks of alerts
     "alerts.deliver": "one attempt to deliver a message to a sink",
     "alerts.message": "all attempts to deliver one message to a sink",
+    "smtp.check": "the connection that `convo check` opens to the mail server",
     # a canary
     "canary.accept": "the receipt of a canary",
     "canary.return": "the whole way of a canary, from its receipt to its score",

@@ -30,7 +30,7 @@ PURPOSES: Mapping[str, Purpose] = {
     "db.keys": "keys",
     **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket", "db.costs"), "endings"),
     **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
-    **dict.fromkeys(("db.take", "db.watch"), "background"),
+    **dict.fromkeys(("db.take", "db.watch", "db.open_alerts"), "background"),
     **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
     **dict.fromkeys(("db.events", "db.courier", "db.part_jobs"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
@@ -41,7 +41,17 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.enter", "db.leave", "db.holders"), "background"),
     **dict.fromkeys(("db.read", "db.list", "db.log", "db.explain"), "readers"),
     **dict.fromkeys(
-        ("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase", "db.webhooks", "db.stream"), "readers"
+        (
+            "db.retry",
+            "db.acknowledge",
+            "db.acknowledge_alert",
+            "db.dead",
+            "db.audit_log",
+            "db.erase",
+            "db.webhooks",
+            "db.stream",
+        ),
+        "readers",
     ),
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""

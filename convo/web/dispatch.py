@@ -85,6 +85,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
+        "acknowledge_alert": lambda request: operations.acknowledge_alert(request, _caller(request)),
         "live": lambda _: operations.livez(),
         "ready": lambda _: operations.readyz(),
         "metrics": lambda request: operations.metrics(request.head.accept),

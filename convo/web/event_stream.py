@@ -5,18 +5,21 @@ Open it to change what a stream sends, or how streams share one look at the data
 One loop reads new events for all streams, and keeps the last few seconds of them. Each stream has a position among the
 numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
 that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
+
+The alerts of this process are sent to streams that ask for them. They are stored nowhere and have no number.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import cast
 
 import trio
 from msgspec import Struct
 
+from convo.alerts.formats import Notification, webhook_body
 from convo.cloud_events import encode_event
 from convo.conversation.tenant import Reach
 from convo.errors import ConvoError, Invalid, NotFound, Overloaded
@@ -48,6 +51,12 @@ _AGAIN_SECONDS = 1.0
 _OPENING = b"retry: 2000\n: open\n\n"
 _HEARTBEAT = b": heartbeat\n\n"
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_ALERT = "alert"
+# A client that takes none for so many alerts misses some: GET /v1/alerts has what lasts.
+_ALERTS_KEPT = 100
+
+CheckKey = Callable[..., Awaitable[object]]
+"""Checks the key of a request, as ``Authority.check``."""
 
 
 class _Kept(Struct, frozen=True, gc=False):
@@ -61,8 +70,11 @@ class _Kept(Struct, frozen=True, gc=False):
 class EventStreams:
     """The streams of one process: ``run`` reads for all of them; ``numbered`` is the last number that was given."""
 
-    def __init__(self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int]) -> None:
+    def __init__(
+        self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int], check_key: CheckKey
+    ) -> None:
         self._postgres = postgres
+        self._check_key = check_key
         self._settings = settings
         self._numbered = numbered
         self._bell = Bell()
@@ -72,6 +84,9 @@ class EventStreams:
         self._from = 0  # all events behind this number, and up to the next, are kept
         self._to = 0
         self._open = 0
+        self._reading = 0  # streams of events among them, besides those of alerts alone
+        self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
+        self._alerts_put = 0
         self._stopped = False
         metrics.event_streams.set_function(lambda: self._open)
 
@@ -106,7 +121,7 @@ class EventStreams:
 
     async def _read(self) -> None:
         self._drop_old()
-        if not self._open:
+        if not self._reading:
             self.forget()
             return
         while self._to < self._numbered():
@@ -132,6 +147,14 @@ class EventStreams:
             self._kept_bytes -= len(gone.text)
             self._from = gone.event.sequence
 
+    def put_alert(self, message: Notification) -> None:
+        """Send a message of an alert to the streams that ask for alerts."""
+        if self._open:
+            self._alerts_put += 1
+            text = b"event: %b\ndata: %b\n\n" % (_ALERT.encode(), webhook_body(message))
+            self._alerts.append((self._alerts_put, text))
+            self._wake_all()
+
     def _wake_all(self) -> None:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
@@ -144,23 +167,30 @@ class EventStreams:
         Raises:
             NotFound: no events are appended here.
             Invalid: a filter or ``Last-Event-ID`` is none.
+            Forbidden: alerts are asked for, and the key does not reach the whole installation.
             Overloaded: there are as many streams as there may be.
         """
-        if not self._settings.types:
+        asked = asked_types(request.query)
+        with_alerts, with_events = _ALERT in asked, asked != {_ALERT}
+        if with_events and not self._settings.types:
             raise NotFound("there are no events here: events.types is empty; name the types that are to be appended")
+        if with_alerts:
+            await self._check_key(request.head.authorization, "read", request.head.peer, of_all=True)
         wanted = filter_of(request.query, request.reach)
         given = position_of(request.head.last_event_id)
         if self._stopped:
             raise Overloaded("the process is stopping", retry_after_seconds=1)
         if self._open >= self._settings.streams_max:
             raise Overloaded(f"{self._open} streams are open, events.streams_max", retry_after_seconds=5)
-        last = await event_stream.last_sequence(self._postgres)
-        if not self._open:
+        last = await event_stream.last_sequence(self._postgres) if with_events else 0
+        if with_events and not self._reading:
             # Nobody has read for a while: what happened meanwhile is of no interest to the first stream.
             self._drop(len(self._kept))
             self._from = self._to = last
         self._open += 1
-        reader = _Reader(self, wanted, last if given is None else min(given, last))
+        self._reading += with_events
+        position = last if given is None else min(given, last)
+        reader = _Reader(self, wanted, position, with_events=with_events, with_alerts=with_alerts)
         end_turn()
         return Answer(
             status=200,
@@ -186,9 +216,21 @@ class EventStreams:
         """What is set when there is something new."""
         return self._changed
 
-    def left(self) -> None:
+    def left(self, *, with_events: bool) -> None:
         """Note that a stream has ended."""
         self._open -= 1
+        self._reading -= with_events
+
+    @property
+    def alerts_put(self) -> int:
+        """How many messages of alerts were sent to streams."""
+        return self._alerts_put
+
+    def alerts_after(self, position: int) -> bytes:
+        """Return the messages of alerts behind a number of them, as they are sent."""
+        if position == self._alerts_put:
+            return b""
+        return b"".join(text for number, text in self._alerts if number > position)
 
     def kept_after(self, position: int) -> list[_Kept] | None:
         """Return what is kept behind a position; None where some of it is kept no more."""
@@ -204,10 +246,15 @@ class EventStreams:
 class _Reader:
     """One stream."""
 
-    def __init__(self, streams: EventStreams, wanted: StreamFilter, position: int) -> None:
+    def __init__(
+        self, streams: EventStreams, wanted: StreamFilter, position: int, *, with_events: bool, with_alerts: bool
+    ) -> None:
         self._streams = streams
         self._wanted = wanted
         self._position = position
+        self._with_events = with_events
+        self._with_alerts = with_alerts
+        self._alerts_seen = streams.alerts_put
         self._opened = self._ended = False
         # A page of what was missed takes a unit of database work, and may be empty.
         self.piece_seconds = 2 * streams.heartbeat_seconds + _AGAIN_SECONDS
@@ -220,7 +267,9 @@ class _Reader:
         until = trio.current_time() + self._streams.heartbeat_seconds
         while not self._streams.stopped:
             changed = self._streams.changed
-            found, more = await self._found()
+            found, more = self._new_alerts(), False
+            if not found and self._with_events:
+                found, more = await self._found()
             if found:
                 return found
             if more and trio.current_time() < until:
@@ -235,7 +284,11 @@ class _Reader:
         """End the stream: the client is gone, or it is over."""
         if not self._ended:
             self._ended = True
-            self._streams.left()
+            self._streams.left(with_events=self._with_events)
+
+    def _new_alerts(self) -> bytes:
+        seen, self._alerts_seen = self._alerts_seen, self._streams.alerts_put
+        return self._streams.alerts_after(seen) if self._with_alerts else b""
 
     async def _found(self) -> tuple[bytes, bool]:
         """Return the next events as they are sent, and whether there may be more behind them."""
@@ -288,19 +341,24 @@ def wants(wanted: StreamFilter, event: StoredEvent) -> bool:
     )
 
 
+def asked_types(query: Mapping[str, str]) -> set[str]:
+    """Return the types that a client asks for; none for all events."""
+    return set(query.get("types", "").replace(",", " ").split())
+
+
 def filter_of(query: Mapping[str, str], reach: Reach) -> StreamFilter:
-    """Return what a client asks for.
+    """Return which events a client asks for.
 
     Raises:
         Invalid: ``types`` names one that does not exist.
     """
-    types = tuple(name for name in query.get("types", "").replace(",", " ").split())
+    types = sorted(asked_types(query) - {_ALERT})
     for name in types:
         if name not in EVENT_TYPES:
-            raise Invalid(f"types={name[:64]!r} is not one of {', '.join(EVENT_TYPES)}", path="types")
+            raise Invalid(f"types={name[:64]!r} is not one of {', '.join((*EVENT_TYPES, _ALERT))}", path="types")
     return StreamFilter(
         reach=reach,
-        types=cast("tuple[EventType, ...]", types),
+        types=cast("tuple[EventType, ...]", tuple(types)),
         user_id=query.get("user_id"),
         bot_id=query.get("bot_id"),
     )

@@ -13,12 +13,17 @@ from msgspec import Struct, structs
 
 from convo.alerts.delivery import SinkQueue
 from convo.alerts.keeper import Alerts
-from convo.errors import ConvoError, Forbidden
+from convo.alerts.rules import KINDS
+from convo.errors import ConvoError, Forbidden, Invalid
 from convo.observe import metrics
 from convo.runtime import tasks, threads
 from convo.runtime.deadline import deadline
+from convo.settings import WebSettings
+from convo.store.audit_log import Caller
 from convo.web.description import service_views
 from convo.web.description.messages import Answer, encode
+from convo.web.door import RouteRequest
+from convo.web.json_body import read_json_body
 from convo.web.pings import DATABASE_PING, Pings
 from convo.web.readiness import Readiness
 
@@ -64,6 +69,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
     pings: Pings
     check_stores: Callable[[], None]
     alerts: Alerts
+    settings: WebSettings = WebSettings()
     learnt: Mapping[str, Callable[[], str]] = {}
     exposition: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_metrics))
     openmetrics: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_openmetrics))
@@ -138,10 +144,34 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
             found[name] = service_views.SinkTestView(sink=name, ok=failure is None, detail=failure)
 
         async with trio.open_nursery() as nursery:
-            for queue in self.alerts.sink_queues:
+            for queue in self.alerts.sinks.every:
                 nursery.start_soon(send, queue)
-        in_order = tuple(found[queue.sink.name] for queue in self.alerts.sink_queues)
+        in_order = tuple(found[queue.sink.name] for queue in self.alerts.sinks.every)
         return Answer(status=200, body=encode(service_views.AlertsTestView(sinks=in_order)))
+
+    async def acknowledge_alert(self, request: RouteRequest, caller: Caller) -> Answer:
+        """Note that somebody has taken up the alerts of a type, and answer with those that this is about.
+
+        Raises:
+            Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
+            NotFound: no alert like that lasts.
+            Unavailable: the database does not answer, and this process has no such alert.
+        """
+        sent = await read_json_body(request, self.settings, service_views.AlertToAcknowledge)
+        if sent.type not in KINDS:
+            raise Invalid(f"{sent.type!r} is no type of alert; /docs/alerts lists them", path="$.type")
+        found = await self.alerts.open.acknowledge(sent.type, sent.component, sent.by, caller)
+        shown = tuple(
+            service_views.AcknowledgedAlertView(
+                type=one.type,
+                component=one.component,
+                acknowledged_by=one.acknowledged.by,
+                acknowledged_at=one.acknowledged.at,
+            )
+            for one in found
+            if one.acknowledged is not None
+        )
+        return Answer(status=200, body=encode(service_views.AcknowledgedAlertsView(alerts=shown)))
 
 
 def _is_here(peer: str) -> bool:

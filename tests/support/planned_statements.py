@@ -95,6 +95,13 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.alerts.shared._WAITS_FOR": (),
     "convo.alerts.shared._WAITING_IDS": (["llm"],),
     "convo.alerts.shared._OLDEST_IDS": (),
+    "convo.store.open_alerts._FORGET_OLD": (300.0,),
+    "convo.store.open_alerts._MARK": (["DEAD_LETTER"], ["jobs"], [""], [0]),
+    "convo.store.open_alerts._CLOSE": (["DEAD_LETTER"], ["jobs"], [""]),
+    "convo.store.open_alerts._ACKNOWLEDGE": ("DEAD_LETTER", None, 300.0, "", None),
+    "convo.store.open_alerts._OF_TYPE": ("DEAD_LETTER", None, 300.0),
+    "convo.store.open_alerts._LIST": (300.0,),
+    "convo.store.open_alerts._OPEN": ("DEAD_LETTER", "jobs", "", 300.0),
     **dict.fromkeys(
         [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 17)))],
         lambda s: (s.done - 5 * FEW, s.done),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -16,7 +17,8 @@ from convo.settings import Bytes, Seconds, SecondsOrNone, Secret, Section, Serve
 
 SECRETS = {
     *(("llm", "api_key"), ("memory", "api_key")),
-    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url")),
+    *(("alerts", name) for name in ("webhook_url", "webhook_secret", "slack_url", "google_chat_url", "pagerduty_key")),
+    ("smtp", "password"),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
     ("otel", "headers"),
@@ -177,7 +179,7 @@ def test_a_file_that_is_not_toml_is_an_error_with_its_path(tmp_path: Path, text:
         ("[database]\nurl = 5", r"\$\.database\.url"),
         ("[score]\nfriend_from = 500", r"friend_from .500..*acquaintance_from .500.*\$\.score"),
         ("server = 3", r"\$\.server.*; server is a section: write the line \[server\], and its keys below it"),
-        ("port = 80", r"\$\.port: there is no such key; it belongs below \[server\]$"),
+        ("port = 80", r"\$\.port: there is no such key; it belongs below \[server\] or \[smtp\]$"),
     ],
 )
 def test_a_misspelt_key_or_a_wrong_value_is_an_error_with_its_path(tmp_path: Path, text: str, said: str) -> None:
@@ -683,3 +685,98 @@ def test_a_bracket_that_is_never_closed_is_refused_with_the_form_for_ipv6() -> N
 )
 def test_the_forms_of_an_address_that_postgresql_knows_are_taken(url: str) -> None:
     assert load_settings(environ={"CONVO_DATABASE__URL": url}).database.url.reveal() == url
+
+
+# --- e-mail and the rotation
+
+MAIL = {"CONVO_SMTP__HOST": "mail", "CONVO_SMTP__SENDER": "convo@example.com"}
+ANNA = {"CONVO_ONCALL__PEOPLE__ANNA__EMAIL": "anna@example.com"}
+
+
+def test_a_rotation_is_read_from_tables_with_its_secrets_from_the_environment(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        """
+        [smtp]
+        host = "mail"
+        sender = "convo@example.com"
+        ca_file = "ca.pem"
+        [oncall]
+        start = 2027-01-04
+        timezone = "Europe/Berlin"
+        overrides = [{ from = 2027-03-01T09:00:00, until = 2027-03-03T09:00:00, person = "ben" }]
+        levels = { CRITICAL = "all" }
+        [oncall.people.anna]
+        email = "anna@example.com"
+        [oncall.people.ben]
+        """,
+    )
+    found = load_settings(file, {"CONVO_ONCALL__PEOPLE__BEN__SLACK_URL": "https://slack.example/sekrit"})
+    oncall = found.oncall
+    assert oncall.turns == ("anna", "ben")
+    assert oncall.people["ben"].slack_url.reveal() == "https://slack.example/sekrit"
+    assert "sekrit" not in repr(found)
+    assert oncall.overrides[0].from_.isoformat() == "2027-03-01T09:00:00"
+    assert (oncall.paging("CRITICAL"), oncall.paging("HIGH")) == ("all", "nobody")
+    assert found.smtp.ca_file == str(tmp_path / "ca.pem")
+
+
+def test_a_rotation_is_read_from_the_environment_alone() -> None:
+    override = {"from": "2027-03-01T09:00:00", "until": "2027-03-03T09:00:00+01:00", "person": "anna"}
+    found = load_settings(
+        environ={
+            **MAIL,
+            **ANNA,
+            "CONVO_ONCALL__START": "2027-01-04",
+            "CONVO_ONCALL__OVERRIDES": json.dumps([override]),
+            "CONVO_ONCALL__ROTATION": '["anna"]',
+        }
+    )
+    assert found.oncall.start.isoformat() == "2027-01-04"
+    assert (found.oncall.turns, found.oncall.overrides[0].person) == (("anna",), "anna")
+    assert found.oncall.paging("HIGH") == "escalate"
+
+
+@pytest.mark.parametrize("key", ["pagerduty_key", "slack_url"])
+def test_no_secret_of_a_person_stands_in_a_file(tmp_path: Path, key: str) -> None:
+    file = written(tmp_path, f'[oncall.people.ben]\n{key} = "https://sekrit"')
+    with pytest.raises(ConfigError, match=f"CONVO_ONCALL__PEOPLE__BEN__{key.upper()}") as caught:
+        load_settings(file, {})
+    assert "sekrit" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"CONVO_SMTP__HOST": ""}, r"oncall\.people\.anna\.email is set, but smtp\.host is empty"),
+        ({"CONVO_SMTP__SENDER": ""}, "smtp.sender is empty"),
+        ({"CONVO_SMTP__SENDER": "a\r\nb@c"}, "smtp.sender|CONVO_SMTP__SENDER"),
+        ({"CONVO_SMTP__USER": "convo"}, "only one of smtp.user and CONVO_SMTP__PASSWORD"),
+        (
+            {"CONVO_SMTP__USER": "u", "CONVO_SMTP__PASSWORD": "sekrit", "CONVO_SMTP__SECURITY": "none"},
+            "would send the password of smtp.user readably",
+        ),
+        ({"CONVO_ONCALL__PEOPLE__ANNA__EMAIL": ""}, r"oncall\.people\.anna can be notified in no way"),
+        ({"CONVO_ONCALL__PEOPLE__BEN__SLACK_URL": "sekrit"}, "PEOPLE__BEN__SLACK_URL: its value is no http"),
+        ({"CONVO_ONCALL__ROTATION": '["anna", "bob"]'}, "oncall.rotation names 'bob', who is not in oncall.people"),
+        ({"CONVO_ONCALL__TIMEZONE": "Europe/Belrin"}, "oncall.timezone = 'Europe/Belrin' is no time zone"),
+        ({"CONVO_ONCALL__TIMEZONE": "../etc/passwd"}, "is no time zone"),
+        (
+            {
+                "CONVO_ONCALL__OVERRIDES": '[{"from": "2027-03-02T09:00:00", "until": "2027-03-02T09:00:00",'
+                ' "person": "anna"}]'
+            },
+            "has one of anna that ends at 2027-03-02T09:00:00, not after its beginning",
+        ),
+        ({"CONVO_ONCALL__LEVELS": '{"URGENT": "all"}'}, "CONVO_ONCALL__LEVELS"),
+        ({"CONVO_ONCALL__START": "soon"}, "CONVO_ONCALL__START"),
+        ({"CONVO_ALERTS__PAGERDUTY_URL": "events.pagerduty.com"}, "alerts.pagerduty_url = 'events.pagerduty.com'"),
+        ({"CONVO_SERVER__PUBLIC_URL": "convo.example.com"}, "server.public_url = 'convo.example.com' is no http"),
+        ({"CONVO_SERVER__PUBLIC_URL": "https://convo.example.com/"}, "ends with a slash"),
+    ],
+)
+def test_e_mail_and_the_rotation_have_to_fit_together(changes: dict[str, str], complaint: str) -> None:
+    load_settings(environ=MAIL | ANNA)
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        load_settings(environ=MAIL | ANNA | changes)
+    assert "sekrit" not in str(caught.value)

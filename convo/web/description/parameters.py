@@ -65,7 +65,10 @@ EVENT = Parameter(
 )
 EVENT_TYPE = Parameter(name="type", where="query", text="Only events of this type.", type=EventType)
 EVENT_TYPES_WANTED = Parameter(
-    name="types", where="query", text="Only events of these types, with commas between them.", type=str
+    name="types",
+    where="query",
+    text="Only events of these types, with commas between them; `alert`: the alerts of this process, too.",
+    type=str,
 )
 LAST_EVENT_ID = Parameter(
     name="Last-Event-ID",

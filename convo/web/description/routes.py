@@ -418,6 +418,8 @@ _AUDIT_LOG = (
     ),
 )
 
+_BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
+
 _ALERTS = (
     Route(
         path="/v1/alerts",
@@ -447,9 +449,29 @@ _ALERTS = (
         ),
         problems=(errors.DeadlineExceeded,),
     ),
+    Route(
+        path="/v1/alerts/acknowledge",
+        method="post",
+        name="acknowledge_alert",
+        scope="admin",
+        of_all=True,
+        tag="alerts",
+        summary="Note that somebody has taken up an alert",
+        text="It holds for all processes, until the alert is resolved. Nobody else of the rotation is notified of it "
+        "then, and PagerDuty shows it as acknowledged. The first acknowledgement stays.",
+        takes=RouteBody(type=service_views.AlertToAcknowledge, sample=samples.ALERT_TO_ACKNOWLEDGE),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="Who has acknowledged what, and when.",
+                body=service_views.AcknowledgedAlertsView,
+                sample=samples.ALERTS_ACKNOWLEDGED,
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.NotFound, errors.Unavailable),
+    ),
 )
 
-_BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
 _WEBHOOKS = (
     Route(
         path="/v1/webhooks",
@@ -616,7 +638,9 @@ _EVENTS = (
         summary="Get events as they happen",
         text="Server-Sent Events: `id` is the event's `sequence`, `event` its type, `data` the CloudEvent. A comment "
         "comes every `events.heartbeat_seconds`. A client that comes back with `Last-Event-ID` misses nothing that is "
-        "still kept. Where no types of events are chosen, there is no stream.",
+        "still kept. Where no types of events are chosen, there is no stream. With `types=alert` the alerts of this "
+        "process come, too, without an `id`: `data` is what the webhook of alerts gets. That takes a key of the whole "
+        "installation.",
         parameters=(
             EVENT_TYPES_WANTED,
             filter_by("user_id", WITHOUT_NUL),

@@ -244,6 +244,9 @@ ALERTS = service_views.AlertsView(
             told=1,
             evidence=EvidenceView(figures={"unreviewed": 1}, ids=(_ID,), explain=(f"/v1/conversations/{_ID}/explain",)),
             process="host/4f1c",
+            handbook="/docs/alerts#dead_letter",
+            acknowledged_at=_DONE,
+            acknowledged_by="anna",
         ),
     ),
     recent=(),
@@ -255,6 +258,16 @@ ALERTS_TEST = service_views.AlertsTestView(
     sinks=(
         service_views.SinkTestView(sink="log", ok=True),
         service_views.SinkTestView(sink="webhook", ok=False, detail="webhook: answered 401"),
+    )
+)
+
+ALERT_TO_ACKNOWLEDGE = service_views.AlertToAcknowledge(type="DEAD_LETTER", component="jobs", by="anna")
+
+ALERTS_ACKNOWLEDGED = service_views.AcknowledgedAlertsView(
+    alerts=(
+        service_views.AcknowledgedAlertView(
+            type="DEAD_LETTER", component="jobs", acknowledged_by="anna", acknowledged_at=_DONE
+        ),
     )
 )
 

@@ -39,6 +39,31 @@ class AlertsTestView(Struct, frozen=True, kw_only=True):
     sinks: tuple[SinkTestView, ...]
 
 
+class AlertToAcknowledge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which alerts somebody has taken up: of a type, of one component or, without it, of all."""
+
+    type: Annotated[str, Meta(max_length=100, description="As in the table of the handbook's page alerts.")]
+    component: Annotated[Annotated[str, Meta(max_length=500)] | None, Meta(description="Null: every component.")] = None
+    by: Annotated[
+        str, Meta(max_length=100, pattern=r"^[^\x00-\x1f\x7f]*\Z", description="Who; empty: the name of the key.")
+    ] = ""
+
+
+class AcknowledgedAlertView(Struct, frozen=True, kw_only=True):
+    """One alert, and who was the first to take it up."""
+
+    type: str
+    component: str
+    acknowledged_by: str
+    acknowledged_at: datetime
+
+
+class AcknowledgedAlertsView(Struct, frozen=True, kw_only=True):
+    """The alerts that are acknowledged now, of all processes."""
+
+    alerts: tuple[AcknowledgedAlertView, ...]
+
+
 class AuditEntryView(Struct, frozen=True, kw_only=True):
     """One row of the audit log: who did what, to what, and when. No id of a conversation or a user stands in it."""
 

@@ -284,3 +284,83 @@ def test_a_stop_ends_streams_in_order(version: str, database: str, tmp_path: Pat
                 got += piece
     assert got.endswith(b"0\r\n\r\n") is (version == "1.1")
     assert b"connection: close" in got.lower()
+
+
+# --- alerts
+
+
+ALERTING = {
+    "alerts.disk_free_bytes": str(1 << 50),
+    "alerts.evaluate_seconds": "0.05",
+    "alerts.look_seconds": "0.1",
+    "jobs.workers": "0",
+}
+
+
+DISK = {"type": "DISK_LOW"}
+
+
+async def lines_until(client: httpx.AsyncClient, query: str, end: str, act: Any) -> list[str]:
+    """Read a stream until a line begins with ``end``; once it is open, ``act``."""
+    found: list[str] = []
+    with trio.fail_after(10):
+        async with client.stream("GET", f"/v1/events{query}") as answer:
+            assert answer.status_code == 200
+            async for line in answer.aiter_lines():
+                found.append(line)
+                if line == ": open":
+                    await act()
+                if line.startswith(end):
+                    break
+    return found
+
+
+@pytest.mark.parametrize("events", [{}, ON])
+async def test_a_stream_that_asks_for_alerts_gets_them_without_a_number(
+    database: str, tmp_path: Path, events: dict[str, str]
+) -> None:
+    async with convo(tmp_path, database, {**ALERTING, **events}) as client:
+
+        async def act() -> None:
+            while (await client.post("/v1/alerts/acknowledge", json=DISK)).status_code == 404:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+
+        lines = await lines_until(client, "?types=alert", 'data: {"type":"alert.acknowledged"', act)
+        assert "event: alert" in lines
+        assert not any(line.startswith("id:") for line in lines)
+        data = json.loads(lines[-1].removeprefix("data: "))["data"]
+        assert (data["type"], data["component"]) == ("DISK_LOW", "data_dir")
+        assert data["acknowledged_by"] == "somebody without a key"
+
+
+async def test_a_stream_of_both_has_events_with_numbers_and_alerts_and_one_of_events_has_no_alert(
+    database: str, tmp_path: Path
+) -> None:
+    async with convo(tmp_path, database, {**ALERTING, **ON}) as client, trio.open_nursery() as nursery:
+        plain = Reader()
+        nursery.start_soon(plain.read, client)
+        await plain.opened.wait()
+
+        async def act() -> None:
+            while (await client.post("/v1/alerts/acknowledge", json=DISK)).status_code == 404:  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            await posted(client, "talk-1")
+
+        lines = await lines_until(client, "?types=alert,conversation.accepted", "id:", act)
+        assert "event: alert" in lines
+        # Its reader takes nothing but events.
+        assert await plain.got(1) == ["talk-1"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_alerts_are_for_keys_that_reach_the_whole_installation(database: str, tmp_path: Path) -> None:
+    settings = {**ALERTING, "auth.keys": "true"}
+    async with open_store(database) as postgres, convo(tmp_path, database, settings) as client:
+        own = await keys.new(postgres, "own", ("read",), 0)
+        acme = await keys.new(postgres, "acme", ("read",), 0, tenant="acme")
+        admin = await keys.new(postgres, "admin", ("read", "admin"), 0)
+        await trio.sleep(1)
+        for key, status in ((acme, 403), (own, 403), (admin, 200)):
+            headers = {"Authorization": f"Bearer {key}"}
+            async with client.stream("GET", "/v1/events?types=alert", headers=headers) as answer:
+                assert answer.status_code == status

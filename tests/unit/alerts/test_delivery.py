@@ -8,12 +8,12 @@ import trio
 from trio.testing import MockClock
 
 from convo.alerts import formats
-from convo.alerts.delivery import SinkQueue, open_sink_queues
+from convo.alerts.delivery import SinkQueue
 from convo.alerts.formats import Notification
 from convo.alerts.rules import Alert, condition
-from convo.errors import ConfigError, ConvoError, RemoteDenied, RemoteRefused, RemoteUnavailable
+from convo.errors import ConvoError, RemoteDenied, RemoteRefused, RemoteUnavailable
 from convo.observe import metrics
-from convo.settings import AlertsSettings, Secret
+from convo.settings import AlertsSettings
 from tests.support.making import AT
 
 SETTINGS = AlertsSettings(buffer_max=3, attempts=3, backoff_seconds=1.0, deliver_seconds=5.0)
@@ -124,10 +124,3 @@ async def test_a_test_is_sent_once_and_says_why_it_failed(error: ConvoError | No
     sink = FailingSink(*([error] if error else []))
     assert await SinkQueue(sink, SETTINGS).test(message(1)) == said
     assert len(sink.tried) == 1
-
-
-async def test_the_sinks_trust_the_authority_of_the_settings() -> None:
-    settings = AlertsSettings(slack_url=Secret("https://s"), ca_file="/none.pem")
-    with pytest.raises(ConfigError, match=r"slack: ca_file"):
-        async with open_sink_queues(settings):
-            pass

@@ -5,9 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from convo import handbook
 from convo.alerts import formats
 from convo.alerts.formats import Notification
-from convo.alerts.rules import Alert, Evidence, condition
+from convo.alerts.rules import KINDS, Alert, Evidence, condition
+from convo.store.open_alerts import Acknowledgement
 
 AT = datetime(2026, 11, 25, 4, 0, 0, tzinfo=UTC)
 
@@ -41,6 +43,9 @@ def test_the_webhooks_body_says_what_who_since_when_what_to_do_and_why() -> None
                 "explain": ["/v1/conversations/c%201/explain", "/v1/conversations/c-2/explain"],
             },
             "process": "here/1",
+            "handbook": "/docs/alerts#dead_letter",
+            "acknowledged_at": None,
+            "acknowledged_by": None,
         },
     }
 
@@ -54,6 +59,7 @@ def test_chats_get_a_text_that_says_it_in_lines(body: object) -> None:
             "there are some (since 2026-11-25 04:00:00Z)\n"
             "unreviewed 2\n"
             "Do: convo dead, then convo retry ID or convo acknowledge ID.\n"
+            "Handbook: /docs/alerts#dead_letter\n"
             "/v1/conversations/c%201/explain\n"
             "/v1/conversations/c-2/explain"
         )
@@ -63,3 +69,24 @@ def test_chats_get_a_text_that_says_it_in_lines(body: object) -> None:
 def test_slack_is_given_no_markup_of_somebody_else() -> None:
     text = json.loads(formats.slack_body(message("<!channel> & co")))["text"]
     assert "&lt;!channel&gt; &amp; co" in text
+
+
+def test_links_begin_with_the_public_url_and_lead_to_a_section_of_the_handbook() -> None:
+    for kind in KINDS:
+        alert = Alert(condition=condition(kind, "x", "why", evidence=Evidence(ids=("c 1",))), since=0.0)
+        shown = formats.view(
+            alert, raised_at=AT, ended_at=None, process="here/1", public_url="https://convo.example.com"
+        )
+        address, _, anchor = shown.handbook.partition("#")
+        assert address == "https://convo.example.com/docs/alerts"
+        assert f"\n### {anchor.upper()}\n" in handbook.page("alerts")
+        assert shown.evidence.explain == ("https://convo.example.com/v1/conversations/c%201/explain",)
+
+
+def test_a_message_says_who_has_acknowledged_it() -> None:
+    alert = Alert(condition=condition("DEAD_LETTER", "jobs", "why"), since=0.0)
+    by = Acknowledgement(by="anna", at=AT)
+    shown = formats.view(alert, raised_at=AT, ended_at=None, process="here/1", acknowledged=by)
+    text = json.loads(formats.slack_body(Notification(id="msg_1", change="acknowledged", at=AT, alert=shown)))["text"]
+    assert text.startswith("🟡 *CRITICAL DEAD_LETTER* acknowledged: jobs\n")
+    assert "Acknowledged by anna" in text

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
+from typing import Any, cast
 
 import trio
 from structlog.testing import capture_logs
@@ -14,8 +15,9 @@ from convo.alerts.formats import Notification
 from convo.alerts.keeper import Alerts, Here
 from convo.alerts.look import Vitals
 from convo.alerts.shared import SharedState
+from convo.alerts.sinks import OpenSinks
 from convo.errors import ConvoError, DatabaseUnavailable
-from convo.settings import AlertsSettings
+from convo.settings import AlertsSettings, OncallSettings
 from convo.store.ledger import Gap
 
 SETTINGS = AlertsSettings(evaluate_seconds=1.0, look_seconds=5.0, disk_free_bytes=0)
@@ -73,15 +75,17 @@ async def keeping(
         event.set()
     alerts = Alerts(
         settings=settings,
+        oncall=OncallSettings(),
         here=Here(process=lambda: "here/1", folder=Path("/"), pool=lambda: (0, 8)),
+        postgres=cast("Any", None),
         shared=shared,
         prepared=event,
-        sink_queues=[SinkQueue(sink, settings)],
+        sinks=OpenSinks(shared=(SinkQueue(sink, settings),)),
     )
     with capture_logs():
         async with trio.open_nursery() as nursery:
             await nursery.start(alerts.run)
-            await nursery.start(alerts.sink_queues[0].run)
+            await nursery.start(alerts.sinks.shared[0].run)
             nursery.start_soon(alerts.ask)
             yield alerts, sink
             nursery.cancel_scope.cancel()

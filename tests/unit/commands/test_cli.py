@@ -75,6 +75,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
         "audit_log",
         "alerts",
         "test_alerts",
+        "post_acknowledgement",
     ):
         monkeypatch.setattr(terminal, name, record(name))
     return calls
@@ -278,6 +279,42 @@ def test_the_terminal_commands_ask_the_server_at_its_usual_place(called: list[tu
         ("alerts", usual),
         ("test_alerts", usual),
     ]
+
+
+def test_an_alert_is_acknowledged_by_its_type_of_one_component_or_of_all(called: list[tuple[Any, ...]]) -> None:
+    usual = ServerCall(url=URL)
+    assert cli.main(["alerts", "ack", "LLM_UNAVAILABLE"]) == 3
+    assert cli.main(["alerts", "ack", "dead_letter", "--component", "jobs", "--by", "anna"]) == 3
+    assert called == [
+        ("post_acknowledgement", usual, "LLM_UNAVAILABLE", None, ""),
+        ("post_acknowledgement", usual, "DEAD_LETTER", "jobs", "anna"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "complaint"),
+    [
+        (["ack"], "name the type of the alert: `convo alerts ack TYPE`"),
+        (["show", "DEAD_LETTER"], "TYPE, --component and --by are for `convo alerts ack`"),
+        (["--by", "anna"], "not for `convo alerts show`"),
+    ],
+)
+def test_what_only_ack_takes_is_refused_elsewhere(
+    typed: list[str], complaint: str, called: list[tuple[Any, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["alerts", *typed]) == 1
+    assert complaint in capsys.readouterr().err
+    assert called == []
+
+
+def test_oncall_reads_the_settings_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["oncall"]) == 1
+    assert "nobody is on call" in capsys.readouterr().out
+    monkeypatch.setenv("CONVO_ONCALL__PEOPLE__ANNA__SLACK_URL", "https://slack.example/x")
+    assert cli.main(["oncall", "--at", "2027-03-28T09:00", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["now"]["person"] == "anna"
 
 
 def test_the_terminal_commands_ask_what_they_are_told_where_they_are_told(

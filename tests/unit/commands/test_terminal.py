@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -389,6 +390,20 @@ def test_no_alert_is_said_in_words(answering: Answering, capsys: pytest.CaptureF
 
     assert terminal.alerts(ServerCall(url="http://convo")) == 0
     assert "nothing is wrong" in capsys.readouterr().out
+
+
+def test_an_acknowledgement_is_posted_and_shown_with_who_was_first(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = answering(sent(samples.ALERTS_ACKNOWLEDGED))
+
+    assert terminal.post_acknowledgement(ServerCall(url="http://convo"), "DEAD_LETTER", None, "ben") == 0
+
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/v1/alerts/acknowledge")
+    assert json.loads(seen[0].content) == {"type": "DEAD_LETTER", "component": None, "by": "ben"}
+    out = capsys.readouterr().out
+    assert "DEAD_LETTER" in out
+    assert "anna" in out
 
 
 @pytest.mark.parametrize("ok", [True, False])
