@@ -74,9 +74,14 @@ def add_api_commands(commands: Commands) -> None:
     alerts.add_argument("type", nargs="?", metavar="TYPE", help="the type of the alert, for ack")
     alerts.add_argument("--component", metavar="NAME", help="of this component alone, for ack")
     alerts.add_argument("--by", metavar="NAME", default="", help="who takes it up (default: the name of the key)")
+    capacity = add_command(
+        commands, "capacity", "show what this installation can do, from its own measured figures", _capacity
+    )
+    capacity.add_argument("--target", metavar="RATE", help="what a rate needs: 500/s, 30000/min or 5000000/day")
+    capacity.add_argument("--conversations", type=row_count, metavar="N", help="how long so many conversations take")
     imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
     _add_import_options(imported)
-    for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
+    for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts, capacity):
         _add_server(parser)
 
 
@@ -338,6 +343,10 @@ def _alerts(asked: argparse.Namespace) -> int:
         raise Refused(f"TYPE, --component and --by are for `convo alerts ack`, not for `convo alerts {asked.what}`")
     command = terminal.test_alerts if asked.what == "test" else terminal.alerts
     return command(_call(asked))
+
+
+def _capacity(asked: argparse.Namespace) -> int:
+    return terminal.capacity(_call(asked), target=asked.target, conversations=asked.conversations)
 
 
 def _list(asked: argparse.Namespace) -> int:

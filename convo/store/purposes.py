@@ -53,6 +53,7 @@ PURPOSES: Mapping[str, Purpose] = {
         ),
         "readers",
     ),
+    "db.capacity": "readers",
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""
 
