@@ -1,0 +1,104 @@
+// One user: the relationship over time and by bot, what is remembered, and the newest conversations. Open it to show more.
+
+import { get, places, userPath } from "./api.js";
+import { eraseUserButton } from "./acting.js";
+import { chart } from "./charts.js";
+import { columns } from "./conversations.js";
+import { badge, button, el, empty, facts, link, notice, panel, table } from "./dom.js";
+import { count, t, time, word } from "./text.js";
+
+const TONES = { stranger: "quiet", acquaintance: "busy", friend: "good" };
+const HISTORY_PAGES = 5;
+
+/** Show a user until `signal` ends it. */
+export function showUser(main, { signal, values: [id] }) {
+  const level = el("span");
+  const about = el("div");
+  const over = el("div");
+  const bots = table(t("user.bots"), [
+    { first: true, head: t("head.bot"), wrap: true, cell: (row) => row.bot_id },
+    { head: t("head.level"), cell: (row) => badge(word("level_of", row.level), TONES[row.level]) },
+    { head: t("head.score"), number: true, cell: (row) => count(row.score) },
+    { head: t("head.conversations"), number: true, cell: (row) => count(row.conversations) },
+    { head: t("head.emotion"), cell: (row) => word("emotion", row.last_emotion) },
+  ], t("user.no_bots"));
+  const memories = table(t("user.memories"), [
+    { first: true, head: t("head.memory"), wrap: true, cell: (row) => row.text },
+    { head: t("head.kind"), cell: (row) => row.kind },
+    { head: t("head.first_seen"), cell: (row) => time(row.first_seen_at) },
+    { head: t("head.conversation"), wrap: true, cell: (row) => (row.conversation_id ? link(row.conversation_id, places.conversation(row.conversation_id)) : t("none")) },
+  ], t("user.no_memories"));
+  const talks = table(t("user.conversations"), columns().filter((one) => one.head !== t("head.user")), t("conversations.none_found"));
+  main.append(el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, el("span", { class: "quiet kind", text: t("user.title") }), " ", el("code", { text: id })), level),
+    el("div", { class: "row actions" }, [eraseUserButton(id)].filter(Boolean)), about,
+    panel(t("user.over_time"), over, { wide: true }),
+    el("div", { class: "panels" }, panel(t("user.bots"), bots), panel(t("user.memories"), pages(memories, (cursor) => get(`${userPath(id)}/memories`, { query: { cursor }, signal }), "memories", signal))),
+    panel(t("user.conversations"), pages(talks, (cursor) => get("/v1/conversations", { query: { user_id: id, cursor }, signal }), "conversations", signal), { wide: true }));
+  showRelationship();
+  showHistory();
+
+  async function showRelationship() {
+    try {
+      const found = await get(`${userPath(id)}/relationship`, { signal });
+      level.replaceChildren(badge(word("level_of", found.level), TONES[found.level]));
+      about.replaceChildren(facts([
+        [t("head.score"), count(found.score)],
+        [t("head.conversations"), count(found.conversations)],
+        [t("head.emotion"), found.last_emotion ? word("emotion", found.last_emotion) : null],
+      ]));
+      bots.fill(found.bots);
+    } catch (error) {
+      if (!signal.aborted) notice(main, error.status === 404 ? t("user.unknown") : error.message);
+    }
+  }
+
+  async function showHistory() {
+    try {
+      const points = await history(id, signal);
+      if (points.length < 2) {
+        over.replaceChildren(empty(t("user.no_history")));
+        return;
+      }
+      const drawn = chart(t("user.score_over_time"), [{ key: "score", label: t("head.score"), write: count, tone: "c1" }],
+        { signal, span: 0, stepped: true, height: 180 });
+      over.replaceChildren(drawn);
+      drawn.update(points);
+    } catch (error) {
+      if (!signal.aborted) over.replaceChildren(empty(error.status === 404 ? t("user.no_history") : error.message));
+    }
+  }
+}
+
+/** Read the score over time, all bots together, oldest first; at most so many pages. */
+async function history(id, signal) {
+  const found = [];
+  let cursor;
+  for (let page = 0; page < HISTORY_PAGES; page += 1) {
+    const answer = await get(`${userPath(id)}/relationship/history`, { query: { cursor }, signal });
+    found.push(...answer.points);
+    cursor = answer.next_cursor;
+    if (!cursor) break;
+  }
+  return found.sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
+}
+
+/** A table that is filled page by page. */
+function pages(list, read, name, signal) {
+  const below = el("div", { class: "row" });
+  const whole = el("div", {}, list, below);
+  const rows = [];
+
+  async function next(cursor) {
+    try {
+      const answer = await read(cursor);
+      rows.push(...answer[name]);
+      list.fill(rows);
+      below.replaceChildren(...(answer.next_cursor ? [button(t("more"), () => next(answer.next_cursor))] : []));
+    } catch (error) {
+      if (signal.aborted || error.status === 404) list.fill(rows);
+      else notice(whole, error.message);
+    }
+  }
+  next();
+  return whole;
+}
