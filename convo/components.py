@@ -86,6 +86,7 @@ from convo.web.door import Door
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
+from convo.web.figures import Figures
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
@@ -133,8 +134,8 @@ class Components:
         if storage is not None:
             self._dependencies[OLD_LOGS] = storage.reads
             old_logs = [storage.reads, storage.packing]
-        called = (remote.dependency for remote in remotes)
-        self.readiness = Readiness([*called, *self._brokers.values(), *old_logs])
+        every = [*(remote.dependency for remote in remotes), *self._brokers.values(), *old_logs]
+        self.readiness = Readiness(every)
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -181,6 +182,7 @@ class Components:
             in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
+        self.figures = Figures(settings.page, postgres, self.alerts, every, lambda: me.name)
         self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(
@@ -354,6 +356,7 @@ class Components:
                 changed=self.courier.changed,
             ),
             streams=self.streams,
+            figures=self.figures,
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -417,6 +420,8 @@ class Components:
             yield self.part_keeper.run
         if self.settings.canary.enabled:
             yield self._canary.run
+        if self.settings.page.sample_seconds:
+            yield self.figures.run
         if passes(self.settings.retention):
             yield self._retention.run
         if self.settings.events.types:
@@ -458,6 +463,7 @@ class Components:
         if self._logs_keeper is not None:
             self._logs_keeper.forget()
         self.alerts.forget_shared()
+        self.figures.forget()
         for dependency in self._dependencies.values():
             dependency.forget_jobs()
 

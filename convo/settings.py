@@ -589,6 +589,12 @@ class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     within_seconds: Seconds = 30.0
 
 
+class PageSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The page for operators, and the figures behind it."""
+
+    sample_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
+
+
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of one process, section by section."""
 
@@ -617,6 +623,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rabbitmq: RabbitmqSettings = RabbitmqSettings()
     logs: LogsSettings = LogsSettings()
     canary: CanarySettings = CanarySettings()
+    page: PageSettings = PageSettings()
 
 
 def dependency_sections(settings: Settings) -> dict[str, RemoteSettings]:

@@ -256,6 +256,7 @@ TESTED_BY: dict[str, str] = {
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",
     "convo.web.description.batch_views": "integration/web/test_batch.py",
+    "convo.web.description.figure_views": "unit/web/description/test_openapi.py",
     # What shows only in what others do with it.
 }
 

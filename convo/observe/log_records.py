@@ -648,6 +648,11 @@ def sample_failed(*, reason: str) -> None:
     _record("warning", "sample_failed", reason=reason)
 
 
+def figures_failed(*, reason: str) -> None:
+    """Log that the figures of all processes could not be read now; those of this one are shown alone."""
+    _record_seldom("warning", "figures_failed", reason, reason=reason)
+
+
 def prepare_failed(*, database: str, reason: str, again_every_seconds: float) -> None:
     """Log that the database is not there yet at the start; it is tried again."""
     fields = {"database": database, "reason": reason, "again_every_seconds": again_every_seconds}

@@ -19,6 +19,7 @@ NAMES: dict[str, str] = {
     "web.encode": "making a large answer, in a thread",
     "web.metrics": "writing the metrics, in a thread",
     "web.tasks": "writing the list of tasks, in a thread",
+    "web.figures": "the first figures of this installation, where nobody has looked at them lately",
     "web.answer": "sending a part of an answer to a client",
     # the database: a wait for a connection and one unit of work on it
     "db.accept": "storing one batch of conversations",
@@ -46,6 +47,7 @@ NAMES: dict[str, str] = {
     "db.give_back": "giving back attempts that were spent on a fault of a dependency",
     "db.rescue": "rescuing leases that ended, and burying what is given up",
     "db.sample": "counting jobs for the metrics",
+    "db.figures": "reading the figures of all processes, for everybody who looks at them",
     "db.reruns": "looking at conversations for a re-run of a part, or taking some of them",
     "db.promote": "letting results of a re-run take the place of the current ones",
     "db.books": "comparing the tables with the ledger",

@@ -18,7 +18,7 @@ import re
 import trio
 from msgspec import Struct
 
-from convo.conversation.tenant import DEFAULT
+from convo.conversation.tenant import DEFAULT, Reach
 from convo.errors import ConvoError, Forbidden, KeysUnavailable, Unauthorized
 from convo.observe import log_records, metrics
 from convo.settings import AuthSettings
@@ -97,6 +97,13 @@ class Authority:
             raise _lacks(key, "admin")
         self._used.add(key.key_id)
         return key
+
+    def reaches_all(self, key_id: str | None, reach: Reach) -> bool:
+        """Return whether a caller that was just let in may see the whole installation; as ``check`` with ``of_all``."""
+        if not self._settings.keys:
+            return True
+        held = self._held.get(key_id or "")
+        return held is not None and reach.is_default and ("admin" in held.key.scopes or not self._several)
 
     def requests_per_second(self, key_id: str) -> float:
         """Return the own limit of a key that was just checked; 0 for none."""

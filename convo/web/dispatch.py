@@ -14,7 +14,7 @@ from convo.http.context import DirectTarget
 from convo.observe import log_records
 from convo.settings import Settings
 from convo.store.audit_log import Caller
-from convo.web import documentation
+from convo.web import documentation, queries
 from convo.web.accept import AcceptRoute
 from convo.web.auditing import AuditLogRoute
 from convo.web.batch import BatchRoute
@@ -26,6 +26,7 @@ from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
+from convo.web.figures import Figures
 from convo.web.operations import OperationsRoutes
 from convo.web.webhooks import WebhookRoutes
 
@@ -43,6 +44,7 @@ class Api(Struct, frozen=True, kw_only=True):
     operations: OperationsRoutes
     webhooks: WebhookRoutes
     streams: EventStreams
+    figures: Figures
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -83,6 +85,10 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
+        "read_figures": lambda request: api.figures.show(
+            queries.since_seq_of(request.query),
+            whole=api.door.authority.reaches_all(log_records.request_key.get(), request.reach),
+        ),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
         "live": lambda _: operations.livez(),

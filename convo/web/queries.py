@@ -191,6 +191,18 @@ def state_of(query: Mapping[str, str]) -> str | None:
     return state
 
 
+def since_seq_of(query: Mapping[str, str]) -> int:
+    """Return the number of the last sample that the client has, 0 for none.
+
+    Raises:
+        Invalid: ``since`` is no whole number from 0.
+    """
+    text = query.get("since", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise Invalid(f"since={text!r} is not a number from 0", path="since")
+    return int(text)
+
+
 def cursor_of(query: Mapping[str, str]) -> int | None:
     """Return the number that the page begins after.
 

@@ -16,6 +16,7 @@ from convo.conversation.tenant import LAST_KEY, WHOLE_DEFAULT, turn_bounds
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from convo.store.months import MONTH_SEQS
+from convo.store.processes import LEAD_LOCK
 from tests.support.found_statements import found_statements
 from tests.support.many_rows import HEAVY, Sample
 
@@ -260,6 +261,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.intake.ERASE_FROM_RECEIPTS": lambda s: ([s.done], [hashed(s.done)]),
     "convo.store.jobs.counts._COUNT": (FEW // 10,),
     "convo.store.jobs.counts._OLDEST": (),
+    "convo.store.shared_figures._FIGURES": (FEW // 10, LEAD_LOCK),
     "convo.store.jobs.crashes._HOLDERS": ("p1", "p1.y"),
     "convo.store.jobs.crashes._BLAME_LEASED": (["p1.x"],),
     "convo.store.jobs.crashes._BLAME_RESCUED": (["p0.w"], [_EPOCH]),

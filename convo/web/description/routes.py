@@ -13,7 +13,15 @@ from msgspec import Struct
 from convo import errors
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
-from convo.web.description import batch_views, erasure_views, samples, service_views, views, webhook_views
+from convo.web.description import (
+    batch_views,
+    erasure_views,
+    figure_views,
+    samples,
+    service_views,
+    views,
+    webhook_views,
+)
 from convo.web.description.parameters import (
     AUDIT_ACTION,
     AUDIT_SINCE,
@@ -34,6 +42,7 @@ from convo.web.description.parameters import (
     REASON,
     REVISION,
     SINCE,
+    SINCE_SEQ,
     STATE,
     TOPIC,
     TURNS_LIMIT,
@@ -415,6 +424,28 @@ _AUDIT_LOG = (
     ),
 )
 
+_FIGURES = (
+    Route(
+        path="/v1/figures",
+        name="read_figures",
+        scope="read",
+        needs_database=True,
+        # Many look at it, again and again: past the framework each of them costs a tenth.
+        direct=True,
+        tag="service",
+        summary="See how the installation stands",
+        text="Samples are taken every `page.sample_seconds` for as long as somebody asks, and kept for ten minutes. All "
+        "who ask get the same ones. Rates, waits and breakers are those of the process that answers. A key that does "
+        "not reach the whole installation, as `GET /v1/alerts` requires it, gets none of the figures (`whole`: false). "
+        "Where `page.sample_seconds` is 0, there are none.",
+        parameters=(SINCE_SEQ,),
+        answers=(
+            RouteResponse(status=200, text="The figures.", body=figure_views.FiguresView, sample=samples.FIGURES),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.DeadlineExceeded),
+    ),
+)
+
 _ALERTS = (
     Route(
         path="/v1/alerts",
@@ -724,4 +755,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_FIGURES, *_ALERTS, *_SERVICE)

@@ -21,7 +21,8 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.web.description import batch_views, erasure_views, service_views, views, webhook_views
+from convo.store.shared_figures import ProcessFigures
+from convo.web.description import batch_views, erasure_views, figure_views, service_views, views, webhook_views
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -249,6 +250,50 @@ ALERTS = service_views.AlertsView(
     recent=(),
     leads=True,
     sinks=("log", "webhook"),
+)
+
+FIGURES = figure_views.FiguresView(
+    seconds=2.0,
+    whole=True,
+    process="5f0c9a7e.3b1d4286a0c7e9f2",
+    processes=(
+        ProcessFigures(
+            name="5f0c9a7e.3b1d4286a0c7e9f2",
+            host="host",
+            version="0.2.0",
+            seen_seconds=1.4,
+            leads=True,
+            workers=8,
+            working=3,
+        ),
+    ),
+    dependencies=(
+        figure_views.DependencyFigures(
+            name="llm", state="closed", reason="", concurrency=8, in_flight=3, waiting=0
+        ),
+    ),
+    alerts=ALERTS.active,
+    waits=(figure_views.WaitFigures(name="db.accept", count=5160, p50_ms=2.4, p99_ms=8.1),),
+    forecast=figure_views.ForecastView(drained_in_seconds=42.0),
+    queue=figure_views.QueueFigures(ready=120, delayed=2, parked=0, leased=3, dead=1),
+    oldest_seconds=3.2,
+    shared_age_seconds=0.01,
+    samples=(
+        figure_views.FigureSample(
+            seq=4711,
+            at=1772438400.0,
+            accepts_per_s=86.0,
+            accept_p50_ms=4.1,
+            accept_p99_ms=11.5,
+            refused_per_s=0.0,
+            accepted_per_s=86.5,
+            done_per_s=89.0,
+            queue=122,
+            oldest_s=3.2,
+            loop_lag_ms=1.9,
+            in_flight_calls=3,
+        ),
+    ),
 )
 
 ALERTS_TEST = service_views.AlertsTestView(

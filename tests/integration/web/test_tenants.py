@@ -83,6 +83,7 @@ WALK: Mapping[str, list[Request]] = {
     "replay_webhook": of_ids("POST", "/v1/webhooks/{}/replay"),
     # It has no end: integration/web/test_event_stream.py shows whose events a key gets.
     "stream_events": [],
+    "read_figures": gets("/v1/figures"),
     "list_alerts": gets("/v1/alerts"),
     "test_alerts": [("POST", "/v1/alerts/test", {})],
     "metrics": gets("/metrics"),
@@ -181,7 +182,7 @@ async def test_nothing_of_one_tenant_reaches_another_on_any_route(
         after = await mine.walk()
         # An operator's own figures change, and those are shown to an operator alone.
         assert {name for name, answer in after.items() if answer != before[name]} <= {
-            asked for asked in after if asked.startswith(("metrics", "tasks")) and one == "default"
+            asked for asked in after if asked.startswith(("metrics", "tasks", "read_figures")) and one == "default"
         }
         for name, asked in WALK.items():
             for method, path, query in asked:
