@@ -592,6 +592,7 @@ class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 class PageSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The page for operators, and the figures behind it."""
 
+    served: bool = True
     sample_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
 
 

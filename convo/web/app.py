@@ -207,6 +207,7 @@ def _head() -> Head:
         request_timeout=request.headers.get("Request-Timeout", ""),
         authorization=request.headers.get("Authorization", ""),
         accept=request.headers.get("Accept", ""),
+        accept_language=request.headers.get("Accept-Language", ""),
         host=sent_host(request.scope) or request.headers.get("Host", ""),
         origin=request.headers.get("Origin", ""),
         sec_fetch_site=request.headers.get("Sec-Fetch-Site", ""),

@@ -95,7 +95,11 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "ready": lambda _: operations.readyz(),
         "metrics": lambda _: operations.metrics(),
         "tasks": lambda request: operations.tasks(None if _is_trusted(api, request) else request.head.peer),
-        "index": lambda request: documentation.show_index(request.head.accept),
+        "index": lambda request: documentation.show_index(request.head, api.settings),
+        "wall": lambda request: documentation.show_wall(request.head, api.settings),
+        "asset": lambda request: documentation.answer_asset(
+            request.values["version"], request.values["asset"], request.if_none_match, api.settings
+        ),
         "openapi": lambda _: documentation.show_openapi(),
         "docs": lambda _: documentation.show_docs(),
         "handbook": lambda request: documentation.answer_topic(request.values["topic"], api.settings.web),

@@ -49,6 +49,7 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     request_timeout: str = ""
     authorization: str = ""
     accept: str = ""
+    accept_language: str = ""
     host: str = ""
     origin: str = ""
     sec_fetch_site: str = ""

@@ -83,6 +83,10 @@ SINCE_SEQ = Parameter(
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
 )
+ASSETS_VERSION = Parameter(
+    name="version", where="path", text="A digest of all files of the page; the page names it.", type=str
+)
+ASSET = Parameter(name="asset", where="path", text="The name of the file.", type=str, sample="style.css")
 IF_NONE_MATCH = Parameter(
     name="If-None-Match",
     where="header",

@@ -23,6 +23,8 @@ from convo.web.description import (
     webhook_views,
 )
 from convo.web.description.parameters import (
+    ASSET,
+    ASSETS_VERSION,
     AUDIT_ACTION,
     AUDIT_SINCE,
     CONVERSATION_ID,
@@ -727,8 +729,36 @@ _SERVICE = (
         name="index",
         tag="service",
         summary="Find the way",
-        text="A program gets links. A browser, which accepts `text/html`, gets a small page with the same links.",
+        text="A program gets links. A browser, which accepts `text/html`, gets the page for operators, or with "
+        "`page.served` off a small one with the same links.",
         answers=(RouteResponse(status=200, text="The links.", body=service_views.IndexView, sample=samples.INDEX),),
+    ),
+    Route(
+        path="/live",
+        name="wall",
+        tag="service",
+        summary="Look at the wall view of the page",
+        text="A few big figures, for a screen that nobody touches. Where `auth.keys` is on, it asks for a key once.",
+        answers=(RouteResponse(status=200, text="The page.", body=str, media=("text/html",)),),
+        problems=(errors.NotFound, errors.DeadlineExceeded),
+    ),
+    Route(
+        path="/assets/{version}/{asset}",
+        name="asset",
+        tag="service",
+        summary="Load a file of the page",
+        parameters=(ASSETS_VERSION, ASSET, IF_NONE_MATCH),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The file.",
+                body=str,
+                media=("text/css", "text/javascript", "image/svg+xml"),
+                headers=("ETag",),
+            ),
+            _NOT_MODIFIED,
+        ),
+        problems=(errors.NotFound, errors.DeadlineExceeded),
     ),
     Route(
         path="/openapi.json",
