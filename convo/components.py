@@ -91,6 +91,7 @@ from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
+from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 from convo.webhooks.courier import WORKERS, Courier
 from convo.webhooks.sending import Sender
@@ -307,10 +308,11 @@ class Components:
             for remote in remotes
         }
         self.pings = Pings(pings)
+        browsers = Browsers(settings)
         self.api = Api(
             settings=settings,
             door=Door(
-                browsers=Browsers(settings),
+                browsers=browsers,
                 readiness=self.readiness,
                 authority=self.authority,
                 clients=Clients(settings.clients),
@@ -357,6 +359,9 @@ class Components:
             ),
             streams=self.streams,
             figures=self.figures,
+            sessions=SessionRoutes(
+                settings=settings, postgres=postgres, authority=self.authority, browsers=browsers
+            ),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,

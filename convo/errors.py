@@ -68,8 +68,8 @@ class Unauthorized(ConvoError):
     code = "unauthorized"
     title = "A key is needed"
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer")])
+    def __init__(self, detail: str = "", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer"), *headers])
 
 
 class Forbidden(ConvoError):

@@ -194,6 +194,7 @@ class AuthSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refresh_seconds: Seconds = 10.0
     wrong_keys_per_second: Annotated[float, Meta(ge=0.001, le=1e6)] = 1.0
     wrong_keys_burst: Annotated[float, Meta(ge=1, le=1e6)] = 20.0
+    session_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = 43_200.0
 
 
 class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

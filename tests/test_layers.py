@@ -124,7 +124,7 @@ MONOPOLIES: dict[str, set[str]] = {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
-        *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
+        *("convo.commands.reanalysing", "convo.commands.rerun_drawing", "convo.commands.session_drawing"),
     },
     # Imported by their names, where a bucket is opened.
     "obstore": set(),
@@ -256,6 +256,10 @@ TESTED_BY: dict[str, str] = {
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",
     "convo.web.description.batch_views": "integration/web/test_batch.py",
+    "convo.web.description.session_views": "unit/web/description/test_openapi.py",
+    "convo.web.sent_bodies": "integration/webhooks/test_courier.py",
+    "convo.commands.session_drawing": "unit/commands/test_sessions.py",
+    "convo.web.session_routes": "integration/web/test_sessions.py",
     "convo.web.description.figure_views": "unit/web/description/test_openapi.py",
     # What shows only in what others do with it.
 }

@@ -242,6 +242,8 @@ class ClientConnection:
         """Answer without the app, which ``read`` reads the body for; false when there cannot be another request."""
         self._route = target.path
         field = request.fields.get
+        authorization = field(b"authorization", b"")
+        cookie = b"" if authorization else field(b"cookie", b"")
         head = Head(
             method=request.method,
             path=target.path,
@@ -251,13 +253,15 @@ class ClientConnection:
             content_encoding=field(b"content-encoding", b"").decode("latin-1"),
             content_length=request.length,
             request_timeout=field(b"request-timeout", b"").decode("latin-1"),
-            authorization=field(b"authorization", b"").decode("latin-1"),
+            authorization=authorization.decode("latin-1"),
             host=field(b"host", b"").decode("latin-1"),
             origin=field(b"origin", b"").decode("latin-1"),
             sec_fetch_site=field(b"sec-fetch-site", b"").decode("latin-1"),
             served_at=self._server[0],
             query=query.decode("latin-1"),
             last_event_id=field(b"last-event-id", b"").decode("latin-1"),
+            cookie=cookie.decode("latin-1") if cookie else "",
+            csrf_token=field(b"x-csrf-token", b"").decode("latin-1") if cookie else "",
         )
         answer = await target.answer(head, read, self._body.piece, self._bound)
         keep = self._keeps() and answer.stream is None

@@ -196,6 +196,7 @@ def _piece_reader(head: Head, web: WebSettings) -> Callable[[], Awaitable[bytes]
 
 def _head() -> Head:
     """Return what the framework knows of the request; its first byte arrived a moment earlier than ``started``."""
+    authorization = request.headers.get("Authorization", "")
     return Head(
         method=request.method,
         path=request.path,
@@ -205,7 +206,7 @@ def _head() -> Head:
         content_encoding=request.headers.get("Content-Encoding", ""),
         content_length=request.content_length,
         request_timeout=request.headers.get("Request-Timeout", ""),
-        authorization=request.headers.get("Authorization", ""),
+        authorization=authorization,
         accept=request.headers.get("Accept", ""),
         accept_language=request.headers.get("Accept-Language", ""),
         host=sent_host(request.scope) or request.headers.get("Host", ""),
@@ -214,6 +215,8 @@ def _head() -> Head:
         served_at=(request.scope["server"] or ("", None))[0],
         query=request.query_string.decode("latin-1"),
         last_event_id=request.headers.get("Last-Event-ID", ""),
+        cookie="" if authorization else request.headers.get("Cookie", ""),
+        csrf_token=request.headers.get("X-CSRF-Token", ""),
     )
 
 

@@ -28,6 +28,7 @@ from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.figures import Figures
 from convo.web.operations import OperationsRoutes
+from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 
 
@@ -45,6 +46,7 @@ class Api(Struct, frozen=True, kw_only=True):
     webhooks: WebhookRoutes
     streams: EventStreams
     figures: Figures
+    sessions: SessionRoutes
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -85,6 +87,9 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
+        "begin_session": api.sessions.begin,
+        "read_session": api.sessions.show,
+        "end_session": api.sessions.end,
         "read_figures": lambda request: api.figures.show(
             queries.since_seq_of(request.query),
             whole=api.door.authority.reaches_all(log_records.request_key.get(), request.reach),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,12 +24,10 @@ from convo.store.webhooks import Attempt, ReplayFilter, Webhook, WebhookChange, 
 from convo.web import queries
 from convo.web.description import webhook_views
 from convo.web.description.messages import Answer, encode
-from convo.web.door import RouteRequest, check_head
+from convo.web.door import RouteRequest
+from convo.web.sent_bodies import read_sent
 from convo.webhooks.sending import Sender
 
-T = TypeVar("T")
-_BODY_BYTES_MAX = 256 << 10
-_VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -65,7 +63,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
             TooMany: there are as many as there may be.
         """
-        sent = await self._body(request, webhook_views.NewWebhook)
+        sent = await read_sent(request, webhook_views.NewWebhook, self.settings)
         self._check_types(sent.types)
         _check_url(sent.url)
         _check_secret(sent.secret)
@@ -97,7 +95,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
         """
-        sent = await self._body(request, webhook_views.SentChange)
+        sent = await read_sent(request, webhook_views.SentChange, self.settings)
         if sent.types is not UNSET:
             self._check_types(sent.types)
         if sent.url is not UNSET:
@@ -114,7 +112,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
         """
-        sent = await self._body(request, webhook_views.NewSecret)
+        sent = await read_sent(request, webhook_views.NewSecret, self.settings)
         _check_secret(sent.secret)
         found, secret = await webhooks.rotate_secret(
             self.postgres, _tenant_of(request), webhook_id, sent.secret, caller
@@ -188,28 +186,6 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
         self.changed()
         cursor = None if found.next_after is None else queries.cursor_after(found.next_after)
         return Answer(status=202, body=encode(webhook_views.ReplayView(events=found.count, next_cursor=cursor)))
-
-    async def _body(self, request: RouteRequest, kind: type[T]) -> T:
-        check_head(request.head, self.settings)
-        size = 0
-
-        def grow(piece: int) -> None:
-            nonlocal size
-            size += piece
-            if size > _BODY_BYTES_MAX:
-                raise TooLarge(f"the body is over {_BODY_BYTES_MAX} bytes")
-
-        grow(request.head.content_length or 0)
-        size = 0
-        body = await request.read(grow)
-        try:
-            return msgspec.json.decode(body or b"{}", type=kind)
-        except msgspec.ValidationError as error:
-            found = _VALIDATION.fullmatch(str(error))
-            what, path = (found["what"], found["path"]) if found else (str(error), None)
-            raise Invalid(what, path=path or "$") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BadRequest(f"the body is not JSON: {error}") from error
 
     def _check_types(self, types: Collection[EventType]) -> None:
         if not self.types:

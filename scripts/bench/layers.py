@@ -152,6 +152,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         explaining=nothing,
         streams=nothing,
         figures=nothing,
+        sessions=nothing,
         auditing=nothing,
         erasing=nothing,
         webhooks=nothing,

@@ -248,6 +248,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         webhooks=Mock(),
         streams=Mock(),
         figures=Mock(),
+        sessions=Mock(),
         operations=Mock(),
     )
 

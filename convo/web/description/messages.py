@@ -36,7 +36,7 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
 
     ``started`` is when its first byte arrived, by ``trio.current_time()``; ``peer`` is the client's address, and
     ``served_at`` our own that it came to; ``query`` is what follows the path's ``?``, as it was sent. Only the headers
-    that decide something are here. A header that was not sent is empty.
+    that decide something are here. A header that was not sent is empty, and so are cookies beside an ``Authorization``.
     """
 
     method: str
@@ -56,6 +56,8 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     served_at: str = ""
     query: str = ""
     last_event_id: str = ""
+    cookie: str = ""
+    csrf_token: str = ""
 
 
 class AnswerStream(Struct, frozen=True, kw_only=True, gc=False):

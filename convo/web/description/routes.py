@@ -19,6 +19,7 @@ from convo.web.description import (
     figure_views,
     samples,
     service_views,
+    session_views,
     views,
     webhook_views,
 )
@@ -82,7 +83,8 @@ class Route(Struct, frozen=True, kw_only=True):
     ``scope``: what a key must be allowed to do; ``None`` requires no key. ``needs_database``: it is refused until the
     database is migrated, and it counts against the client's limit. ``on_operations``: it is also served on the
     operations' own address, without a key. ``direct``: a connection calls it without the framework. ``of_all``: it
-    shows the whole installation, so a key has to reach that (``convo.web.authority``).
+    shows the whole installation, so a key has to reach that (``convo.web.authority``). ``signs_in``: it is about the
+    session that stands for a key, and checks that itself.
     """
 
     path: str
@@ -102,6 +104,7 @@ class Route(Struct, frozen=True, kw_only=True):
     on_operations: bool = False
     direct: bool = False
     of_all: bool = False
+    signs_in: bool = False
 
     @property
     def query_names(self) -> tuple[str, ...]:
@@ -426,6 +429,63 @@ _AUDIT_LOG = (
     ),
 )
 
+_BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
+_SESSIONS = (
+    Route(
+        path="/v1/session",
+        method="post",
+        name="begin_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="Sign a browser in with a key",
+        text="The cookie `convo_session` (HttpOnly, SameSite=Strict) then stands for the key wherever one is needed. "
+        "Beside it, every request but GET and HEAD needs the header `X-CSRF-Token` with `csrf` of the answer. A session "
+        "ends after `auth.session_seconds`, with its key, by DELETE, and by `convo session revoke`. Where `auth.keys` is "
+        "off, or `auth.session_seconds` is 0, there are none.",
+        takes=RouteBody(type=session_views.NewSession, sample=samples.NEW_SESSION),
+        answers=(
+            RouteResponse(
+                status=201,
+                text="The session, and its cookie.",
+                body=session_views.SessionView,
+                headers=("Set-Cookie",),
+                sample=samples.SESSION,
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.NotFound),
+    ),
+    Route(
+        path="/v1/session",
+        name="read_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="See who is signed in in this browser",
+        text="Without a session 401; where the server asks for no keys, `keys` is false.",
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The session, or that none is needed.",
+                body=(session_views.SessionView, session_views.NoKeysView),
+                sample=samples.SESSION,
+            ),
+        ),
+        problems=(errors.NotFound,),
+    ),
+    Route(
+        path="/v1/session",
+        method="delete",
+        name="end_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="Sign the browser out",
+        answers=(RouteResponse(status=204, text="The session is over.", media=(), headers=("Set-Cookie",)),),
+        problems=(errors.NotFound,),
+    ),
+)
+
 _FIGURES = (
     Route(
         path="/v1/figures",
@@ -479,7 +539,6 @@ _ALERTS = (
     ),
 )
 
-_BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
 _WEBHOOKS = (
     Route(
         path="/v1/webhooks",
@@ -785,4 +844,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_FIGURES, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_SESSIONS, *_FIGURES, *_ALERTS, *_SERVICE)

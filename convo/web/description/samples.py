@@ -22,7 +22,7 @@ from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
 from convo.store.shared_figures import ProcessFigures
-from convo.web.description import batch_views, erasure_views, figure_views, service_views, views, webhook_views
+from convo.web.description import batch_views, erasure_views, figure_views, service_views, session_views, views, webhook_views
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -250,6 +250,17 @@ ALERTS = service_views.AlertsView(
     recent=(),
     leads=True,
     sinks=("log", "webhook"),
+)
+
+NEW_SESSION = session_views.NewSession(key="convo_5f0c9a7e3b1d_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+SESSION = session_views.SessionView(
+    expires_at=_DONE,
+    csrf="5f0c9a7e3b1d4286a0c7e9f21b3d58647a90cbe1f2348d5567b8091a2c3d4e5f",
+    name="operator",
+    key_id="5f0c9a7e3b1d",
+    tenant="default",
+    bots=None,
+    scopes=("read", "write"),
 )
 
 FIGURES = figure_views.FiguresView(
