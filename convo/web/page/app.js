@@ -149,7 +149,8 @@ async function start() {
   } catch (error) {
     main.replaceChildren();
     notice(main, error.message);
-    setTimeout(start, 3000);
+    // 404: there are keys, but no sessions (auth.session_seconds): that stays so.
+    if (error.status !== 404) setTimeout(start, 3000);
     return;
   }
   if (session) begin();
