@@ -238,6 +238,27 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             next_cursor=queries.next_cursor(found.bots, limit, "last_seq"),
         )
 
+    async def history(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:
+        """Answer with a page of how a user's score came about, newest first, of all bots or of one.
+
+        Raises:
+            NotFound: nothing of this user is stored.
+            Invalid: the limit, the bot or the cursor is not valid.
+        """
+        limit = queries.limit_of(query, self.settings.web.list_rows_max)
+        bot_id, place = queries.id_of(query, "bot_id"), queries.history_place_of(query)
+        with self.reads.begin():
+            found = await self.reader.history(reach, user_id, bot_id, place=place, limit=limit)
+        weights = self.settings.score
+        points = [
+            views.HistoryPointView(**msgspec.structs.asdict(one), level=level(one.score, weights))
+            for one in found.points
+        ]
+        cursor = queries.history_cursor(found.next_place)
+        return _ok(
+            views.RelationshipHistoryView(user_id=user_id, bot_id=bot_id, points=tuple(points), next_cursor=cursor)
+        )
+
     async def memories(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with a page of what is remembered about a user, newest first.
 

@@ -83,6 +83,9 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "read_relationship": lambda request: reading.relationship(
             request.values["user_id"], request.query, request.reach
         ),
+        "read_relationship_history": lambda request: reading.history(
+            request.values["user_id"], request.query, request.reach
+        ),
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query, request.reach),
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,

@@ -16,11 +16,13 @@ from convo.audit_actions import AUDIT_ACTIONS, AuditAction
 from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Invalid
+from convo.store.relationship_history import HistoryPlace
 
 _LIMIT_DEFAULT = 50
 _STATES = get_args(StateFilter)
 # How much of an unknown name is sent back.
 _NAME_CHARS_MAX = 64
+_BELOW_63_BITS = re.compile(r"[0-9]{1,18}")
 # float() alone accepts far more: white space, underscores, the digits of every script, nan.
 _NUMBER = re.compile(r"\+?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -219,6 +221,35 @@ def cursor_of(query: Mapping[str, str]) -> int | None:
     if not 0 <= number < 1 << 63:
         raise Invalid(f"cursor={text!r} is not valid; send next_cursor of the page before", path="cursor")
     return number
+
+
+def history_place_of(query: Mapping[str, str]) -> HistoryPlace | None:
+    """Return where the page of a history begins.
+
+    Raises:
+        Invalid: ``cursor`` was not made by ``history_cursor``.
+    """
+    text = query.get("cursor")
+    if text is None:
+        return None
+    before, _, score = _decoded(text).partition(".")
+    if not all(_BELOW_63_BITS.fullmatch(one) for one in (before, score)):
+        raise Invalid(f"cursor={text!r} is not valid; send next_cursor of the page before", path="cursor")
+    return HistoryPlace(before=int(before), score=int(score))
+
+
+def history_cursor(place: HistoryPlace | None) -> str | None:
+    """Return the cursor of the page that begins there."""
+    if place is None:
+        return None
+    return base64.urlsafe_b64encode(f"{place.before}.{place.score}".encode()).decode().rstrip("=")
+
+
+def _decoded(text: str) -> str:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (ValueError, binascii.Error):
+        return ""
 
 
 def next_cursor(rows: Sequence[Mapping[str, Any]], limit: int, column: str) -> str | None:

@@ -253,6 +253,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.conversations._TIMES": lambda s: (id_hash(s.conversation_id), 0, None),
     "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51, 0),
     "convo.store.conversations._RELATIONSHIP 2": (HEAVY, None, 51, 0, ["bot-3"]),
+    "convo.store.relationship_history._PAGE": lambda s: (HEAVY, 0, None, None, s.done, 51, True),
     "convo.store.conversations._MEMORIES": (HEAVY, None, 51, 0, None),
     "convo.store.conversations._ANY_OF_USER": (HEAVY, 0, None),
     "convo.store.intake._KNOWN": lambda s: ([id_hash(s.conversation_id)],),

@@ -343,6 +343,23 @@ _USERS = (
         problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
     ),
     Route(
+        path="/v1/users/{user_id}/relationship/history",
+        name="read_relationship_history",
+        scope="read",
+        needs_database=True,
+        tag="users",
+        summary="Read how a user's score came about, newest first",
+        text="A point for each conversation that was scored, in the order of their receipt, with the sum after it: of all "
+        "bots, or of one (`bot_id`). A page may be short, or hold nothing, and still have a next one.",
+        parameters=(USER_ID, filter_by("bot_id", WITHOUT_NUL), LIMIT, CURSOR),
+        answers=(
+            RouteResponse(
+                status=200, text="One page.", body=views.RelationshipHistoryView, sample=samples.HISTORY
+            ),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+    Route(
         path="/v1/users/{user_id}/memories",
         name="list_memories",
         scope="read",

@@ -328,6 +328,23 @@ RELATIONSHIP = views.RelationshipView(
     next_cursor=None,
 )
 
+HISTORY = views.RelationshipHistoryView(
+    user_id=_USER,
+    bot_id=None,
+    points=(
+        views.HistoryPointView(
+            at=_DONE,
+            conversation_id=_ID,
+            bot_id=_BOT,
+            emotion="interesting",
+            points=_SCORE.value,
+            score=_SCORE.value,
+            level="stranger",
+        ),
+    ),
+    next_cursor=None,
+)
+
 MEMORIES = views.MemoriesView(
     user_id=_USER,
     memories=(views.MemoryView(text="has a dog called Bruno", kind="pet", conversation_id=_ID, first_seen_at=_DONE),),

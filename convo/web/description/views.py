@@ -213,6 +213,30 @@ class RelationshipView(Struct, frozen=True, kw_only=True):
     next_cursor: str | None
 
 
+class HistoryPointView(Struct, frozen=True, kw_only=True):
+    """One conversation that was scored, with the sum and the level after it."""
+
+    at: Annotated[datetime, Meta(description="When it was scored.")]
+    conversation_id: str
+    bot_id: str
+    emotion: EmotionName | None
+    points: Annotated[int, Meta(ge=0, description="The score of this conversation.")]
+    score: Annotated[int, Meta(ge=0, description="The sum after it, of all bots or of the one that was asked for.")]
+    level: Level
+
+
+class RelationshipHistoryView(Struct, frozen=True, kw_only=True):
+    """A page of how a user's score came about, newest first.
+
+    What is in no row any more (by retention, or of an earlier service) is in the sum before the first point.
+    """
+
+    user_id: str
+    bot_id: Annotated[str | None, Meta(description="The bot that was asked for; null: all.")]
+    points: tuple[HistoryPointView, ...]
+    next_cursor: Cursor
+
+
 class MemoryView(Struct, frozen=True, kw_only=True):
     """One fact remembered about a user, and the conversation that it was first found in."""
 

@@ -64,6 +64,11 @@ WALK: Mapping[str, list[Request]] = {
         ("POST", "/v1/dead-letters/retry", {"dry_run": "true", "user_id": HIDDEN}),
     ],
     "read_relationship": of_ids("GET", "/v1/users/{}/relationship"),
+    "read_relationship_history": [
+        *of_ids("GET", "/v1/users/{}/relationship/history"),
+        *of_ids("GET", "/v1/users/{}/relationship/history", {"bot_id": OWN, "limit": "1"}),
+        *of_ids("GET", "/v1/users/{}/relationship/history", {"bot_id": HIDDEN}),
+    ],
     "list_memories": of_ids("GET", "/v1/users/{}/memories"),
     "erase_conversation": of_ids("DELETE", "/v1/conversations/{}", {"dry_run": "true"}),
     "erase_user": of_ids("DELETE", "/v1/users/{}", {"dry_run": "true"}),
