@@ -52,6 +52,7 @@ function show({ focus = true } = {}) {
   leaving = new AbortController();
   main.replaceChildren();
   if (onTheWall) {
+    header.replaceChildren();
     document.title = `convo: ${t("wall.title")}`;
     showWall(main, { signal: leaving.signal });
     return;
@@ -102,6 +103,7 @@ function languages() {
       await loadTexts(event.target.value);
       if (session) show({ focus: false });
       else login();
+      header.querySelector("select").focus();
     } }, Object.entries(LANGUAGES).map(([code, name]) => el("option", { value: code, lang: code, selected: code === language, text: name }))));
 }
 

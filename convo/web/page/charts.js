@@ -49,7 +49,11 @@ export function chart(title, series, { height = 150, span = MINUTES * 60, steppe
     return whole;
   };
 
-  const seen = new ResizeObserver(() => (plot ? plot.setSize({ width: canvas.clientWidth, height }) : draw()));
+  const seen = new ResizeObserver(() => {
+    const width = canvas.clientWidth;
+    if (width && plot) plot.setSize({ width, height });
+    else if (width) draw();
+  });
   seen.observe(canvas);
   // The colours are read when it is drawn.
   document.addEventListener("theme", draw, { signal });
@@ -88,8 +92,8 @@ function options(place, series, { width, height, span, stepped, point }) {
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     hooks: { setCursor: [(plot) => point(plot.cursor.idx)] },
     scales: {
-      x: { time: true, range: span ? () => [now() - span, now()] : undefined },
-      y: { range: (_, low, high) => [Math.min(0, low ?? 0), Math.max(high ?? 0, 1e-3) * 1.1] },
+      x: span ? { time: true, range: () => [now() - span, now()] } : { time: true },
+      y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] },
     },
     axes: [
       { ...axis, size: 24, space: width < NARROW_PX ? 70 : 90, values: (_, ticks) => ticks.map((one) => labelled(one, span)) },

@@ -13,6 +13,7 @@ import { count, span, t, time, word } from "./text.js";
 const TURNS = 100;
 const REFRESH_MS = 1000;
 const AGAIN_SECONDS = 2;
+const LOOK_SECONDS = 10;
 const ENDED = new Set(["done", "dead", "superseded"]);
 
 /** Show a conversation until `signal` ends it. */
@@ -99,7 +100,7 @@ export function showConversation(main, { signal, values: [id] }) {
   const soon = seldom(again, REFRESH_MS, signal);
   watchEvents((event) => {
     if (!event || event.subject === id) soon();
-  }, signal, AGAIN_SECONDS);
+  }, signal, LOOK_SECONDS);
 }
 
 /** The turns, a page at a time. They are read once: each reading of a log stands in the audit log. */

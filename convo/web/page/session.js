@@ -30,11 +30,6 @@ export function can(scope) {
   return session !== null && (!session.keys || session.scopes.includes(scope));
 }
 
-/** Tell whether the key reaches the whole installation. */
-export function reachesAll() {
-  return session !== null && (!session.keys || !session.bots?.length);
-}
-
 export async function signOut() {
   await del("/v1/session");
   take(null);

@@ -75,7 +75,7 @@ export function signed(value) {
 }
 
 function unit(name, value, digits) {
-  return format(`${name}${digits}`, { style: "unit", unit: name, unitDisplay: "short", maximumFractionDigits: digits })
+  return format(`${name}${digits}`, { style: "unit", unit: name, unitDisplay: "narrow", maximumFractionDigits: digits })
     .format(value);
 }
 

@@ -15,6 +15,7 @@ export function showUser(main, { signal, values: [id] }) {
   const level = el("span");
   const about = el("div");
   const over = el("div");
+  const which = el("select", { "aria-label": t("user.of_bot"), change: () => showHistory(which.value) }, el("option", { value: "", text: t("user.every_bot") }));
   const bots = table(t("user.bots"), [
     { first: true, head: t("head.bot"), wrap: true, cell: (row) => row.bot_id },
     { head: t("head.level"), cell: (row) => badge(word("level_of", row.level), TONES[row.level]) },
@@ -31,9 +32,10 @@ export function showUser(main, { signal, values: [id] }) {
   const talks = table(t("user.conversations"), columns().filter((one) => one.head !== t("head.user")), t("conversations.none_found"));
   main.append(el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, el("span", { class: "quiet kind", text: t("user.title") }), " ", el("code", { text: id })), level),
     el("div", { class: "row actions" }, [eraseUserButton(id)].filter(Boolean)), about,
-    panel(t("user.over_time"), over, { wide: true }),
+    panel(t("user.over_time"), over, { wide: true, actions: which }),
     el("div", { class: "panels" }, panel(t("user.bots"), bots), panel(t("user.memories"), pages(memories, (cursor) => get(`${userPath(id)}/memories`, { query: { cursor }, signal }), "memories", signal))),
     panel(t("user.conversations"), pages(talks, (cursor) => get("/v1/conversations", { query: { user_id: id, cursor }, signal }), "conversations", signal), { wide: true }));
+  let drawing = null;
   showRelationship();
   showHistory();
 
@@ -47,39 +49,44 @@ export function showUser(main, { signal, values: [id] }) {
         [t("head.emotion"), found.last_emotion ? word("emotion", found.last_emotion) : null],
       ]));
       bots.fill(found.bots);
+      which.append(...found.bots.map((one) => el("option", { value: one.bot_id, text: one.bot_id })));
     } catch (error) {
       if (!signal.aborted) notice(main, error.status === 404 ? t("user.unknown") : error.message);
     }
   }
 
-  async function showHistory() {
+  /** Draw the score over time, of all bots together or of one. A chart that is drawn no more ends with the next one. */
+  async function showHistory(bot) {
+    drawing?.abort();
+    const own = drawing = new AbortController();
+    const ended = AbortSignal.any([signal, own.signal]);
     try {
-      const points = await history(id, signal);
+      const points = await history(id, bot, ended);
       if (points.length < 2) {
         over.replaceChildren(empty(t("user.no_history")));
         return;
       }
       const drawn = chart(t("user.score_over_time"), [{ key: "score", label: t("head.score"), write: count, tone: "c1" }],
-        { signal, span: 0, stepped: true, height: 180 });
+        { signal: ended, span: 0, stepped: true, height: 180 });
       over.replaceChildren(drawn);
       drawn.update(points);
     } catch (error) {
-      if (!signal.aborted) over.replaceChildren(empty(error.status === 404 ? t("user.no_history") : error.message));
+      if (!ended.aborted) over.replaceChildren(empty(error.status === 404 ? t("user.no_history") : error.message));
     }
   }
 }
 
-/** Read the score over time, all bots together, oldest first; at most so many pages. */
-async function history(id, signal) {
+/** Read the score over time, oldest first; at most so many pages of the newest. */
+async function history(id, bot, signal) {
   const found = [];
   let cursor;
   for (let page = 0; page < HISTORY_PAGES; page += 1) {
-    const answer = await get(`${userPath(id)}/relationship/history`, { query: { cursor }, signal });
+    const answer = await get(`${userPath(id)}/relationship/history`, { query: { bot_id: bot, limit: 200, cursor }, signal });
     found.push(...answer.points);
     cursor = answer.next_cursor;
     if (!cursor) break;
   }
-  return found.sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
+  return found.reverse();
 }
 
 /** A table that is filled page by page. */
