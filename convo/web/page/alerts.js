@@ -36,7 +36,7 @@ export function alertCard(alert, { compact = false } = {}) {
 function acknowledgement(alert) {
   const by = alert.acknowledged_by;
   if (!by && !alert.acknowledged_at) return null;
-  return el("p", { class: "quiet" }, t("alert.acknowledged", { who: by ?? "" }), " ", alert.acknowledged_at ? time(alert.acknowledged_at) : "");
+  return el("p", { class: "quiet" }, by ? t("alert.acknowledged", { who: by }) : t("alert.acknowledged_now"), " ", alert.acknowledged_at ? time(alert.acknowledged_at) : "");
 }
 
 function acknowledgeButton(alert, whole) {
