@@ -7,8 +7,6 @@ import { ago, count, t, time, word } from "./text.js";
 
 const LOOK_SECONDS = 5;
 export const LEVEL_TONES = { CRITICAL: "bad", HIGH: "bad", MEDIUM: "warn", LOW: "quiet" };
-// A server without this route answers 404 once; then the button is not shown any more.
-let acknowledges = true;
 
 /** One alert. `compact`: without its figures, for the overview. */
 export function alertCard(alert, { compact = false } = {}) {
@@ -29,7 +27,7 @@ export function alertCard(alert, { compact = false } = {}) {
       ids.map((id) => [link(id, places.conversation(id)), " "]).flat()) : null);
   const note = acknowledgement(alert);
   if (note) whole.append(note);
-  else if (!alert.ended_at && acknowledges && can("write")) whole.append(acknowledgeButton(alert, whole));
+  else if (!alert.ended_at && can("admin")) whole.append(acknowledgeButton(alert, whole));
   return whole;
 }
 
@@ -49,10 +47,9 @@ function acknowledgeButton(alert, whole) {
       announce(t("alert.acknowledged_now"));
     } catch (error) {
       event.target.disabled = false;
-      if (error.status === 404 || error.status === 405) {
-        acknowledges = false;
-        row.remove();
-      } else notice(whole, error.message);
+      // It has ended meanwhile, or this server cannot be told: the button would do nothing the next time, too.
+      if (error.status === 404) row.remove();
+      notice(whole, error.message);
     }
   }, { "aria-label": t("alert.acknowledge_of", { type: alert.type, component: alert.component }) }));
   return row;
