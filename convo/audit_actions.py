@@ -13,6 +13,7 @@ AuditAction = Literal[
     "retry",
     "acknowledge",
     "erase",
+    "reanalyse",
     "promote",
     "key_made",
     "key_rotated",
@@ -32,6 +33,7 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "retry": "A dead letter was made ready again, alone or with many others. A row for each dead letter.",
     "acknowledge": "A dead letter was marked as reviewed.",
     "erase": "A conversation or a user was erased. Of a user there is a row for each batch of conversations.",
+    "reanalyse": "Parts of a conversation are found again, and take the place of its results. `detail` has the parts.",
     "promote": "Results of a re-run took the place of the current ones. `detail` has the part, its version, how many "
     "conversations, and by how many points their scores moved. A row for each transaction and tenant.",
     "key_made": "A key was made. `detail` has its id, name and scopes.",

@@ -52,6 +52,7 @@ from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
 from convo.settings import Settings
+from convo.single_reanalysis import SingleReanalyses
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
@@ -91,6 +92,7 @@ from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
+from convo.web.reanalysing import ReanalyseRoute
 from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 from convo.webhooks.courier import WORKERS, Courier
@@ -191,6 +193,9 @@ class Components:
         )
         self.relay = self._make_relay(bridge)
         self._open_pipeline(analysts)
+        self.single_reanalyses = SingleReanalyses(
+            settings, postgres, self._owed_sets, analysts, self._log_store.take, self.outbox, self.spending
+        )
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
 
@@ -359,6 +364,7 @@ class Components:
             ),
             streams=self.streams,
             figures=self.figures,
+            reanalysing=ReanalyseRoute(settings=settings.web, order=self.single_reanalyses.order),
             sessions=SessionRoutes(
                 settings=settings, postgres=postgres, authority=self.authority, browsers=browsers
             ),
@@ -403,6 +409,7 @@ class Components:
             partial(keep_months, self.postgres, self._leads),
             partial(keep_job_room, self.postgres, self._leads),
             self._tenant_indexes.run,
+            self.single_reanalyses.run,
             *self._keepers_of_settings(),
         ]
         if self._teller is not None:

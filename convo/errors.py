@@ -136,6 +136,22 @@ class NotDead(ConvoError):
     title = "This conversation is not a dead letter"
 
 
+class NotAnalysed(ConvoError):
+    """The analysis of the conversation has not ended well, and only what is done can be analysed again."""
+
+    status = 409
+    code = "not_analysed"
+    title = "This conversation is not analysed"
+
+
+class RerunOpen(ConvoError):
+    """A part is found again for other conversations, or for this one already."""
+
+    status = 409
+    code = "rerun_open"
+    title = "A re-run of this part is under way"
+
+
 class Expired(ConvoError):
     """The conversation was received, and its content is no longer stored."""
 

@@ -71,6 +71,7 @@ RANKS: dict[str, int] = {
     "convo.canary": 13,
     "convo.retention": 11,
     "convo.reanalysis": 13,
+    "convo.single_reanalysis": 14,
     "convo.retention_keeper": 13,
     "convo.retention_months": 12,
     "convo.retention_report": 13,
@@ -260,6 +261,8 @@ TESTED_BY: dict[str, str] = {
     "convo.web.sent_bodies": "integration/webhooks/test_courier.py",
     "convo.commands.session_drawing": "unit/commands/test_sessions.py",
     "convo.web.session_routes": "integration/web/test_sessions.py",
+    "convo.web.reanalysing": "integration/test_single_reanalysis.py",
+    "convo.store.jobs.single_reruns": "integration/test_single_reanalysis.py",
     "convo.web.description.figure_views": "unit/web/description/test_openapi.py",
     # What shows only in what others do with it.
 }

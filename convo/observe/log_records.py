@@ -546,6 +546,11 @@ def rerun_failed(*, part: str, reason: str) -> None:
     _record("warning", "rerun_failed", part=part, reason=reason)
 
 
+def part_found_again(*, part: str, by: str, points: int) -> None:
+    """Log that one part of a conversation was found again, and by how much that has moved its score."""
+    _record("info", "part_found_again", part=part, by=by, points=points)
+
+
 def memory_list_failed(*, reason: str) -> None:
     """Warn that what the memory service has of a user could not be read: a part is uncertain."""
     _record("warning", "memory_list_failed", reason=reason)

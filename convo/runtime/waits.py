@@ -153,6 +153,7 @@ NAMES: dict[str, str] = {
     "embedded.measure": "adding up the size of a data folder",
     "embedded.trim": "cutting the server's log back",
     # the folder of this process
+    "reanalysis.one": "finding one part of one conversation again, with all retries of its calls",
     "reanalysis.leave": "giving back what a re-run had under way when its command ends",
     "history.save": "writing what was seen of the database's history",
     # backup and restore

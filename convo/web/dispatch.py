@@ -28,6 +28,7 @@ from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.figures import Figures
 from convo.web.operations import OperationsRoutes
+from convo.web.reanalysing import ReanalyseRoute
 from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 
@@ -47,6 +48,7 @@ class Api(Struct, frozen=True, kw_only=True):
     streams: EventStreams
     figures: Figures
     sessions: SessionRoutes
+    reanalysing: ReanalyseRoute
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -68,6 +70,9 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         ),
         "retry_conversation": lambda request: reading.retry(
             request.values["conversation_id"], _caller(request), request.reach
+        ),
+        "reanalyse_conversation": lambda request: api.reanalysing.reanalyse(
+            request.values["conversation_id"], request, _caller(request)
         ),
         "acknowledge_conversation": lambda request: reading.acknowledge(
             request.values["conversation_id"], _caller(request), request.reach

@@ -153,6 +153,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         streams=nothing,
         figures=nothing,
         sessions=nothing,
+        reanalysing=nothing,
         auditing=nothing,
         erasing=nothing,
         webhooks=nothing,

@@ -249,6 +249,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         streams=Mock(),
         figures=Mock(),
         sessions=Mock(),
+        reanalysing=Mock(),
         operations=Mock(),
     )
 

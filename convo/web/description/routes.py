@@ -271,6 +271,33 @@ _CONVERSATIONS = (
         problems=(errors.NotFound, errors.Expired, errors.Erased, errors.NotDead),
     ),
     Route(
+        path="/v1/conversations/{conversation_id}/reanalyse",
+        method="post",
+        name="reanalyse_conversation",
+        scope="write",
+        needs_database=True,
+        tag="conversations",
+        summary="Analyse a conversation again",
+        text="One part or all, as they are declared now, at once and in this process. What is found takes the place of the "
+        "present result; score and relationship move by the difference. Where it cannot be found, the present result "
+        "stays. `updated_at` of the part says when it was found.",
+        parameters=(CONVERSATION_ID,),
+        takes=RouteBody(type=views.ReanalysisOrder, sample=views.ReanalysisOrder(part="emotion")),
+        answers=(
+            RouteResponse(
+                status=202,
+                text="These parts are being found again.",
+                body=views.ReanalysisView,
+                headers=("Location",),
+                sample=samples.REANALYSIS,
+            ),
+        ),
+        problems=(
+            *(errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid),
+            *(errors.NotFound, errors.Expired, errors.Erased, errors.NotAnalysed, errors.RerunOpen, errors.Overloaded),
+        ),
+    ),
+    Route(
         path="/v1/conversations/{conversation_id}/acknowledge",
         method="post",
         name="acknowledge_conversation",

@@ -175,6 +175,7 @@ LIST = views.ListView(
     next_cursor=None,
 )
 
+REANALYSIS = views.ReanalysisView(conversation_id=_ID, parts=("emotion",), links=views.links(_ID))
 RETRY = views.RetryView(conversation_id=_ID, state="ready", attempts=0, links=views.links(_ID))
 
 DEAD_REASONS = views.DeadReasonsView(

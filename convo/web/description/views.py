@@ -143,6 +143,23 @@ class ListView(Struct, frozen=True, kw_only=True):
     next_cursor: Cursor
 
 
+class ReanalysisOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be found again."""
+
+    part: Annotated[
+        str | None,
+        Meta(description="One part, as it is declared now; null or absent: all that the conversation is owed."),
+    ] = None
+
+
+class ReanalysisView(Struct, frozen=True, kw_only=True):
+    """A conversation of which parts are being found again."""
+
+    conversation_id: str
+    parts: tuple[str, ...]
+    links: Links
+
+
 class RetryView(Struct, frozen=True, kw_only=True):
     """A dead letter that is ready again."""
 

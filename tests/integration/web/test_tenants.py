@@ -57,6 +57,7 @@ WALK: Mapping[str, list[Request]] = {
     ],
     "explain_conversation": of_ids("GET", "/v1/conversations/{}/explain"),
     "retry_conversation": of_ids("POST", "/v1/conversations/{}/retry"),
+    "reanalyse_conversation": [],
     "acknowledge_conversation": of_ids("POST", "/v1/conversations/{}/acknowledge"),
     "read_dead_reasons": gets("/v1/dead-letters", {}, {"user_id": OWN}, {"user_id": HIDDEN}, {"bot_id": HIDDEN}),
     "retry_dead_letters": [
