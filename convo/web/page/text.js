@@ -1,6 +1,6 @@
 // Texts in the chosen language, and how numbers, spans and times are written. Open it to add a language or a format.
 //
-// A text is called by its key: `t("queue.oldest")`. The keys stand in strings.LANGUAGE.json, the same in each.
+// A text is called by its key: `t("queue.none")`. The keys stand in strings.LANGUAGE.json, the same in each.
 
 import { el } from "./dom.js";
 
