@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import trio
 from msgspec import Struct
 
 from convo.store import keys
@@ -62,6 +63,8 @@ async def scene(database: str, folder: Path) -> AsyncIterator[Scene]:
             headers = {"Authorization": f"Bearer {key}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
                 made = (await client.post("/v1/webhooks", json={"url": receiver.url})).json()
+                while (await client.get(f"/v1/webhooks/{made['id']}")).json()["state"] != "active":
+                    await trio.sleep(0.02)
                 receiver.answer = lambda got: Reply(status=500, body=HOSTILE.encode())
             found = Scene(url, key, reader, made["id"], model, receiver)
             log = [

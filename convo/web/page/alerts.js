@@ -7,6 +7,7 @@ import { ago, count, t, time, word } from "./text.js";
 
 const LOOK_SECONDS = 5;
 export const LEVEL_TONES = { CRITICAL: "bad", HIGH: "bad", MEDIUM: "warn", LOW: "quiet" };
+export const LEVELS = Object.keys(LEVEL_TONES);
 
 /** One alert. `compact`: without its figures, for the overview. */
 export function alertCard(alert, { compact = false } = {}) {

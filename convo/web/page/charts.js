@@ -9,6 +9,8 @@ import { clock, t } from "./text.js";
 
 const MINUTES = 10;
 const NARROW_PX = 420;
+// The steps of an axis whose values are whole numbers.
+const WHOLE = Array.from({ length: 10 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
 /**
  * Make a chart of `series`: `{key, label, write, tone}`, where `write` makes the text of a value and `tone` is a colour
@@ -87,7 +89,7 @@ function options(place, series, { width, height, span, stepped, point }) {
   const now = () => Date.now() / 1000;
   return {
     width, height,
-    padding: [8, 8, 0, 0],
+    padding: [8, 16, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     hooks: { setCursor: [(plot) => point(plot.cursor.idx)] },
@@ -96,8 +98,8 @@ function options(place, series, { width, height, span, stepped, point }) {
       y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] },
     },
     axes: [
-      { ...axis, size: 24, space: width < NARROW_PX ? 70 : 90, values: (_, ticks) => ticks.map((one) => labelled(one, span)) },
-      { ...axis, size: 58, space: 32, values: (_, ticks) => ticks.map((one) => series[0].write(one)) },
+      { ...axis, size: 24, space: width < NARROW_PX ? 70 : 90, values: (plot, ticks) => labels(plot, ticks) },
+      { ...axis, size: 58, space: 32, incrs: series[0].whole ? WHOLE : undefined, values: (_, ticks) => ticks.map((one) => series[0].write(one)) },
     ],
     series: [{}, ...series.map((one, at) => ({
       stroke: colour(one.tone), width: 1.5, dash: at ? [5, 3] : undefined,
@@ -107,9 +109,11 @@ function options(place, series, { width, height, span, stepped, point }) {
   };
 }
 
-function labelled(seconds, span) {
-  const text = clock(new Date(seconds * 1000));
-  return span ? text.slice(11, 16) : text.slice(5, 10);
+/** Times as the range needs them: seconds, minutes, days or months. */
+function labels(plot, ticks) {
+  const seconds = plot.scales.x.max - plot.scales.x.min;
+  const [from, to] = seconds < 300 ? [11, 19] : seconds < 2 * 86_400 ? [11, 16] : seconds < 300 * 86_400 ? [5, 10] : [0, 7];
+  return ticks.map((one) => clock(new Date(one * 1000)).slice(from, to));
 }
 
 function described(title, series, data) {

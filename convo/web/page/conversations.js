@@ -1,7 +1,7 @@
 // The list of conversations, with its filters. Open it to add a filter or a column.
 
 import { get, places } from "./api.js";
-import { badge, button, el, link, notice, table } from "./dom.js";
+import { badge, button, clipped, el, link, notice, table } from "./dom.js";
 import { seldom, watchEvents } from "./live.js";
 import { count, span, t, time, word } from "./text.js";
 
@@ -14,18 +14,23 @@ export function stateBadge(state) {
   return badge(word("state", state), STATE_TONES[state]);
 }
 
+/** A link whose text is an id: on one line, whatever its length. */
+export function idLink(id, to) {
+  return link(id, to, { class: "clip", title: id });
+}
+
 export function columns() {
   return [
-    { first: true, head: t("head.conversation"), wrap: true, cell: (row) => link(row.conversation_id, places.conversation(row.conversation_id)) },
+    { first: true, head: t("head.conversation"), cell: (row) => idLink(row.conversation_id, places.conversation(row.conversation_id)) },
     { head: t("head.state"), cell: (row) => stateBadge(row.state) },
-    { head: t("head.user"), wrap: true, cell: (row) => link(row.user_id, places.user(row.user_id)) },
-    { head: t("head.bot"), wrap: true, cell: (row) => row.bot_id },
+    { head: t("head.user"), cell: (row) => idLink(row.user_id, places.user(row.user_id)) },
+    { head: t("head.bot"), cell: (row) => clipped(row.bot_id) },
     { head: t("head.received"), cell: (row) => time(row.received_at) },
     { head: t("head.lasted"), number: true, cell: (row) => span((Date.parse(row.ended_at) - Date.parse(row.started_at)) / 1000) },
     { head: t("head.turns"), number: true, cell: (row) => count(row.turns) },
     { head: t("head.score"), number: true, cell: (row) => count(row.score) },
     { head: t("head.attempts"), number: true, cell: (row) => count(row.attempts) },
-    { head: t("head.error"), wrap: true, cell: (row) => row.last_error ?? "" },
+    { head: t("head.error"), cell: (row) => (row.last_error ? clipped(row.last_error) : "") },
   ];
 }
 

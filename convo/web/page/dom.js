@@ -36,6 +36,11 @@ export function link(text, href, given = {}) {
   return el("a", { href, text, ...given });
 }
 
+/** A text on one line; what does not fit shows under the pointer. */
+export function clipped(text) {
+  return el("span", { class: "clip", title: text, text });
+}
+
 /** A panel with a heading; `content` stands below it. */
 export function panel(title, content, { wide = false, id, actions } = {}) {
   const name = id ?? `p-${++panels}`;
@@ -61,13 +66,13 @@ export function facts(pairs) {
  * A table that is filled again and again. `columns` are `{head, cell(row), number}`; `cell` returns text or an element.
  * Cells of text are changed in place.
  */
-export function table(caption, columns, none) {
+export function table(caption, columns, none, { tall = false } = {}) {
   const body = el("tbody");
   const heads = columns.map((one) => el("th", { scope: "col", class: one.number ? "number" : null, text: one.head }));
   const grid = el("table", {}, el("caption", { class: "unseen", text: caption }),
     el("thead", {}, el("tr", {}, heads)), body);
   // A wide one scrolls inside its own box; with a tab stop, because the keyboard has to reach what is to the right.
-  const scroller = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption }, grid);
+  const scroller = el("div", { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "group", "aria-label": caption }, grid);
   const whole = el("div", { class: "table" }, scroller);
   whole.fill = (rows) => {
     while (body.rows.length > rows.length) body.lastChild.remove();

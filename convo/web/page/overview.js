@@ -1,11 +1,13 @@
 // The overview: what comes in, what waits, what it depends on, and who does the work. Open it to show another figure.
 
 import { places } from "./api.js";
-import { alertCard } from "./alerts.js";
+import { LEVELS, alertCard } from "./alerts.js";
 import { chart } from "./charts.js";
 import { badge, el, link, panel, setText, table } from "./dom.js";
 import { figures } from "./live.js";
 import { NONE, count, ms, rate, span, t, word } from "./text.js";
+
+const ALERTS = 4;
 
 /** Each big figure: its name, how it is read out of the last sample and the answer, and whether it is a concern. */
 export const TILES = [
@@ -63,11 +65,11 @@ export const CHARTS = [
     { key: "accept_p50_ms", label: "series.p50", write: ms, tone: "c2" },
   ]],
   ["chart.queue", [
-    { key: "queue", label: "series.queue", write: count, tone: "c1" },
+    { key: "queue", label: "series.queue", write: count, tone: "c1", whole: true },
   ]],
   ["chart.oldest", [{ key: "oldest_s", label: "series.oldest", write: span, tone: "c1" }]],
   ["chart.loop", [{ key: "loop_lag_ms", label: "series.loop", write: ms, tone: "c1" }]],
-  ["chart.calls", [{ key: "in_flight_calls", label: "series.calls", write: count, tone: "c1" }]],
+  ["chart.calls", [{ key: "in_flight_calls", label: "series.calls", write: count, tone: "c1", whole: true }]],
 ];
 
 export function charts(chosen, options) {
@@ -105,12 +107,17 @@ function waitTable() {
     { head: t("head.count"), number: true, cell: (row) => count(row.count) },
     { head: "p50", number: true, cell: (row) => ms(row.p50_ms) },
     { head: "p99", number: true, cell: (row) => ms(row.p99_ms) },
-  ], t("overview.no_waits"));
+  ], t("overview.no_waits"), { tall: true });
+}
+
+/** A process' name is made of long random parts; their beginnings tell processes apart. */
+export function processName(name) {
+  return name.split(".").map((part) => part.slice(0, 8)).join(".");
 }
 
 function processTable() {
   return table(t("overview.processes"), [
-    { first: true, head: t("head.process"), cell: (row) => row.name },
+    { first: true, head: t("head.process"), cell: (row) => el("span", { title: row.name, text: processName(row.name) }) },
     { head: t("head.host"), cell: (row) => row.host ?? "" },
     { head: t("head.version"), cell: (row) => row.version ?? "" },
     { head: t("head.seen"), number: true, cell: (row) => t("ago", { span: span(row.seen_seconds) }) },
@@ -147,10 +154,11 @@ export function showOverview(main, { signal }) {
     dependencies.fill(latest.dependencies);
     waits.fill([...latest.waits].sort((one, other) => other.count - one.count));
     processes.fill(latest.processes);
-    const active = latest.alerts;
+    const active = [...latest.alerts].sort((one, other) => LEVELS.indexOf(one.level) - LEVELS.indexOf(other.level));
     const signature = JSON.stringify(active);
     if (signature === shownAlerts) return;
     shownAlerts = signature;
-    alerts.replaceChildren(...active.map((one) => alertCard(one, { compact: true })));
+    alerts.replaceChildren(...active.slice(0, ALERTS).map((one) => alertCard(one, { compact: true })),
+      ...(active.length > ALERTS ? [el("p", {}, link(t("overview.more_alerts", { count: count(active.length - ALERTS) }), places.alerts()))] : []));
   }, signal);
 }

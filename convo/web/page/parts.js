@@ -51,7 +51,7 @@ export function scoreTable(score) {
     .map(([name, one]) => row(word("part_name", name), one));
   const declared = Object.entries(score.breakdown.parts ?? {}).map(([name, one]) => row(name, one));
   if (!rows.length) return empty(t("score.none"));
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("conversation.score") }, el("table", { class: "score" },
+  return el("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": t("conversation.score") }, el("table", { class: "score" },
     el("thead", {}, el("tr", {}, el("th", { scope: "col", text: t("score.of") }), el("th", { scope: "col", text: t("score.how") }), el("th", { scope: "col", class: "number", text: t("score.points") }))),
     el("tbody", {}, rows, declared),
     el("tfoot", {}, el("tr", {}, el("th", { scope: "row", text: score.final ? t("score.final") : t("score.provisional") }),

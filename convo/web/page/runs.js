@@ -2,6 +2,7 @@
 // change how waits are drawn. The widths are set by script, which the page's policy allows; colours have names beside.
 
 import { badge, el } from "./dom.js";
+import { processName } from "./overview.js";
 import { clock, span, t, word } from "./text.js";
 
 const TONES = { settle: "good", fail: "bad", bury: "bad", park: "warn", release: "quiet", rescue: "warn", crash: "bad" };
@@ -29,7 +30,7 @@ function runItem(run) {
   const waits = spans(run, seconds);
   return el("li", { class: "run" },
     el("div", { class: "run-head" }, badge(word("ending", run.ending), TONES[run.ending] ?? "quiet"),
-      el("span", { text: clock(new Date(run.began_at)) }), el("b", { text: span(seconds) }), el("span", { class: "quiet", text: run.by })),
+      el("span", { text: clock(new Date(run.began_at)) }), el("b", { text: span(seconds) }), el("span", { class: "quiet", title: run.by, text: processName(run.by) })),
     run.reason ? el("p", { class: "error", text: run.reason }) : null, track(waits, seconds), legend(waits));
 }
 

@@ -75,6 +75,7 @@ export function showLogin(place, then, why) {
 export function whoIsHere(after) {
   if (!session?.keys) return null;
   const reach = [session.tenant, ...(session.bots ?? [])].filter(Boolean).join(" · ");
+  const named = t("session.out_of", { name: session.name });
   return el("span", { class: "who" }, el("span", { class: "who-name", title: reach, text: session.name }),
     button(t("session.out"), async () => {
       try {
@@ -82,5 +83,5 @@ export function whoIsHere(after) {
       } finally {
         after();
       }
-    }));
+    }, { title: named }));
 }

@@ -82,7 +82,7 @@ function unit(name, value, digits) {
 /** Milliseconds, as short as they can be read. */
 export function ms(value) {
   if (value === null || value === undefined) return NONE;
-  return value >= 10_000 ? span(value / 1000) : unit("millisecond", value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
+  return value >= 1000 ? span(value / 1000) : unit("millisecond", value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
 }
 
 /** A span of time in its two largest units. */

@@ -3,8 +3,8 @@
 import { get, places, userPath } from "./api.js";
 import { eraseUserButton } from "./acting.js";
 import { chart } from "./charts.js";
-import { columns } from "./conversations.js";
-import { badge, button, el, empty, facts, link, notice, panel, table } from "./dom.js";
+import { columns, idLink } from "./conversations.js";
+import { badge, button, clipped, el, empty, facts, notice, panel, table } from "./dom.js";
 import { count, t, time, word } from "./text.js";
 
 const TONES = { stranger: "quiet", acquaintance: "busy", friend: "good" };
@@ -17,7 +17,7 @@ export function showUser(main, { signal, values: [id] }) {
   const over = el("div");
   const which = el("select", { "aria-label": t("user.of_bot"), change: () => showHistory(which.value) }, el("option", { value: "", text: t("user.every_bot") }));
   const bots = table(t("user.bots"), [
-    { first: true, head: t("head.bot"), wrap: true, cell: (row) => row.bot_id },
+    { first: true, head: t("head.bot"), cell: (row) => clipped(row.bot_id) },
     { head: t("head.level"), cell: (row) => badge(word("level_of", row.level), TONES[row.level]) },
     { head: t("head.score"), number: true, cell: (row) => count(row.score) },
     { head: t("head.conversations"), number: true, cell: (row) => count(row.conversations) },
@@ -27,7 +27,7 @@ export function showUser(main, { signal, values: [id] }) {
     { first: true, head: t("head.memory"), wrap: true, cell: (row) => row.text },
     { head: t("head.kind"), cell: (row) => row.kind },
     { head: t("head.first_seen"), cell: (row) => time(row.first_seen_at) },
-    { head: t("head.conversation"), wrap: true, cell: (row) => (row.conversation_id ? link(row.conversation_id, places.conversation(row.conversation_id)) : t("none")) },
+    { head: t("head.conversation"), cell: (row) => (row.conversation_id ? idLink(row.conversation_id, places.conversation(row.conversation_id)) : t("none")) },
   ], t("user.no_memories"));
   const talks = table(t("user.conversations"), columns().filter((one) => one.head !== t("head.user")), t("conversations.none_found"));
   main.append(el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, el("span", { class: "quiet kind", text: t("user.title") }), " ", el("code", { text: id })), level),
@@ -66,7 +66,7 @@ export function showUser(main, { signal, values: [id] }) {
         over.replaceChildren(empty(t("user.no_history")));
         return;
       }
-      const drawn = chart(t("user.score_over_time"), [{ key: "score", label: t("head.score"), write: count, tone: "c1" }],
+      const drawn = chart(t("user.score_over_time"), [{ key: "score", label: t("head.score"), write: count, tone: "c1", whole: true }],
         { signal: ended, span: 0, stepped: true, height: 180 });
       over.replaceChildren(drawn);
       drawn.update(points);

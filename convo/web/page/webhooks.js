@@ -1,12 +1,14 @@
 // Webhooks: the endpoints, how the attempts to deliver went, and sending an event again. Open it to show another field.
 
 import { get, places, post, webhookPath } from "./api.js";
-import { announce, badge, button, el, facts, link, notice, panel, table } from "./dom.js";
+import { announce, badge, button, clipped, el, facts, link, notice, panel, table } from "./dom.js";
 import { confirmed } from "./dialog.js";
 import { count, span, t, time, word } from "./text.js";
 
 const TONES = { active: "good", new: "busy", off: "bad" };
 const REFRESH_SECONDS = 5;
+// A ping is no event: it cannot be sent again, but another one can.
+const PING = "ping_";
 
 const stateOf = (hook) => badge(word("webhook", hook.state), hook.failing_since ? "warn" : TONES[hook.state]);
 
@@ -32,10 +34,10 @@ export function showWebhook(main, { signal, values: [id] }) {
     { first: true, head: t("head.at"), cell: (row) => time(row.at) },
     { head: t("head.result"), cell: (row) => badge(row.status === null ? t("webhooks.no_answer") : String(row.status), row.error ? "bad" : "good") },
     { head: t("head.took"), number: true, cell: (row) => span(row.seconds) },
-    { head: t("head.event"), wrap: true, cell: (row) => row.event_id },
+    { head: t("head.event"), cell: (row) => clipped(row.event_id) },
     { head: t("head.error"), wrap: true, cell: (row) => row.error ?? "" },
     { head: t("head.answer"), wrap: true, cell: (row) => row.answer },
-    { head: t("head.action"), cell: (row) => button(t("webhooks.resend"), () => resend(row), { "aria-label": t("webhooks.resend_of", { event: row.event_id }) }) },
+    { head: t("head.action"), cell: (row) => (row.event_id.startsWith(PING) ? "" : button(t("webhooks.resend"), () => resend(row), { "aria-label": t("webhooks.resend_of", { event: row.event_id }) })) },
   ], t("webhooks.no_attempts"));
   main.append(el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, el("span", { class: "quiet kind", text: t("webhooks.one") }), " ", el("code", { text: id })), state),
     el("div", { class: "row actions" }, button(t("webhooks.ping"), ping), link(t("webhooks.back"), places.webhooks())), about,

@@ -156,7 +156,7 @@ async def test_every_view_is_drawn_at_every_width_without_an_error_and_is_access
                         page.open(shown.url + place.replace("{webhook}", shown.webhook))
                         page.sees(text)
                         case = f"{name}-{width}-{'dark' if dark else 'light'}"
-                        found.extend(_faults(page, case, axe))
+                        found.extend(_faults(page, case, width, axe))
                         page.screenshot(shots(tmp_path) / f"{case}.png")
             found.extend(unexpected(page))
 
@@ -165,8 +165,8 @@ async def test_every_view_is_drawn_at_every_width_without_an_error_and_is_access
     assert found == []
 
 
-def _faults(page: Page, case: str, axe: str) -> list[str]:
-    wide = page.run("document.documentElement.scrollWidth - innerWidth")
+def _faults(page: Page, case: str, width: int, axe: str) -> list[str]:
+    wide = page.run("document.documentElement.scrollWidth") - width
     faults = [f"{case}: {wide} px wider than the window"] if wide > 0 else []
     if axe:
         page.run(axe)
