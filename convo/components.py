@@ -365,9 +365,7 @@ class Components:
             streams=self.streams,
             figures=self.figures,
             reanalysing=ReanalyseRoute(settings=settings.web, order=self.single_reanalyses.order),
-            sessions=SessionRoutes(
-                settings=settings, postgres=postgres, authority=self.authority, browsers=browsers
-            ),
+            sessions=SessionRoutes(settings=settings, postgres=postgres, authority=self.authority, browsers=browsers),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,

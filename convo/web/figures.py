@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from convo.alerts.causes import drained_seconds
 from convo.alerts.keeper import Alerts
@@ -31,10 +31,12 @@ from convo.web.description.figure_views import (
     QueueFigures,
 )
 from convo.web.description.messages import Answer, encode
-from convo.web.process_counts import ProcessCounts, rates_between, read_counts, waits_between
+from convo.web.process_counts import NO_RATES, ProcessCounts, rates_between, read_counts, waits_between
 
-# So long after the last question samples are taken; a page that is looked at asks far more often.
+# So long after the last question samples are taken, and for as many periods at least: a page that is looked at asks once
+# in each.
 WANTED_SECONDS = 15.0
+_WANTED_PERIODS = 3
 KEPT_SECONDS = 600.0
 # Over so much of the past waits are counted and rates for the forecast are computed.
 _LATELY_SECONDS = 60.0
@@ -131,23 +133,19 @@ class Figures:
 
     def _sampled(self, before: _Shared | None) -> FigureSample:
         """Make the newest sample; ``before`` is what all processes shared at the one before it."""
-        rates = rates_between(self._counts[-2], self._counts[-1]) if len(self._counts) > 1 else None
+        rates = rates_between(self._counts[-2], self._counts[-1]) if len(self._counts) > 1 else NO_RATES
         # Where the database does not answer, there is nothing newer than at the sample before.
         shared = self._shared[-1].figures if self._shared and self._shared[-1] is not before else None
         ended, came = _per_second(None if before is None else before.figures, shared)
         return FigureSample(
             seq=self._seq,
             at=round(time.time(), 3),
-            accepts_per_s=rates and rates.accepts_per_s,
-            accept_p50_ms=rates and rates.accept_p50_ms,
-            accept_p99_ms=rates and rates.accept_p99_ms,
-            refused_per_s=rates and rates.refused_per_s,
             accepted_per_s=came,
             done_per_s=ended,
             queue=None if shared is None else shared.ready + shared.delayed + shared.parked,
             oldest_s=None if shared is None else _age(shared),
-            loop_lag_ms=rates and rates.loop_lag_ms,
             in_flight_calls=sum(one.in_flight for one in self._dependencies),
+            **structs.asdict(rates),
         )
 
     # --- what is shown
@@ -192,7 +190,7 @@ class Figures:
             raise NotFound("no figures are taken: page.sample_seconds is 0 (CONVO_PAGE__SAMPLE_SECONDS)")
         if not whole:
             return Answer(status=200, body=encode(_nothing(self._settings.sample_seconds)))
-        self._until = trio.current_time() + WANTED_SECONDS
+        self._until = trio.current_time() + max(WANTED_SECONDS, _WANTED_PERIODS * self._settings.sample_seconds)
         self._asked.set()
         if not self._first.is_set():
             with deadline("web.figures", _FIRST_SECONDS):

@@ -31,13 +31,17 @@ class ProcessCounts(Struct, frozen=True, kw_only=True):
 
 
 class ProcessRates(Struct, frozen=True, kw_only=True):
-    """What came between two readings; None where nothing did that could be measured."""
+    """What came between two readings, in the units of ``FigureSample``; None where nothing could be measured."""
 
-    accepts_per_s: float
-    refused_per_s: float
-    accept_p50_ms: float | None
-    accept_p99_ms: float | None
-    loop_lag_ms: float | None
+    accepts_per_s: float | None = None
+    refused_per_s: float | None = None
+    accept_p50_ms: float | None = None
+    accept_p99_ms: float | None = None
+    loop_lag_ms: float | None = None
+
+
+NO_RATES = ProcessRates()
+"""Of a first reading, which has none before it."""
 
 
 def read_counts(now: float) -> ProcessCounts:

@@ -188,7 +188,12 @@ async def test_what_is_not_reached_is_not_found(process: Process) -> None:
     with pytest.raises(NotFound):
         await again.order(Reach(bots=("tom",)), "talk-1", "emotion", CALLER)
     with pytest.raises(NotFound):
-        await again.order(structs.replace(WHOLE_DEFAULT, tenant=structs.replace(WHOLE_DEFAULT.tenant, number=3, name="x")), "talk-1", None, CALLER)
+        await again.order(
+            structs.replace(WHOLE_DEFAULT, tenant=structs.replace(WHOLE_DEFAULT.tenant, number=3, name="x")),
+            "talk-1",
+            None,
+            CALLER,
+        )
 
 
 async def test_a_part_that_nobody_declares_is_refused(process: Process) -> None:

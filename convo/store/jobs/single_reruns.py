@@ -109,7 +109,9 @@ class SingleReruns:
         await connection.execute(_END_STALE, one.part, self._stale_seconds)
         row = await connection.fetchrow(_BEGIN, one.part, one.version, one.owed.number, seq)
         if row is None:
-            raise RerunOpen(f"a re-run of the part {one.part} is under way; wait for its end, or pause it and let it end")
+            raise RerunOpen(
+                f"a re-run of the part {one.part} is under way; wait for its end, or pause it and let it end"
+            )
         await connection.execute(ADD_CANDIDATES, [seq], one.part, row["number"])
         return Rerun(**dict(row))
 

@@ -61,13 +61,13 @@ class FigureSample(Struct, frozen=True, kw_only=True):
     accepts_per_s: Rate | None
     accept_p50_ms: Rate | None
     accept_p99_ms: Rate | None
-    refused_per_s: Annotated[float | None, Meta(description="Accepts answered 429 or 503.")]
-    accepted_per_s: Annotated[float | None, Meta(ge=0, description="By all processes.")]
-    done_per_s: Annotated[float | None, Meta(ge=0, description="Analyses that ended, in all processes.")]
-    queue: Annotated[int | None, Meta(ge=0, description="What is ready, delayed or parked.")]
+    refused_per_s: Annotated[Rate | None, Meta(description="Accepts answered 429 or 503.")]
+    accepted_per_s: Annotated[Rate | None, Meta(description="By all processes.")]
+    done_per_s: Annotated[Rate | None, Meta(description="Analyses that ended, in all processes.")]
+    queue: Annotated[WholeNumber | None, Meta(description="What is ready, delayed or parked.")]
     oldest_s: Rate | None
     loop_lag_ms: Annotated[
-        float | None, Meta(ge=0, description="99 of 100 passes of the loop were shorter; null without a loop watch.")
+        Rate | None, Meta(description="99 of 100 passes of the loop were shorter; null without a loop watch.")
     ]
     in_flight_calls: WholeNumber
 
@@ -89,11 +89,10 @@ class FiguresView(Struct, frozen=True, kw_only=True):
     waits: tuple[WaitFigures, ...]
     forecast: ForecastView
     queue: QueueFigures | None
-    oldest_seconds: Annotated[float | None, Meta(ge=0, description="Since when the oldest ready job is due.")]
+    oldest_seconds: Annotated[Rate | None, Meta(description="Since when the oldest ready job is due.")]
     shared_age_seconds: Annotated[
-        float | None,
+        Rate | None,
         Meta(
-            ge=0,
             description="How old is what all processes share (`queue`, `processes`, `oldest_seconds`); more than a few"
             " seconds while the database does not answer, null where it has not answered yet.",
         ),

@@ -380,9 +380,7 @@ _USERS = (
         "bots, or of one (`bot_id`). A page may be short, or hold nothing, and still have a next one.",
         parameters=(USER_ID, filter_by("bot_id", WITHOUT_NUL), LIMIT, CURSOR),
         answers=(
-            RouteResponse(
-                status=200, text="One page.", body=views.RelationshipHistoryView, sample=samples.HISTORY
-            ),
+            RouteResponse(status=200, text="One page.", body=views.RelationshipHistoryView, sample=samples.HISTORY),
         ),
         problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
     ),
@@ -888,4 +886,16 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_SESSIONS, *_FIGURES, *_ALERTS, *_SERVICE)
+ROUTES = (
+    *_CONVERSATIONS,
+    *_DEAD_LETTERS,
+    *_USERS,
+    *_ERASING,
+    *_WEBHOOKS,
+    *_EVENTS,
+    *_AUDIT_LOG,
+    *_SESSIONS,
+    *_FIGURES,
+    *_ALERTS,
+    *_SERVICE,
+)

@@ -22,7 +22,15 @@ from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
 from convo.store.shared_figures import ProcessFigures
-from convo.web.description import batch_views, erasure_views, figure_views, service_views, session_views, views, webhook_views
+from convo.web.description import (
+    batch_views,
+    erasure_views,
+    figure_views,
+    service_views,
+    session_views,
+    views,
+    webhook_views,
+)
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -280,9 +288,7 @@ FIGURES = figure_views.FiguresView(
         ),
     ),
     dependencies=(
-        figure_views.DependencyFigures(
-            name="llm", state="closed", reason="", concurrency=8, in_flight=3, waiting=0
-        ),
+        figure_views.DependencyFigures(name="llm", state="closed", reason="", concurrency=8, in_flight=3, waiting=0),
     ),
     alerts=ALERTS.active,
     waits=(figure_views.WaitFigures(name="db.accept", count=5160, p50_ms=2.4, p99_ms=8.1),),

@@ -93,7 +93,9 @@ async def test_a_browser_signs_in_works_and_signs_out(
                 over = await client.get("/v1/conversations")
                 assert (over.status_code, over.json()["code"]) == (401, "unauthorized")
                 assert "Max-Age=0" in over.headers["set-cookie"]
-        noted = await rows(postgres, "SELECT action, address FROM audit_log WHERE action LIKE 'session%' ORDER BY number")
+        noted = await rows(
+            postgres, "SELECT action, address FROM audit_log WHERE action LIKE 'session%' ORDER BY number"
+        )
         assert noted == [("session_made", "127.0.0.1"), ("session_ended", "127.0.0.1")] * 2
 
 

@@ -16,9 +16,7 @@ from tests.unit.commands.test_drawing import AT, drawn, rows_of
 
 BOUND = structs.replace(KEY, reach=Reach(tenant=Tenant(number=1, name="acme"), bots=("pika", "tom")))
 SESSIONS = [
-    PageSession(
-        session_id=f"{number}" * 12, digest=b"secret-hash", key=key, made_at=AT, expires_at=AT, expires_in=60.0
-    )
+    PageSession(session_id=f"{number}" * 12, digest=b"secret-hash", key=key, made_at=AT, expires_at=AT, expires_in=60.0)
     for number, key in enumerate((KEY, BOUND))
 ]
 

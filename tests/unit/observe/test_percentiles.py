@@ -26,9 +26,7 @@ def test_what_came_between_two_looks_is_counted() -> None:
         ([1, 0, 0, 99], 0.99, 4.0),
     ],
 )
-def test_a_percentile_lies_between_the_bounds_of_its_figures(
-    counts: list[int], share: float, expected: float
-) -> None:
+def test_a_percentile_lies_between_the_bounds_of_its_figures(counts: list[int], share: float, expected: float) -> None:
     assert percentile(BOUNDS, counts, share) == pytest.approx(expected)
 
 

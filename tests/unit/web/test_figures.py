@@ -30,9 +30,7 @@ FOUND = SharedFigures(
     oldest_seconds=1.5,
     accepted=50,
     ended=40,
-    processes=(
-        ProcessFigures(name="p.1", host="h", version="1", seen_seconds=0.1, leads=True, workers=8, working=3),
-    ),
+    processes=(ProcessFigures(name="p.1", host="h", version="1", seen_seconds=0.1, leads=True, workers=8, working=3),),
 )
 
 
