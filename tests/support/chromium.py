@@ -150,11 +150,12 @@ class Page:
         """Type into what has the focus."""
         self.call("Input.insertText", text=text)
 
-    def press(self, key: str, code: int) -> None:
+    def press(self, key: str, code: int, *, shift: bool = False) -> None:
         """Press one key: ``Tab`` is 9, ``Enter`` 13, ``Escape`` 27."""
+        given = {"key": key, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         text = {"text": "\r"} if key == "Enter" else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
-        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+        self.call("Input.dispatchKeyEvent", type="keyDown", **given, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **given)
 
     def screenshot(self, path: Path) -> None:
         """Write a picture of the whole page."""

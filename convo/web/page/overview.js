@@ -5,7 +5,7 @@ import { LEVELS, alertCard } from "./alerts.js";
 import { chart } from "./charts.js";
 import { badge, el, link, panel, setText, table } from "./dom.js";
 import { figures } from "./live.js";
-import { NONE, count, ms, rate, span, t, word } from "./text.js";
+import { NONE, count, ms, processName, rate, span, t, word } from "./text.js";
 
 const ALERTS = 4;
 
@@ -108,11 +108,6 @@ function waitTable() {
     { head: "p50", number: true, cell: (row) => ms(row.p50_ms) },
     { head: "p99", number: true, cell: (row) => ms(row.p99_ms) },
   ], t("overview.no_waits"), { tall: true });
-}
-
-/** A process' name is made of long random parts; their beginnings tell processes apart. */
-export function processName(name) {
-  return name.split(".").map((part) => part.slice(0, 8)).join(".");
 }
 
 function processTable() {

@@ -2,8 +2,7 @@
 // change how waits are drawn. The widths are set by script, which the page's policy allows; colours have names beside.
 
 import { badge, el } from "./dom.js";
-import { processName } from "./overview.js";
-import { clock, span, t, word } from "./text.js";
+import { clock, processName, span, t, word } from "./text.js";
 
 const TONES = { settle: "good", fail: "bad", bury: "bad", park: "warn", release: "quiet", rescue: "warn", crash: "bad" };
 const COLOURS = 6;

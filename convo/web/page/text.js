@@ -98,7 +98,12 @@ export function span(seconds) {
   return rest ? `${unit(name, whole, 0)} ${unit(steps[first + 1][0], rest, 0)}` : unit(name, whole, 0);
 }
 
-// --- times
+// --- names and times
+
+/** A process' name is made of long random parts; their beginnings tell processes apart. */
+export function processName(name) {
+  return name.split(".").map((part) => part.slice(0, 8)).join(".");
+}
 
 const two = (value) => String(value).padStart(2, "0");
 
