@@ -40,8 +40,8 @@ AUDIT_ACTIONS: Mapping[AuditAction, str] = {
     "key_rotated": "A key was made that replaces another. `detail` has the ids of both.",
     "key_revoked": "A key was revoked. `detail` has its id.",
     "session_made": "A browser has signed in with a key (the row's). `detail` has the session's id.",
-    "session_ended": "A browser has signed out, or `convo session revoke` has ended its session. `detail` has the ids of "
-    "the session and its key.",
+    "session_ended": "A browser has signed out, or `convo session revoke` has ended its session. `detail` has the ids "
+    "of the session and its key.",
     "restore": "The database was put back to a backup. `detail` says when that was made, and its size, and whether "
     "it was done without erasing again what was erased since.",
     "scrub": "The tables were written anew, so that no file holds what was erased. `detail` has how many, and how many "

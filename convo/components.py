@@ -193,9 +193,6 @@ class Components:
         )
         self.relay = self._make_relay(bridge)
         self._open_pipeline(analysts)
-        self.single_reanalyses = SingleReanalyses(
-            settings, postgres, self._owed_sets, analysts, self._log_store.take, self.outbox, self.spending
-        )
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
 
@@ -297,6 +294,9 @@ class Components:
             self._log_store.take,
             lambda: self.publisher.takes_at_once,
             self.spending,
+        )
+        self.single_reanalyses = SingleReanalyses(
+            settings, self.postgres, self._owed_sets, analysts, self._log_store.take, self.outbox, self.spending
         )
         self.remote_bell = RemoteBell(
             self.postgres.dedicated(),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-import trio
 from msgspec import Struct
 
 from convo.analysis.analysts import AnalystsOfSets

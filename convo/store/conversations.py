@@ -189,7 +189,7 @@ class Reader:
             return FoundHistory(points=(), next_place=None)
 
         async def body(connection: Connection) -> FoundHistory:
-            found = await read_history_page(connection, reach, user_id, bot_id, place, limit)
+            found = await read_history_page(connection, reach, user_id, bot_id=bot_id, place=place, limit=limit)
             if not found.points and place is None:
                 await _unless_unknown(connection, reach, user_id, ())
             return found

@@ -1,7 +1,8 @@
 """The sessions of browsers: how they are made for a key, stored as hashes, found, listed and ended.
 
-Open it to change what a session holds, or how many there may be. A session stands for the key that was shown when it was
-made. It ends with that key, at its time, or when somebody ends it. Its token is ``ID_SECRET``; only the browser has it.
+Open it to change what a session holds, or how many there may be. A session stands for the key that was shown when it
+was made. It ends with that key, at its time, or when somebody ends it. Its token is ``ID_SECRET``; only the browser has
+it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from msgspec import Struct
 from convo.store.history import RESTORE_LOCK
 from convo.store.postgres import LOCAL, RELAXED, Connection, Postgres, application_name
 
-
 LEAD_LOCK = 0x636F6E766F_03
 """The lock of the session whose process leads: it raises the alerts that all share, and keeps what one has to keep."""
 

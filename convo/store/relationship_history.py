@@ -1,7 +1,7 @@
 """Reads how a user's score came about: the scores of the user's conversations, newest first, with the sum after each.
 
-Open it to change what a point of the history is. The sum is known for now alone; from there it goes back, conversation by
-conversation. So each page needs the sum with which the one before it ended, and a conversation whose row is gone (by
+Open it to change what a point of the history is. The sum is known for now alone; from there it goes back, conversation
+by conversation. So each page needs the sum with which the one before it ended, and a conversation whose row is gone (by
 retention, or of an earlier service) stays in the sum from which the history begins.
 """
 
@@ -46,8 +46,14 @@ class FoundHistory(Struct, frozen=True, kw_only=True):
     next_place: HistoryPlace | None
 
 
-async def read_history_page(
-    connection: Connection, reach: Reach, user_id: str, bot_id: str | None, place: HistoryPlace | None, limit: int
+async def read_history_page(  # noqa: PLR0913  (whose, and which page of it)
+    connection: Connection,
+    reach: Reach,
+    user_id: str,
+    *,
+    bot_id: str | None,
+    place: HistoryPlace | None,
+    limit: int,
 ) -> FoundHistory:
     """Read the points of up to ``limit`` conversations: of all bots that are reached, or of one.
 

@@ -66,8 +66,8 @@ async def read_shared_figures(postgres: Postgres) -> SharedFigures:
     return await postgres.run("db.figures", body, begin=SINGLE)
 
 
-# Never by counting the rows that wait (as jobs/counts.py). job_leased: as many as there are workers. job_parked_since and
-# job_delayed: so many rows ($1) at most; of more, the index has an estimate. job_queued: its first row.
+# Never by counting the rows that wait (as jobs/counts.py). job_leased: as many as there are workers. job_parked_since
+# and job_delayed: so many rows ($1) at most; of more, the index has an estimate. job_queued: its first row.
 _FIGURES = f"""
 WITH books AS MATERIALIZED ({BOOKED}), at_work AS MATERIALIZED (
     SELECT leased_by, count(*) AS jobs FROM job WHERE state = 'leased' GROUP BY leased_by
@@ -81,7 +81,8 @@ WITH books AS MATERIALIZED ({BOOKED}), at_work AS MATERIALIZED (
            CASE WHEN parked < $1 THEN parked ELSE greatest(parked, (
                SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_parked_since')))::bigint END AS parked,
            CASE WHEN looked_at < $1 THEN delayed ELSE greatest(delayed, delayed * (
-               SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_delayed')) / looked_at)::bigint END AS delayed
+               SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_delayed')) / looked_at)::bigint
+               END AS delayed
     FROM books, waiting, later
 ), leader AS MATERIALIZED (
     SELECT split_part(application_name, ' ', 2) AS session FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -94,7 +95,8 @@ SELECT extract(epoch FROM convo_now())::float8 AS at,
         FROM job WHERE {QUEUED}) AS oldest_seconds,
        accepted, ended,
        (SELECT json_agg(every_process) FROM (
-           SELECT process.name, host, program.version, extract(epoch FROM convo_now() - seen_at)::float8 AS seen_seconds,
+           SELECT process.name, host, program.version,
+                  extract(epoch FROM convo_now() - seen_at)::float8 AS seen_seconds,
                   split_part(process.name, '.', 2) IN (SELECT session FROM leader) AS leads, workers,
                   coalesce((SELECT jobs FROM at_work WHERE leased_by = process.name), 0) AS working
            FROM process LEFT JOIN process_program AS program ON program.name = split_part(process.name, '.', 2)

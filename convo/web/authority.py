@@ -86,7 +86,7 @@ class Authority:
 
         Raises:
             Unauthorized: there is no key, or it is not valid.
-            Forbidden: the key does not have the scope, or does not reach so far; or there is a session and no CSRF token.
+            Forbidden: the key does not have the scope, or does not reach so far; or a session lacks its CSRF token.
             TooManyRequests: too many wrong keys came from this client's address, or too many unknown ones from all.
             KeysUnavailable: the database was not asked for too long, or cannot be asked for a key that is not known.
         """

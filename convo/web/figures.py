@@ -33,8 +33,8 @@ from convo.web.description.figure_views import (
 from convo.web.description.messages import Answer, encode
 from convo.web.process_counts import NO_RATES, ProcessCounts, rates_between, read_counts, waits_between
 
-# So long after the last question samples are taken, and for as many periods at least: a page that is looked at asks once
-# in each.
+# So long after the last question samples are taken, and for as many periods at least: a page that is looked at asks
+# once in each.
 WANTED_SECONDS = 15.0
 _WANTED_PERIODS = 3
 KEPT_SECONDS = 600.0

@@ -1,8 +1,8 @@
 """Checks the session of a request that a browser sends, in the place of a key, and its CSRF token.
 
-Open it to change when a session is good. ``authority`` comes here for a request without an ``Authorization`` header that
-has our cookie, and for no other. Sessions that were shown lately are held in memory and are read again together with the
-keys. So one that was ended, or whose key was revoked, is refused within ``auth.refresh_seconds``.
+Open it to change when a session is good. ``authority`` comes here for a request without an ``Authorization`` header
+that has our cookie, and for no other. Sessions that were shown lately are held in memory and are read again together
+with the keys. So one that was ended, or whose key was revoked, is refused within ``auth.refresh_seconds``.
 
 A browser sends its cookies by itself, also where a page of another site asks it to. So what changes something needs
 the CSRF token besides, which only a page of ours can read. It follows from the secret, and is stored nowhere.

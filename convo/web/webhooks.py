@@ -7,11 +7,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import UNSET, Struct
 
 from convo.conversation.tenant import Tenant
-from convo.errors import BadRequest, Forbidden, Invalid, TooLarge
+from convo.errors import Forbidden, Invalid
 from convo.event_types import EVENT_TYPES, EventType
 from convo.settings import WebSettings
 from convo.standard_webhooks import signing_key

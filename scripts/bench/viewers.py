@@ -6,8 +6,8 @@
 
 A viewer is a browser with the page open: it asks for ``/v1/figures`` every 2 s, and stays on the stream of events. The
 viewers are a process of low priority: they are elsewhere when convo is in use. Odd and even turns are compared pair by
-pair, so that what the machine does besides meets both. Events are on in both, and the streams are of dead letters alone,
-as those of the page are: of every accept, twenty streams would send each event twenty times.
+pair, so that what the machine does besides meets both. Events are on in both. The streams are of dead letters alone
+(``--types``): twenty streams of every accept would send each event twenty times.
 
 Exit code 0: the median of the pairs loses less than 3 % of the rate, and every viewer got its samples.
 """
@@ -58,7 +58,7 @@ def main() -> int:
     asked = _arguments()
     if asked.only_view:
         os.nice(_NICE)
-        trio.run(_view_all, asked.only_view, asked.viewers)
+        trio.run(_view_all, asked.only_view, asked.viewers, asked.types)
         return 0
     console = Console(width=max(Console().width, 110))
     for name, text in machine.about(databases.described(asked.database_url)).items():
@@ -87,6 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each turn is")
     parser.add_argument("--connections", type=int, default=32, help="connections that post")
     parser.add_argument("--size-kb", type=int, default=4, help="of each body")
+    parser.add_argument("--types", default="conversation.dead", help="of the events on the streams, by commas")
     parser.add_argument("--only-view", type=int, metavar="PORT", help="be the viewers of a server, until terminated")
     parser.add_argument("--database-url", default=databases.GIVEN, help="a PostgreSQL whose role may make databases")
     parser.add_argument("--json", type=Path, help="keep the turns in this file")
@@ -98,7 +99,7 @@ def _arguments() -> argparse.Namespace:
 
 def _turn(server: Server, tails: list[str], asked: argparse.Namespace, number: int) -> Turn:
     viewers = asked.viewers if number % 2 else 0
-    with _viewing(server, viewers) if viewers else contextlib.nullcontext():
+    with _viewing(server, viewers, asked.types) if viewers else contextlib.nullcontext():
         return _posted(server, tails, asked, f"turn-{number}", viewers)
 
 
@@ -126,9 +127,10 @@ def _posted(server: Server, tails: list[str], asked: argparse.Namespace, name: s
 
 
 @contextlib.contextmanager
-def _viewing(server: Server, viewers: int) -> Iterator[None]:
+def _viewing(server: Server, viewers: int, types: str) -> Iterator[None]:
     """Run the viewers as a process of their own, as long as the block runs; all of them must get their samples."""
     command = [sys.executable, str(Path(__file__)), "--only-view", str(server.port), "--viewers", str(viewers)]
+    command += ["--types", types]
     with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             # All are connected, and the first samples are taken.
@@ -140,16 +142,16 @@ def _viewing(server: Server, viewers: int) -> Iterator[None]:
             process.terminate()
 
 
-async def _view_all(port: int, viewers: int) -> None:
+async def _view_all(port: int, viewers: int, types: str) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(viewers):
-            nursery.start_soon(_stay_on_stream, port)
+            nursery.start_soon(_stay_on_stream, port, types)
             nursery.start_soon(_ask_for_figures, port, number * _PERIOD_SECONDS / viewers)
 
 
-async def _stay_on_stream(port: int) -> None:
+async def _stay_on_stream(port: int, types: str) -> None:
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        await stream.send_all(_get("/v1/events?types=conversation.dead"))
+        await stream.send_all(_get(f"/v1/events?types={types}"))
         while await stream.receive_some(65_536):
             pass
     raise SystemExit("a stream of events ended")

@@ -33,7 +33,7 @@ KEY = ApiKey(
 
 
 class SessionTable:
-    """Answers ``page_sessions.find_page_sessions``; while it is ``away``, it fails. ``asked`` is what it was asked for."""
+    """Answers ``page_sessions.find_page_sessions``; while it is ``away``, it fails. ``asked`` is what it was asked."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.away = False

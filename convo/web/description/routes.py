@@ -278,9 +278,9 @@ _CONVERSATIONS = (
         needs_database=True,
         tag="conversations",
         summary="Analyse a conversation again",
-        text="One part or all, as they are declared now, at once and in this process. What is found takes the place of the "
-        "present result; score and relationship move by the difference. Where it cannot be found, the present result "
-        "stays. `updated_at` of the part says when it was found.",
+        text="One part or all, as they are declared now, at once and in this process. What is found takes the place of "
+        "the present result; score and relationship move by the difference. Where it cannot be found, the present "
+        "result stays. `updated_at` of the part says when it was found.",
         parameters=(CONVERSATION_ID,),
         takes=RouteBody(type=views.ReanalysisOrder, sample=views.ReanalysisOrder(part="emotion")),
         answers=(
@@ -376,8 +376,8 @@ _USERS = (
         needs_database=True,
         tag="users",
         summary="Read how a user's score came about, newest first",
-        text="A point for each conversation that was scored, in the order of their receipt, with the sum after it: of all "
-        "bots, or of one (`bot_id`). A page may be short, or hold nothing, and still have a next one.",
+        text="A point for each conversation that was scored, in the order of their receipt, with the sum after it: of "
+        "all bots, or of one (`bot_id`). A page may be short, or hold nothing, and still have a next one.",
         parameters=(USER_ID, filter_by("bot_id", WITHOUT_NUL), LIMIT, CURSOR),
         answers=(
             RouteResponse(status=200, text="One page.", body=views.RelationshipHistoryView, sample=samples.HISTORY),
@@ -482,9 +482,9 @@ _SESSIONS = (
         tag="sessions",
         summary="Sign a browser in with a key",
         text="The cookie `convo_session` (HttpOnly, SameSite=Strict) then stands for the key wherever one is needed. "
-        "Beside it, every request but GET and HEAD needs the header `X-CSRF-Token` with `csrf` of the answer. A session "
-        "ends after `auth.session_seconds`, with its key, by DELETE, and by `convo session revoke`. Where `auth.keys` is "
-        "off, or `auth.session_seconds` is 0, there are none.",
+        "Beside it, every request but GET and HEAD needs the header `X-CSRF-Token` with `csrf` of the answer. A "
+        "session ends after `auth.session_seconds`, with its key, by DELETE, and by `convo session revoke`. Where "
+        "`auth.keys` is off, or `auth.session_seconds` is 0, there are none.",
         takes=RouteBody(type=session_views.NewSession, sample=samples.NEW_SESSION),
         answers=(
             RouteResponse(
@@ -538,10 +538,10 @@ _FIGURES = (
         direct=True,
         tag="service",
         summary="See how the installation stands",
-        text="Samples are taken every `page.sample_seconds` for as long as somebody asks, and kept for ten minutes. All "
-        "who ask get the same ones. Rates, waits and breakers are those of the process that answers. A key that does "
-        "not reach the whole installation, as `GET /v1/alerts` requires it, gets none of the figures (`whole`: false). "
-        "Where `page.sample_seconds` is 0, there are none.",
+        text="Samples are taken every `page.sample_seconds` for as long as somebody asks, and kept for ten minutes. "
+        "All who ask get the same ones. Rates, waits and breakers are those of the process that answers. A key that "
+        "does not reach the whole installation, as `GET /v1/alerts` requires it, gets none of the figures (`whole`: "
+        "false). Where `page.sample_seconds` is 0, there are none.",
         parameters=(SINCE_SEQ,),
         answers=(
             RouteResponse(status=200, text="The figures.", body=figure_views.FiguresView, sample=samples.FIGURES),

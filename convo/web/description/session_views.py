@@ -30,6 +30,6 @@ class SessionView(Struct, frozen=True, kw_only=True):
 
 
 class NoKeysView(Struct, frozen=True, kw_only=True):
-    """This server asks for no keys (`auth.keys`): there is nothing to sign in to."""
+    """The server asks for no keys (`auth.keys`): there is nothing to sign in to."""
 
     keys: Literal[False] = False

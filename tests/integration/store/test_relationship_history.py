@@ -10,7 +10,7 @@ from convo.errors import NotFound
 from convo.store.conversations import Reader
 from convo.store.relationship_history import FoundHistory, HistoryPlace
 from tests.support.making import Process, ask, deleted, open_process, settled
-from tests.support.tenants import OF_ACME, accept_of, make_tenants, ACME
+from tests.support.tenants import ACME, OF_ACME, accept_of, make_tenants
 
 PIKA = Reach(bots=("pika",))
 
@@ -68,7 +68,9 @@ async def test_each_point_has_the_sum_after_it(process: Process) -> None:
 
 async def test_pages_go_on_with_the_sum(process: Process) -> None:
     await scored(process, 1, 2, 3, 4)
-    found, place, pages = [], None, 0
+    found: list[tuple[str, int, int]] = []
+    place: HistoryPlace | None = None
+    pages = 0
     while pages == 0 or place is not None:
         one = await page(process, place=place, limit=1)
         found, place, pages = [*found, *told(one)], one.next_place, pages + 1

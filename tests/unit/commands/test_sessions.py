@@ -11,8 +11,9 @@ from convo.commands import cli, database
 from convo.commands.session_drawing import draw_sessions
 from convo.conversation.tenant import Reach, Tenant
 from convo.store.page_sessions import PageSession
+from tests.support.answers import AT
 from tests.support.session_table import KEY
-from tests.unit.commands.test_drawing import AT, drawn, rows_of
+from tests.unit.commands.test_drawing import drawn, rows_of
 
 BOUND = structs.replace(KEY, reach=Reach(tenant=Tenant(number=1, name="acme"), bots=("pika", "tom")))
 SESSIONS = [

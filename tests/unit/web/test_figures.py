@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -57,8 +56,8 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> Shared:
 
 
 @pytest.fixture
-def llm() -> Iterator[Dependency]:
-    yield Dependency("llm", CallSettings(concurrency=2))
+def llm() -> Dependency:
+    return Dependency("llm", CallSettings(concurrency=2))
 
 
 def made(*dependencies: Dependency, seconds: float = 2.0) -> Figures:
@@ -203,5 +202,5 @@ async def test_who_does_not_reach_all_gets_nothing_and_starts_nothing(
 
 
 async def test_where_no_samples_are_taken_there_are_no_figures(shared: Shared) -> None:
-    with pytest.raises(NotFound, match="page.sample_seconds is 0"):
+    with pytest.raises(NotFound, match=r"page\.sample_seconds is 0"):
         await made(seconds=0.0).show(0, whole=True)
