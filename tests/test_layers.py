@@ -456,7 +456,8 @@ def has_own_tests(module: str) -> bool:
 
 
 def test_the_top_of_the_repository_holds_what_it_may() -> None:
-    allowed = {"convo", "tests", "scripts", "config.toml", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+    allowed = {"convo", "tests", "scripts", "config.toml", "pyproject.toml"}
+    allowed |= {"README.md", "LICENSE", "NOTICE", "CHANGELOG.md"}
     left_by_tools = {"build", "dist", "convo.egg-info"}
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - left_by_tools <= allowed

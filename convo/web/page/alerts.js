@@ -7,7 +7,12 @@ import { ago, count, t, time, word } from "./text.js";
 
 const LOOK_SECONDS = 5;
 export const LEVEL_TONES = { CRITICAL: "bad", HIGH: "bad", MEDIUM: "warn", LOW: "quiet" };
-export const LEVELS = Object.keys(LEVEL_TONES);
+const LEVELS = Object.keys(LEVEL_TONES);
+
+/** Alerts as they are to be looked at: the most severe first, the oldest of a level first. */
+export function bySeverity(alerts) {
+  return [...alerts].sort((one, other) => LEVELS.indexOf(one.level) - LEVELS.indexOf(other.level));
+}
 
 /** One alert. `compact`: without its figures, for the overview. */
 export function alertCard(alert, { compact = false } = {}) {
@@ -75,7 +80,7 @@ export function showAlerts(main, { signal }) {
       // Not drawn again where nothing has changed: a button keeps the focus.
       if (signature === shown) return;
       shown = signature;
-      active.replaceChildren(...(answer.active.length ? answer.active.map((one) => alertCard(one)) : [empty(t("alerts.none"))]));
+      active.replaceChildren(...(answer.active.length ? bySeverity(answer.active).map((one) => alertCard(one)) : [empty(t("alerts.none"))]));
       recent.replaceChildren(...(answer.recent.length ? answer.recent.map((one) => alertCard(one)) : [empty(t("alerts.none_recent"))]));
       sinks.textContent = `${t("alerts.sinks", { sinks: answer.sinks.join(", ") })} ${answer.leads ? "" : t("alerts.not_leading")}`;
     } catch (error) {

@@ -23,13 +23,13 @@ export function columns() {
   return [
     { first: true, head: t("head.conversation"), cell: (row) => idLink(row.conversation_id, places.conversation(row.conversation_id)) },
     { head: t("head.state"), cell: (row) => stateBadge(row.state) },
+    { head: t("head.score"), number: true, cell: (row) => count(row.score) },
     { head: t("head.user"), cell: (row) => idLink(row.user_id, places.user(row.user_id)) },
     { head: t("head.bot"), cell: (row) => clipped(row.bot_id) },
     { head: t("head.received"), cell: (row) => time(row.received_at) },
-    { head: t("head.lasted"), number: true, cell: (row) => span((Date.parse(row.ended_at) - Date.parse(row.started_at)) / 1000) },
     { head: t("head.turns"), number: true, cell: (row) => count(row.turns) },
-    { head: t("head.score"), number: true, cell: (row) => count(row.score) },
     { head: t("head.attempts"), number: true, cell: (row) => count(row.attempts) },
+    { head: t("head.lasted"), number: true, cell: (row) => span((Date.parse(row.ended_at) - Date.parse(row.started_at)) / 1000) },
     { head: t("head.error"), cell: (row) => (row.last_error ? clipped(row.last_error) : "") },
   ];
 }

@@ -1,7 +1,7 @@
 // The overview: what comes in, what waits, what it depends on, and who does the work. Open it to show another figure.
 
 import { places } from "./api.js";
-import { LEVELS, alertCard } from "./alerts.js";
+import { alertCard, bySeverity } from "./alerts.js";
 import { chart } from "./charts.js";
 import { badge, el, link, panel, setText, table } from "./dom.js";
 import { figures } from "./live.js";
@@ -149,7 +149,7 @@ export function showOverview(main, { signal }) {
     dependencies.fill(latest.dependencies);
     waits.fill([...latest.waits].sort((one, other) => other.count - one.count));
     processes.fill(latest.processes);
-    const active = [...latest.alerts].sort((one, other) => LEVELS.indexOf(one.level) - LEVELS.indexOf(other.level));
+    const active = bySeverity(latest.alerts);
     const signature = JSON.stringify(active);
     if (signature === shownAlerts) return;
     shownAlerts = signature;

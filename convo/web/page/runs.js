@@ -21,7 +21,8 @@ export function runsView(view, runs) {
     items.push(runItem(run));
     before = Date.parse(run.ended_at);
   });
-  return el("ol", { class: "runs", "aria-label": t("runs.title") }, items);
+  return el("div", {}, el("ol", { class: "runs", "aria-label": t("runs.title") }, items),
+    runs.some((one) => one.timeline) ? null : el("p", { class: "quiet small", text: t("runs.sums") }));
 }
 
 function runItem(run) {

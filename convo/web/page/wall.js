@@ -1,6 +1,6 @@
 // The wall view, /live: a few big figures for a screen that nobody touches. Open it to change what hangs on the wall.
 
-import { LEVEL_TONES } from "./alerts.js";
+import { LEVEL_TONES, bySeverity } from "./alerts.js";
 import { badge, el, setText } from "./dom.js";
 import { figures } from "./live.js";
 import { CHARTS, TILES, charts, tiles } from "./overview.js";
@@ -30,7 +30,7 @@ export function showWall(main, { signal }) {
     if (!latest) return;
     big.update(latest, samples);
     for (const one of drawn) one.update(samples);
-    const active = latest.alerts;
+    const active = bySeverity(latest.alerts);
     alerts.replaceChildren(...(active.length
       ? active.map((one) => el("li", {}, badge(word("level", one.level), LEVEL_TONES[one.level]), ` ${one.type} · ${one.component}`))
       : [el("li", { class: "quiet", text: t("alerts.none") })]));
