@@ -63,9 +63,10 @@ async def scene(database: str, folder: Path) -> AsyncIterator[Scene]:
             headers = {"Authorization": f"Bearer {key}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
                 made = (await client.post("/v1/webhooks", json={"url": receiver.url})).json()
-                while (await client.get(f"/v1/webhooks/{made['id']}")).json()["state"] != "active":
+                # It becomes so when the service has pinged it.
+                while (await client.get(f"/v1/webhooks/{made['id']}")).json()["state"] != "active":  # noqa: ASYNC110
                     await trio.sleep(0.02)
-                receiver.answer = lambda got: Reply(status=500, body=HOSTILE.encode())
+                receiver.answer = lambda _: Reply(status=500, body=HOSTILE.encode())
             found = Scene(url, key, reader, made["id"], model, receiver)
             log = [
                 {"role": "assistant", "content": "Hello! " + HOSTILE},
@@ -85,5 +86,3 @@ def shots(folder: Path) -> Path:
     path = Path(os.environ.get("CONVO_SCREENSHOTS") or folder / "shots")
     path.mkdir(parents=True, exist_ok=True)
     return path
-
-

@@ -38,20 +38,18 @@ _KEPT = "public, max-age=31536000, immutable"
 _NOT_KEPT = "no-store"
 _RANGE = re.compile(r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]+)?\s*(?:;\s*q=([01](?:\.[0-9]{1,3})?)\s*)?")
 
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "connect-src 'self'",
-        "img-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        # No script may turn text into HTML, whatever it is: a browser that knows this refuses innerHTML itself.
-        "require-trusted-types-for 'script'",
-        "trusted-types 'none'",
-    )
+_POLICY = (
+    "default-src 'none'; "
+    "script-src 'self'; "
+    "style-src 'self'; "
+    "connect-src 'self'; "
+    "img-src 'self'; "
+    "base-uri 'none'; "
+    "form-action 'none'; "
+    "frame-ancestors 'none'; "
+    # No script may turn text into HTML, whatever it is: a browser that knows this refuses innerHTML itself.
+    "require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
 )
 _HEADERS = (
     ("Content-Security-Policy", _POLICY),

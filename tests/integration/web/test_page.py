@@ -171,8 +171,8 @@ def _faults(page: Page, case: str, width: int, axe: str) -> list[str]:
     if axe:
         page.run(axe)
         report = page.run(
-            "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map("
-            "one => one.id + ' ' + one.nodes.slice(0, 3).map(node => node.target + ' ' + node.failureSummary).join(' | ')))"
+            "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map(one => one.id + ' ' +"
+            " one.nodes.slice(0, 3).map(node => node.target + ' ' + node.failureSummary).join(' | ')))"
         )
         faults += [f"{case}: axe: {one}" for one in report]
     return faults
@@ -201,10 +201,13 @@ async def test_what_can_be_done_is_asked_first_and_done_once(database: str, tmp_
 
         def press(page: Page, text: str, within: str = "main") -> None:
             """Click the first button with this text."""
-            find = f"[...document.querySelectorAll('{within} button')].find(one => one.textContent === {json.dumps(text)})"
-            page.wait(f"(() => {{ const one = {find}; if (!one) return false;"
-                      " document.querySelectorAll('[data-pressed]').forEach(old => delete old.dataset.pressed);"
-                      " one.dataset.pressed = 1; return true; })()")
+            buttons = f"[...document.querySelectorAll('{within} button')]"
+            find = f"{buttons}.find(one => one.textContent === {json.dumps(text)})"
+            page.wait(
+                f"(() => {{ const one = {find}; if (!one) return false;"
+                " document.querySelectorAll('[data-pressed]').forEach(old => delete old.dataset.pressed);"
+                " one.dataset.pressed = 1; return true; })()"
+            )
             page.click("[data-pressed]")
 
         def look(page: Page) -> None:
@@ -303,7 +306,8 @@ async def test_a_key_that_only_reads_is_shown_no_button_that_changes_something(d
         def look(page: Page) -> None:
             page.look(1440)
             log_in(page, f"{shown.url}/", shown.reader)
-            for place, text in (("#/conversation/poor-1", "dead letter"), ("#/dead", "413"), ("#/user/user-1", "By bot")):
+            views = {"#/conversation/poor-1": "dead letter", "#/dead": "413", "#/user/user-1": "By bot"}
+            for place, text in views.items():
                 page.open(f"{shown.url}/{place}")
                 page.sees(text)
                 texts = page.run("[...document.querySelectorAll('main button')].map(one => one.textContent)")

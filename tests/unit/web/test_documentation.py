@@ -76,9 +76,9 @@ async def test_without_the_page_a_browser_gets_links_and_nothing_of_the_page_is_
     seen = await documentation.show_index(_head("text/html"), settings)
     assert b'<a href="/docs">' in seen.body
     assert b"<script src" not in seen.body
-    with pytest.raises(NotFound, match="page.served"):
+    with pytest.raises(NotFound, match=r"page\.served"):
         await documentation.show_wall(_head("text/html"), settings)
-    with pytest.raises(NotFound, match="page.served"):
+    with pytest.raises(NotFound, match=r"page\.served"):
         await documentation.answer_asset("0", "app.js", "", settings)
 
 

@@ -100,7 +100,9 @@ async def test_a_page_of_another_release_gets_a_file_that_it_does_not_keep() -> 
     assert (answer.status, dict(answer.headers)["Cache-Control"]) == (200, "no-store")
 
 
-@pytest.mark.parametrize("name", ["", "index.html", "files.py", "../page/app.js", "__init__.py", "LICENSE.uplot.txt", "x"])
+@pytest.mark.parametrize(
+    "name", ["", "index.html", "files.py", "../page/app.js", "__init__.py", "LICENSE.uplot.txt", "x"]
+)
 async def test_nothing_else_is_served(name: str) -> None:
     with pytest.raises(NotFound, match="the page has no file"):
         await files.asset_answer(VERSION, name, "", 5)
