@@ -87,7 +87,7 @@ from convo.web.door import Door
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
-from convo.web.figures import Figures
+from convo.web.figures import InstallationFigures
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
@@ -185,7 +185,7 @@ class Components:
             in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
-        self.figures = Figures(settings.page, postgres, self.alerts, every, lambda: me.name)
+        self.figures = InstallationFigures(settings.page, postgres, self.alerts, every, lambda: me.name)
         self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(

@@ -29,6 +29,7 @@ from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
 from convo.store.lookup import revision_of
 from convo.store.outcomes import PartRecord
+from convo.store.relationship_history import HistoryPlace
 from convo.web import queries
 from convo.web.conversation_costs import cost_view
 from convo.web.description import views
@@ -246,7 +247,8 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             Invalid: the limit, the bot or the cursor is not valid.
         """
         limit = queries.limit_of(query, self.settings.web.list_rows_max)
-        bot_id, place = queries.id_of(query, "bot_id"), queries.history_place_of(query)
+        bot_id, begins = queries.id_of(query, "bot_id"), queries.history_place_of(query)
+        place = None if begins is None else HistoryPlace(before=begins[0], score=begins[1])
         with self.reads.begin():
             found = await self.reader.history(reach, user_id, bot_id, place=place, limit=limit)
         weights = self.settings.score
@@ -254,7 +256,8 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             views.HistoryPointView(**msgspec.structs.asdict(one), level=level(one.score, weights))
             for one in found.points
         ]
-        cursor = queries.history_cursor(found.next_place)
+        after = found.next_place
+        cursor = None if after is None else queries.history_cursor(after.before, after.score)
         return _ok(
             views.RelationshipHistoryView(user_id=user_id, bot_id=bot_id, points=tuple(points), next_cursor=cursor)
         )

@@ -26,7 +26,7 @@ from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
-from convo.web.figures import Figures
+from convo.web.figures import InstallationFigures
 from convo.web.operations import OperationsRoutes
 from convo.web.reanalysing import ReanalyseRoute
 from convo.web.session_routes import SessionRoutes
@@ -46,7 +46,7 @@ class Api(Struct, frozen=True, kw_only=True):
     operations: OperationsRoutes
     webhooks: WebhookRoutes
     streams: EventStreams
-    figures: Figures
+    figures: InstallationFigures
     sessions: SessionRoutes
     reanalysing: ReanalyseRoute
 

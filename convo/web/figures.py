@@ -22,12 +22,13 @@ from convo.resilience.dependency import Dependency
 from convo.runtime.deadline import deadline
 from convo.settings import PageSettings
 from convo.store.postgres import Postgres
-from convo.store.shared_figures import SharedFigures, read_shared_figures
+from convo.store.shared_figures import ProcessFigures, SharedFigures, read_shared_figures
 from convo.web.description.figure_views import (
     DependencyFigures,
     FigureSample,
     FiguresView,
     ForecastView,
+    ProcessView,
     QueueFigures,
 )
 from convo.web.description.messages import Answer, encode
@@ -58,7 +59,7 @@ class _Kept(Struct, frozen=True, kw_only=True):
     text: bytes
 
 
-class Figures:
+class InstallationFigures:
     """The samples of one process; ``run`` takes them, and ``show`` answers with them.
 
     ``process`` returns the name of this process.
@@ -91,7 +92,7 @@ class Figures:
     async def run(self) -> None:
         """Take samples while somebody asks for them, until cancelled."""
         while True:
-            await self._asked.wait()  # no deadline: an event of ours
+            await self._asked.wait()
             next_at = trio.current_time()
             while trio.current_time() < self._until:
                 await self._sample()
@@ -160,7 +161,7 @@ class Figures:
             seconds=self._settings.sample_seconds,
             whole=True,
             process=self._process(),
-            processes=() if shared is None else shared.processes,
+            processes=() if shared is None else tuple(map(_process, shared.processes)),
             dependencies=tuple(map(_dependency, self._dependencies)),
             alerts=self._alerts.show().active,
             waits=waits_between(self._counts[0], self._counts[-1]),
@@ -214,6 +215,10 @@ def _per_second(before: SharedFigures | None, now: SharedFigures | None) -> tupl
 
 def _age(shared: SharedFigures) -> float:
     return round(max(0.0, shared.oldest_seconds), 3)
+
+
+def _process(one: ProcessFigures) -> ProcessView:
+    return ProcessView(**structs.asdict(one))
 
 
 def _dependency(one: Dependency) -> DependencyFigures:

@@ -16,7 +16,6 @@ from convo.audit_actions import AUDIT_ACTIONS, AuditAction
 from convo.conversation.model import StateFilter
 from convo.conversation.times import instant
 from convo.errors import Invalid
-from convo.store.relationship_history import HistoryPlace
 
 _LIMIT_DEFAULT = 50
 _STATES = get_args(StateFilter)
@@ -223,8 +222,8 @@ def cursor_of(query: Mapping[str, str]) -> int | None:
     return number
 
 
-def history_place_of(query: Mapping[str, str]) -> HistoryPlace | None:
-    """Return where the page of a history begins.
+def history_place_of(query: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return below which number the page of a history begins, and with which score.
 
     Raises:
         Invalid: ``cursor`` was not made by ``history_cursor``.
@@ -235,14 +234,12 @@ def history_place_of(query: Mapping[str, str]) -> HistoryPlace | None:
     before, _, score = _decoded(text).partition(".")
     if not all(_BELOW_63_BITS.fullmatch(one) for one in (before, score)):
         raise Invalid(f"cursor={text!r} is not valid; send next_cursor of the page before", path="cursor")
-    return HistoryPlace(before=int(before), score=int(score))
+    return int(before), int(score)
 
 
-def history_cursor(place: HistoryPlace | None) -> str | None:
-    """Return the cursor of the page that begins there."""
-    if place is None:
-        return None
-    return base64.urlsafe_b64encode(f"{place.before}.{place.score}".encode()).decode().rstrip("=")
+def history_cursor(before: int, score: int) -> str:
+    """Return the cursor of the page that begins below this number, with this score."""
+    return base64.urlsafe_b64encode(f"{before}.{score}".encode()).decode().rstrip("=")
 
 
 def _decoded(text: str) -> str:

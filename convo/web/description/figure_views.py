@@ -8,10 +8,21 @@ from msgspec import Meta, Struct
 
 from convo.alerts.formats import AlertView
 from convo.resilience.breaker import State
-from convo.store.shared_figures import ProcessFigures
 from convo.web.description.views import WholeNumber
 
 Rate = Annotated[float, Meta(ge=0)]
+
+
+class ProcessView(Struct, frozen=True, kw_only=True):
+    """One process of the installation; `version` and `workers` are null of a program that does not state them."""
+
+    name: str
+    host: str
+    version: str | None
+    seen_seconds: Annotated[float, Meta(description="How long ago it has last signed that it lives.")]
+    leads: Annotated[bool, Meta(description="Whether it raises the alerts that all share.")]
+    workers: WholeNumber | None
+    working: Annotated[int, Meta(ge=0, description="Jobs that it works on.")]
 
 
 class DependencyFigures(Struct, frozen=True, kw_only=True):
@@ -83,7 +94,7 @@ class FiguresView(Struct, frozen=True, kw_only=True):
         ),
     ]
     process: Annotated[str, Meta(description="Which process answered: `seq` counts its samples.")]
-    processes: tuple[ProcessFigures, ...]
+    processes: tuple[ProcessView, ...]
     dependencies: tuple[DependencyFigures, ...]
     alerts: Annotated[tuple[AlertView, ...], Meta(description="The `active` ones of `GET /v1/alerts`.")]
     waits: tuple[WaitFigures, ...]

@@ -21,7 +21,6 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.store.shared_figures import ProcessFigures
 from convo.web.description import (
     batch_views,
     erasure_views,
@@ -277,7 +276,7 @@ FIGURES = figure_views.FiguresView(
     whole=True,
     process="5f0c9a7e.3b1d4286a0c7e9f2",
     processes=(
-        ProcessFigures(
+        figure_views.ProcessView(
             name="5f0c9a7e.3b1d4286a0c7e9f2",
             host="host",
             version="0.2.0",

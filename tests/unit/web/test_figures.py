@@ -16,7 +16,7 @@ from convo.resilience.dependency import Dependency
 from convo.settings import CallSettings, PageSettings
 from convo.store.shared_figures import ProcessFigures, SharedFigures
 from convo.web import figures
-from convo.web.figures import Figures
+from convo.web.figures import InstallationFigures
 from tests.support.making import told
 
 FOUND = SharedFigures(
@@ -60,13 +60,13 @@ def llm() -> Dependency:
     return Dependency("llm", CallSettings(concurrency=2))
 
 
-def made(*dependencies: Dependency, seconds: float = 2.0) -> Figures:
+def made(*dependencies: Dependency, seconds: float = 2.0) -> InstallationFigures:
     alerts = Mock()
     alerts.show.return_value = Shown(active=(), recent=(), leads=True, sinks=())
-    return Figures(PageSettings(sample_seconds=seconds), Mock(), alerts, dependencies, lambda: "p.1")
+    return InstallationFigures(PageSettings(sample_seconds=seconds), Mock(), alerts, dependencies, lambda: "p.1")
 
 
-async def shown(of: Figures, since: int = 0, *, whole: bool = True) -> Any:
+async def shown(of: InstallationFigures, since: int = 0, *, whole: bool = True) -> Any:
     answer = await of.show(since, whole=whole)
     assert answer.status == 200
     return json.loads(answer.body)
