@@ -45,8 +45,11 @@ export function showConversation(main, { signal, values: [id] }) {
     } catch (problem) {
       if (signal.aborted) return true;
       notice(main, problem.status === 404 ? t("conversation.unknown") : problem.status === 410 ? t("conversation.gone") : problem.message);
-      bar.replaceChildren();
-      return [404, 410].includes(problem.status);
+      if (![404, 410].includes(problem.status)) return false;
+      // It is not there, or no longer: nothing of it stays on the page.
+      for (const one of [...main.children]) if (one !== head && !one.classList.contains("notice")) one.remove();
+      state.replaceChildren();
+      return true;
     }
   }
 

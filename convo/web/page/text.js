@@ -74,23 +74,23 @@ export function signed(value) {
   return format("signed", { signDisplay: "exceptZero" }).format(value ?? 0);
 }
 
+/** A number with a short unit, which the languages' own tables do not have: "mili giây" fits no tile. */
 function unit(name, value, digits) {
-  return format(`${name}${digits}`, { style: "unit", unit: name, unitDisplay: "narrow", maximumFractionDigits: digits })
-    .format(value);
+  return `${format(`unit${digits}`, { maximumFractionDigits: digits }).format(value)}\u202f${t(name)}`;
 }
 
 /** Milliseconds, as short as they can be read. */
 export function ms(value) {
   if (value === null || value === undefined) return NONE;
-  return value >= 1000 ? span(value / 1000) : unit("millisecond", value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
+  return value >= 1000 ? span(value / 1000) : unit("unit.ms", value, value >= 100 ? 0 : value >= 10 ? 1 : 2);
 }
 
 /** A span of time in its two largest units. */
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
-  if (seconds < 1) return seconds <= 0 ? unit("second", 0, 0) : ms(seconds * 1000);
-  if (seconds < 60) return unit("second", seconds, seconds < 10 ? 1 : 0);
-  const steps = [["day", 86_400], ["hour", 3600], ["minute", 60], ["second", 1]];
+  if (seconds < 1) return seconds <= 0 ? unit("unit.second", 0, 0) : ms(seconds * 1000);
+  if (seconds < 60) return unit("unit.second", seconds, seconds < 10 ? 1 : 0);
+  const steps = [["unit.day", 86_400], ["unit.hour", 3600], ["unit.minute", 60], ["unit.second", 1]];
   const first = steps.findIndex(([, size]) => seconds >= size);
   const [name, size] = steps[first];
   const whole = Math.floor(seconds / size);

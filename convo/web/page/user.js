@@ -28,7 +28,7 @@ export function showUser(main, { signal, values: [id] }) {
     { head: t("head.kind"), cell: (row) => row.kind },
     { head: t("head.first_seen"), cell: (row) => time(row.first_seen_at) },
     { head: t("head.conversation"), cell: (row) => (row.conversation_id ? idLink(row.conversation_id, places.conversation(row.conversation_id)) : t("none")) },
-  ], t("user.no_memories"));
+  ], t("user.no_memories"), { tall: true });
   const talks = table(t("user.conversations"), columns().filter((one) => one.head !== t("head.user")), t("conversations.none_found"));
   main.append(el("div", { class: "page-head" }, el("h1", { tabindex: "-1" }, el("span", { class: "quiet kind", text: t("user.title") }), " ", el("code", { text: id })), level),
     el("div", { class: "row actions" }, [eraseUserButton(id)].filter(Boolean)), about,
