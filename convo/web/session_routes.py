@@ -83,7 +83,7 @@ class SessionRoutes(Struct, frozen=True, kw_only=True):
         session = await self._current(head)
         await end_page_session(self.postgres, session.session_id, _caller(head, session.key.key_id))
         self.authority.sessions.drop(session.session_id)
-        return Answer(status=204, body=b"", headers=[FORGET_COOKIE])
+        return Answer(status=200, body=encode(session_views.SessionEndedView()), headers=[FORGET_COOKIE])
 
     async def _current(self, head: Head) -> PageSession:
         if head.authorization:

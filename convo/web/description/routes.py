@@ -523,7 +523,15 @@ _SESSIONS = (
         signs_in=True,
         tag="sessions",
         summary="Sign the browser out",
-        answers=(RouteResponse(status=204, text="The session is over.", media=(), headers=("Set-Cookie",)),),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The session is over.",
+                body=session_views.SessionEndedView,
+                headers=("Set-Cookie",),
+                sample=session_views.SessionEndedView(),
+            ),
+        ),
         problems=(errors.NotFound,),
     ),
 )

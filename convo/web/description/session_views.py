@@ -33,3 +33,9 @@ class NoKeysView(Struct, frozen=True, kw_only=True):
     """The server asks for no keys (`auth.keys`): there is nothing to sign in to."""
 
     keys: Literal[False] = False
+
+
+class SessionEndedView(Struct, frozen=True, kw_only=True):
+    """The session is over."""
+
+    ended: Literal[True] = True

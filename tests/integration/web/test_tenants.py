@@ -57,7 +57,8 @@ WALK: Mapping[str, list[Request]] = {
     ],
     "explain_conversation": of_ids("GET", "/v1/conversations/{}/explain"),
     "retry_conversation": of_ids("POST", "/v1/conversations/{}/retry"),
-    "reanalyse_conversation": [],
+    # What is one's own is found again, by a test of its own.
+    "reanalyse_conversation": of_ids("POST", "/v1/conversations/{}/reanalyse")[1:],
     "acknowledge_conversation": of_ids("POST", "/v1/conversations/{}/acknowledge"),
     "read_dead_reasons": gets("/v1/dead-letters", {}, {"user_id": OWN}, {"user_id": HIDDEN}, {"bot_id": HIDDEN}),
     "retry_dead_letters": [
