@@ -92,10 +92,14 @@ export function showConversation(main, { signal, values: [id] }) {
 
   /** Read now, and go on while it is not ended; after something was done, too. */
   let timer = null;
+  let readings = 0;
   async function again() {
     clearTimeout(timer);
+    const own = ++readings;
     const ended = await read();
-    if (!ended && !signal.aborted) timer = setTimeout(() => document.hidden ? null : again(), 1000 * AGAIN_SECONDS);
+    // Of two readings at the same time the later one goes on: else each would, for ever.
+    if (ended || signal.aborted || own !== readings) return;
+    timer = setTimeout(() => document.hidden || again(), 1000 * AGAIN_SECONDS);
   }
 
   again();

@@ -58,12 +58,14 @@ export function showDead(main, { signal }) {
 
   async function retryMany(query, reason) {
     let found;
+    notice(main, t("ask.counting"), "quiet");
     try {
       found = await everyBatch({ ...query, dry_run: "true" });
     } catch (error) {
-      notice(main, error.message);
+      if (!signal.aborted) notice(main, error.message);
       return;
     }
+    notice(main, null);
     const done = await confirmed({
       title: t("ask.retry_many", { count: count(found) }), names: reason ?? t("dead.every_reason"), text: t("ask.retry_many_text"),
       yes: t("act.retry_many", { count: count(found) }),

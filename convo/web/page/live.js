@@ -14,7 +14,10 @@ const SEVERAL_ANSWERS = 30;
 class Figures {
   latest = null;
   samples = [];
-  /** `waiting` before the first answer, `live`, `late` while answers fail, `paused` while the page is hidden. */
+  /**
+   * `waiting` before the first answer, `live`, `late` while answers fail, `paused` while the page is hidden; `off` where
+   * there are none: they are not taken here, or the key does not read.
+   */
   state = "waiting";
   problem = null;
   #watchers = new Set();
@@ -71,11 +74,11 @@ class Figures {
     } catch (error) {
       this.#failures += 1;
       this.problem = error;
-      if (this.#running) this.#set("late");
+      if (this.#running) this.#set([403, 404].includes(error.status) ? "off" : "late");
     } finally {
       this.#asking = false;
     }
-    if (!this.#running || document.hidden) return;
+    if (!this.#running || document.hidden || this.state === "off") return;
     const period = this.latest?.seconds ?? 2;
     this.#timer = setTimeout(() => this.#ask(), 1000 * Math.min(SLOWEST_SECONDS, period * (1 + this.#failures)));
   }

@@ -138,7 +138,8 @@ export function showOverview(main, { signal }) {
   main.append(el("div", { class: "page-head" }, el("h1", { text: t("overview.title"), tabindex: "-1" }), status), whole);
   let shownAlerts = "";
   figures.watch(({ latest, samples, state, problem }) => {
-    setText(status, state === "late" ? t("live.late", { why: problem?.message ?? "" }) : samples.length < 2 ? t("overview.collecting") : "");
+    setText(status, state === "late" || state === "off" ? t("live.late", { why: problem?.message ?? "" }) : samples.length < 2 ? t("overview.collecting") : "");
+    whole.hidden = state === "off";
     if (!latest) return;
     // A key of one tenant or of some bots is not shown what all share.
     whole.hidden = !latest.whole;

@@ -318,6 +318,23 @@ async def test_a_key_that_only_reads_is_shown_no_button_that_changes_something(d
         await looked_at(tmp_path, look)
 
 
+def _rests_while_hidden(page: Page) -> None:
+    """Hide the page, and look at what it asks for: nothing, until it is seen again."""
+    asked = "performance.getEntriesByType('resource').filter(one => one.name.includes('/v1/figures')).length"
+    hide = "Object.defineProperty(document, 'hidden', {{configurable: true, get: () => {}}});"
+    turn = " document.dispatchEvent(new Event('visibilitychange'))"
+    page.run(hide.format("true") + turn)
+    page.wait("document.querySelector('.live').textContent === 'paused'")
+    # One request may have been under way.
+    time.sleep(0.7)
+    before = page.run(asked)
+    time.sleep(1.5)
+    assert page.run(asked) == before
+    page.run(hide.format("false") + turn)
+    page.wait(f"{asked} > {before}")
+    page.wait("document.querySelector('.live').textContent === 'live'")
+
+
 @pytest.mark.long
 async def test_new_figures_and_conversations_come_by_themselves_and_an_outage_is_shown(
     database: str, tmp_path: Path
@@ -334,6 +351,7 @@ async def test_new_figures_and_conversations_come_by_themselves_and_an_outage_is
             trio.from_thread.run(posted.wait)
             page.sees("late-1")
             page.sees("late-2")
+            _rests_while_hidden(page)
             assert unexpected(page) == []
 
         async with trio.open_nursery() as nursery:

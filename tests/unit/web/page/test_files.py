@@ -35,7 +35,7 @@ KINDS = {
     "log": {"stored", "expired"},
     "ending": {"settle", "fail", "bury", "park", "release", "rescue", "crash"},
     "part_name": {"questions", "emotion", "memories", "exchanges", "cap"},
-    "live": {"waiting", "live", "paused"},
+    "live": {"waiting", "live", "paused", "off"},
 }
 
 
