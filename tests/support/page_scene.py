@@ -32,11 +32,12 @@ _SETTINGS = {
 
 
 class Scene(Struct, frozen=True):
-    """Where it is served, a key with all scopes, one that only reads, and who answers from outside."""
+    """Where it is served, a key with all scopes, one that only reads, one of a bot, and who answers from outside."""
 
     url: str
     key: str
     reader: str
+    bound: str
     webhook: str
     model: FakeServer
     receiver: Receiver
@@ -58,6 +59,7 @@ async def scene(database: str, folder: Path) -> AsyncIterator[Scene]:
     async with open_store(database) as postgres:
         key = await keys.new(postgres, "operators", list(keys.SCOPES), 0)
         reader = await keys.new(postgres, "readers", ["read"], 0)
+        bound = await keys.new(postgres, "of-pika", ["read", "write"], 0, bots=["pika"])
     with receiving() as receiver:
         async with open_model() as model, serving(folder, database, {**_SETTINGS, "llm.base_url": model.url}) as url:
             headers = {"Authorization": f"Bearer {key}"}
@@ -67,7 +69,7 @@ async def scene(database: str, folder: Path) -> AsyncIterator[Scene]:
                 while (await client.get(f"/v1/webhooks/{made['id']}")).json()["state"] != "active":  # noqa: ASYNC110
                     await trio.sleep(0.02)
                 receiver.answer = lambda _: Reply(status=500, body=HOSTILE.encode())
-            found = Scene(url, key, reader, made["id"], model, receiver)
+            found = Scene(url, key, reader, bound, made["id"], model, receiver)
             log = [
                 {"role": "assistant", "content": "Hello! " + HOSTILE},
                 {"role": "user", "content": f"I have a dog named Rex. {HOSTILE} Why do dogs bark?"},

@@ -318,6 +318,31 @@ async def test_a_key_that_only_reads_is_shown_no_button_that_changes_something(d
         await looked_at(tmp_path, look)
 
 
+@pytest.mark.long
+async def test_a_key_of_a_bot_is_shown_its_conversations_and_nothing_of_the_installation(
+    database: str, tmp_path: Path
+) -> None:
+    async with scene(database, tmp_path) as shown:
+
+        def look(page: Page) -> None:
+            page.look(1440)
+            log_in(page, f"{shown.url}/", shown.bound)
+            page.sees("does not reach the whole installation")
+            assert page.run("document.querySelector('.view').hidden")
+            page.open(f"{shown.url}/#/conversations")
+            page.sees("talk-3")
+            assert "<img" not in page.run("document.querySelector('main').innerText")
+            page.open(f"{shown.url}/#/conversation/{quote(f'talk-{HOSTILE}', safe='')}")
+            page.sees("No conversation has this id, or your key does not reach it.")
+            page.open(f"{shown.url}/#/alerts")
+            page.sees("so it is not shown alerts")
+            allowed = ("401", "/v1/session"), ("404", "/v1/conversations/"), ("403", "/v1/alerts")
+            told = [one for one in page.errors() if not any(code in one and path in one for code, path in allowed)]
+            assert told == []
+
+        await looked_at(tmp_path, look)
+
+
 def _rests_while_hidden(page: Page) -> None:
     """Hide the page, and look at what it asks for: nothing, until it is seen again."""
     asked = "performance.getEntriesByType('resource').filter(one => one.name.includes('/v1/figures')).length"
