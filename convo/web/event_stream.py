@@ -2,7 +2,8 @@
 
 Open it to change what a stream sends, or how streams share one look at the database.
 
-One loop reads new events for all streams, and keeps the last few seconds of them. Each stream has a position among the
+One loop reads new events for all streams, of the types that any of them wants, and keeps the last few seconds of them.
+Each stream has a position among the
 numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
 that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
 """
@@ -39,6 +40,8 @@ EVENT_STREAM = "text/event-stream"
 _PERIOD_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _PAGE_ROWS = 500
+# Of those, numbers of events of other types are passed over by the database.
+_LOOKED_AT_ROWS = 10_000
 # What has been erased since it was read must not be sent any more: nothing is kept for longer.
 _KEPT_SECONDS = 5.0
 _KEPT_BYTES = 8 << 20
@@ -71,9 +74,9 @@ class EventStreams:
         self._kept_bytes = 0
         self._from = 0  # all events behind this number, and up to the next, are kept
         self._to = 0
-        self._open = 0
+        self._open: list[StreamFilter] = []
         self._stopped = False
-        metrics.event_streams.set_function(lambda: self._open)
+        metrics.event_streams.set_function(lambda: len(self._open))
 
     # --- for the process
 
@@ -109,8 +112,12 @@ class EventStreams:
         if not self._open:
             self.forget()
             return
-        while self._to < self._numbered():
-            page = await read_events(self._postgres, self._to, _PAGE_ROWS, ())
+        while self._to < (last := self._numbered()):
+            types = self._types()
+            page = await self._page(last, types)
+            if types != self._types():
+                # A stream of other types has come meanwhile: what it wants may be missing in this page.
+                continue
             if page.looked_to == self._to:
                 return
             now = trio.current_time()
@@ -120,6 +127,18 @@ class EventStreams:
             self._to = page.looked_to
             self._drop_old()
             self._wake_all()
+
+    async def _page(self, last: int, types: frozenset[EventType]) -> EventPage:
+        if not types:
+            return await read_events(self._postgres, self._to, _PAGE_ROWS, ())
+        until = min(last, self._to + _LOOKED_AT_ROWS)
+        return await event_stream.read_of_types(self._postgres, self._to, until, types, _PAGE_ROWS)
+
+    def _types(self) -> frozenset[EventType]:
+        """Return the types that any stream wants; none where one wants all."""
+        if any(not wanted.types for wanted in self._open):
+            return frozenset()
+        return frozenset(name for wanted in self._open for name in wanted.types)
 
     def _drop_old(self) -> None:
         over = trio.current_time() - _KEPT_SECONDS
@@ -152,14 +171,18 @@ class EventStreams:
         given = position_of(request.head.last_event_id)
         if self._stopped:
             raise Overloaded("the process is stopping", retry_after_seconds=1)
-        if self._open >= self._settings.streams_max:
-            raise Overloaded(f"{self._open} streams are open, events.streams_max", retry_after_seconds=5)
+        if len(self._open) >= self._settings.streams_max:
+            raise Overloaded(f"{len(self._open)} streams are open, events.streams_max", retry_after_seconds=5)
         last = await event_stream.last_sequence(self._postgres)
         if not self._open:
             # Nobody has read for a while: what happened meanwhile is of no interest to the first stream.
             self._drop(len(self._kept))
             self._from = self._to = last
-        self._open += 1
+        before = self._types()
+        self._open.append(wanted)
+        if self._types() != before:
+            # What is kept may lack events of its types: all read on from the end of it, or what they missed.
+            self.forget()
         reader = _Reader(self, wanted, last if given is None else min(given, last))
         end_turn()
         return Answer(
@@ -186,15 +209,29 @@ class EventStreams:
         """What is set when there is something new."""
         return self._changed
 
-    def left(self) -> None:
+    @property
+    def read_to(self) -> int:
+        """Up to which number events have been read: what is behind it is not kept yet."""
+        return self._to
+
+    def left(self, wanted: StreamFilter) -> None:
         """Note that a stream has ended."""
-        self._open -= 1
+        self._open.remove(wanted)
 
     def kept_after(self, position: int) -> list[_Kept] | None:
         """Return what is kept behind a position; None where some of it is kept no more."""
         if position < self._from:
             return None
-        return [one for one in self._kept if one.event.sequence > position] if position < self._to else []
+        if position >= self._to:
+            return []
+        # From the newest one: most streams have got all but the last few, of thousands.
+        new: list[_Kept] = []
+        for one in reversed(self._kept):
+            if one.event.sequence <= position:
+                break
+            new.append(one)
+        new.reverse()
+        return new
 
     async def missed(self, wanted: StreamFilter, position: int) -> EventPage:
         """Read the next page behind a position of which not all is kept."""
@@ -235,13 +272,15 @@ class _Reader:
         """End the stream: the client is gone, or it is over."""
         if not self._ended:
             self._ended = True
-            self._streams.left()
+            self._streams.left(self._wanted)
 
     async def _found(self) -> tuple[bytes, bool]:
         """Return the next events as they are sent, and whether there may be more behind them."""
         kept = self._streams.kept_after(self._position)
         if kept is None:
             return await self._missed()
+        # Up to here there is nothing but what is kept; of a piece that is full the last event says more.
+        reached = self._streams.read_to
         pieces, bytes_ = [], 0
         for one in kept:
             self._position = one.event.sequence
@@ -249,7 +288,8 @@ class _Reader:
                 pieces.append(one.text)
                 bytes_ += len(one.text)
                 if bytes_ >= _PIECE_BYTES:
-                    break
+                    return b"".join(pieces), False
+        self._position = max(self._position, reached)
         return b"".join(pieces), False
 
     async def _missed(self) -> tuple[bytes, bool]:

@@ -43,14 +43,14 @@ _LOSS_MAX = 0.03
 
 
 class Turn(Struct, frozen=True, kw_only=True):
-    """One turn of posting; ``cpu_seconds`` are those that convo itself used in it."""
+    """One turn of posting; ``cpu_us`` is what convo itself used of a processor for each accept, in microseconds."""
 
     viewers: int
     rate: float
     p50: float
     p99: float
     failed: int
-    cpu_seconds: float
+    cpu_us: float
 
 
 def main() -> int:
@@ -76,7 +76,11 @@ def main() -> int:
         asked.json.write_text(json.dumps(to_builtins(turns), indent=1) + "\n")
     losses = [1 - seen.rate / alone.rate for alone, seen in zip(turns[::2], turns[1::2], strict=True)]
     loss = statistics.median(losses)
+    more = statistics.median(
+        seen.cpu_us / alone.cpu_us - 1 for alone, seen in zip(turns[::2], turns[1::2], strict=True)
+    )
     console.print(f"{asked.viewers} viewers cost {loss:.1%} of the accepts (pairs: {_percents(losses)})")
+    console.print(f"an accept takes {more:.1%} more of the processor with them")
     return 1 if loss >= _LOSS_MAX or any(turn.failed for turn in turns) else 0
 
 
@@ -119,7 +123,7 @@ def _posted(server: Server, tails: list[str], asked: argparse.Namespace, name: s
         p50=found["p50"],
         p99=found["p99"],
         failed=int(found["failed"]),
-        cpu_seconds=machine.cpu_seconds(server.pid) - used,
+        cpu_us=(machine.cpu_seconds(server.pid) - used) / max(found["answered"], 1) * 1e6,
     )
 
 
@@ -198,11 +202,11 @@ def _get(target: str) -> bytes:
 
 
 def _table(turns: list[Turn]) -> Table:
-    table = Table("viewers", "accepts a second", "p50", "p99", "failed", "processor of convo")
+    table = Table("viewers", "accepts a second", "p50", "p99", "failed", "processor an accept")
     for turn in turns:
         table.add_row(
             str(turn.viewers), f"{turn.rate:,.0f}", f"{turn.p50:.1f} ms", f"{turn.p99:.1f} ms", str(turn.failed),
-            f"{turn.cpu_seconds:.1f} s",
+            f"{turn.cpu_us:.0f} µs",
         )  # fmt: skip
     return table
 
