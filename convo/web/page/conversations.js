@@ -55,12 +55,14 @@ export function filled(form) {
 export function showConversations(main, { signal, query }) {
   const form = el("form", { class: "filters", role: "search", submit: (event) => {
     event.preventDefault();
-    const target = places.conversations(filled(form));
+    const { conversation_id: id, ...filters } = filled(form);
+    // There is one of an id, or none.
+    const target = id ? places.conversation(id) : places.conversations(filters);
     // The same filters again: read again.
     if (location.hash === target) fresh();
     else location.hash = target;
   } },
-  field("id_prefix", t("filter.id_prefix"), query.id_prefix, { type: "search", class: "long" }),
+  field("conversation_id", t("filter.conversation_id"), "", { type: "search", class: "long" }),
   field("user_id", t("filter.user_id"), query.user_id, { type: "search" }),
   field("bot_id", t("filter.bot_id"), query.bot_id, { type: "search" }),
   choice("state", t("filter.state"), [["", t("filter.any")], ...STATES.map((one) => [one, word("state", one)])], query.state),

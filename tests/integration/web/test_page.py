@@ -223,7 +223,17 @@ async def test_what_can_be_done_is_asked_first_and_done_once(database: str, tmp_
 
 
 def _retry_and_erase(page: Page, shown: Scene, press: Callable[..., None], state: Callable[[str], str]) -> None:
-    page.open(f"{shown.url}/#/conversation/poor-0")
+    page.open(f"{shown.url}/#/conversations")
+    page.sees("talk-3")
+    page.run("document.querySelector('[name=user_id]').focus()")
+    page.type("user-2")
+    page.press("Enter", 13)
+    page.wait("document.querySelectorAll('tbody tr').length === 3")
+    assert page.run("location.hash") == "#/conversations?user_id=user-2"
+    page.run("document.querySelector('[name=conversation_id]').focus()")
+    page.type("poor-0")
+    page.press("Enter", 13)
+    page.wait("location.hash === '#/conversation/poor-0'")
     press(page, "Retry")
     page.wait("document.querySelector('dialog code').textContent === 'poor-0'")
     page.press("Escape", 27)
