@@ -56,6 +56,7 @@ from convo.runtime.bridge import Bridge
 from convo.runtime.identity import Identity
 from convo.runtime.pace import Pacer
 from convo.settings import Settings
+from convo.single_reanalysis import SingleReanalyses
 from convo.startup import Keeper
 from convo.store.audit_queue import AuditQueue
 from convo.store.conversations import Reader
@@ -91,10 +92,13 @@ from convo.web.door import Door
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
+from convo.web.figures import InstallationFigures
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
+from convo.web.reanalysing import ReanalyseRoute
+from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 from convo.webhooks.courier import WORKERS, Courier
 from convo.webhooks.sending import Sender
@@ -126,22 +130,8 @@ class Components:
         """Set once the database is ready for the first time."""
         self.remotes = remotes
         self._bell = Bell()
-        self._dependencies: dict[str, JobDependency] = {
-            remote.dependency.name: remote.dependency for remote in remotes if not remote.fallback
-        }
-        model = model_of(remotes)
-        if model is not None:
-            # With its fallbacks it is one for all who wait for it.
-            self._dependencies[model.dependency.name] = model.dependency
-        self._brokers = _dependencies_of_rabbitmq(settings)
-        self._storage, self._spans = storage, spans
-        old_logs = []
-        if storage is not None:
-            self._dependencies[OLD_LOGS] = storage.reads
-            old_logs = [storage.reads, storage.packing]
-        called = (remote.dependency for remote in remotes)
-        collector = [] if spans is None else [spans.dependency]
-        self.readiness = Readiness([*called, *self._brokers.values(), *old_logs, *collector])
+        every = self._note_dependencies(storage, spans)
+        self.readiness = Readiness(every)
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
         self._appended = Bell()
@@ -198,6 +188,7 @@ class Components:
             in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
+        self.figures = InstallationFigures(settings.page, postgres, self.alerts, every, lambda: me.name)
         self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(
@@ -207,6 +198,25 @@ class Components:
         self._open_pipeline(analysts)
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
+
+    def _note_dependencies(self, storage: ObjectStorage | None, spans: SpanKeeper | None) -> list[Dependency]:
+        """Note what jobs may wait for; return all that is called from here."""
+        self._dependencies: dict[str, JobDependency] = {
+            remote.dependency.name: remote.dependency for remote in self.remotes if not remote.fallback
+        }
+        model = model_of(self.remotes)
+        if model is not None:
+            # With its fallbacks it is one for all who wait for it.
+            self._dependencies[model.dependency.name] = model.dependency
+        self._brokers = _dependencies_of_rabbitmq(self.settings)
+        self._storage, self._spans = storage, spans
+        old_logs = []
+        if storage is not None:
+            self._dependencies[OLD_LOGS] = storage.reads
+            old_logs = [storage.reads, storage.packing]
+        called = (remote.dependency for remote in self.remotes)
+        collector = [] if spans is None else [spans.dependency]
+        return [*called, *self._brokers.values(), *old_logs, *collector]
 
     def _open_meter(self) -> None:
         settings = self.settings.capacity
@@ -282,7 +292,7 @@ class Components:
                 self._owed_sets,
             ),
         )
-        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last, self.authority.check)
+        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last, self.authority.reaches_all)
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: AnalystsOfSets) -> None:
@@ -325,6 +335,9 @@ class Components:
             lambda: self.publisher.takes_at_once,
             self.spending,
         )
+        self.single_reanalyses = SingleReanalyses(
+            settings, self.postgres, self._owed_sets, analysts, self._log_store.take, self.outbox, self.spending
+        )
         self.remote_bell = RemoteBell(
             self.postgres.dedicated(),
             self._bell,
@@ -340,10 +353,11 @@ class Components:
             for remote in remotes
         }
         self.pings = Pings(pings)
+        browsers = Browsers(settings)
         self.api = Api(
             settings=settings,
             door=Door(
-                browsers=Browsers(settings),
+                browsers=browsers,
                 readiness=self.readiness,
                 authority=self.authority,
                 clients=Clients(settings.clients),
@@ -390,6 +404,9 @@ class Components:
             ),
             streams=self.streams,
             capacity=CapacityRoute(settings=settings, postgres=postgres, reads=self._reads, meter=self._meter),
+            figures=self.figures,
+            reanalysing=ReanalyseRoute(settings=settings.web, order=self.single_reanalyses.order),
+            sessions=SessionRoutes(settings=settings, postgres=postgres, authority=self.authority, browsers=browsers),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -432,6 +449,7 @@ class Components:
             partial(keep_months, self.postgres, self._leads),
             partial(keep_job_room, self.postgres, self._leads),
             self._tenant_indexes.run,
+            self.single_reanalyses.run,
             *self._keepers_of_settings(),
         ]
         if self._teller is not None:
@@ -458,6 +476,8 @@ class Components:
             yield self._meter.run
         if self.settings.canary.enabled:
             yield self._canary.run
+        if self.settings.page.sample_seconds:
+            yield self.figures.run
         if passes(self.settings.retention):
             yield self._retention.run
         if self.settings.events.types:
@@ -504,6 +524,7 @@ class Components:
         if self._logs_keeper is not None:
             self._logs_keeper.forget()
         self.alerts.forget_shared()
+        self.figures.forget()
         for dependency in self._dependencies.values():
             dependency.forget_jobs()
 

@@ -68,8 +68,8 @@ class Unauthorized(ConvoError):
     code = "unauthorized"
     title = "A key is needed"
 
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer")])
+    def __init__(self, detail: str = "", *, headers: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(detail, headers=[("WWW-Authenticate", "Bearer"), *headers])
 
 
 class Forbidden(ConvoError):
@@ -134,6 +134,22 @@ class NotDead(ConvoError):
     status = 409
     code = "not_dead"
     title = "This conversation is not a dead letter"
+
+
+class NotAnalysed(ConvoError):
+    """The analysis of the conversation has not ended well, and only what is done can be analysed again."""
+
+    status = 409
+    code = "not_analysed"
+    title = "This conversation is not analysed"
+
+
+class RerunOpen(ConvoError):
+    """A part is found again for other conversations, or for this one already."""
+
+    status = 409
+    code = "rerun_open"
+    title = "A re-run of this part is under way"
 
 
 class Expired(ConvoError):

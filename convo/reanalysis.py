@@ -6,15 +6,18 @@ Open it to change how a re-run is worked on. Which conversations it is of, and w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from random import random
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from convo.analysis.analyze import Analyst, PartFailure, analyze
+from convo.analysis.analyze import Analyst, Analysts, PartFailure, analyze
+from convo.analysis.declared import declarations
 from convo.conversation.model import Finding, PartName
-from convo.errors import ConvoError, RemoteError
+from convo.conversation.owed import DEFAULT_OWED, Owed, owed_of, version_of
+from convo.errors import ConvoError, Refused, RemoteError
 from convo.observe import log_records
 from convo.pipeline.part_keeper import read_conversation
 from convo.pipeline.spending import Spending, counted
@@ -26,6 +29,27 @@ from convo.store.logs import ReadLog
 
 # How long a worker pauses that was given nothing, by the reason.
 _PAUSE_SECONDS = {"": 0.0, "live": 0.1, "rate": 0.05, "later": 0.5}
+
+
+def asked_part(
+    settings: Settings, name: PartName, analysts_of: Callable[[Owed], Analysts]
+) -> tuple[Owed, Analyst, str]:
+    """Return what is asked for a part as it is declared now, who is asked, and the version of both.
+
+    Raises:
+        Refused: the part is not declared, or these settings do not have what it needs.
+    """
+    declared = declarations(settings)
+    every = DEFAULT_OWED.parts if declared is None else declared.parts
+    part = next((one for one in every if one.name == name), None)
+    if part is None:
+        known = ", ".join(one.name for one in every)
+        raise Refused(f"there is no part {name!r}: these are declared: {known}. Declare it as [parts.{name}]")
+    owed = DEFAULT_OWED if declared is None else owed_of([structs.replace(part, skipped="")])
+    analyst = analysts_of(owed)[name]
+    if analyst.missing:
+        raise Refused(f"the part {name} needs {analyst.missing}, which these settings do not have")
+    return owed, analyst, part.version or version_of(name, analyst.by)
 
 
 class RerunTally(Struct):

@@ -204,6 +204,7 @@ class AuthSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     refresh_seconds: Seconds = 10.0
     wrong_keys_per_second: Annotated[float, Meta(ge=0.001, le=1e6)] = 1.0
     wrong_keys_burst: Annotated[float, Meta(ge=1, le=1e6)] = 20.0
+    session_seconds: Annotated[float, Meta(ge=0, le=2_592_000)] = 43_200.0
 
 
 class FairnessSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -698,6 +699,13 @@ class CapacitySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields
             )
 
 
+class PageSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The page for operators, and the figures behind it."""
+
+    served: bool = True
+    sample_seconds: Annotated[float, Meta(ge=0, le=60)] = 2.0
+
+
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings of one process, section by section."""
 
@@ -730,6 +738,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     otel: OtelSettings = OtelSettings()
     canary: CanarySettings = CanarySettings()
     capacity: CapacitySettings = CapacitySettings()
+    page: PageSettings = PageSettings()
 
 
 def dependency_sections(settings: Settings) -> dict[str, RemoteSettings]:

@@ -58,6 +58,7 @@ def _entry(me: Identity, settings: Settings) -> ProcessEntry:
         connections_max=connections_wanted(settings.database.pool_max),
         lease_seconds=settings.jobs.lease_seconds,
         heartbeat_seconds=settings.jobs.heartbeat_seconds,
+        workers=settings.jobs.workers,
     )
 
 

@@ -74,6 +74,7 @@ RANKS: dict[str, int] = {
     "convo.canary": 13,
     "convo.retention": 11,
     "convo.reanalysis": 13,
+    "convo.single_reanalysis": 14,
     "convo.retention_keeper": 13,
     "convo.retention_months": 12,
     "convo.retention_report": 13,
@@ -129,7 +130,8 @@ MONOPOLIES: dict[str, set[str]] = {
         "convo.commands.capacity_drawing",
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
-        *("convo.commands.reanalysing", "convo.commands.rerun_drawing", "convo.commands.duty"),
+        *("convo.commands.reanalysing", "convo.commands.rerun_drawing", "convo.commands.session_drawing"),
+        "convo.commands.duty",
     },
     # Imported by their names, where a bucket is opened.
     "obstore": set(),
@@ -232,7 +234,6 @@ TESTED_BY: dict[str, str] = {
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),
         "integration/webhooks/test_courier.py",
     ),
-    "convo.web.json_body": "integration/alerts/test_oncall.py",
     "convo.web.description.samples": "unit/web/description/test_openapi.py",
     # Pieces behind one door, tested through it.
     "convo.analysis.ready_made": "unit/analysis/test_declared.py",
@@ -266,6 +267,13 @@ TESTED_BY: dict[str, str] = {
     "convo.store.untold": "integration/test_telling.py",
     "convo.commands.scrubbing": "integration/test_scrub.py",
     "convo.web.description.batch_views": "integration/web/test_batch.py",
+    "convo.web.description.session_views": "unit/web/description/test_openapi.py",
+    "convo.web.json_body": "integration/webhooks/test_courier.py",
+    "convo.commands.session_drawing": "unit/commands/test_sessions.py",
+    "convo.web.session_routes": "integration/web/test_sessions.py",
+    "convo.web.reanalysing": "integration/test_single_reanalysis.py",
+    "convo.store.jobs.single_reruns": "integration/test_single_reanalysis.py",
+    "convo.web.description.figure_views": "unit/web/description/test_openapi.py",
     # What shows only in what others do with it.
 }
 
@@ -458,7 +466,8 @@ def has_own_tests(module: str) -> bool:
 
 
 def test_the_top_of_the_repository_holds_what_it_may() -> None:
-    allowed = {"convo", "tests", "scripts", "config.toml", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"}
+    allowed = {"convo", "tests", "scripts", "config.toml", "pyproject.toml"}
+    allowed |= {"README.md", "LICENSE", "NOTICE", "CHANGELOG.md"}
     left_by_tools = {"build", "dist", "convo.egg-info"}
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert found - left_by_tools <= allowed

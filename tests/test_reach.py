@@ -45,6 +45,7 @@ WHOLE: Mapping[str, str] = {
     "convo.store.jobs.rescue": "what a silent process left, whosever it was",
     "convo.store.jobs.reruns": "a command on the database",
     "convo.store.jobs.suspects": "workers are shared",
+    "convo.store.shared_figures": "figures are the operator's: who does not reach the whole installation gets none",
 }
 """The modules whose work no tenant causes, each with the reason."""
 SINGLE: Mapping[str, str] = {

@@ -44,6 +44,7 @@ UNBOUND: Mapping[str, str] = {
         ],
         "one re-run of a part is open at a time",
     ),
+    "convo.store.jobs.single_reruns._END_STALE": "one re-run of a part is open at a time",
     "convo.store.jobs.settle.ERASE_USER_RELATIONSHIPS": "the relationships of one user, with a bot each",
     "convo.store.jobs.rescue._RELEASE_OWNED": "one process has at most jobs.workers leases, and that is at most 1,000",
 }

@@ -374,10 +374,17 @@ def forecast(earlier: Vitals, now: Vitals) -> Figures:
     }
 
 
+def drained_seconds(ready: int, ended: float, came: float) -> float | None:
+    """Return when none of the ``ready`` jobs is left, where so many end and come a second; None for never."""
+    if not ready:
+        return 0.0
+    return ready / (ended - came) if ended > came else None
+
+
 def _drained(ready: int, ended: float, came: float) -> str:
     # Three cases: more ends than comes, as much comes as ends or more, nothing ends.
-    if ended > came:
-        return f"drained in {ready / (ended - came):.0f} s at the present rates"
+    if (left := drained_seconds(ready, ended, came)) is not None:
+        return f"drained in {left:.0f} s at the present rates"
     if ended > 0:
         return f"it grows; drained in {ready / ended:.0f} s once nothing more comes"
     return "nothing is being drained"

@@ -18,9 +18,9 @@ from convo.store import ledger, process_settings
 from convo.store.job_sql import COUNTED_MAX, DUE, QUEUED, THEIRS
 from convo.store.ledger import BOOKED, Gap
 from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.processes import LEAD_LOCK
 
 _HUNG_LOOKS = 12
-_LOCK = 0x636F6E766F_03
 
 
 class SharedState:
@@ -44,7 +44,7 @@ class SharedState:
         async def body(connection: Connection) -> bool:
             # The lock itself is asked, at every look. A session that has it gets it again, and no other one does. To
             # remember the session by its pid was wrong: after a restart of a container small pids come again.
-            leads: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
+            leads: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", LEAD_LOCK)
             return leads
 
         return await self._connection.run("db.alerts", body, begin=RELAXED)

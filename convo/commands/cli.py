@@ -17,6 +17,7 @@ from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, arguments_of, settings_of
 from convo.commands.parsing import Parser
 from convo.commands.reruns import add_reruns
+from convo.commands.sessions import add_sessions
 from convo.commands.upkeep import add_keys, add_upkeep
 from convo.errors import ConvoError
 from convo.observe import standard_files
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     add_upkeep(commands)
     add_reruns(commands)
     add_keys(commands)
+    add_sessions(commands)
     add_api_commands(commands)
     topics = add_command(commands, "help", "list the topics of the handbook, or print the page of one", _help)
     topics.add_argument("topic", nargs="?", metavar="TOPIC")

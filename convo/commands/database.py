@@ -28,7 +28,7 @@ from convo.runtime.deadline import deadline
 from convo.scrub import Scrubbed, ScrubbedTable, Size
 from convo.settings import Settings
 from convo.startup import describe_url
-from convo.store import audit_log, erasure_file, erasure_list, keys, ledger, tenants
+from convo.store import audit_log, erasure_file, erasure_list, keys, ledger, page_sessions, tenants
 from convo.store.audit import anomalies
 from convo.store.audit_log import AuditEntry
 from convo.store.backup import read_made_at, restore_backup, write_backup
@@ -38,6 +38,7 @@ from convo.store.imported import BookedTotals, EarlierTotal, book_totals
 from convo.store.keys import ApiKey, Expiry, Scope
 from convo.store.migrate import contract_wait, migrate, read_schema
 from convo.store.migrations import migrations
+from convo.store.page_sessions import PageSession
 from convo.store.postgres import Connection, DedicatedConnection, Postgres, open_postgres
 from convo.store.processes import holders
 from convo.store.untold import Telling
@@ -339,6 +340,27 @@ async def revoke_key(settings: Settings, key_id: str) -> None:
     """
     async with existing_database(settings) as url, _migrated(settings, url) as postgres:
         await keys.revoke(postgres, key_id)
+
+
+async def list_sessions(settings: Settings) -> list[PageSession]:
+    """Read the sessions of browsers that are valid.
+
+    Raises:
+        Refused: there is no such database.
+    """
+    async with existing_database(settings) as url, _migrated(settings, url) as postgres:
+        return await page_sessions.list_page_sessions(postgres)
+
+
+async def revoke_session(settings: Settings, session_id: str) -> None:
+    """End the session of a browser.
+
+    Raises:
+        Refused: there is no such database.
+        NotFound: no valid session has this id.
+    """
+    async with existing_database(settings) as url, _migrated(settings, url) as postgres:
+        await page_sessions.end_page_session(postgres, session_id)
 
 
 @asynccontextmanager

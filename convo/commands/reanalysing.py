@@ -15,16 +15,14 @@ from msgspec import Struct, structs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from convo.analysis.analyze import Analyst
-from convo.analysis.declared import declarations
 from convo.analysis.differing import shown_result
 from convo.commands import database
 from convo.conversation.model import PartName
-from convo.conversation.owed import DEFAULT_OWED, DEFAULT_PARTS, Owed, owed_of, version_of
+from convo.conversation.owed import DEFAULT_PARTS, Owed
 from convo.errors import Refused
 from convo.observe.log import open_log
 from convo.pipeline.spending import spending_of
-from convo.reanalysis import Reanalysis
+from convo.reanalysis import Reanalysis, asked_part
 from convo.runtime.bridge import open_bridge
 from convo.settings import Settings
 from convo.startup import open_analysts, open_storage
@@ -155,7 +153,7 @@ async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> W
         open_analysts(settings) as (analysts, remotes),
         _log_store(settings, postgres) as log_store,
     ):
-        owed, analyst, version = _asked(settings, wanted.part, analysts.of)
+        owed, analyst, version = asked_part(settings, wanted.part, analysts.of)
         reruns = Reruns(postgres, owed_sets)
         order = _order(wanted, owed, version)
         open_one = await reruns.read(wanted.part)
@@ -215,7 +213,7 @@ async def _show_progress(reruns: Reruns, work: Reanalysis, rerun: Rerun) -> None
 
 async def _count(settings: Settings, wanted: WantedRerun) -> CountedRerun:
     async with _opened(settings) as (postgres, owed_sets), open_analysts(settings) as (analysts, _):
-        owed, _, version = _asked(settings, wanted.part, analysts.of)
+        owed, _, version = asked_part(settings, wanted.part, analysts.of)
         again, up_to_date = await Reruns(postgres, owed_sets).count(_order(wanted, owed, version))
         return CountedRerun(part=wanted.part, version=version, conversations=again, up_to_date=up_to_date)
 
@@ -295,21 +293,6 @@ async def _log_store(settings: Settings, postgres: Postgres) -> AsyncIterator[Lo
 async def _opened(settings: Settings) -> AsyncIterator[tuple[Postgres, OwedSets]]:
     async with database.open_served(settings, "works on") as postgres:
         yield postgres, OwedSets()
-
-
-def _asked(settings: Settings, name: PartName, analysts_of: Callable[[Owed], Any]) -> tuple[Owed, Analyst, str]:
-    """Return what is asked for a part as it is declared now, who is asked, and the version of both."""
-    declared = declarations(settings)
-    every = DEFAULT_OWED.parts if declared is None else declared.parts
-    part = next((one for one in every if one.name == name), None)
-    if part is None:
-        known = ", ".join(one.name for one in every)
-        raise Refused(f"there is no part {name!r}: these are declared: {known}. Declare it as [parts.{name}]")
-    owed = DEFAULT_OWED if declared is None else owed_of([structs.replace(part, skipped="")])
-    analyst: Analyst = analysts_of(owed)[name]
-    if analyst.missing:
-        raise Refused(f"the part {name} needs {analyst.missing}, which these settings do not have")
-    return owed, analyst, part.version or version_of(name, analyst.by)
 
 
 def _order(wanted: WantedRerun, owed: Owed, version: str) -> RerunOrder:

@@ -15,8 +15,8 @@ from convo.errors import NotFound
 
 # In the order in which a newcomer would read them.
 _TOPICS = (
-    *("operating", "clients", "analysis", "parts", "resilience", "events", "logs", "tracing", "promises", "capacity"),
-    *("alerts", "oncall", "metrics", "problems", "ladder", "settings", "performance"),
+    *("operating", "page", "clients", "analysis", "parts", "resilience", "events", "logs", "tracing", "promises"),
+    *("capacity", "alerts", "oncall", "metrics", "problems", "ladder", "settings", "performance"),
 )
 _MARKER = re.compile(r"^.*<!-- table: (?P<name>[a-z-]+) -->$", re.MULTILINE)
 # In the repository a link leads to a file; where the page is served, to its route.

@@ -244,6 +244,8 @@ class ClientConnection:
         self._route = target.path
         field = request.fields.get
         traceparent = field(b"traceparent", b"") if self._traces else b""
+        authorization = field(b"authorization", b"")
+        cookie = b"" if authorization else field(b"cookie", b"")
         head = Head(
             method=request.method,
             path=target.path,
@@ -253,7 +255,7 @@ class ClientConnection:
             content_encoding=field(b"content-encoding", b"").decode("latin-1"),
             content_length=request.length,
             request_timeout=field(b"request-timeout", b"").decode("latin-1"),
-            authorization=field(b"authorization", b"").decode("latin-1"),
+            authorization=authorization.decode("latin-1"),
             host=field(b"host", b"").decode("latin-1"),
             origin=field(b"origin", b"").decode("latin-1"),
             sec_fetch_site=field(b"sec-fetch-site", b"").decode("latin-1"),
@@ -262,6 +264,8 @@ class ClientConnection:
             last_event_id=field(b"last-event-id", b"").decode("latin-1"),
             traceparent=traceparent.decode("latin-1"),
             tracestate=field(b"tracestate", b"").decode("latin-1") if traceparent else "",
+            cookie=cookie.decode("latin-1") if cookie else "",
+            csrf_token=field(b"x-csrf-token", b"").decode("latin-1") if cookie else "",
         )
         answer = await target.answer(head, read, self._body.piece, self._bound)
         keep = self._keeps() and answer.stream is None

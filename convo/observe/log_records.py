@@ -554,6 +554,11 @@ def rerun_failed(*, part: str, reason: str) -> None:
     _record("warning", "rerun_failed", part=part, reason=reason)
 
 
+def part_found_again(*, part: str, by: str, points: int) -> None:
+    """Log that one part of a conversation was found again, and by how much that has moved its score."""
+    _record("info", "part_found_again", part=part, by=by, points=points)
+
+
 def memory_list_failed(*, reason: str) -> None:
     """Warn that what the memory service has of a user could not be read: a part is uncertain."""
     _record("warning", "memory_list_failed", reason=reason)
@@ -654,6 +659,11 @@ def watch_failed(*, reason: str) -> None:
 def sample_failed(*, reason: str) -> None:
     """Log that the gauges of jobs could not be read now."""
     _record("warning", "sample_failed", reason=reason)
+
+
+def figures_failed(*, reason: str) -> None:
+    """Log that the figures of all processes could not be read now; those of this one are shown alone."""
+    _record_seldom("warning", "figures_failed", reason, reason=reason)
 
 
 def prepare_failed(*, database: str, reason: str, again_every_seconds: float) -> None:

@@ -160,6 +160,23 @@ class Dependency:
         """Note that a piece of work is on the way to find out."""
         self._probe_sent_at = trio.current_time()
 
+    # --- how busy it is
+
+    @property
+    def concurrency(self) -> int:
+        """How many of its calls may be under way in this process at a time."""
+        return self._settings.concurrency
+
+    @property
+    def in_flight(self) -> int:
+        """How many of its calls are under way in this process."""
+        return self._slots.borrowed_tokens
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a place among those under way."""
+        return self._slots.statistics().tasks_waiting
+
     # --- its settings
 
     @property

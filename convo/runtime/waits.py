@@ -20,6 +20,7 @@ NAMES: dict[str, str] = {
     "web.metrics": "writing the metrics, in a thread",
     "web.capacity": "working out the capacity, in a thread",
     "web.tasks": "writing the list of tasks, in a thread",
+    "web.figures": "the first figures of this installation, where nobody has looked at them lately",
     "web.answer": "sending a part of an answer to a client",
     # the database: a wait for a connection and one unit of work on it
     "db.accept": "storing one batch of conversations",
@@ -47,6 +48,7 @@ NAMES: dict[str, str] = {
     "db.give_back": "giving back attempts that were spent on a fault of a dependency",
     "db.rescue": "rescuing leases that ended, and burying what is given up",
     "db.sample": "counting jobs for the metrics",
+    "db.figures": "reading the figures of all processes, for everybody who looks at them",
     "db.reruns": "looking at conversations for a re-run of a part, or taking some of them",
     "db.promote": "letting results of a re-run take the place of the current ones",
     "db.books": "comparing the tables with the ledger",
@@ -164,6 +166,7 @@ NAMES: dict[str, str] = {
     "embedded.measure": "adding up the size of a data folder",
     "embedded.trim": "cutting the server's log back",
     # the folder of this process
+    "reanalysis.one": "finding one part of one conversation again, with all retries of its calls",
     "reanalysis.leave": "giving back what a re-run had under way when its command ends",
     "history.save": "writing what was seen of the database's history",
     # backup and restore

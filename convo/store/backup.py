@@ -39,8 +39,10 @@ _HEAD_BYTES = 4096
 _RESTRICTED = re.compile(rb"^\\restrict \w+$", re.MULTILINE)
 _LIST_SECONDS = 60.0
 _MADE_AT = re.compile(r"^;\s+Archive created at ([0-9][0-9A-Za-z :+-]{0,40})$", re.MULTILINE)
-# The processes at work are left out of a backup: after a restore they would seem to live.
-_DUMPED = ("--format=custom", "--compress=0", "--no-owner", "--no-acl", "--exclude-table-data=public.process")
+# The processes at work are left out of a backup: after a restore they would seem to live. So are sessions: those that
+# were ended since would be good again.
+_LEFT_OUT = ("--exclude-table-data=public.process", "--exclude-table-data=public.session")
+_DUMPED = ("--format=custom", "--compress=0", "--no-owner", "--no-acl", *_LEFT_OUT)
 # pg_restore drops only what the archive names, so a table that is newer than the backup would stay. Therefore all that
 # our role owns in schema public is dropped first. Without CASCADE: when another role's object depends on ours, the
 # restore is refused. What belongs to an extension or to another object ('e', 'i', 'a') goes or stays with it. Not so a

@@ -24,6 +24,7 @@ from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_
 from convo.store.owed_sets import OwedSets
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import in_tenant, memory_reached, reached
+from convo.store.relationship_history import FoundHistory, HistoryPlace, read_history_page
 
 ConversationRow = Mapping[str, Any]
 T = TypeVar("T")
@@ -173,6 +174,25 @@ class Reader:
             if not rows[0]["bots"]:
                 await _unless_unknown(connection, reach, user_id, ())
             return FoundRelationship(sums=rows[0], bots=[row for row in rows if row["bot_id"] is not None])
+
+        return await self._postgres.run("db.read", body, begin=RELAXED)
+
+    async def history(
+        self, reach: Reach, user_id: str, bot_id: str | None, *, place: HistoryPlace | None, limit: int
+    ) -> FoundHistory:
+        """Read a page of how a user's score came about; as ``read_history_page``.
+
+        Raises:
+            NotFound: nothing of this user is stored.
+        """
+        if bot_id is not None and not reach.has_bot(bot_id):
+            return FoundHistory(points=(), next_place=None)
+
+        async def body(connection: Connection) -> FoundHistory:
+            found = await read_history_page(connection, reach, user_id, bot_id=bot_id, place=place, limit=limit)
+            if not found.points and place is None:
+                await _unless_unknown(connection, reach, user_id, ())
+            return found
 
         return await self._postgres.run("db.read", body, begin=RELAXED)
 

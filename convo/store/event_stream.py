@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from convo.conversation.tenant import Reach
@@ -30,6 +32,22 @@ async def last_sequence(postgres: Postgres) -> int:
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
+async def read_of_types(
+    postgres: Postgres, after: int, until: int, types: Collection[EventType], rows: int
+) -> EventPage:
+    """Read the next events of these types behind ``after``, up to ``until``, of all tenants: at most ``rows``.
+
+    What is of another type is neither sent by the database nor made an event of.
+    """
+
+    async def body(connection: Connection) -> EventPage:
+        found = await connection.fetch(_OF_TYPES, after, until, list(types), rows)
+        events = [stored_event(row) for row in found]
+        return EventPage(events=events, looked_to=events[-1].sequence if len(events) == rows else until)
+
+    return await postgres.run("db.stream", body, begin=RELAXED)
+
+
 async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows: int) -> EventPage:
     """Read what a client has missed behind ``after``: at most ``rows`` are looked at."""
 
@@ -43,6 +61,11 @@ async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
+# event_by_sequence; the caller bounds how many numbers lie between the two.
+_OF_TYPES = f"""
+SELECT {EVENT_COLUMNS} FROM event
+WHERE sequence > $1 AND sequence <= $2 AND type = ANY($3::text[]) ORDER BY sequence LIMIT $4
+"""
 # event_by_sequence
 _MISSED = f"""
 SELECT {EVENT_COLUMNS}, coalesce(

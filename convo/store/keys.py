@@ -160,7 +160,7 @@ async def read_good(postgres: Postgres, known_mark: str = "") -> GoodKeys:
     keys: list[ApiKey] = []
     for start in range(0, len(rows), _SLICE):
         await trio.lowlevel.checkpoint()
-        keys += map(_key, rows[start : start + _SLICE])
+        keys += map(key_of_row, rows[start : start + _SLICE])
     return GoodKeys(mark=mark, keys=keys, several=several)
 
 
@@ -172,7 +172,7 @@ async def find_good(postgres: Postgres, key_ids: Collection[str]) -> list[ApiKey
     """
 
     async def body(connection: Connection) -> list[ApiKey]:
-        return [_key(row) for row in await connection.fetch(_GOOD_OF, list(key_ids))]
+        return [key_of_row(row) for row in await connection.fetch(_GOOD_OF, list(key_ids))]
 
     return await postgres.run("db.keys", body, begin=RELAXED)
 
@@ -181,13 +181,13 @@ async def not_revoked(postgres: Postgres) -> list[ApiKey]:
     """Read the keys that are not revoked, newest first, also those that have expired; at most ``KEYS_MAX``."""
 
     async def body(connection: Connection) -> list[ApiKey]:
-        return [_key(row) for row in await connection.fetch(_NOT_REVOKED, KEYS_MAX)]
+        return [key_of_row(row) for row in await connection.fetch(_NOT_REVOKED, KEYS_MAX)]
 
     return await postgres.run("db.keys", body, begin=RELAXED)
 
 
 async def revoke(postgres: Postgres, key_id: str) -> None:
-    """Revoke a key.
+    """Revoke a key, and end its sessions.
 
     Raises:
         NotFound: there is no valid key of this id.
@@ -198,6 +198,7 @@ async def revoke(postgres: Postgres, key_id: str) -> None:
         if revoked:
             whose = Tenant(number=revoked["tenant"], name=revoked["tenant_name"])
             await _note(connection, "key_revoked", whose, key_id=key_id)
+            await connection.execute(_END_SESSIONS, key_id)
         return revoked
 
     if await postgres.run("db.keys", body) is None:
@@ -228,7 +229,8 @@ def _no_such_key(key_id: str) -> NotFound:
     return NotFound(f"there is no valid key {key_id!r}; `convo key list` shows the valid ones")
 
 
-def _key(row: Mapping[str, Any]) -> ApiKey:
+def key_of_row(row: Mapping[str, Any]) -> ApiKey:
+    """Return the key in a row of ``GOOD_KEY``."""
     own = {name: row[name] for name in _OWN}
     tenant = Tenant(number=row["tenant"], name=row["tenant_name"]) if row["tenant"] else DEFAULT
     bots = None if row["bots"] is None else tuple(row["bots"])
@@ -260,8 +262,10 @@ SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(concat(key_id, EXTRACT(E
        EXISTS (SELECT FROM tenant WHERE number > 0) AS several
 FROM api_key WHERE revoked_at IS NULL AND {_VALID}
 """
-_GOOD = f"{_FIELDS} AND {_VALID} ORDER BY created_at DESC LIMIT $1"
-_GOOD_OF = f"{_FIELDS} AND {_VALID} AND key_id = ANY($1::text[])"
+GOOD_KEY = f"{_FIELDS} AND {_VALID}"
+"""The keys that are valid, as ``key_of_row`` reads them: the beginning of a statement that says which of them."""
+_GOOD = f"{GOOD_KEY} ORDER BY created_at DESC LIMIT $1"
+_GOOD_OF = f"{GOOD_KEY} AND key_id = ANY($1::text[])"
 _LOCK = f"""
 SELECT name, scopes, requests_per_second, expires_at, bots, tenant, {TENANT_NAME.format("tenant")} AS tenant_name
 FROM api_key WHERE key_id = $1 AND revoked_at IS NULL AND {_VALID} FOR UPDATE
@@ -271,6 +275,8 @@ _REVOKE = f"""
 UPDATE api_key SET revoked_at = convo_now() WHERE key_id = $1 AND revoked_at IS NULL
 RETURNING tenant, {TENANT_NAME.format("tenant")} AS tenant_name
 """
+# They would not be found any more, and need not stay until their time.
+_END_SESSIONS = "DELETE FROM session WHERE key_id = $1"
 # In the order of ids: two processes that note the same keys must not wait for each other in a circle.
 _USED = """
 UPDATE api_key SET last_used_at = convo_now() WHERE key_id IN (

@@ -16,9 +16,12 @@ from msgspec import Struct
 from convo.store.history import RESTORE_LOCK
 from convo.store.postgres import LOCAL, RELAXED, Connection, Postgres, application_name
 
+LEAD_LOCK = 0x636F6E766F_03
+"""The lock of the session whose process leads: it raises the alerts that all share, and keeps what one has to keep."""
+
 
 class ProcessEntry(Struct, frozen=True, kw_only=True):
-    """What the table holds of one process; ``host`` and ``pid`` are for people to read."""
+    """What the table holds of one process; ``host``, ``pid`` and ``workers`` are for people to read."""
 
     name: str
     folder: str
@@ -27,6 +30,7 @@ class ProcessEntry(Struct, frozen=True, kw_only=True):
     connections_max: int
     lease_seconds: float
     heartbeat_seconds: float
+    workers: int = 0
 
 
 class Namesake(Struct, frozen=True, kw_only=True):
@@ -52,8 +56,8 @@ async def enter(postgres: Postgres, entry: ProcessEntry) -> int:
 
 async def write_entry(connection: Connection, entry: ProcessEntry) -> None:
     """Write the row of a process that lives."""
-    values = (entry.name, entry.folder, entry.host, entry.pid)
-    await connection.execute(_PUT, *values, entry.connections_max, entry.lease_seconds, entry.heartbeat_seconds)
+    values = (entry.name, entry.folder, entry.host, entry.pid, entry.connections_max)
+    await connection.execute(_PUT, *values, entry.lease_seconds, entry.heartbeat_seconds, entry.workers)
 
 
 async def leave(postgres: Postgres, name: str) -> None:
@@ -93,9 +97,9 @@ def _described(row: Mapping[str, Any]) -> str:
 
 
 _PUT = """
-INSERT INTO process (name, folder, host, pid, connections_max, lease_seconds, heartbeat_seconds)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (name) DO UPDATE SET connections_max = $5, lease_seconds = $6, heartbeat_seconds = $7,
+INSERT INTO process (name, folder, host, pid, connections_max, lease_seconds, heartbeat_seconds, workers)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (name) DO UPDATE SET connections_max = $5, lease_seconds = $6, heartbeat_seconds = $7, workers = $8,
                                  seen_at = convo_now(), steady_since = convo_now()
 """
 # An older program has no share of the lock, but its sessions have the name.

@@ -31,7 +31,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(("db.part", "db.settle", "db.fail", "db.park", "db.release", "db.ticket", "db.costs"), "endings"),
     **dict.fromkeys(("db.lease", "db.rescue"), "leases"),
     **dict.fromkeys(("db.take", "db.watch", "db.open_alerts"), "background"),
-    **dict.fromkeys(("db.sample", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
+    **dict.fromkeys(("db.sample", "db.figures", "db.books", "db.canary", "db.settings", "db.receipts"), "background"),
     **dict.fromkeys(("db.events", "db.courier", "db.part_jobs"), "background"),
     **dict.fromkeys(("db.erasures", "db.untold"), "background"),
     **dict.fromkeys(("db.reruns", "db.promote"), "background"),

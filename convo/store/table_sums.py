@@ -15,8 +15,8 @@ from convo.runtime.deadline import deadline
 from convo.store.backup import split_password
 
 _SECONDS = 24 * 3600.0
-# A backup leaves out who is at work, and its restore counts the history on.
-_LEFT_OUT = "'process', 'history', 'history_beat'"
+# A backup leaves out who is at work and who is signed in, and its restore counts the history on.
+_LEFT_OUT = "'process', 'session', 'history', 'history_beat'"
 # The text of a row and SHA-256 are the same in every version of the server; the order of the rows does not matter.
 _SUMS = rf"""
 SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || encode(substr(sha256(convert_to(t::text, ''UTF8'')), 1, 7),'

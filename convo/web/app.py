@@ -196,6 +196,7 @@ def _piece_reader(head: Head, web: WebSettings) -> Callable[[], Awaitable[bytes]
 
 def _head() -> Head:
     """Return what the framework knows of the request; its first byte arrived a moment earlier than ``started``."""
+    authorization = request.headers.get("Authorization", "")
     return Head(
         method=request.method,
         path=request.path,
@@ -205,8 +206,9 @@ def _head() -> Head:
         content_encoding=request.headers.get("Content-Encoding", ""),
         content_length=request.content_length,
         request_timeout=request.headers.get("Request-Timeout", ""),
-        authorization=request.headers.get("Authorization", ""),
+        authorization=authorization,
         accept=request.headers.get("Accept", ""),
+        accept_language=request.headers.get("Accept-Language", ""),
         host=sent_host(request.scope) or request.headers.get("Host", ""),
         origin=request.headers.get("Origin", ""),
         sec_fetch_site=request.headers.get("Sec-Fetch-Site", ""),
@@ -215,6 +217,8 @@ def _head() -> Head:
         last_event_id=request.headers.get("Last-Event-ID", ""),
         traceparent=request.headers.get("Traceparent", ""),
         tracestate=",".join(request.headers.getlist("Tracestate")),
+        cookie="" if authorization else request.headers.get("Cookie", ""),
+        csrf_token=request.headers.get("X-CSRF-Token", ""),
     )
 
 

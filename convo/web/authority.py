@@ -5,6 +5,8 @@ is refused within that time, even where a reading takes half of it. Keys that we
 refused all: they may be revoked. For a key that is not held in memory the database is asked (``key_lookup``), so a new
 one is good at once.
 
+The session of a browser stands for its key (``session_check``).
+
 A good key is found before a wrong one costs its address anything: others at the same address, behind a proxy that is
 not trusted, do not keep it out.
 """
@@ -18,14 +20,16 @@ import re
 import trio
 from msgspec import Struct
 
-from convo.conversation.tenant import DEFAULT
+from convo.conversation.tenant import DEFAULT, Reach
 from convo.errors import ConvoError, Forbidden, KeysUnavailable, Unauthorized
 from convo.observe import log_records, metrics
 from convo.settings import AuthSettings
 from convo.store import keys
 from convo.store.keys import PREFIX, ApiKey, Scope
+from convo.store.page_sessions import PageSession
 from convo.store.postgres import Postgres
 from convo.web.key_lookup import KeyLookup
+from convo.web.session_check import SentSession, SessionCheck
 from convo.web.wrong_keys import WrongKeys
 
 KEYS_AGE_FACTOR = 3
@@ -33,7 +37,9 @@ KEYS_AGE_FACTOR = 3
 
 _READS = 2  # in auth.refresh_seconds
 _AGAIN_SECONDS_MAX = 1.0
-_KEY = re.compile(rf"(?i:bearer) +{PREFIX}([0-9a-f]{{12}})_([0-9A-Za-z_-]{{43}})", re.ASCII)
+_ALONE = rf"{PREFIX}([0-9a-f]{{12}})_([0-9A-Za-z_-]{{43}})"
+_KEY_ALONE = re.compile(_ALONE, re.ASCII)
+_KEY = re.compile(rf"(?i:bearer) +{_ALONE}", re.ASCII)
 
 
 class _Held(Struct, frozen=True, gc=False):
@@ -60,32 +66,38 @@ class Authority:
         self._again_seconds = min(_AGAIN_SECONDS_MAX, settings.refresh_seconds / 10)
         self._wrong = WrongKeys(settings)
         self._lookup = KeyLookup(postgres, settings.refresh_seconds)
+        self.sessions = SessionCheck(settings, postgres, self._wrong)
 
     async def check(
-        self, authorization: str, scope: Scope | None, address: str, *, of_all: bool = False
+        self,
+        authorization: str,
+        scope: Scope | None,
+        address: str,
+        *,
+        of_all: bool = False,
+        session: SentSession | None = None,
     ) -> ApiKey | None:
         """Return the key of a request that has the scope; None where no key is required.
+
+        A ``session`` stands for its key where there is no ``authorization``.
 
         ``of_all``: what it asks for concerns the whole installation. That takes a key of the default tenant, bound to
         no bots; where there are other tenants, one with the scope ``admin``.
 
         Raises:
             Unauthorized: there is no key, or it is not valid.
-            Forbidden: the key does not have the scope, or does not reach so far.
+            Forbidden: the key does not have the scope, or does not reach so far; or a session lacks its CSRF token.
             TooManyRequests: too many wrong keys came from this client's address, or too many unknown ones from all.
             KeysUnavailable: the database was not asked for too long, or cannot be asked for a key that is not known.
         """
         if scope is None or not self._settings.keys:
             return None
-        if not authorization:
+        if authorization:
+            key = await self._good(_KEY.fullmatch(authorization.strip()), address)
+        elif session is not None:
+            key = (await self.session_of(session, address)).key
+        else:
             raise Unauthorized("send a valid key: Authorization: Bearer convo_…; `convo key new` makes one")
-        shown = _KEY.fullmatch(authorization.strip())
-        key = await self._find(shown[1], shown[2], address) if shown else None
-        if key is None:
-            if shown is None:
-                self._wrong.take(address)
-            metrics.keys_refused_total.labels("wrong").inc()
-            raise Unauthorized("this key is not valid: it is misspelt, revoked or expired; `convo key list` shows more")
         if scope not in key.scopes:
             raise _lacks(key, scope)
         if of_all and not key.reach.is_default:
@@ -97,6 +109,39 @@ class Authority:
             raise _lacks(key, "admin")
         self._used.add(key.key_id)
         return key
+
+    async def identify(self, text: str, address: str) -> ApiKey:
+        """Return the key that somebody signs in with.
+
+        Raises:
+            Unauthorized, TooManyRequests, KeysUnavailable: as ``check``.
+        """
+        return await self._good(_KEY_ALONE.fullmatch(text.strip()), address)
+
+    async def session_of(self, session: SentSession, address: str) -> PageSession:
+        """Return the session of a request.
+
+        Raises:
+            Unauthorized, Forbidden, TooManyRequests, KeysUnavailable: as ``check``.
+        """
+        self._check_age(trio.current_time())
+        return await self.sessions.check(session, address)
+
+    async def _good(self, shown: re.Match[str] | None, address: str) -> ApiKey:
+        key = await self._find(shown[1], shown[2], address) if shown else None
+        if key is None:
+            if shown is None:
+                self._wrong.take(address)
+            metrics.keys_refused_total.labels("wrong").inc()
+            raise Unauthorized("this key is not valid: it is misspelt, revoked or expired; `convo key list` shows more")
+        return key
+
+    def reaches_all(self, key_id: str | None, reach: Reach) -> bool:
+        """Return whether a caller that was just let in may see the whole installation; as ``check`` with ``of_all``."""
+        if not self._settings.keys:
+            return True
+        held = self._held.get(key_id or "")
+        return held is not None and reach.is_default and ("admin" in held.key.scopes or not self._several)
 
     def requests_per_second(self, key_id: str) -> float:
         """Return the own limit of a key that was just checked; 0 for none."""
@@ -153,6 +198,7 @@ class Authority:
         self._history += 1
         self._held, self._mark, self._used, self._read_at = {}, "", set(), -math.inf
         self._lookup.forget()
+        self.sessions.forget()
 
     async def refresh_now(self) -> None:
         """Read the keys again at once, and record which were used.
@@ -168,6 +214,7 @@ class Authority:
         if good.keys is None and mark != self._mark:
             # They are unchanged since the mark, but what is held has changed meanwhile.
             good = await keys.read_good(self._postgres)
+        await self.sessions.refresh()
         # Of two readings the one that began later counts, whichever ends first.
         if history == self._history and asked_at >= self._read_at:
             if good.keys is not None:

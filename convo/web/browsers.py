@@ -3,7 +3,8 @@
 convo is called by servers. Where it asks for no key, whoever reaches it may read and write; and a page of any site
 reaches a convo on loopback, through the browser that shows it. Two headers that a page cannot change tell it apart: a
 foreign ``Origin`` or ``Sec-Fetch-Site``, and, where its name was made to point here (DNS rebinding), a foreign
-``Host``. With keys on, nothing of this is needed: a page has no key, and a browser adds none by itself.
+``Host``. With keys on, a page has no key, and a browser adds none by itself. But it adds the cookie of a session
+(``session_check``): where one stands for a key, the page is looked at as well.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ class Browsers:
                 self._check_page(head, on_operations=on_operations)
         except (UnknownHost, CrossSite) as error:
             # The client may be nobody who would report it: after an upgrade, a name that is not set must be seen here.
+            log_records.caller_refused(code=error.code, reason=error.detail)
+            raise
+
+    def check_page(self, head: Head) -> None:
+        """Check for which page the request comes, where a cookie stands for its key.
+
+        Raises:
+            CrossSite: it comes for a page of another site.
+        """
+        try:
+            self._check_page(head, on_operations=False)
+        except CrossSite as error:
             log_records.caller_refused(code=error.code, reason=error.detail)
             raise
 

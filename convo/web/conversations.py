@@ -29,6 +29,7 @@ from convo.store.jobs.watch import Watch
 from convo.store.listing import ListFilter
 from convo.store.lookup import revision_of
 from convo.store.outcomes import PartRecord
+from convo.store.relationship_history import HistoryPlace
 from convo.web import queries
 from convo.web.conversation_costs import cost_view
 from convo.web.description import views
@@ -236,6 +237,29 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             last_emotion=sums["newest_emotion"],
             bots=tuple(views.BotRelationship(**bot, level=level(bot["score"], weights)) for bot in bots),
             next_cursor=queries.next_cursor(found.bots, limit, "last_seq"),
+        )
+
+    async def history(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:
+        """Answer with a page of how a user's score came about, newest first, of all bots or of one.
+
+        Raises:
+            NotFound: nothing of this user is stored.
+            Invalid: the limit, the bot or the cursor is not valid.
+        """
+        limit = queries.limit_of(query, self.settings.web.list_rows_max)
+        bot_id, begins = queries.id_of(query, "bot_id"), queries.history_place_of(query)
+        place = None if begins is None else HistoryPlace(before=begins[0], score=begins[1])
+        with self.reads.begin():
+            found = await self.reader.history(reach, user_id, bot_id, place=place, limit=limit)
+        weights = self.settings.score
+        points = [
+            views.HistoryPointView(**msgspec.structs.asdict(one), level=level(one.score, weights))
+            for one in found.points
+        ]
+        after = found.next_place
+        cursor = None if after is None else queries.history_cursor(after.before, after.score)
+        return _ok(
+            views.RelationshipHistoryView(user_id=user_id, bot_id=bot_id, points=tuple(points), next_cursor=cursor)
         )
 
     async def memories(self, user_id: str, query: Mapping[str, str], reach: Reach) -> Answer:

@@ -14,7 +14,7 @@ from convo.http.context import DirectTarget
 from convo.observe import log_records
 from convo.settings import Settings
 from convo.store.audit_log import Caller
-from convo.web import documentation
+from convo.web import documentation, queries
 from convo.web.accept import AcceptRoute
 from convo.web.auditing import AuditLogRoute
 from convo.web.batch import BatchRoute
@@ -27,7 +27,10 @@ from convo.web.door import Door, RouteFunction, RouteRequest, answered
 from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
+from convo.web.figures import InstallationFigures
 from convo.web.operations import OperationsRoutes
+from convo.web.reanalysing import ReanalyseRoute
+from convo.web.session_routes import SessionRoutes
 from convo.web.webhooks import WebhookRoutes
 
 
@@ -45,6 +48,9 @@ class Api(Struct, frozen=True, kw_only=True):
     capacity: CapacityRoute
     webhooks: WebhookRoutes
     streams: EventStreams
+    figures: InstallationFigures
+    sessions: SessionRoutes
+    reanalysing: ReanalyseRoute
 
 
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
@@ -67,6 +73,9 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "retry_conversation": lambda request: reading.retry(
             request.values["conversation_id"], _caller(request), request.reach
         ),
+        "reanalyse_conversation": lambda request: api.reanalysing.reanalyse(
+            request.values["conversation_id"], request, _caller(request)
+        ),
         "acknowledge_conversation": lambda request: reading.acknowledge(
             request.values["conversation_id"], _caller(request), request.reach
         ),
@@ -81,11 +90,21 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "read_relationship": lambda request: reading.relationship(
             request.values["user_id"], request.query, request.reach
         ),
+        "read_relationship_history": lambda request: reading.history(
+            request.values["user_id"], request.query, request.reach
+        ),
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query, request.reach),
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
         "show_capacity": lambda request: api.capacity.show(request.query),
+        "begin_session": api.sessions.begin,
+        "read_session": api.sessions.show,
+        "end_session": api.sessions.end,
+        "read_figures": lambda request: api.figures.show(
+            queries.since_seq_of(request.query),
+            whole=api.door.authority.reaches_all(log_records.request_key.get(), request.reach),
+        ),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
         "acknowledge_alert": lambda request: operations.acknowledge_alert(request, _caller(request)),
@@ -93,7 +112,11 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "ready": lambda _: operations.readyz(),
         "metrics": lambda request: operations.metrics(request.head.accept),
         "tasks": lambda request: operations.tasks(None if _is_trusted(api, request) else request.head.peer),
-        "index": lambda request: documentation.show_index(request.head.accept),
+        "index": lambda request: documentation.show_index(request.head, api.settings),
+        "wall": lambda request: documentation.show_wall(request.head, api.settings),
+        "asset": lambda request: documentation.answer_asset(
+            request.values["version"], request.values["asset"], request.if_none_match, api.settings
+        ),
         "openapi": lambda _: documentation.show_openapi(),
         "docs": lambda _: documentation.show_docs(),
         "handbook": lambda request: documentation.answer_topic(request.values["topic"], api.settings.web),

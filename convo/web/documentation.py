@@ -1,4 +1,4 @@
-"""``/``, ``/openapi.json``, ``/docs`` and ``/docs/{topic}``: where to go, the interface, and the handbook's pages."""
+"""``/``, ``/live``, ``/assets``, ``/openapi.json``, ``/docs`` and ``/docs/{topic}``: the pages, and where to go."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from functools import cache
 import trio
 
 from convo import __version__, handbook
+from convo.errors import NotFound
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
-from convo.settings import WebSettings
+from convo.settings import Settings, WebSettings
 from convo.web.description import openapi, page, service_views
 from convo.web.description.handbook_page import handbook_page
-from convo.web.description.messages import Answer, encode
+from convo.web.description.messages import Answer, Head, encode
+from convo.web.page import files
 
 _HTML = "text/html; charset=utf-8"
 
@@ -26,15 +28,52 @@ _LINKS = {
 }
 
 
-async def show_index(accept: str) -> Answer:
-    """Answer with a page of links to a browser, with the links to a program."""
-    if "text/html" in accept:
+async def show_index(head: Head, settings: Settings) -> Answer:
+    """Answer a browser with the page for operators, or with a page of links where there is none; a program with links.
+
+    Raises:
+        DeadlineExceeded: the page could not be read in time.
+    """
+    if "text/html" in head.accept:
+        if settings.page.served:
+            return await _page_of(head, settings, "page")
         return _page(page.index_page(_LINKS).encode())
     view = service_views.IndexView(
         version=__version__,
         links={"docs": "/docs", "openapi": "/openapi.json", "conversations": "/v1/conversations", "ready": "/readyz"},
     )
-    return Answer(status=200, body=encode(view))
+    return Answer(status=200, body=encode(view), headers=(("Vary", "Accept"),))
+
+
+async def show_wall(head: Head, settings: Settings) -> Answer:
+    """Answer with the page's view for a wall.
+
+    Raises:
+        NotFound: no page is served here.
+        DeadlineExceeded: the page could not be read in time.
+    """
+    _check_served(settings)
+    return await _page_of(head, settings, "live")
+
+
+async def answer_asset(version: str, name: str, if_none_match: str, settings: Settings) -> Answer:
+    """Answer with one file of the page.
+
+    Raises:
+        NotFound: no page is served here, or it has no such file.
+        DeadlineExceeded: the page's files could not be read in time.
+    """
+    _check_served(settings)
+    return await files.asset_answer(version, name, if_none_match, settings.web.request_seconds)
+
+
+def _check_served(settings: Settings) -> None:
+    if not settings.page.served:
+        raise NotFound("no page is served here: page.served is false (CONVO_PAGE__SERVED)")
+
+
+async def _page_of(head: Head, settings: Settings, view: str) -> Answer:
+    return await files.show_page(view, head.accept_language, settings.events.types, settings.web.request_seconds)
 
 
 async def show_openapi() -> Answer:

@@ -31,6 +31,7 @@ from convo.web.description.messages import JSON, METHODS, Answer, Head, NextPiec
 from convo.web.description.routes import ROUTES, Route
 from convo.web.raw_path import IDS
 from convo.web.readiness import Readiness
+from convo.web.session_check import SentSession, secret_in
 
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 # Not a dict: msgspec would copy it for every request.
@@ -117,10 +118,14 @@ class Door(Struct, frozen=True, kw_only=True):
 
         Raises:
             Unauthorized, Forbidden: the key is missing, unknown, lacks the scope, or does not reach so far.
+            CrossSite: a browser's session stands for the key, and the request comes for a page of another site.
             TooManyRequests: the client is over its limit, or its address has shown too many wrong keys.
             KeysUnavailable: no key can be checked now.
         """
-        key = await self.authority.check(head.authorization, route.scope, head.peer, of_all=route.of_all)
+        session = self._session(head) if route.scope is not None and head.cookie else None
+        key = await self.authority.check(
+            head.authorization, route.scope, head.peer, of_all=route.of_all, session=session
+        )
         if key is not None:
             log_records.request_key.set(key.key_id)
         reach = WHOLE_DEFAULT if key is None else key.reach
@@ -133,6 +138,17 @@ class Door(Struct, frozen=True, kw_only=True):
         if key is None:
             return reach, self.clients.spend_at(head.peer, bytes_)
         return reach, self.clients.spend(key.key_id, bytes_, key.requests_per_second, reach.tenant.name)
+
+    def _session(self, head: Head) -> SentSession | None:
+        """Return the session of a browser among the cookies of a request, which must come for a page of ours.
+
+        Raises:
+            CrossSite: it has one, and comes for a page of another site.
+        """
+        if not secret_in(head.cookie):
+            return None
+        self.browsers.check_page(head)
+        return SentSession(cookie=head.cookie, csrf=head.csrf_token, changes=head.method not in _READING)
 
     def _spend_again(self, head: Head, reach: Reach) -> None:
         """Count one more request of a client that was let in. Raises: TooManyRequests."""
@@ -159,6 +175,7 @@ def _check_values(values: Mapping[str, str]) -> None:
 
 _POSTED = {route.path for route in ROUTES if route.method == "post" and "{" not in route.path}
 _RECORDED = frozenset(route.rule for route in ROUTES if route.needs_database)
+_READING = ("GET", "HEAD")
 _ON_OPERATIONS = ", ".join(sorted(route.path for route in ROUTES if route.on_operations))
 
 

@@ -2,7 +2,8 @@
 
 Open it to change what a stream sends, or how streams share one look at the database.
 
-One loop reads new events for all streams, and keeps the last few seconds of them. Each stream has a position among the
+One loop reads new events for all streams, of the types that any of them wants, and keeps the last few seconds of them.
+Each stream has a position among the
 numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
 that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import trio
@@ -22,7 +23,7 @@ from msgspec import Struct
 from convo.alerts.formats import Notification, webhook_body
 from convo.cloud_events import encode_event
 from convo.conversation.tenant import Reach
-from convo.errors import ConvoError, Invalid, NotFound, Overloaded
+from convo.errors import ConvoError, Forbidden, Invalid, NotFound, Overloaded
 from convo.event_types import EVENT_TYPES, EventType
 from convo.http.turns import end_turn
 from convo.observe import log_records, metrics
@@ -42,6 +43,8 @@ EVENT_STREAM = "text/event-stream"
 _PERIOD_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _PAGE_ROWS = 500
+# Of those, numbers of events of other types are passed over by the database.
+_LOOKED_AT_ROWS = 10_000
 # What has been erased since it was read must not be sent any more: nothing is kept for longer.
 _KEPT_SECONDS = 5.0
 _KEPT_BYTES = 8 << 20
@@ -55,8 +58,8 @@ _ALERT = "alert"
 # A client that takes none for so many alerts misses some: GET /v1/alerts has what lasts.
 _ALERTS_KEPT = 100
 
-CheckKey = Callable[..., Awaitable[object]]
-"""Checks the key of a request, as ``Authority.check``."""
+ReachesAll = Callable[[str | None, Reach], bool]
+"""Whether the caller with this key may see the whole installation, as ``Authority.reaches_all``."""
 
 
 class _Kept(Struct, frozen=True, gc=False):
@@ -71,10 +74,10 @@ class EventStreams:
     """The streams of one process: ``run`` reads for all of them; ``numbered`` is the last number that was given."""
 
     def __init__(
-        self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int], check_key: CheckKey
+        self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int], reaches_all: ReachesAll
     ) -> None:
         self._postgres = postgres
-        self._check_key = check_key
+        self._reaches_all = reaches_all
         self._settings = settings
         self._numbered = numbered
         self._bell = Bell()
@@ -84,7 +87,7 @@ class EventStreams:
         self._from = 0  # all events behind this number, and up to the next, are kept
         self._to = 0
         self._open = 0
-        self._reading = 0  # streams of events among them, besides those of alerts alone
+        self._reading = list[StreamFilter]()  # what streams of events want; those of alerts alone are not among them
         self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
         self._alerts_put = 0
         self._stopped = False
@@ -124,8 +127,12 @@ class EventStreams:
         if not self._reading:
             self.forget()
             return
-        while self._to < self._numbered():
-            page = await read_events(self._postgres, self._to, _PAGE_ROWS, ())
+        while self._to < (last := self._numbered()):
+            types = self._types()
+            page = await self._page(last, types)
+            if types != self._types():
+                # A stream of other types has come meanwhile: what it wants may be missing in this page.
+                continue
             if page.looked_to == self._to:
                 return
             now = trio.current_time()
@@ -135,6 +142,30 @@ class EventStreams:
             self._to = page.looked_to
             self._drop_old()
             self._wake_all()
+
+    async def _page(self, last: int, types: frozenset[EventType]) -> EventPage:
+        if not types:
+            return await read_events(self._postgres, self._to, _PAGE_ROWS, ())
+        until = min(last, self._to + _LOOKED_AT_ROWS)
+        return await event_stream.read_of_types(self._postgres, self._to, until, types, _PAGE_ROWS)
+
+    def _join(self, wanted: StreamFilter, last: int) -> None:
+        """Read for one more stream of events; ``last`` is the number of the newest one."""
+        if not self._reading:
+            # Nobody has read for a while: what happened meanwhile is of no interest to the first stream.
+            self._drop(len(self._kept))
+            self._from = self._to = last
+        before = self._types()
+        self._reading.append(wanted)
+        if self._types() != before:
+            # What is kept may lack events of its types: all read on from the end of it, or what they missed.
+            self.forget()
+
+    def _types(self) -> frozenset[EventType]:
+        """Return the types that any stream wants; none where one wants all."""
+        if any(not wanted.types for wanted in self._reading):
+            return frozenset()
+        return frozenset(name for wanted in self._reading for name in wanted.types)
 
     def _drop_old(self) -> None:
         over = trio.current_time() - _KEPT_SECONDS
@@ -174,8 +205,8 @@ class EventStreams:
         with_alerts, with_events = _ALERT in asked, asked != {_ALERT}
         if with_events and not self._settings.types:
             raise NotFound("there are no events here: events.types is empty; name the types that are to be appended")
-        if with_alerts:
-            await self._check_key(request.head.authorization, "read", request.head.peer, of_all=True)
+        if with_alerts and not self._reaches_all(log_records.request_key.get(), request.reach):
+            raise Forbidden("alerts are of the whole installation, and this key does not reach so far")
         wanted = filter_of(request.query, request.reach)
         given = position_of(request.head.last_event_id)
         if self._stopped:
@@ -183,12 +214,9 @@ class EventStreams:
         if self._open >= self._settings.streams_max:
             raise Overloaded(f"{self._open} streams are open, events.streams_max", retry_after_seconds=5)
         last = await event_stream.last_sequence(self._postgres) if with_events else 0
-        if with_events and not self._reading:
-            # Nobody has read for a while: what happened meanwhile is of no interest to the first stream.
-            self._drop(len(self._kept))
-            self._from = self._to = last
         self._open += 1
-        self._reading += with_events
+        if with_events:
+            self._join(wanted, last)
         position = last if given is None else min(given, last)
         reader = _Reader(self, wanted, position, with_events=with_events, with_alerts=with_alerts)
         end_turn()
@@ -216,10 +244,16 @@ class EventStreams:
         """What is set when there is something new."""
         return self._changed
 
-    def left(self, *, with_events: bool) -> None:
+    @property
+    def read_to(self) -> int:
+        """Up to which number events have been read: what is behind it is not kept yet."""
+        return self._to
+
+    def left(self, wanted: StreamFilter, *, with_events: bool) -> None:
         """Note that a stream has ended."""
         self._open -= 1
-        self._reading -= with_events
+        if with_events:
+            self._reading.remove(wanted)
 
     @property
     def alerts_put(self) -> int:
@@ -236,7 +270,16 @@ class EventStreams:
         """Return what is kept behind a position; None where some of it is kept no more."""
         if position < self._from:
             return None
-        return [one for one in self._kept if one.event.sequence > position] if position < self._to else []
+        if position >= self._to:
+            return []
+        # From the newest one: most streams have got all but the last few, of thousands.
+        new: list[_Kept] = []
+        for one in reversed(self._kept):
+            if one.event.sequence <= position:
+                break
+            new.append(one)
+        new.reverse()
+        return new
 
     async def missed(self, wanted: StreamFilter, position: int) -> EventPage:
         """Read the next page behind a position of which not all is kept."""
@@ -284,7 +327,7 @@ class _Reader:
         """End the stream: the client is gone, or it is over."""
         if not self._ended:
             self._ended = True
-            self._streams.left(with_events=self._with_events)
+            self._streams.left(self._wanted, with_events=self._with_events)
 
     def _new_alerts(self) -> bytes:
         seen, self._alerts_seen = self._alerts_seen, self._streams.alerts_put
@@ -295,6 +338,8 @@ class _Reader:
         kept = self._streams.kept_after(self._position)
         if kept is None:
             return await self._missed()
+        # Up to here there is nothing but what is kept; of a piece that is full the last event says more.
+        reached = self._streams.read_to
         pieces, bytes_ = [], 0
         for one in kept:
             self._position = one.event.sequence
@@ -302,7 +347,8 @@ class _Reader:
                 pieces.append(one.text)
                 bytes_ += len(one.text)
                 if bytes_ >= _PIECE_BYTES:
-                    break
+                    return b"".join(pieces), False
+        self._position = max(self._position, reached)
         return b"".join(pieces), False
 
     async def _missed(self) -> tuple[bytes, bool]:

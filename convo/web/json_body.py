@@ -1,4 +1,4 @@
-"""Reads a small body of JSON into a Struct, for the routes that take one."""
+"""Reads the small JSON bodies that routes take besides conversations, as the Structs that describe them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from convo.errors import BadRequest, Invalid, TooLarge
 from convo.settings import WebSettings
 from convo.web.door import RouteRequest, check_head
 
-Body = TypeVar("Body")
+T = TypeVar("T")
 _BODY_BYTES_MAX = 256 << 10
 _VALIDATION = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 
 
-async def read_json_body(request: RouteRequest, settings: WebSettings, kind: type[Body]) -> Body:
-    """Read the body of a request; none at all is an empty object.
+async def read_json_body(request: RouteRequest, kind: type[T], settings: WebSettings) -> T:
+    """Read the body of a request; an empty one is an empty object, and needs no content type.
 
     Raises:
-        UnsupportedMedia: it is not said to be JSON.
-        TooLarge: it is over 256 KiB.
-        BadRequest: it is no JSON.
-        Invalid: a field is unknown, missing or of a wrong type.
+        UnsupportedMedia: the content type is not JSON.
+        TooLarge: it is longer than 256 KiB.
+        BadRequest, Invalid: it is no JSON, or not what the route takes.
     """
-    check_head(request.head, settings)
     size = 0
 
     def grow(piece: int) -> None:
@@ -37,6 +35,8 @@ async def read_json_body(request: RouteRequest, settings: WebSettings, kind: typ
     grow(request.head.content_length or 0)
     size = 0
     body = await request.read(grow)
+    if body or request.head.content_type:
+        check_head(request.head, settings)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.ValidationError as error:

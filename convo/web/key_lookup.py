@@ -8,7 +8,10 @@ for a while.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from typing import Generic, TypeVar
 
 import trio
 from msgspec import Struct
@@ -26,14 +29,17 @@ _NONE_MAX = 10_000
 _PAUSE_SECONDS = 1.0
 
 
-class FoundKey(Struct, frozen=True, kw_only=True):
+T = TypeVar("T")
+
+
+class FoundKey(Struct, Generic[T], frozen=True, kw_only=True):
     """A key that the database knows, and when it was asked, by ``trio.current_time()``."""
 
-    key: ApiKey
+    key: T
     asked_at: float
 
 
-class _Asked:
+class _Asked(Generic[T]):
     """One unknown key, and the requests that wait for what the database says of it."""
 
     __slots__ = ("answered", "failure", "found", "waiting")
@@ -41,21 +47,32 @@ class _Asked:
     def __init__(self) -> None:
         self.waiting = 0
         self.answered = False
-        self.found: FoundKey | None = None
+        self.found: FoundKey[T] | None = None
         self.failure: ConvoError | None = None
 
 
-class KeyLookup:
-    """The keys that are asked for now, and those that the database did not know a moment ago."""
+class Lookup(ABC, Generic[T]):
+    """The keys that are asked for now, and those that the database did not know a moment ago.
+
+    What it is asked for (``read``) may be anything that has an id and that a request shows as its key.
+    """
 
     def __init__(self, postgres: Postgres, none_seconds: float) -> None:
-        self._postgres = postgres
+        self.postgres = postgres
         self._none_seconds = none_seconds
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, _Asked[T]] = {}
         self._none_until: OrderedDict[str, float] = OrderedDict()
         self._one_query = trio.Lock()
         self._next_at = self._pause_until = -math.inf
         self._forgotten = 0
+
+    @abstractmethod
+    async def read(self, ids: Collection[str]) -> Mapping[str, T]:
+        """Read which of these the database knows, by their ids.
+
+        Raises:
+            DatabaseUnavailable, DeadlineExceeded: it does not answer.
+        """
 
     def knows_none(self, key_id: str, now: float) -> bool:
         """Return whether the database did not know a key of this id a moment ago."""
@@ -65,7 +82,7 @@ class KeyLookup:
         """Return whether the database is being asked for a key of this id."""
         return key_id in self._asked
 
-    async def ask(self, key_id: str) -> FoundKey | None:
+    async def ask(self, key_id: str) -> FoundKey[T] | None:
         """Ask the database for the valid key of this id; None where there is none.
 
         Raises:
@@ -95,7 +112,7 @@ class KeyLookup:
         self._forgotten += 1
         self._none_until.clear()
 
-    def _begin(self, key_id: str) -> _Asked:
+    def _begin(self, key_id: str) -> _Asked[T]:
         now = trio.current_time()
         if now < self._pause_until:
             metrics.keys_refused_total.labels("not_read").inc()
@@ -108,7 +125,7 @@ class KeyLookup:
             raise TooManyRequests(
                 f"{_ASKED_MAX} unknown keys of all clients are being asked for already", retry_after_seconds=1
             )
-        asked = self._asked[key_id] = _Asked()
+        asked = self._asked[key_id] = _Asked[T]()
         return asked
 
     async def _query(self) -> None:
@@ -117,7 +134,7 @@ class KeyLookup:
         self._next_at = asked_at + _SPACE_SECONDS
         batch = dict(self._asked)
         try:
-            found = {key.key_id: key for key in await keys.find_good(self._postgres, batch)}
+            found = await self.read(batch)
         except ConvoError as error:
             self._pause_until = trio.current_time() + _PAUSE_SECONDS
             for asked in batch.values():
@@ -138,3 +155,11 @@ class KeyLookup:
         self._none_until.move_to_end(key_id)
         if len(self._none_until) > _NONE_MAX:
             self._none_until.popitem(last=False)
+
+
+class KeyLookup(Lookup[ApiKey]):
+    """Asks for keys of clients."""
+
+    async def read(self, ids: Collection[str]) -> Mapping[str, ApiKey]:
+        """Read those that are valid."""
+        return {key.key_id: key for key in await keys.find_good(self.postgres, ids)}

@@ -157,7 +157,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
             NotFound: no alert like that lasts.
             Unavailable: the database does not answer, and this process has no such alert.
         """
-        sent = await read_json_body(request, self.settings, service_views.AlertToAcknowledge)
+        sent = await read_json_body(request, service_views.AlertToAcknowledge, self.settings)
         if sent.type not in KINDS:
             raise Invalid(f"{sent.type!r} is no type of alert; /docs/alerts lists them", path="$.type")
         found = await self.alerts.open.acknowledge(sent.type, sent.component, sent.by, caller)

@@ -21,6 +21,7 @@ _LIMIT_DEFAULT = 50
 _STATES = get_args(StateFilter)
 # How much of an unknown name is sent back.
 _NAME_CHARS_MAX = 64
+_BELOW_63_BITS = re.compile(r"[0-9]{1,18}")
 # float() alone accepts far more: white space, underscores, the digits of every script, nan.
 _NUMBER = re.compile(r"\+?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -191,6 +192,18 @@ def state_of(query: Mapping[str, str]) -> str | None:
     return state
 
 
+def since_seq_of(query: Mapping[str, str]) -> int:
+    """Return the number of the last sample that the client has, 0 for none.
+
+    Raises:
+        Invalid: ``since`` is no whole number from 0.
+    """
+    text = query.get("since", "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise Invalid(f"since={text!r} is not a number from 0", path="since")
+    return int(text)
+
+
 def cursor_of(query: Mapping[str, str]) -> int | None:
     """Return the number that the page begins after.
 
@@ -207,6 +220,33 @@ def cursor_of(query: Mapping[str, str]) -> int | None:
     if not 0 <= number < 1 << 63:
         raise Invalid(f"cursor={text!r} is not valid; send next_cursor of the page before", path="cursor")
     return number
+
+
+def history_place_of(query: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return below which number the page of a history begins, and with which score.
+
+    Raises:
+        Invalid: ``cursor`` was not made by ``history_cursor``.
+    """
+    text = query.get("cursor")
+    if text is None:
+        return None
+    before, _, score = _decoded(text).partition(".")
+    if not all(_BELOW_63_BITS.fullmatch(one) for one in (before, score)):
+        raise Invalid(f"cursor={text!r} is not valid; send next_cursor of the page before", path="cursor")
+    return int(before), int(score)
+
+
+def history_cursor(before: int, score: int) -> str:
+    """Return the cursor of the page that begins below this number, with this score."""
+    return base64.urlsafe_b64encode(f"{before}.{score}".encode()).decode().rstrip("=")
+
+
+def _decoded(text: str) -> str:
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (ValueError, binascii.Error):
+        return ""
 
 
 def next_cursor(rows: Sequence[Mapping[str, Any]], limit: int, column: str) -> str | None:

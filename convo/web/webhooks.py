@@ -62,7 +62,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
             TooMany: there are as many as there may be.
         """
-        sent = await read_json_body(request, self.settings, webhook_views.NewWebhook)
+        sent = await read_json_body(request, webhook_views.NewWebhook, self.settings)
         self._check_types(sent.types)
         _check_url(sent.url)
         _check_secret(sent.secret)
@@ -94,7 +94,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
         """
-        sent = await read_json_body(request, self.settings, webhook_views.SentChange)
+        sent = await read_json_body(request, webhook_views.SentChange, self.settings)
         if sent.types is not UNSET:
             self._check_types(sent.types)
         if sent.url is not UNSET:
@@ -111,7 +111,7 @@ class WebhookRoutes(Struct, frozen=True, kw_only=True):
             NotFound: there is none of this id.
             Invalid, BadRequest, UnsupportedMedia, TooLarge: what was sent is not valid.
         """
-        sent = await read_json_body(request, self.settings, webhook_views.NewSecret)
+        sent = await read_json_body(request, webhook_views.NewSecret, self.settings)
         _check_secret(sent.secret)
         found, secret = await webhooks.rotate_secret(
             self.postgres, _tenant_of(request), webhook_id, sent.secret, caller

@@ -112,7 +112,7 @@ NOTHING_OF_ANYBODY = {
     **dict.fromkeys(("schema_version", "schema_step", "process_program"), "which program knows what"),
     **dict.fromkeys(("process", "process_settings", "suspect_claim"), "who is at work"),
     **dict.fromkeys(("history", "history_beat", "installation_key"), "of the database itself"),
-    "api_key": "of clients, who are no users",
+    **dict.fromkeys(("api_key", "session"), "of clients, who are no users"),
     "audit_log": "ids as HMACs alone",
     **dict.fromkeys(
         ("event_counter", "courier", "webhook", "webhook_aside"), "which numbers were given, and which are confirmed"

@@ -247,6 +247,9 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         erasing=Mock(),
         webhooks=Mock(),
         streams=Mock(),
+        figures=Mock(),
+        sessions=Mock(),
+        reanalysing=Mock(),
         operations=Mock(),
         capacity=Mock(),
     )

@@ -16,6 +16,7 @@ from convo.conversation.tenant import LAST_KEY, WHOLE_DEFAULT, turn_bounds
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from convo.store.months import MONTH_SEQS
+from convo.store.processes import LEAD_LOCK
 from tests.support.found_statements import found_statements
 from tests.support.many_rows import HEAVY, Sample
 
@@ -131,6 +132,9 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.costs._OF_RERUN": (1,),
     "convo.store.costs.ERASE_COSTS": lambda s: ([s.done],),
     "convo.store.couriers._PAGE": lambda s: (s.newest // 2, FEW // 10, ["conversation.accepted"]),
+    "convo.store.event_stream._OF_TYPES": lambda s: (
+        *(s.newest // 2, s.newest // 2 + FEW, ["conversation.accepted"], FEW // 10),
+    ),
     "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),
     "convo.store.deliveries._ASIDE": ("wh_2", [1, 2, 3], FEW // 10),
     "convo.store.deliveries._ERASED": lambda s: ([s.done],),
@@ -195,6 +199,10 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.reruns._RENEW": lambda s: ([s.done], ["tier"], [1], 30.0),
     "convo.store.jobs.reruns._DONE": lambda s: (s.done, "tier", 1, "m", "{}", 0.1),
     "convo.store.jobs.reruns._FAILED": lambda s: (s.done, "tier", 1, "m", "why", None, 1),
+    "convo.store.jobs.single_reruns._FIND": lambda s: (id_hash(s.conversation_id), 0, None),
+    "convo.store.jobs.single_reruns._END_STALE": ("tier", 60.0),
+    "convo.store.jobs.single_reruns._FAILURE": (1,),
+    "convo.store.jobs.single_reruns._FORGET": ([1],),
     "convo.store.jobs.reruns.ERASE_CANDIDATES": lambda s: ([s.done],),
     "convo.erase._ENDED_CANARIES": (CANARY_USER, ["x"], 500),
     "convo.user_erasure._EXPIRED": lambda s: (hashed(s.done), datetime(2100, 1, 1, tzinfo=UTC), 1000),
@@ -259,6 +267,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.conversations._TIMES": lambda s: (id_hash(s.conversation_id), 0, None),
     "convo.store.conversations._RELATIONSHIP": (HEAVY, None, 51, 0),
     "convo.store.conversations._RELATIONSHIP 2": (HEAVY, None, 51, 0, ["bot-3"]),
+    "convo.store.relationship_history._PAGE": lambda s: (HEAVY, 0, None, None, s.done, 51, True),
     "convo.store.conversations._MEMORIES": (HEAVY, None, 51, 0, None),
     "convo.store.conversations._ANY_OF_USER": (HEAVY, 0, None),
     "convo.store.intake._KNOWN": lambda s: ([id_hash(s.conversation_id)],),
@@ -267,6 +276,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.intake.ERASE_FROM_RECEIPTS": lambda s: ([s.done], [hashed(s.done)]),
     "convo.store.jobs.counts._COUNT": (FEW // 10,),
     "convo.store.jobs.counts._OLDEST": (),
+    "convo.store.shared_figures._FIGURES": (FEW // 10, LEAD_LOCK),
     "convo.store.jobs.crashes._HOLDERS": ("p1", "p1.y"),
     "convo.store.jobs.crashes._BLAME_LEASED": (["p1.x"],),
     "convo.store.jobs.crashes._BLAME_RESCUED": (["p0.w"], [_EPOCH]),
@@ -360,7 +370,7 @@ NOT_COMPARED: Mapping[str, str] = {
     "convo.retention._AWAITED": "a piece of others",
     "convo.store.jobs.promotion._COLUMNS": "a piece of others",
     "convo.store.jobs.reruns._AFTER": "a piece of others",
-    "convo.store.jobs.reruns._ADD": "it writes, by its table's own key",
+    "convo.store.jobs.reruns.ADD_CANDIDATES": "it writes, by its table's own key",
     "convo.store.jobs.reruns._BEGIN": "a command counts what it begins, once",
     "convo.store.owed_sets._STORE": "it writes, by its table's own key",
     "convo.store.jobs.part_jobs._ADD": "it writes, by its table's own key",
@@ -490,8 +500,13 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.keys._END",
             "convo.store.keys._REVOKE",
             "convo.store.keys._USED",
+            "convo.store.keys.GOOD_KEY",
+            "convo.store.keys._END_SESSIONS",
+            *("convo.store.page_sessions._NEW", "convo.store.page_sessions._TIDY", "convo.store.page_sessions._END"),
+            *("convo.store.page_sessions._FIELDS", "convo.store.page_sessions._FIND"),
+            "convo.store.page_sessions._LIST",
         ),
-        "a table with a row for each key",
+        "a table with a row for each key, or with at most a hundred",
     ),
     **dict.fromkeys(
         (

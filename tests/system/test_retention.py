@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from convo.alerts import shared
+from convo.store import processes
 from tests.support.last_release import unpack_last_release
 from tests.support.many_rows import connect, fill
 from tests.support.running import ROOT, ended, environment, query, running
@@ -64,7 +64,7 @@ WHERE receipt.received_at < now() - interval '5 days' AND first_seen_at < now() 
 UNLEAD = f"""
 SELECT pg_terminate_backend(pid) FROM pg_locks
 WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND classid = {shared._LOCK >> 32} AND objid = {shared._LOCK & 0xFFFF_FFFF}
+  AND classid = {processes.LEAD_LOCK >> 32} AND objid = {processes.LEAD_LOCK & 0xFFFF_FFFF}
 """
 LIVE_OPEN = "SELECT count(*) FROM job WHERE state <> 'done' AND fair_key LIKE 'live-%'"
 SCORES = "SELECT user_id, bot_id, score, conversations FROM relationship WHERE user_id NOT LIKE 'live-%' ORDER BY 1, 2"

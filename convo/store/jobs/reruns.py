@@ -138,7 +138,7 @@ class Reruns:
         return found if found is not None and found.state == "paused" else None
 
     async def read(self, part: PartName) -> Rerun | None:
-        """Read the newest re-run of a part."""
+        """Read the newest re-run of a part, but for those of a single conversation."""
 
         async def body(connection: Connection) -> Rerun | None:
             row = await connection.fetchrow(_NEWEST, part)
@@ -157,7 +157,8 @@ class Reruns:
             row = await connection.fetchrow(_LOCK, rerun.number)
             if row is None or row["state"] != "running":
                 return Taking(reason="ended" if row is None or row["state"] == "ended" else "paused")
-            if await connection.fetchval(_LIVE_WAITS, _LIVE_SECONDS):
+            # Somebody waits for a single one: it is live work, too.
+            if row["sample"] and await connection.fetchval(_LIVE_WAITS, _LIVE_SECONDS):
                 return Taking(reason="live")
             allowed = min(count, row["allowed"]) if row["rate"] else count
             if allowed < 1:
@@ -181,7 +182,7 @@ class Reruns:
         chosen = [one for one in page if is_chosen(one, row["received_since"], row["bot_id"], row["sample"])]
         chosen = [one for one in chosen if not _has_version(one, name, version)]
         adopted = [one["seq"] for one in chosen if self._found_by_itself(one, name, version)]
-        await connection.execute(_ADD, [one["seq"] for one in chosen], name, row["number"])
+        await connection.execute(ADD_CANDIDATES, [one["seq"] for one in chosen], name, row["number"])
         await connection.execute(_ADOPT, adopted, name)
         last = page[-1]["seq"] if len(page) == LOOKED_AT_ROWS else row["until_seq"]
         await connection.execute(_LOOKED_AT, row["number"], last, len(page))
@@ -294,9 +295,12 @@ _BOUNDS = f"""
 SELECT CASE WHEN $1::timestamptz IS NULL THEN 0 ELSE {_AFTER} END AS after_seq,
        (SELECT last_value FROM conversation_seq_seq) AS until_seq
 """
-_END_OTHERS = "UPDATE rerun SET state = 'ended' WHERE part = $1 AND version <> $2 AND state <> 'ended'"
+# Of a single conversation (single_reruns), too: what it has found already is not lost by that.
+_END_OTHERS = """
+UPDATE rerun SET state = 'ended' WHERE part = $1 AND (version <> $2 OR sample = 0) AND state <> 'ended'
+"""
 _GO_ON = "UPDATE rerun SET state = 'running', rate = $2 WHERE part = $1 AND state <> 'ended' RETURNING number"
-_PAUSE = "UPDATE rerun SET state = 'paused' WHERE part = $1 AND state = 'running'"
+_PAUSE = "UPDATE rerun SET state = 'paused' WHERE part = $1 AND state = 'running' AND sample > 0"
 _BEGIN = f"""
 INSERT INTO rerun (part, version, owed, received_since, bot_id, sample, rate, after_seq, until_seq, total)
 SELECT $1, $2, $3, $4, $5, $6, $7, bounds.after_seq, bounds.until_seq,
@@ -304,18 +308,19 @@ SELECT $1, $2, $3, $4, $5, $6, $7, bounds.after_seq, bounds.until_seq,
 FROM ({_BOUNDS.replace("$2", "$8").replace("$1", "$4")}) AS bounds
 ON CONFLICT DO NOTHING RETURNING number
 """
-_FIELDS = """
+RERUN_FIELDS = """
 number, part, version, owed, received_since, bot_id, sample, rate, state, after_seq, until_seq, total, looked_at,
 made_at
 """
-_NEWEST = f"SELECT {_FIELDS} FROM rerun WHERE part = $1 ORDER BY number DESC LIMIT 1"
+"""The columns of a ``Rerun``."""
+_NEWEST = f"SELECT {RERUN_FIELDS} FROM rerun WHERE part = $1 AND sample > 0 ORDER BY number DESC LIMIT 1"
 _COUNTS = "SELECT state, count(*) AS n FROM candidate WHERE rerun = $1 GROUP BY state"
 # From when on the next ones count: however long nothing was taken, no more than those of one second.
 _COUNTED_FROM = """
 greatest(next_at, convo_now() - make_interval(secs => greatest(rate - 1, 0) / nullif(rate, 0)))
 """
 _LOCK = f"""
-SELECT {_FIELDS},
+SELECT {RERUN_FIELDS},
        CASE WHEN next_at > convo_now() THEN 0
             ELSE 1 + floor(extract(epoch FROM convo_now() - {_COUNTED_FROM}) * rate)::integer END AS allowed
 FROM rerun WHERE number = $1 FOR UPDATE
@@ -336,13 +341,14 @@ LEFT JOIN part_job AS found ON found.seq = c.seq AND found.name = $4 AND found.s
 LEFT JOIN LATERAL (SELECT details FROM outcome WHERE outcome.seq = c.seq OFFSET 0) AS o ON true
 ORDER BY c.seq
 """
-_ADD = """
+ADD_CANDIDATES = """
 INSERT INTO candidate AS c (seq, part, rerun) SELECT seq, $2, $3 FROM unnest($1::bigint[]) AS found (seq)
 ON CONFLICT (seq, part) DO UPDATE SET rerun = excluded.rerun, state = 'waiting', attempts = 0,
     available_at = convo_now(), token = c.token + 1, made_by = NULL, result = NULL, seconds = NULL, points = NULL,
     error = NULL
 WHERE c.rerun <> excluded.rerun
 """
+"""Let these conversations ($1) wait for a part ($2) in a re-run ($3)."""
 # What a part job has found already is a candidate as it is: nothing is asked a second time.
 _ADOPT = """
 UPDATE candidate SET state = 'done', made_by = found.made_by, result = found.result, seconds = 0

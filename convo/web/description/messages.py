@@ -36,7 +36,7 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
 
     ``started`` is when its first byte arrived, by ``trio.current_time()``; ``peer`` is the client's address, and
     ``served_at`` our own that it came to; ``query`` is what follows the path's ``?``, as it was sent. Only the headers
-    that decide something are here. A header that was not sent is empty.
+    that decide something are here. A header that was not sent is empty, and so are cookies beside an ``Authorization``.
     """
 
     method: str
@@ -49,6 +49,7 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     request_timeout: str = ""
     authorization: str = ""
     accept: str = ""
+    accept_language: str = ""
     host: str = ""
     origin: str = ""
     sec_fetch_site: str = ""
@@ -57,6 +58,8 @@ class Head(Struct, frozen=True, kw_only=True, gc=False):
     last_event_id: str = ""
     traceparent: str = ""
     tracestate: str = ""
+    cookie: str = ""
+    csrf_token: str = ""
 
 
 class AnswerStream(Struct, frozen=True, kw_only=True, gc=False):

@@ -67,7 +67,8 @@ A query parameter that a route does not take, or one that is sent twice, is 422.
 _KEY_TEXT = (
     "Required if `auth.keys` is on; each route names the scope that its key must have. A wrong, revoked or expired key"
     " is 401. After too many wrong keys, further ones from the same address are 429 for a while; a valid key that is in"
-    " use passes. 503 `keys_unavailable`: no key can be checked now; send the same request again."
+    " use passes. 503 `keys_unavailable`: no key can be checked now; send the same request again. A browser may sign in"
+    " with its key instead (`POST /v1/session`): then a cookie stands for it."
 )
 
 _BATCH_TEXT = """\
@@ -108,6 +109,7 @@ _HEADERS: dict[str, Json] = {
         "description": "What is left of the limit: `r` requests or bytes now, the full limit in `t` seconds.",
         "schema": {"type": "string"},
     },
+    "Set-Cookie": {"description": "The session, or its end.", "required": True, "schema": {"type": "string"}},
     "WWW-Authenticate": {"description": "How to send a key.", "required": True, "schema": {"type": "string"}},
     "Allow": {"description": "The methods that this path accepts.", "required": True, "schema": {"type": "string"}},
     "Server-Timing": {
@@ -244,7 +246,7 @@ def _webhook(kind: EventType, schemas: _Schemas) -> Json:
 def _errors_of(route: Route) -> Iterable[type[errors.ConvoError]]:
     """Return what can go wrong on a route: its own errors, and those of the checks that it passes."""
     with_database = _WITH_DATABASE if route.needs_database else ()
-    with_key = _WITH_KEY if route.scope else ()
+    with_key = _WITH_KEY if route.scope or route.signs_in else ()
     return dict.fromkeys((*route.problems, *with_database, *with_key, *_ALWAYS))
 
 

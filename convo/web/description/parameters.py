@@ -77,6 +77,12 @@ LAST_EVENT_ID = Parameter(
     type=Annotated[int, Meta(ge=0, le=999_999_999_999_999_999)],
 )
 UNTIL = Parameter(name="until", where="query", text="Only what happened before.", type=datetime)
+SINCE_SEQ = Parameter(
+    name="since",
+    where="query",
+    text="The `seq` of the last sample that the client has: only later ones are sent.",
+    type=Annotated[int, Meta(ge=0)],
+)
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
 )
@@ -87,6 +93,10 @@ TRACEPARENT = Parameter(
     " is not valid counts as none.",
     type=str,
 )
+ASSETS_VERSION = Parameter(
+    name="version", where="path", text="A digest of all files of the page; the page names it.", type=str
+)
+ASSET = Parameter(name="asset", where="path", text="The name of the file.", type=str, sample="style.css")
 IF_NONE_MATCH = Parameter(
     name="If-None-Match",
     where="header",

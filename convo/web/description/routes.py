@@ -14,8 +14,19 @@ from convo import errors
 from convo.capacity.forecast import CapacityReport
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
-from convo.web.description import batch_views, erasure_views, samples, service_views, views, webhook_views
+from convo.web.description import (
+    batch_views,
+    erasure_views,
+    figure_views,
+    samples,
+    service_views,
+    session_views,
+    views,
+    webhook_views,
+)
 from convo.web.description.parameters import (
+    ASSET,
+    ASSETS_VERSION,
     AUDIT_ACTION,
     AUDIT_SINCE,
     CONVERSATION_ID,
@@ -36,6 +47,7 @@ from convo.web.description.parameters import (
     REASON,
     REVISION,
     SINCE,
+    SINCE_SEQ,
     STATE,
     TARGET_RATE,
     TOPIC,
@@ -75,7 +87,8 @@ class Route(Struct, frozen=True, kw_only=True):
     ``scope``: what a key must be allowed to do; ``None`` requires no key. ``needs_database``: it is refused until the
     database is migrated, and it counts against the client's limit. ``on_operations``: it is also served on the
     operations' own address, without a key. ``direct``: a connection calls it without the framework. ``of_all``: it
-    shows the whole installation, so a key has to reach that (``convo.web.authority``).
+    shows the whole installation, so a key has to reach that (``convo.web.authority``). ``signs_in``: it is about the
+    session that stands for a key, and checks that itself.
     """
 
     path: str
@@ -95,6 +108,7 @@ class Route(Struct, frozen=True, kw_only=True):
     on_operations: bool = False
     direct: bool = False
     of_all: bool = False
+    signs_in: bool = False
 
     @property
     def query_names(self) -> tuple[str, ...]:
@@ -263,6 +277,33 @@ _CONVERSATIONS = (
         problems=(errors.NotFound, errors.Expired, errors.Erased, errors.NotDead),
     ),
     Route(
+        path="/v1/conversations/{conversation_id}/reanalyse",
+        method="post",
+        name="reanalyse_conversation",
+        scope="write",
+        needs_database=True,
+        tag="conversations",
+        summary="Analyse a conversation again",
+        text="One part or all, as they are declared now, at once and in this process. What is found takes the place of "
+        "the present result; score and relationship move by the difference. Where it cannot be found, the present "
+        "result stays. `updated_at` of the part says when it was found.",
+        parameters=(CONVERSATION_ID,),
+        takes=RouteBody(type=views.ReanalysisOrder, sample=views.ReanalysisOrder(part="emotion")),
+        answers=(
+            RouteResponse(
+                status=202,
+                text="These parts are being found again.",
+                body=views.ReanalysisView,
+                headers=("Location",),
+                sample=samples.REANALYSIS,
+            ),
+        ),
+        problems=(
+            *(errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid),
+            *(errors.NotFound, errors.Expired, errors.Erased, errors.NotAnalysed, errors.RerunOpen, errors.Overloaded),
+        ),
+    ),
+    Route(
         path="/v1/conversations/{conversation_id}/acknowledge",
         method="post",
         name="acknowledge_conversation",
@@ -331,6 +372,21 @@ _USERS = (
                 body=views.RelationshipView,
                 sample=samples.RELATIONSHIP,
             ),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
+    ),
+    Route(
+        path="/v1/users/{user_id}/relationship/history",
+        name="read_relationship_history",
+        scope="read",
+        needs_database=True,
+        tag="users",
+        summary="Read how a user's score came about, newest first",
+        text="A point for each conversation that was scored, in the order of their receipt, with the sum after it: of "
+        "all bots, or of one (`bot_id`). A page may be short, or hold nothing, and still have a next one.",
+        parameters=(USER_ID, filter_by("bot_id", WITHOUT_NUL), LIMIT, CURSOR),
+        answers=(
+            RouteResponse(status=200, text="One page.", body=views.RelationshipHistoryView, sample=samples.HISTORY),
         ),
         problems=(errors.NotFound, errors.Invalid, errors.Overloaded),
     ),
@@ -422,6 +478,91 @@ _AUDIT_LOG = (
 )
 
 _BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
+_SESSIONS = (
+    Route(
+        path="/v1/session",
+        method="post",
+        name="begin_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="Sign a browser in with a key",
+        text="The cookie `convo_session` (HttpOnly, SameSite=Strict) then stands for the key wherever one is needed. "
+        "Beside it, every request but GET and HEAD needs the header `X-CSRF-Token` with `csrf` of the answer. A "
+        "session ends after `auth.session_seconds`, with its key, by DELETE, and by `convo session revoke`. Where "
+        "`auth.keys` is off, or `auth.session_seconds` is 0, there are none.",
+        takes=RouteBody(type=session_views.NewSession, sample=samples.NEW_SESSION),
+        answers=(
+            RouteResponse(
+                status=201,
+                text="The session, and its cookie.",
+                body=session_views.SessionView,
+                headers=("Set-Cookie",),
+                sample=samples.SESSION,
+            ),
+        ),
+        problems=(*_BODY_PROBLEMS, errors.NotFound),
+    ),
+    Route(
+        path="/v1/session",
+        name="read_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="See who is signed in in this browser",
+        text="Without a session 401; where the server asks for no keys, `keys` is false.",
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The session, or that none is needed.",
+                body=(session_views.SessionView, session_views.NoKeysView),
+                sample=samples.SESSION,
+            ),
+        ),
+        problems=(errors.NotFound,),
+    ),
+    Route(
+        path="/v1/session",
+        method="delete",
+        name="end_session",
+        needs_database=True,
+        signs_in=True,
+        tag="sessions",
+        summary="Sign the browser out",
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The session is over.",
+                body=session_views.SessionEndedView,
+                headers=("Set-Cookie",),
+                sample=session_views.SessionEndedView(),
+            ),
+        ),
+        problems=(errors.NotFound,),
+    ),
+)
+
+_FIGURES = (
+    Route(
+        path="/v1/figures",
+        name="read_figures",
+        scope="read",
+        needs_database=True,
+        # Many look at it, again and again: past the framework each of them costs a tenth.
+        direct=True,
+        tag="service",
+        summary="See how the installation stands",
+        text="Samples are taken every `page.sample_seconds` for as long as somebody asks, and kept for ten minutes. "
+        "All who ask get the same ones. Rates, waits and breakers are those of the process that answers. A key that "
+        "does not reach the whole installation, as `GET /v1/alerts` requires it, gets none of the figures (`whole`: "
+        "false). Where `page.sample_seconds` is 0, there are none.",
+        parameters=(SINCE_SEQ,),
+        answers=(
+            RouteResponse(status=200, text="The figures.", body=figure_views.FiguresView, sample=samples.FIGURES),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.DeadlineExceeded),
+    ),
+)
 
 _ALERTS = (
     Route(
@@ -751,8 +892,36 @@ _SERVICE = (
         name="index",
         tag="service",
         summary="Find the way",
-        text="A program gets links. A browser, which accepts `text/html`, gets a small page with the same links.",
+        text="A program gets links. A browser, which accepts `text/html`, gets the page for operators, or with "
+        "`page.served` off a small one with the same links.",
         answers=(RouteResponse(status=200, text="The links.", body=service_views.IndexView, sample=samples.INDEX),),
+    ),
+    Route(
+        path="/live",
+        name="wall",
+        tag="service",
+        summary="Look at the wall view of the page",
+        text="A few big figures, for a screen that nobody touches. Where `auth.keys` is on, it asks for a key once.",
+        answers=(RouteResponse(status=200, text="The page.", body=str, media=("text/html",)),),
+        problems=(errors.NotFound, errors.DeadlineExceeded),
+    ),
+    Route(
+        path="/assets/{version}/{asset}",
+        name="asset",
+        tag="service",
+        summary="Load a file of the page",
+        parameters=(ASSETS_VERSION, ASSET, IF_NONE_MATCH),
+        answers=(
+            RouteResponse(
+                status=200,
+                text="The file.",
+                body=str,
+                media=("text/css", "text/javascript", "image/svg+xml"),
+                headers=("ETag",),
+            ),
+            _NOT_MODIFIED,
+        ),
+        problems=(errors.NotFound, errors.DeadlineExceeded),
     ),
     Route(
         path="/openapi.json",
@@ -787,6 +956,8 @@ ROUTES = (
     *_WEBHOOKS,
     *_EVENTS,
     *_AUDIT_LOG,
+    *_SESSIONS,
+    *_FIGURES,
     *_ALERTS,
     *_CAPACITY,
     *_SERVICE,

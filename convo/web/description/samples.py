@@ -24,7 +24,15 @@ from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Rece
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
 from convo.store.jobs.cause import Cause
-from convo.web.description import batch_views, erasure_views, service_views, views, webhook_views
+from convo.web.description import (
+    batch_views,
+    erasure_views,
+    figure_views,
+    service_views,
+    session_views,
+    views,
+    webhook_views,
+)
 
 _ID = "c-by-character"
 _USER = "user-17"
@@ -177,6 +185,7 @@ LIST = views.ListView(
     next_cursor=None,
 )
 
+REANALYSIS = views.ReanalysisView(conversation_id=_ID, parts=("emotion",), links=views.links(_ID))
 RETRY = views.RetryView(conversation_id=_ID, state="ready", attempts=0, links=views.links(_ID))
 
 DEAD_REASONS = views.DeadReasonsView(
@@ -257,6 +266,59 @@ ALERTS = service_views.AlertsView(
     sinks=("log", "webhook"),
 )
 
+NEW_SESSION = session_views.NewSession(key="convo_5f0c9a7e3b1d_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+SESSION = session_views.SessionView(
+    expires_at=_DONE,
+    csrf="5f0c9a7e3b1d4286a0c7e9f21b3d58647a90cbe1f2348d5567b8091a2c3d4e5f",
+    name="operator",
+    key_id="5f0c9a7e3b1d",
+    tenant="default",
+    bots=None,
+    scopes=("read", "write"),
+)
+
+FIGURES = figure_views.FiguresView(
+    seconds=2.0,
+    whole=True,
+    process="5f0c9a7e.3b1d4286a0c7e9f2",
+    processes=(
+        figure_views.ProcessView(
+            name="5f0c9a7e.3b1d4286a0c7e9f2",
+            host="host",
+            version="0.2.0",
+            seen_seconds=1.4,
+            leads=True,
+            workers=8,
+            working=3,
+        ),
+    ),
+    dependencies=(
+        figure_views.DependencyFigures(name="llm", state="closed", reason="", concurrency=8, in_flight=3, waiting=0),
+    ),
+    alerts=ALERTS.active,
+    waits=(figure_views.WaitFigures(name="db.accept", count=5160, p50_ms=2.4, p99_ms=8.1),),
+    forecast=figure_views.ForecastView(drained_in_seconds=42.0),
+    queue=figure_views.QueueFigures(ready=120, delayed=2, parked=0, leased=3, dead=1),
+    oldest_seconds=3.2,
+    shared_age_seconds=0.01,
+    samples=(
+        figure_views.FigureSample(
+            seq=4711,
+            at=1772438400.0,
+            accepts_per_s=86.0,
+            accept_p50_ms=4.1,
+            accept_p99_ms=11.5,
+            refused_per_s=0.0,
+            accepted_per_s=86.5,
+            done_per_s=89.0,
+            queue=122,
+            oldest_s=3.2,
+            loop_lag_ms=1.9,
+            in_flight_calls=3,
+        ),
+    ),
+)
+
 ALERTS_TEST = service_views.AlertsTestView(
     sinks=(
         service_views.SinkTestView(sink="log", ok=True),
@@ -283,6 +345,23 @@ RELATIONSHIP = views.RelationshipView(
     bots=(
         views.BotRelationship(
             bot_id=_BOT, score=_SCORE.value, level="stranger", conversations=1, last_emotion="interesting"
+        ),
+    ),
+    next_cursor=None,
+)
+
+HISTORY = views.RelationshipHistoryView(
+    user_id=_USER,
+    bot_id=None,
+    points=(
+        views.HistoryPointView(
+            at=_DONE,
+            conversation_id=_ID,
+            bot_id=_BOT,
+            emotion="interesting",
+            points=_SCORE.value,
+            score=_SCORE.value,
+            level="stranger",
         ),
     ),
     next_cursor=None,

@@ -143,6 +143,23 @@ class ListView(Struct, frozen=True, kw_only=True):
     next_cursor: Cursor
 
 
+class ReanalysisOrder(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to be found again."""
+
+    part: Annotated[
+        str | None,
+        Meta(description="One part, as it is declared now; null or absent: all that the conversation is owed."),
+    ] = None
+
+
+class ReanalysisView(Struct, frozen=True, kw_only=True):
+    """A conversation of which parts are being found again."""
+
+    conversation_id: str
+    parts: tuple[str, ...]
+    links: Links
+
+
 class RetryView(Struct, frozen=True, kw_only=True):
     """A dead letter that is ready again."""
 
@@ -211,6 +228,30 @@ class RelationshipView(Struct, frozen=True, kw_only=True):
     last_emotion: EmotionName | None
     bots: tuple[BotRelationship, ...]
     next_cursor: str | None
+
+
+class HistoryPointView(Struct, frozen=True, kw_only=True):
+    """One conversation that was scored, with the sum and the level after it."""
+
+    at: Annotated[datetime, Meta(description="When it was scored.")]
+    conversation_id: str
+    bot_id: str
+    emotion: EmotionName | None
+    points: Annotated[int, Meta(ge=0, description="The score of this conversation.")]
+    score: Annotated[int, Meta(ge=0, description="The sum after it, of all bots or of the one that was asked for.")]
+    level: Level
+
+
+class RelationshipHistoryView(Struct, frozen=True, kw_only=True):
+    """A page of how a user's score came about, newest first.
+
+    What is in no row any more (by retention, or of an earlier service) is in the sum before the first point.
+    """
+
+    user_id: str
+    bot_id: Annotated[str | None, Meta(description="The bot that was asked for; null: all.")]
+    points: tuple[HistoryPointView, ...]
+    next_cursor: Cursor
 
 
 class MemoryView(Struct, frozen=True, kw_only=True):

@@ -90,15 +90,20 @@ async def test_what_belongs_to_somebody_else_is_left_alone(empty_database: str, 
         await ask(empty_database, f"DROP ROLE {role}")  # noqa: ASYNC102
 
 
-async def test_who_served_when_the_backup_was_made_does_not_come_back_alive(database: str, tmp_path: Path) -> None:
+async def test_who_served_or_was_signed_in_at_the_backup_does_not_come_back(database: str, tmp_path: Path) -> None:
     file = tmp_path / "convo.backup"
     await ask(database, "INSERT INTO process (name, pid, host, connections_max) VALUES ('here/one', 1, 'here', 9)")
+    signed_in = "INSERT INTO session (session_id, digest, key_id, expires_at) VALUES ('1', '', 'k', 'infinity')"
+    await ask(database, signed_in)
     await write_backup(database, file)
     await ask(database, "DELETE FROM process")
+    # Whoever has signed out since would be signed in again.
+    await ask(database, "DELETE FROM session")
     settings = config.load_settings(None, {"CONVO_DATABASE__URL": database}, {})
     for _ in range(2):
         await upkeep.restore(settings, file)
     assert await ask(database, "SELECT count(*) FROM process") == 0
+    assert await ask(database, "SELECT count(*) FROM session") == 0
 
 
 async def test_a_session_that_begins_after_the_look_for_processes_keeps_the_restore_away(

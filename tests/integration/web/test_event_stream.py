@@ -364,3 +364,31 @@ async def test_alerts_are_for_keys_that_reach_the_whole_installation(database: s
             headers = {"Authorization": f"Bearer {key}"}
             async with client.stream("GET", "/v1/events?types=alert", headers=headers) as answer:
                 assert answer.status_code == status
+
+
+async def test_what_no_stream_wants_is_not_read_and_a_stream_of_other_types_misses_nothing(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[str] = []
+    sent_event = event_stream.sent_event
+
+    def sent(event: Any) -> bytes:
+        kept.append(event.conversation_id)
+        return sent_event(event)
+
+    monkeypatch.setattr(event_stream, "sent_event", sent)
+    async with convo(tmp_path, database, ACCEPTED) as client, trio.open_nursery() as nursery:
+        dead, every = Reader(), Reader()
+        nursery.start_soon(dead.read, client, "?types=conversation.dead")
+        await dead.opened.wait()
+        await posted(client, "talk-1", "talk-2")
+        await numbered(database, 2)
+        await trio.sleep(1.5)
+        assert kept == []
+        # It wants what the others passed over, also what they have passed over already.
+        nursery.start_soon(every.read, client, "", {"Last-Event-ID": "1"})
+        await every.opened.wait()
+        await posted(client, "talk-3")
+        assert await every.got(2) == ["talk-2", "talk-3"]
+        assert dead.events == []
+        nursery.cancel_scope.cancel()

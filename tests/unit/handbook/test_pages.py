@@ -56,5 +56,5 @@ def test_no_sentence_of_a_page_needs_a_second_reading(topic: str) -> None:
 
 @pytest.mark.parametrize("topic", ["", "nothing", "../pages", "operating.md"])
 def test_an_unknown_topic_is_not_found_and_the_known_ones_are_named(topic: str) -> None:
-    with pytest.raises(NotFound, match="operating, clients"):
+    with pytest.raises(NotFound, match="operating, page, clients"):
         handbook.page(topic)

@@ -9,8 +9,9 @@ import pytest
 
 from convo import handbook
 from convo.errors import NotFound
-from convo.settings import WebSettings
+from convo.settings import PageSettings, Settings, WebSettings
 from convo.web import documentation
+from convo.web.description.messages import Head
 
 SETTINGS = WebSettings()
 
@@ -53,10 +54,33 @@ async def test_another_page_is_not_there(topic: str) -> None:
         await documentation.answer_topic(topic, SETTINGS)
 
 
-async def test_a_browser_gets_a_page_at_the_root_and_a_program_links() -> None:
-    seen = await documentation.show_index("text/html,application/xhtml+xml")
+async def test_a_browser_gets_the_page_at_the_root_and_a_program_links() -> None:
+    seen = await documentation.show_index(_head("text/html,application/xhtml+xml"), Settings())
     assert seen.content_type.startswith("text/html")
-    assert b'<a href="/docs">' in seen.body
-    read = json.loads((await documentation.show_index("*/*")).body)
+    assert b'data-view="page"' in seen.body
+    answer = await documentation.show_index(_head("*/*"), Settings())
+    read = json.loads(answer.body)
     assert read["service"] == "convo"
     assert read["links"]["docs"] == "/docs"
+    assert ("Vary", "Accept") in answer.headers
+
+
+async def test_the_wall_is_the_same_page_with_another_view() -> None:
+    wall = await documentation.show_wall(_head("*/*"), Settings())
+    page = await documentation.show_index(_head("text/html"), Settings())
+    assert wall.body == page.body.replace(b'data-view="page"', b'data-view="live"')
+
+
+async def test_without_the_page_a_browser_gets_links_and_nothing_of_the_page_is_served() -> None:
+    settings = Settings(page=PageSettings(served=False))
+    seen = await documentation.show_index(_head("text/html"), settings)
+    assert b'<a href="/docs">' in seen.body
+    assert b"<script src" not in seen.body
+    with pytest.raises(NotFound, match=r"page\.served"):
+        await documentation.show_wall(_head("text/html"), settings)
+    with pytest.raises(NotFound, match=r"page\.served"):
+        await documentation.answer_asset("0", "app.js", "", settings)
+
+
+def _head(accept: str) -> Head:
+    return Head(method="GET", path="/", peer="127.0.0.1", started=0.0, accept=accept)

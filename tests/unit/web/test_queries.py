@@ -122,3 +122,22 @@ def test_a_flag_is_true_or_false() -> None:
     ]
     with pytest.raises(Invalid, match="one of true, false"):
         queries.flag_of({"dry_run": "1"}, "dry_run")
+
+
+def test_the_cursor_of_a_history_goes_there_and_back() -> None:
+    cursor = queries.history_cursor(4711, 30)
+    assert queries.history_place_of({"cursor": cursor}) == (4711, 30)
+    assert queries.history_place_of({}) is None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "NDcxMQ", "NDcxMS4", "LTEuMw", queries.history_cursor(10**18, 1), "ü"])
+def test_another_cursor_is_no_place_of_a_history(cursor: str) -> None:
+    with pytest.raises(Invalid, match="next_cursor of the page before"):
+        queries.history_place_of({"cursor": cursor})
+
+
+@pytest.mark.parametrize("since", ["-1", "x", "", "1.5", "9" * 16, "٣"])
+def test_a_number_of_a_sample_is_whole(since: str) -> None:
+    assert queries.since_seq_of({"since": "17"}) == 17
+    with pytest.raises(Invalid, match="is not a number from 0"):
+        queries.since_seq_of({"since": since})

@@ -48,8 +48,9 @@ def test_a_route_describes_the_scope_that_it_requires_and_how_it_is_refused(rout
     described = operation(route.method, route.path)
     assert described["security"] == ([{"key": [route.scope]}] if route.scope else [])
     refusals = {"401", "429"}
-    assert refusals & described["responses"].keys() == (refusals if route.scope else set())
-    assert ("keys_unavailable" in json.dumps(described["responses"].get("503"))) == (route.scope is not None)
+    checks = route.scope is not None or route.signs_in
+    assert refusals & described["responses"].keys() == (refusals if checks else set())
+    assert ("keys_unavailable" in json.dumps(described["responses"].get("503"))) == checks
 
 
 def test_every_reference_leads_somewhere() -> None:
