@@ -6,6 +6,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.http import turns as turns_module
 from convo.http.turns import Turns, end_turn
+from convo.runtime import precedence
 from convo.runtime.precedence import Precedence
 
 
@@ -251,6 +252,7 @@ def loop_time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(turns_module, "thread_time", lambda: worked[0])
     # Of the virtual clock, for the rest is slept by it.
     monkeypatch.setattr(turns_module, "perf_counter", trio.current_time)
+    monkeypatch.setattr(precedence, "perf_counter", trio.current_time)
     return worked
 
 
