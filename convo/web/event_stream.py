@@ -3,15 +3,16 @@
 Open it to change what a stream sends, or how streams share one look at the database.
 
 One loop reads new events for all streams, of the types that any of them wants, and keeps the last few seconds of them.
-Each stream has a position among the
-numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
-that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
+Each stream has a position among the numbers of the events and takes what is behind it: there is no queue for a client,
+so a slow one holds no memory. One that is further behind than what is kept reads pages of its own, as one that comes
+back with ``Last-Event-ID`` does.
 
 The alerts of this process are sent to streams that ask for them. They are stored nowhere and have no number.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -51,6 +52,7 @@ _KEPT_BYTES = 8 << 20
 _MISSED_ROWS = 200
 _PIECE_BYTES = 32 << 10
 _AGAIN_SECONDS = 1.0
+_MOVE_SECONDS = 1.0
 _OPENING = b"retry: 2000\n: open\n\n"
 _HEARTBEAT = b": heartbeat\n\n"
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -91,6 +93,7 @@ class EventStreams:
         self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
         self._alerts_put = 0
         self._stopped = False
+        self._woken_at = -math.inf
         metrics.event_streams.set_function(lambda: self._open)
 
     # --- for the process
@@ -141,7 +144,9 @@ class EventStreams:
                 self._kept_bytes += len(self._kept[-1].text)
             self._to = page.looked_to
             self._drop_old()
-            self._wake_all()
+            # Where nothing is wanted, streams only move on: seldom, for each of them is a task that wakes.
+            if page.events or now >= self._woken_at + _MOVE_SECONDS:
+                self._wake_all()
 
     async def _page(self, last: int, types: frozenset[EventType]) -> EventPage:
         if not types:
@@ -187,6 +192,7 @@ class EventStreams:
             self._wake_all()
 
     def _wake_all(self) -> None:
+        self._woken_at = trio.current_time()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
