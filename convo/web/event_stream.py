@@ -3,13 +3,14 @@
 Open it to change what a stream sends, or how streams share one look at the database.
 
 One loop reads new events for all streams, of the types that any of them wants, and keeps the last few seconds of them.
-Each stream has a position among the
-numbers of the events and takes what is behind it: there is no queue for a client, so a slow one holds no memory. One
-that is further behind than what is kept reads pages of its own, as one that comes back with ``Last-Event-ID`` does.
+Each stream has a position among the numbers of the events and takes what is behind it: there is no queue for a client,
+so a slow one holds no memory. One that is further behind than what is kept reads pages of its own, as one that comes
+back with ``Last-Event-ID`` does.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -48,6 +49,7 @@ _KEPT_BYTES = 8 << 20
 _MISSED_ROWS = 200
 _PIECE_BYTES = 32 << 10
 _AGAIN_SECONDS = 1.0
+_MOVE_SECONDS = 1.0
 _OPENING = b"retry: 2000\n: open\n\n"
 _HEARTBEAT = b": heartbeat\n\n"
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -76,6 +78,7 @@ class EventStreams:
         self._to = 0
         self._open: list[StreamFilter] = []
         self._stopped = False
+        self._woken_at = -math.inf
         metrics.event_streams.set_function(lambda: len(self._open))
 
     # --- for the process
@@ -126,7 +129,9 @@ class EventStreams:
                 self._kept_bytes += len(self._kept[-1].text)
             self._to = page.looked_to
             self._drop_old()
-            self._wake_all()
+            # Where nothing is wanted, streams only move on: seldom, for each of them is a task that wakes.
+            if page.events or now >= self._woken_at + _MOVE_SECONDS:
+                self._wake_all()
 
     async def _page(self, last: int, types: frozenset[EventType]) -> EventPage:
         if not types:
@@ -152,6 +157,7 @@ class EventStreams:
             self._from = gone.event.sequence
 
     def _wake_all(self) -> None:
+        self._woken_at = trio.current_time()
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
