@@ -135,7 +135,7 @@ async def test_the_session_of_a_tenants_key_reaches_what_the_key_reaches(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_store(database) as postgres, doors(database, tmp_path, monkeypatch) as urls:
-        acme = await a_key(postgres, "acme", tenant="acme")
+        acme = await a_key(postgres, "acme", "read", "write", "admin", tenant="acme")
         bound = await a_key(postgres, "bound", tenant="acme", bots=["pika"])
         beta = await a_key(postgres, "beta", tenant="beta")
         admin = await a_key(postgres, "admin", "read", "admin")
