@@ -51,6 +51,7 @@ function show({ focus = true } = {}) {
   leaving.abort();
   leaving = new AbortController();
   main.replaceChildren();
+  closeDialogs();
   if (onTheWall) {
     header.replaceChildren();
     document.title = `convo: ${t("wall.title")}`;
@@ -71,6 +72,11 @@ function show({ focus = true } = {}) {
   // A screen reader goes on at the new heading, and the keyboard from there.
   main.querySelector("h1")?.focus({ preventScroll: true });
   scrollTo(0, 0);
+}
+
+/** A question about what is no longer shown is not to be answered by mistake. */
+function closeDialogs() {
+  for (const one of document.querySelectorAll("dialog")) one.close();
 }
 
 // --- the header
@@ -117,6 +123,7 @@ function login(why) {
   leaving.abort();
   leaving = new AbortController();
   figures.stop();
+  closeDialogs();
   document.title = "convo";
   drawHeader(null);
   showLogin(main, begin, why);

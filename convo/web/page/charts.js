@@ -94,7 +94,7 @@ function options(place, series, { width, height, span, stepped, point }) {
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     hooks: { setCursor: [(plot) => point(plot.cursor.idx)] },
     scales: {
-      x: span ? { time: true, range: () => [now() - span, now()] } : { time: true },
+      x: span ? { time: true, range: (_, from, to) => [(to ?? now()) - span, to ?? now()] } : { time: true },
       y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] },
     },
     axes: [

@@ -26,6 +26,7 @@ class Figures {
   #failures = 0;
   #asking = false;
   #running = false;
+  #session = 0;
 
   constructor() {
     document.addEventListener("visibilitychange", () => (document.hidden ? this.#rest() : this.#wake()));
@@ -46,6 +47,7 @@ class Figures {
   /** Ask no more, and forget what was answered: it was for a session that is over. */
   stop() {
     this.#running = false;
+    this.#session += 1;
     clearTimeout(this.#timer);
     this.latest = null;
     this.samples = [];
@@ -65,11 +67,14 @@ class Figures {
   async #ask() {
     if (this.#asking) return;
     this.#asking = true;
+    const session = this.#session;
     try {
       // Behind one address may be several processes, each with numbers of its own: then each answers with all it has.
       const since = this.#several ? undefined : this.samples.at(-1)?.seq;
-      this.#take(await get("/v1/figures", { query: { since } }));
+      const answer = await get("/v1/figures", { query: { since } });
       this.#failures = 0;
+      // What was asked for in a session that is over meanwhile is not for the next one.
+      if (session === this.#session) this.#take(answer);
       if (this.#running) this.#set(document.hidden ? "paused" : "live");
     } catch (error) {
       this.#failures += 1;
@@ -84,15 +89,15 @@ class Figures {
   }
 
   #take(answer) {
-    if (!this.#running) return;
     const { samples, ...latest } = answer;
     const other = this.latest !== null && latest.process !== this.latest.process;
     this.#several = other ? SEVERAL_ANSWERS : Math.max(0, this.#several - 1);
     const last = this.samples.at(-1)?.seq ?? 0;
     // A process that was started anew counts from its beginning.
     const anew = other || this.#several || (samples.length && samples.at(-1).seq <= last);
-    const oldest = Date.now() / 1000 - KEPT_SECONDS;
-    this.samples = [...(anew ? [] : this.samples), ...samples].filter((one) => one.at > oldest);
+    const all = [...(anew ? [] : this.samples), ...samples];
+    // By the server's clock: the browser's may be wrong.
+    this.samples = all.filter((one) => one.at > all.at(-1).at - KEPT_SECONDS);
     this.latest = latest;
     this.problem = null;
   }

@@ -80,8 +80,12 @@ export function whoIsHere(after) {
     button(t("session.out"), async () => {
       try {
         await signOut();
-      } finally {
-        after();
+      } catch (error) {
+        if (error.status !== 401) {
+          notice(document.getElementById("main"), t("session.still", { why: error.message }));
+          return;
+        }
       }
+      after();
     }, { title: named }));
 }

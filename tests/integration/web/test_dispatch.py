@@ -50,6 +50,9 @@ async def test_every_route_of_the_catalogue_is_served_and_requires_the_scope_tha
     async with serving(tmp_path, database, KEYS) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
         described = (await client.get("/openapi.json")).json()["paths"]
         for route in ROUTES:
+            # They let in whom the session or the sent key lets in, not a header: see the tests of sessions.
+            if route.signs_in:
+                continue
             if route.method == "delete":
                 headers = {"Authorization": bearer(good["write"])}
                 own = ended(f"gone-{route.name}", user_id=f"gone-{route.name}")

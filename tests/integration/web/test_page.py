@@ -370,6 +370,14 @@ def _rests_while_hidden(page: Page) -> None:
     page.wait("document.querySelector('.live').textContent === 'live'")
 
 
+def _shows_an_outage(page: Page) -> None:
+    unlimited = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    page.call("Network.emulateNetworkConditions", offline=True, **unlimited)
+    page.wait("document.querySelector('.live').textContent === 'no answer'")
+    page.call("Network.emulateNetworkConditions", offline=False, **unlimited)
+    page.wait("document.querySelector('.live').textContent === 'live'")
+
+
 @pytest.mark.long
 async def test_new_figures_and_conversations_come_by_themselves_and_an_outage_is_shown(
     database: str, tmp_path: Path
@@ -388,6 +396,7 @@ async def test_new_figures_and_conversations_come_by_themselves_and_an_outage_is
             page.sees("late-2")
             _rests_while_hidden(page)
             assert unexpected(page) == []
+            _shows_an_outage(page)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(looked_at, tmp_path, look)
