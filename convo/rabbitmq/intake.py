@@ -297,7 +297,8 @@ class QueueIntake:
 def _end_span(span: Span | None, error: ConvoError | None) -> None:
     if span is not None:
         if error is not None:
-            span.fail(error)
+            # Its detail may quote the message.
+            span.attributes["error.type"] = span.error = error.code
         span.end()
 
 

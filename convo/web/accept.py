@@ -114,7 +114,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
                 done = trio.current_time()
         except ConvoError as error:
             if span is not None:
-                _record_steps(span, read - started, decoded - read, trio.current_time() - decoded, error.detail)
+                _record_steps(span, read - started, decoded - read, trio.current_time() - decoded, error.code)
             log_conflict(accept.ended.conversation_id, error)
             return problem(error, accept.ended.conversation_id)
         metrics.accept_seconds.observe(done - started)
