@@ -48,6 +48,7 @@ from convo.runtime import identity, loop_watch, threads
 from convo.runtime.bell import Bell
 from convo.runtime.bridge import open_bridge
 from convo.runtime.deadline import wait_observers
+from convo.runtime.precedence import ACCEPTS
 from convo.runtime.signals import obey, receive_signals, reload_observers
 from convo.runtime.wait_metrics import count_wait
 from convo.settings import Settings
@@ -69,6 +70,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
     """
     data_dir = Path(settings.server.data_dir)
     threads.shorten_switch_interval()
+    ACCEPTS.others_share = settings.web.reads_share
     metrics.set_build_info(__version__)
     # Signals count from the first moment: one that arrives while the database starts is obeyed as soon as it runs.
     with wait_observers.adding(count_wait), receive_signals() as signals, identity.claim(data_dir) as me:

@@ -120,6 +120,7 @@ class WebSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     log_turns_max: Count = 1000
     reads_max: Count = 256
     read_bytes_max: Bytes = 64 << 20
+    reads_share: Annotated[float, Meta(ge=0.01, le=1)] = 0.2
 
 
 class TenantLimits(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

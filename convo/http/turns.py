@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from time import perf_counter, thread_time
 from weakref import WeakValueDictionary
 
 import trio
@@ -28,15 +29,46 @@ _TURN_SECONDS = 0.02
 _present: ContextVar[_Turn | None] = ContextVar("present_turn", default=None)
 
 
+class _Work:
+    """What the loop worked during turns, and until when it has no further turn for that."""
+
+    def __init__(self, accepts: Precedence) -> None:
+        self._accepts = accepts
+        self._turns = 0
+        self._counted = 0.0
+        self._rests_until = 0.0
+
+    def begin(self) -> None:
+        if not self._turns:
+            self._counted = thread_time()
+        self._turns += 1
+
+    def end(self) -> None:
+        self._turns -= 1
+        now = thread_time()
+        rest = self._accepts.rest_seconds(now - self._counted)
+        self._counted = now
+        if rest:
+            self._rests_until = max(self._rests_until, perf_counter()) + rest
+
+    async def rest(self) -> None:
+        if (seconds := self._rests_until - perf_counter()) > 0:
+            await trio.sleep(seconds)
+
+
 class _Turn:
     """From the moment in which one request begins to the one in which the next may."""
 
-    def __init__(self) -> None:
+    def __init__(self, work: _Work) -> None:
         self._ended = False
         self._waiting = trio.CancelScope()
+        self._work = work
+        work.begin()
 
     def end(self) -> None:
-        self._ended = True
+        if not self._ended:
+            self._ended = True
+            self._work.end()
         self._waiting.cancel()
 
     async def over(self) -> None:
@@ -58,9 +90,10 @@ class Turns:
     def __init__(self, accepts: Precedence = ACCEPTS) -> None:
         self._first = trio.Lock()
         self._of_client: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        self._last = _Turn()  # the last one that began
-        self._last.end()
         self._accepts = accepts
+        self._work = _Work(accepts)
+        self._last = _Turn(self._work)  # the last one that began
+        self._last.end()
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -76,7 +109,7 @@ class Turns:
             await _acquire(self._first)
             try:
                 await self._quiet()
-                self._last = turn = _Turn()
+                self._last = turn = _Turn(self._work)
             finally:
                 self._first.release()
         finally:
@@ -91,6 +124,7 @@ class Turns:
 
     async def _quiet(self) -> None:
         await self._last.over()
+        await self._work.rest()
         with trio.move_on_after(PATIENCE_SECONDS):
             while True:
                 with trio.move_on_after(_PATIENCE_SECONDS):

@@ -13,9 +13,10 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from time import time
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import prometheus_client
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -27,6 +28,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
 OPENMETRICS_TYPE = openmetrics.CONTENT_TYPE_LATEST
 """What ``openmetrics_exposition`` is written in."""
+_EOF = b"# EOF\n"
 _NEVER = re.compile(r";\s*q=0(\.0*)?\s*(;|\Z)")
 
 WAIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
@@ -352,9 +354,22 @@ def set_build_info(version: str) -> None:
     build_info.labels(version, platform.python_version()).set(1)
 
 
-def exposition() -> bytes:
-    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says."""
-    return generate_latest(registry)
+class _OneMetric(Struct, frozen=True):
+    """A registry of one metric."""
+
+    metric: Metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self.metric
+
+
+def _nothing() -> None:
+    """Do nothing after a metric was written."""
+
+
+def exposition(after_each: Callable[[], None] = _nothing) -> bytes:
+    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says; call ``after_each`` metric."""
+    return _written(generate_latest, after_each)
 
 
 def takes_openmetrics(accept: str) -> bool:
@@ -366,7 +381,20 @@ def takes_openmetrics(accept: str) -> bool:
     )
 
 
-def openmetrics_exposition() -> bytes:
+def openmetrics_exposition(after_each: Callable[[], None] = _nothing) -> bytes:
     """Write every metric in OpenMetrics' form, with the traces in which figures were met (``OPENMETRICS_TYPE``)."""
+    return _written(_one_in_openmetrics, after_each) + _EOF
+
+
+def _written(write: Callable[[CollectorRegistry], bytes], after_each: Callable[[], None]) -> bytes:
+    parts = []
+    for metric in registry.collect():
+        parts.append(write(cast("CollectorRegistry", _OneMetric(metric))))
+        after_each()
+    return b"".join(parts)
+
+
+def _one_in_openmetrics(one: CollectorRegistry) -> bytes:
     # prometheus-client carries no types here.
-    return bytes(openmetrics.generate_latest(registry))  # type: ignore[no-untyped-call]
+    text: bytes = openmetrics.generate_latest(one)  # type: ignore[no-untyped-call]
+    return text.removesuffix(_EOF)

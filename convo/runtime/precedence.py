@@ -1,9 +1,13 @@
 """Accepts come first: other work begins while none is under way, or after a moment of waiting for that.
 
-Open it to change how long the other work waits. It stops nothing that has begun.
+Open it to change how long the other work waits. It stops nothing that has begun. So while conversations come in, the
+other work rests besides after each of its steps: otherwise it would take every moment that accepts leave, and the next
+accept would find the interpreter, the processor and the database busy.
 """
 
 from __future__ import annotations
+
+from time import perf_counter
 
 import trio
 
@@ -11,11 +15,21 @@ PATIENCE_SECONDS = 0.015
 """How long other work waits for a moment without an accept: under steady accepts there is none."""
 
 
+# Conversations come in where the last accept ended so lately.
+_LATELY_SECONDS = 1.0
+# No step of the other work, however long it was, is followed by a longer rest.
+_REST_SECONDS_MAX = 0.25
+
+
 class Precedence:
     """Counts the accepts under way, from when the body of each is here until its answer is written."""
 
     def __init__(self) -> None:
         self.under_way = 0
+        self.others_share = 1.0
+        """The share of its time that other work has while conversations come in; 1: it does not rest."""
+        # Not by Trio's clock: threads of all its runs ask.
+        self._ended_at = -_LATELY_SECONDS
         self._none = trio.lowlevel.ParkingLot()
 
     def begin(self) -> None:
@@ -25,8 +39,15 @@ class Precedence:
     def end(self) -> None:
         """End what ``begin`` began."""
         self.under_way -= 1
+        self._ended_at = perf_counter()
         if not self.under_way:
             self._none.unpark_all()
+
+    def rest_seconds(self, worked_seconds: float) -> float:
+        """Return how long other work rests after a step that took ``worked_seconds`` of the interpreter."""
+        if not self.under_way and perf_counter() - self._ended_at > _LATELY_SECONDS:
+            return 0.0
+        return min(worked_seconds * (1 / self.others_share - 1), _REST_SECONDS_MAX)
 
     async def none_under_way(self) -> None:
         """Wait until no accept is under way. The caller bounds it, by ``PATIENCE_SECONDS``."""

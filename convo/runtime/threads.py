@@ -75,7 +75,7 @@ class ThreadBehindAccepts:
     """A thread for work that takes milliseconds in single calls into C: once begun, it cannot give way.
 
     So one such call comes after the other, each begins while no accept is under way, or after a moment of waiting for
-    that, and the thread rests between two of them as its share says.
+    that, and the thread rests between two of them as its share says, and for as long as accepts ask of others.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class ThreadBehindAccepts:
             result, seconds = await trio.to_thread.run_sync(
                 timed, function, *args, abandon_on_cancel=True, limiter=self._limiter
             )
-            self._rests_until = perf_counter() + pause_seconds(seconds)
+            self._rests_until = perf_counter() + max(pause_seconds(seconds), ACCEPTS.rest_seconds(seconds))
         return result
 
 
@@ -108,14 +108,19 @@ MOVES = ThreadBehindAccepts()
 """Puts logs together that move into object storage: nobody waits for that."""
 
 
-def give_way() -> None:
-    """Sleep in this thread once its slice is used up; call it often in work that takes long."""
+def give_way(*, to_accepts: bool = False) -> None:
+    """Sleep in this thread once its slice is used up; call it often in work that takes long.
+
+    ``to_accepts``: sleep for as long as accepts ask of work that is neither an accept nor an analysis, too.
+    """
     now = thread_time()
     worked = now - getattr(_slice, "began", now)
     if worked < SLICE_SECONDS:
         _slice.began = now - worked
         return
     pause = pause_seconds(worked)
+    if to_accepts:
+        pause = max(pause, ACCEPTS.rest_seconds(worked))
     if pause:
         sleep(pause)
     _slice.began = thread_time()

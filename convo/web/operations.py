@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
+import msgspec
 import trio
 from msgspec import Struct, structs
 
@@ -24,6 +26,34 @@ _METRICS_SECONDS = _TASKS_SECONDS = 5.0
 _RETRY_AFTER = "1"
 
 
+class SharedAnswer:
+    """Makes one answer for all who wait for one: whoever asks while one is made gets the next."""
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self._make = make
+        self._one = trio.Lock()
+        self._begun = self._made = 0
+        self._body = b""
+
+    async def body(self) -> bytes:
+        """Return an answer that was begun after this call."""
+        least = self._begun + 1
+        async with self._one:
+            if self._made < least:
+                self._begun += 1
+                number = self._begun
+                # no deadline: the caller's
+                self._body = await threads.OPERATIONS.call_behind(self._make)
+                self._made = number
+            return self._body
+
+
+# Some 20 ms of work each, in slices: each step of the loop would wait for a thread that works.
+_give_way = partial(threads.give_way, to_accepts=True)
+_write_metrics = partial(metrics.exposition, _give_way)
+_write_openmetrics = partial(metrics.openmetrics_exposition, _give_way)
+
+
 class OperationsRoutes(Struct, frozen=True, kw_only=True):
     """The routes for operators, with what they need.
 
@@ -35,6 +65,8 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
     check_stores: Callable[[], None]
     alerts: Alerts
     learnt: Mapping[str, Callable[[], str]] = {}
+    exposition: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_metrics))
+    openmetrics: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_openmetrics))
 
     async def livez(self) -> Answer:
         """Answer that the process runs; that it answers at all shows that its loop runs."""
@@ -67,9 +99,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
         openmetrics = metrics.takes_openmetrics(accept)
         with deadline("web.metrics", _METRICS_SECONDS):
             # Some milliseconds of work: too long for the loop, which all requests share.
-            body = await threads.OPERATIONS.call_behind(
-                metrics.openmetrics_exposition if openmetrics else metrics.exposition
-            )
+            body = await (self.openmetrics if openmetrics else self.exposition).body()
         kind = metrics.OPENMETRICS_TYPE if openmetrics else metrics.CONTENT_TYPE
         return Answer(status=200, body=body, content_type=kind)
 

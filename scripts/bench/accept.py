@@ -132,8 +132,7 @@ def main() -> int:
         for name, text in about.items():
             console.print(f"{name}: {text}", highlight=False, markup=False)
         starts = {name: TARGETS[name] for name in asked.targets}
-        if asked.earlier:
-            starts["earlier"] = _convo("earlier", 0, asked.earlier.resolve())
+        starts |= {tree.name: _convo(tree.name, 0, tree) for tree in asked.earlier}
         targets = {name: _target(stack, start, place, anew=asked.anew) for name, start in starts.items()}
         cells = list(itertools.product(asked.sizes, asked.connections))
         found = {cell: _measure(targets, cell, asked) for cell in cells}
@@ -166,7 +165,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     numbers, names = _listed(int), _listed(str)
     parser.add_argument("--targets", type=names, default=list(TARGETS), help="which servers, with commas between")
-    parser.add_argument("--earlier", type=Path, help="a worktree of an earlier convo, measured as target `earlier`")
+    parser.add_argument(
+        "--earlier",
+        type=_listed(lambda text: Path(text).resolve()),
+        default=[],
+        help="worktrees of earlier convos, with commas between; each is a target of its folder's name",
+    )
     parser.add_argument("--sizes", type=numbers, default=[4, 45, 500], help="sizes of bodies, in KB")
     parser.add_argument("--connections", type=numbers, default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")

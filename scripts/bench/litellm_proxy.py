@@ -7,10 +7,11 @@
 
 The proxy runs as its own program, on loopback, without a database. First `convo check` with the right settings, and
 with a wrong key, a wrong model and a wrong address; then a real convo on its embedded PostgreSQL analyses the
-conversations.
+conversations; then the walk-through of the handbook's page on parts is done, through the proxy.
 
 Exit code 0: the checks say what is so, all conversations are done with both of the model's parts, none is a dead
-letter, and no attempt is spent beyond the one of each. Also 0, with the reason, where LiteLLM is not installed.
+letter, no attempt is spent beyond the one of each, and the walk-through shows what the page does. Also 0, with the
+reason, where LiteLLM is not installed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from scripts.bench import servers  # noqa: E402
-from tests.support import fakes  # noqa: E402
+from tests.support import fakes, parts_walk  # noqa: E402
 from tests.support.fakes import Call  # noqa: E402
 from tests.support.running import environment, running  # noqa: E402
 
@@ -49,6 +50,7 @@ _KEY = "sk-of-the-proxy"
 _MODEL = "through-litellm"
 _START_SECONDS = 300.0  # its first start on two busy cores took 104 s
 _DONE_SECONDS = 300.0
+_WALK_CALLS = 2  # one for the conversation, one for the re-run
 console = Console()
 
 
@@ -87,8 +89,9 @@ async def _run(program: str, conversations: int) -> int:
     async with fakes.open_server(_complete) as model:
         with tempfile.TemporaryDirectory(prefix="convo-litellm-") as folder:
             work = partial(_work, program, Path(folder), model.url, conversations)
-            checked, found = await trio.to_thread.run_sync(work)
-        return int(not _verdict(conversations, len(model.work), found) or not checked)
+            checked, found, walked = await trio.to_thread.run_sync(work)
+        good = _verdict(conversations, len(model.work) - _WALK_CALLS, found)
+        return int(not (good and checked and walked))
 
 
 def _complete(call: Call) -> object:
@@ -97,9 +100,11 @@ def _complete(call: Call) -> object:
     if call.method == "GET" or not isinstance(answer, dict):
         return answer
     (choice,) = answer["choices"]
-    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    prompt = json.dumps(call.json()["messages"])
+    if "Where is my parcel?" in prompt:
+        choice = {**choice, "message": {"role": "assistant", "content": json.dumps(parts_walk.answer_of(prompt))}}
     about = {"id": "chatcmpl-1", "object": "chat.completion", "created": int(time.time()), "model": "fake"}
-    return {**about, "choices": [{"index": 0, **choice}], "usage": usage}
+    return {**about, "choices": [{"index": 0, **choice}], "usage": parts_walk.USAGE}
 
 
 # --- the proxy
@@ -149,7 +154,7 @@ def _await(url: str, process: subprocess.Popen[bytes], said: Path) -> None:
 # --- convo
 
 
-def _work(program: str, folder: Path, model: str, conversations: int) -> tuple[bool, Proxied]:
+def _work(program: str, folder: Path, model: str, conversations: int) -> tuple[bool, Proxied, bool]:
     with _proxy(program, folder, model) as url:
         right = {"llm.base_url": url, "llm.model": _MODEL, "llm.api_key": _KEY}
         checked = [
@@ -165,7 +170,28 @@ def _work(program: str, folder: Path, model: str, conversations: int) -> tuple[b
             running(folder / "convo", "", {**right, "observe.log_level": "warning"}) as convo,
             httpx.Client(base_url=convo.url, timeout=30.0) as client,
         ):
-            return all(checked), _analysed(client, conversations)
+            found = _analysed(client, conversations)
+        (folder / "walk").mkdir()
+        return all(checked), found, _walked(folder / "walk", right)
+
+
+def _walked(folder: Path, right: Mapping[str, str]) -> bool:
+    """Do the handbook's walk-through; print what it found, and return whether that is what the page shows."""
+    before, after = parts_walk.walk(folder, "", right)
+    shown = {name: {key: before["parts"][name][key] for key in part} for name, part in parts_walk.PARTS.items()}
+    cost = {key: before["cost"][key] for key in parts_walk.COST}
+    found = [
+        ("answers", shown, parts_walk.PARTS),
+        ("cost", cost, parts_walk.COST),
+        ("points", before["score"]["breakdown"]["parts"], parts_walk.POINTS),
+        ("points after the promotion", after["score"]["breakdown"]["parts"], parts_walk.POINTS_AFTER),
+    ]
+    for what, value, wanted in found:
+        good = "ok   " if value == wanted else "[red]wrong[/]"
+        console.print(f"{good} walk-through, {what}: {json.dumps(value)}", highlight=False)
+    versions = [f"{name} {part['version']} by {part['by']}" for name, part in after["parts"].items()]
+    console.print(f"[dim]{'; '.join(versions)}", highlight=False)
+    return all(value == wanted for _, value, wanted in found)
 
 
 def _check(folder: Path, settings: Mapping[str, str], wanted: str) -> bool:

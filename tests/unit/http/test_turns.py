@@ -4,6 +4,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from convo.http import turns as turns_module
 from convo.http.turns import Turns, end_turn
 from convo.runtime.precedence import Precedence
 
@@ -17,7 +18,7 @@ async def busy(steps: int, seen: list[str]) -> None:
 
 @pytest.mark.usefixtures("autojump_clock")
 async def test_requests_begin_one_after_the_other() -> None:
-    turns, inside, most = Turns(), 0, 0
+    turns, inside, most = Turns(Precedence()), 0, 0
 
     async def request() -> None:
         nonlocal inside, most
@@ -35,7 +36,7 @@ async def test_requests_begin_one_after_the_other() -> None:
 
 
 async def test_a_request_begins_when_nothing_else_can_run(mock_clock: MockClock) -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request() -> None:
         async with turns.turn("10.0.0.1"):
@@ -49,7 +50,7 @@ async def test_a_request_begins_when_nothing_else_can_run(mock_clock: MockClock)
 
 
 async def test_in_a_loop_that_is_never_quiet_a_request_begins_all_the_same(mock_clock: MockClock) -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request() -> None:
         async with turns.turn("10.0.0.1"):
@@ -66,7 +67,7 @@ async def test_in_a_loop_that_is_never_quiet_a_request_begins_all_the_same(mock_
 
 
 async def test_in_a_busy_loop_a_turn_that_lasts_keeps_the_next_request_for_a_moment_only(mock_clock: MockClock) -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request(name: str) -> None:
         async with turns.turn("10.0.0.1"):
@@ -90,7 +91,7 @@ async def test_in_a_busy_loop_a_turn_that_lasts_keeps_the_next_request_for_a_mom
 
 
 async def test_the_next_request_begins_while_the_one_before_waits_and_nothing_runs(mock_clock: MockClock) -> None:
-    turns, next_began = Turns(), trio.Event()
+    turns, next_began = Turns(Precedence()), trio.Event()
 
     async def request() -> None:
         async with turns.turn("10.0.0.1"):
@@ -108,7 +109,7 @@ async def test_the_next_request_begins_while_the_one_before_waits_and_nothing_ru
 
 
 async def test_in_a_busy_loop_a_request_that_waits_for_long_can_end_its_turn(mock_clock: MockClock) -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request(name: str) -> None:
         # As the framework does: another task serves the request.
@@ -141,7 +142,7 @@ async def test_in_a_busy_loop_a_request_that_waits_for_long_can_end_its_turn(moc
 async def test_a_client_with_many_connections_waits_for_itself_and_the_others_do_not_wait_for_it(
     flooding: str, other: str
 ) -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request(address: str) -> None:
         async with turns.turn(address):
@@ -159,7 +160,7 @@ async def test_a_client_with_many_connections_waits_for_itself_and_the_others_do
 
 @pytest.mark.usefixtures("autojump_clock")
 async def test_addresses_of_one_network_are_one_client() -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request(address: str) -> None:
         async with turns.turn(address):
@@ -177,7 +178,7 @@ async def test_addresses_of_one_network_are_one_client() -> None:
 
 @pytest.mark.usefixtures("autojump_clock")
 async def test_whoever_leaves_while_waiting_holds_nobody_up() -> None:
-    turns, seen = Turns(), list[str]()
+    turns, seen = Turns(Precedence()), list[str]()
 
     async def request(name: str, scope: trio.CancelScope) -> None:
         with scope:
@@ -238,3 +239,62 @@ async def test_where_an_accept_is_always_under_way_a_request_begins_all_the_same
         assert not began.is_set()
         mock_clock.jump(0.0002)
         await began.wait()
+
+
+# --- what they leave to accepts
+
+
+@pytest.fixture
+def loop_time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the loop has worked, by the only one who works: the test."""
+    worked = [0.0]
+    monkeypatch.setattr(turns_module, "thread_time", lambda: worked[0])
+    # Of the virtual clock, for the rest is slept by it.
+    monkeypatch.setattr(turns_module, "perf_counter", trio.current_time)
+    return worked
+
+
+def with_an_accept(share: float) -> Precedence:
+    accepts = Precedence()
+    accepts.others_share = share
+    accepts.begin()
+    accepts.end()
+    return accepts
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_while_conversations_come_in_the_next_request_rests_by_what_the_last_one_took(
+    loop_time: list[float],
+) -> None:
+    turns = Turns(with_an_accept(0.25))
+    began = trio.current_time()
+    async with turns.turn("10.0.0.1"):
+        loop_time[0] += 0.010
+    async with turns.turn("10.0.0.2"):
+        assert trio.current_time() - began == pytest.approx(0.030, abs=0.003)
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_requests_that_overlap_are_counted_once_each(loop_time: list[float]) -> None:
+    turns = Turns(with_an_accept(0.5))
+    async with turns.turn("10.0.0.1"):
+        loop_time[0] += 0.010
+        end_turn()
+        async with turns.turn("10.0.0.2"):
+            loop_time[0] += 0.020
+    # What is worked while no turn is under way is nobody's.
+    loop_time[0] += 5.0
+    rested = trio.current_time()
+    async with turns.turn("10.0.0.3"):
+        pass
+    async with turns.turn("10.0.0.4"):
+        assert trio.current_time() - rested == pytest.approx(0.020, abs=0.003)
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_where_no_conversation_comes_in_nobody_rests(loop_time: list[float]) -> None:
+    turns, began = Turns(Precedence()), trio.current_time()
+    async with turns.turn("10.0.0.1"):
+        loop_time[0] += 1.0
+    async with turns.turn("10.0.0.2"):
+        assert trio.current_time() - began == pytest.approx(0, abs=0.003)

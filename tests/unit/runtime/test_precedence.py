@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from convo.runtime import precedence
 from convo.runtime.precedence import Precedence
 
 
@@ -50,3 +51,19 @@ async def test_where_another_accept_has_begun_meanwhile_they_wait_on() -> None:
 
 async def test_without_accepts_nobody_waits() -> None:
     await Precedence().none_under_way()
+
+
+def test_others_rest_while_conversations_come_in_and_for_a_second_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [50.0]
+    monkeypatch.setattr(precedence, "perf_counter", lambda: now[0])
+    accepts = Precedence()
+    accepts.others_share = 0.2
+    assert accepts.rest_seconds(0.01) == 0
+    accepts.begin()
+    assert accepts.rest_seconds(0.01) == pytest.approx(0.04)
+    accepts.end()
+    now[0] += 0.9
+    assert accepts.rest_seconds(0.01) == pytest.approx(0.04)
+    assert accepts.rest_seconds(60) == 0.25
+    now[0] += 0.2
+    assert accepts.rest_seconds(0.01) == 0
