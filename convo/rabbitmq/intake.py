@@ -195,6 +195,7 @@ class QueueIntake:
                 accept = await self._prepared(message, reach, place)
                 if span is not None:
                     accept = traced(accept, span)
+                    span.attributes["convo.conversation_id"] = accept.ended.conversation_id
                 submitted = intake.committer.enqueue(accept, until, place.end)
             except ConvoError as error:
                 _end_span(span, error)

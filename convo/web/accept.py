@@ -99,6 +99,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
         span = tracing.current_span()
         if span is not None:
             accept = traced(accept, span)
+            span.attributes["convo.conversation_id"] = accept.ended.conversation_id
         try:
             # It ends a little before the request's own time, so that the answer can still name the id.
             remaining = until - decoded - _ANSWER_SECONDS
@@ -264,7 +265,6 @@ def check_user(accept: Accept) -> None:
 
 def traced(accept: Accept, span: Span) -> Accept:
     """Return the conversation as one whose analysis is part of the trace of ``span``."""
-    span.attributes["convo.conversation_id"] = accept.ended.conversation_id
     return structs.replace(accept, trace=span.context.stored)
 
 
