@@ -59,10 +59,10 @@ class Span:
         self._offset_ns = time_ns() - perf_counter_ns() if offset_ns is None else offset_ns
         self.name = name
         self.kind = kind
-        self.trace_id = f"{getrandbits(128) or 1:032x}" if parent is None else parent.trace_id
+        self.trace_id: str = f"{getrandbits(128) or 1:032x}" if parent is None else parent.trace_id
         self.parent_id = "" if parent is None else parent.span_id
-        self.state = "" if parent is None else parent.state
-        self.span_id = _span_id()
+        self.state: str = "" if parent is None else parent.state
+        self.span_id: str = f"{getrandbits(64) or 1:016x}"
         self.wait = wait
         self.attributes: dict[str, AttributeValue] = {}
         self.error = ""
@@ -131,10 +131,6 @@ class Span:
         if error is not None:
             self.fail(error)
         self.end()
-
-
-def _span_id() -> str:
-    return f"{getrandbits(64) or 1:016x}"
 
 
 class Recorder:

@@ -38,7 +38,7 @@ def load_encoder(resource: Mapping[str, str]) -> EncodeSpans:
         scope.scope.name, scope.scope.version = "convo", __version__
         for span in spans:
             _fill(scope.spans.add(), span)
-            threads.give_way()
+            threads.give_way(to_accepts=True)
         return bytes(request.SerializeToString())
 
     return encode_spans

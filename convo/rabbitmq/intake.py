@@ -195,6 +195,7 @@ class QueueIntake:
                 accept = await self._prepared(message, reach, place)
                 if span is not None:
                     accept = traced(accept, span)
+                    span.attributes["convo.conversation_id"] = accept.ended.conversation_id
                 submitted = intake.committer.enqueue(accept, until, place.end)
             except ConvoError as error:
                 _end_span(span, error)
@@ -297,7 +298,8 @@ class QueueIntake:
 def _end_span(span: Span | None, error: ConvoError | None) -> None:
     if span is not None:
         if error is not None:
-            span.fail(error)
+            # Its detail may quote the message.
+            span.attributes["error.type"] = span.error = error.code
         span.end()
 
 

@@ -99,6 +99,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
         span = tracing.current_span()
         if span is not None:
             accept = traced(accept, span)
+            span.attributes["convo.conversation_id"] = accept.ended.conversation_id
         try:
             # It ends a little before the request's own time, so that the answer can still name the id.
             remaining = until - decoded - _ANSWER_SECONDS
@@ -114,7 +115,7 @@ class AcceptRoute(Struct, frozen=True, kw_only=True):
                 done = trio.current_time()
         except ConvoError as error:
             if span is not None:
-                _record_steps(span, read - started, decoded - read, trio.current_time() - decoded, error.detail)
+                _record_steps(span, read - started, decoded - read, trio.current_time() - decoded, error.code)
             log_conflict(accept.ended.conversation_id, error)
             return problem(error, accept.ended.conversation_id)
         metrics.accept_seconds.observe(done - started)
@@ -264,7 +265,6 @@ def check_user(accept: Accept) -> None:
 
 def traced(accept: Accept, span: Span) -> Accept:
     """Return the conversation as one whose analysis is part of the trace of ``span``."""
-    span.attributes["convo.conversation_id"] = accept.ended.conversation_id
     return structs.replace(accept, trace=span.context.stored)
 
 

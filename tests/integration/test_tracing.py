@@ -75,6 +75,7 @@ async def test_one_conversation_is_one_trace_from_the_request_to_the_call_of_the
     request, job, chat = only(spans, f"POST {END}"), only(spans, "job"), only(spans, "chat m-7")
     assert (request.parent_id, request.kind) == (CALLER, "server")
     assert request.attributes["http.response.status_code"] == 202
+    assert request.attributes["convo.conversation_id"] == "talk-1"
     for name in ("read body", "decode", "commit"):
         step = only(spans, name)
         assert step.parent_id == request.span_id

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from convo import errors
 from convo.conversation.tenant import WHOLE_DEFAULT
-from convo.observe import log_records, metrics
+from convo.observe import log_records, metrics, tracing
+from convo.observe.tracing import Recorder
 from convo.runtime.deadline import deadline
 from convo.settings import AlertsSettings, AuthSettings, ClientsSettings, Settings, WebSettings
 from convo.web.authority import Authority
@@ -376,3 +377,37 @@ async def test_a_request_that_ends_on_our_own_budget_is_counted(
     answer = await answered("/x", asked, WHOLE, serve)
     assert answer.status == 503
     assert metrics.requests_on_deadline_total.value == before + counted
+
+
+# --- traces
+
+
+def recorded(recorder: Recorder) -> list[tuple[str, str, object]]:
+    return [(span.name, span.error, span.attributes.get("http.response.status_code")) for span in recorder.take(10)]
+
+
+async def test_a_request_that_needs_the_database_is_recorded_with_its_answer_and_a_probe_is_not(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def refused() -> Answer:
+        raise errors.DeadlineExceeded("db.read", 3.0)
+
+    recorder = Recorder(sample=1.0, spans_max=10)
+    with tracing.recording(recorder):
+        for route, serve in (("/v1/conversations", serve_well), ("/livez", serve_well), ("/v1/conversations", refused)):
+            await answered(route, head(started=trio.current_time()), WHOLE, serve)
+            assert tracing.current_span() is None
+    assert recorded(recorder) == [
+        ("POST /v1/conversations", "", 200),
+        ("POST /v1/conversations", "deadline_exceeded", 503),
+    ]
+
+
+async def test_a_request_whose_client_went_away_is_recorded_as_cancelled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    recorder = Recorder(sample=1.0, spans_max=10)
+    with tracing.recording(recorder), trio.move_on_after(1.0):
+        await answered("/v1/conversations", head(started=trio.current_time()), WHOLE, forever)
+    assert recorded(recorder) == [("POST /v1/conversations", "Cancelled", None)]
+    assert tracing.current_span() is None
