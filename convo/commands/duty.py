@@ -31,7 +31,10 @@ class Duty(Struct, frozen=True, kw_only=True):
 
 def show_duty(oncall: OncallSettings, at: str | None, *, as_json: bool) -> int:
     """Print who is on call at a time, now where none is given; return 1 where nobody is."""
-    found = find_duty(oncall, datetime.now(UTC) if at is None else _time(oncall, at))
+    try:
+        found = find_duty(oncall, datetime.now(UTC) if at is None else _time(oncall, at))
+    except (ValueError, OverflowError):
+        raise Refused(f"--at {at}: a time such as 2027-03-28T09:00:00, 2027-03-28 or 2027-03-28T07:00:00Z") from None
     if as_json:
         print_json(found)
     else:
@@ -76,11 +79,8 @@ def _local(oncall: OncallSettings, at: datetime) -> str:
 
 
 def _time(oncall: OncallSettings, text: str) -> datetime:
-    """Read a time; without an offset it is one of the rotation's time zone."""
-    try:
-        given = f"{text}T00:00:00" if ":" not in text else f"{text}:00" if text.count(":") == 1 else text
-        at = instant(given)
-        has_offset = given[19:].lstrip(".0123456789") != ""
-    except (ValueError, OverflowError):
-        raise Refused(f"--at {text}: a time such as 2027-03-28T09:00:00, 2027-03-28 or 2027-03-28T07:00:00Z") from None
+    """Read a time; without an offset it is one of the rotation's time zone. Raises: ValueError, OverflowError."""
+    given = f"{text}T00:00:00" if ":" not in text else f"{text}:00" if text.count(":") == 1 else text
+    at = instant(given)
+    has_offset = given[19:].lstrip(".0123456789") != ""
     return at if has_offset else at.replace(tzinfo=zone(oncall)).astimezone(UTC)

@@ -65,8 +65,8 @@ async def test_every_route_of_the_catalogue_is_served_and_requires_the_scope_tha
                 continue
             assert (await requested(client, route, "")).status_code == 401, route.name
             assert {scope for scope, status in found.items() if status != 403} == set(required), route.name
-            # There is no such endpoint, and no stream without events.
-            if "{webhook_id}" not in route.path and route.name != "stream_events":
+            # There is no such endpoint, no stream without events, and no alert.
+            if "{webhook_id}" not in route.path and route.name not in ("stream_events", "acknowledge_alert"):
                 assert found[required[0]] not in (401, 403, 404, 405), route.name
         assert sum(len(methods) for methods in described.values()) == len(ROUTES)
 

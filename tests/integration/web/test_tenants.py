@@ -93,10 +93,11 @@ WALK: Mapping[str, list[Request]] = {
     "read_figures": gets("/v1/figures"),
     "list_alerts": gets("/v1/alerts"),
     "test_alerts": [("POST", "/v1/alerts/test", {})],
+    "acknowledge_alert": [("POST", "/v1/alerts/acknowledge", {})],
     "metrics": gets("/metrics"),
     "tasks": gets("/debug/tasks"),
 }
-OF_ALL = {"list_alerts", "test_alerts", "metrics", "tasks"}
+OF_ALL = {"list_alerts", "test_alerts", "acknowledge_alert", "metrics", "tasks"}
 # What has the same meaning at every value, or is a time.
 _VOLATILE = re.compile(r'"(?:next_cursor)":"[^"]*"|"[a-z_]*_at":"[^"]*"|"at":"[^"]*"|"number":\d+')
 

@@ -65,9 +65,10 @@ def test_a_time_without_an_offset_is_one_of_the_rotation(
     assert json.loads(shown(capsys, typed, as_json=True))["at"] == meant
 
 
-def test_a_time_that_is_none_is_refused_with_examples() -> None:
-    with pytest.raises(Refused, match="--at tomorrow: a time such as"):
-        duty.show_duty(ONCALL, "tomorrow", as_json=False)
+@pytest.mark.parametrize("typed", ["tomorrow", "9999-12-31", "0001-01-01", "2027-02-30"])
+def test_a_time_that_is_none_is_refused_with_examples(typed: str) -> None:
+    with pytest.raises(Refused, match=f"--at {typed}: a time such as"):
+        duty.show_duty(ONCALL, typed, as_json=False)
 
 
 def test_without_people_it_says_so_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
