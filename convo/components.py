@@ -22,6 +22,8 @@ from convo.analysis.declared import declarations, served_dependencies
 from convo.analysis.memory import MemoryService
 from convo.analysis.remote import RemoteAnalyst
 from convo.canary import Canary
+from convo.capacity.load_ratio import Fill
+from convo.capacity.meter import Meter
 from convo.contracts import Contracts
 from convo.dependencies import OLD_LOGS
 from convo.erasure_keeper import ErasureKeeper
@@ -79,6 +81,7 @@ from convo.web.app import make_app
 from convo.web.auditing import AuditLogRoute
 from convo.web.authority import Authority
 from convo.web.browsers import Browsers
+from convo.web.capacity import CapacityRoute
 from convo.web.clients import Clients
 from convo.web.conversations import ReadRoutes
 from convo.web.dispatch import Api
@@ -142,6 +145,8 @@ class Components:
         self.pacer = Pacer(
             self._admission.accepts, self._admission.refuses, lambda: metrics.local_analysis_seconds_total.value
         )
+        self._oldest_due_seconds = 0.0
+        self._meter = self._make_meter()
         self._open_logs()
         self._owed_sets = OwedSets()
         self.jobs = Jobs(
@@ -190,6 +195,23 @@ class Components:
         self._open_pipeline(analysts)
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
+
+    def _make_meter(self) -> Meter | None:
+        settings = self.settings.capacity
+        if not settings.sample_seconds:
+            return None
+        return Meter(settings, lambda: self._admission.accepts().busy_seconds, self._fill)
+
+    def _fill(self) -> Fill:
+        workers = self.settings.jobs.workers
+        return Fill(
+            admission=self._admission.fill(),
+            workers=len(self.held) / workers if workers else 0.0,
+            backlog_seconds=self._oldest_due_seconds,
+        )
+
+    def _note_oldest(self, seconds: float) -> None:
+        self._oldest_due_seconds = seconds
 
     def _make_queue_intake(self, bridge: Bridge) -> QueueIntake | None:
         dependency, api = self._brokers.get("rabbitmq_intake"), self.api
@@ -354,6 +376,7 @@ class Components:
                 changed=self.courier.changed,
             ),
             streams=self.streams,
+            capacity=CapacityRoute(settings=settings, postgres=postgres, reads=self._reads, meter=self._meter),
             operations=OperationsRoutes(
                 readiness=self.readiness,
                 pings=self.pings,
@@ -388,7 +411,7 @@ class Components:
             self.authority.run,
             self.going_back.beat,
             self.erasures.run,
-            partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds),
+            partial(sample_jobs, self.jobs, self.settings.observe.sample_seconds, self._note_oldest),
             self.pacer.run,
             self.remote_bell.run,
             partial(watch_ledger, self.postgres, lambda: self.alerts.leads),
@@ -415,6 +438,8 @@ class Components:
             yield self.remote_bell.listen
         if self.settings.parts and self.settings.jobs.workers:
             yield self.part_keeper.run
+        if self._meter is not None:
+            yield self._meter.run
         if self.settings.canary.enabled:
             yield self._canary.run
         if passes(self.settings.retention):
@@ -476,6 +501,8 @@ class Components:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]
         if self.spending is not None:
             found.append(self.spending.warning)
+        if self._logs_keeper is not None:
+            found.append(self._logs_keeper.warning)
         return [one for one in found if one]
 
     def _erased(self, seqs: Sequence[int]) -> None:

@@ -575,6 +575,7 @@ class LogsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     look_seconds: Seconds = 10.0
     batch_seconds: Seconds = 86_400.0
     behind_seconds: Seconds = 3_600.0
+    busy_seconds_max: Seconds = 600.0
 
     @property
     def in_objects(self) -> bool:
@@ -588,6 +589,22 @@ class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = False
     interval_seconds: Seconds = 60.0
     within_seconds: Seconds = 30.0
+
+
+class CapacitySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often the process measures what conversations cost it, and what its load ratio is made of."""
+
+    sample_seconds: Annotated[float, Meta(ge=0, le=300)] = 5.0
+    window_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 3_600.0
+    smoothing_seconds: Annotated[float, Meta(gt=0, le=3_600)] = 30.0
+    backlog_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 30.0
+
+    def __post_init__(self) -> None:
+        if self.sample_seconds and not 2 * self.sample_seconds <= self.window_seconds <= 2_000 * self.sample_seconds:
+            raise ValueError(
+                f"window_seconds = {self.window_seconds:g} is not from 2 to 2,000 times sample_seconds ="
+                f" {self.sample_seconds:g}: with fewer readings nothing is known, and more take memory"
+            )
 
 
 class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -618,6 +635,7 @@ class Settings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     rabbitmq: RabbitmqSettings = RabbitmqSettings()
     logs: LogsSettings = LogsSettings()
     canary: CanarySettings = CanarySettings()
+    capacity: CapacitySettings = CapacitySettings()
 
 
 def dependency_sections(settings: Settings) -> dict[str, RemoteSettings]:

@@ -30,7 +30,7 @@ from convo.embedded.server import keep_log_short, keep_running
 from convo.erasure_keeper import ErasureKeeper
 from convo.errors import ConvoError, DatabaseUnavailable
 from convo.major_move import keep_programs, open_moved
-from convo.objects.s3 import Bucket
+from convo.objects.s3 import Bucket, import_obstore
 from convo.objects.storage import ObjectStorage
 from convo.observe import log_records
 from convo.outbound_checked import CheckedClient
@@ -165,6 +165,7 @@ async def open_storage(settings: Settings, bridge: Bridge, postgres: Postgres) -
     if not settings.logs.in_objects:
         yield None
         return
+    await import_obstore()
     async with Bucket(bridge, settings.logs) as bucket:
         storage = ObjectStorage(bucket, postgres, settings.logs)
         await storage.inspect_at_start()

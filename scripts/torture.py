@@ -54,7 +54,8 @@ from tests.torture.world import World, open_world, wall  # noqa: E402
 
 # Faults of one process may come at the same time; of each other kind one at a time.
 _LANES = {
-    **dict.fromkeys(("erasures", "kill", "SIGTERM", "SIGSTOP of", "other settings", "host", "data folder"), ""),
+    **dict.fromkeys(("erasures", "kill", "SIGTERM", "SIGSTOP of", "other settings", "parts file", "host"), ""),
+    "data folder": "",
     "model": "model",
     "memory": "memory",
     "network": "network",
@@ -106,6 +107,7 @@ LONG = Form(
         "other settings: lease_seconds": (2, 3.0, 8.0),
         "other settings: a weight of the score": (2, 3.0, 8.0),
         "other settings: fairness.key": (2, 3.0, 8.0),
+        "parts file of one process changes": (2, 4.0, 8.0),
         "host renamed": (3, 1.0, 4.0),
         "data folder copied": (2, 6.0, 10.0),
         "database taken back": (2, 10.0, 30.0),
@@ -137,6 +139,7 @@ SHORT = Form(
         "SIGTERM storm": (1, 0.2, 0.2),
         "SIGSTOP of a process past its lease": (1, 1.0, 1.0),
         "other settings: a weight of the score": (1, 2.0, 2.0),
+        "parts file of one process changes": (1, 3.0, 3.0),
         "data folder copied": (1, 4.0, 4.0),
         "database taken back, a process asleep": (1, 3.0, 3.0),
         "PostgreSQL dies and restarts": (2, 0.0, 0.0),

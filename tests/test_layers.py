@@ -41,6 +41,7 @@ RANKS: dict[str, int] = {
     "convo.webhooks": 11,
     "convo.resilience": 7,
     "convo.embedded": 7,
+    "convo.capacity": 7,
     "convo.analysis": 8,
     "convo.analysis.local": 2,
     "convo.analysis.declared": 3,
@@ -90,6 +91,7 @@ PACKAGES = (
     *(
         "alerts",
         "analysis",
+        "capacity",
         "client",
         "commands",
         "conversation",
@@ -122,6 +124,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "structlog": {"convo.observe.log_records", "convo.observe.log"},
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
+        "convo.commands.capacity_drawing",
         *("convo.commands.output", "convo.commands.check", "convo.commands.retention_drawing"),
         *("convo.commands.erasing", "convo.commands.importing", "convo.commands.hooks"),
         *("convo.commands.reanalysing", "convo.commands.rerun_drawing"),
@@ -189,6 +192,9 @@ UNKNOWN: dict[str, tuple[str, ...]] = {
 }
 # Modules without a test file of their own name, each with the file whose tests would notice a fault in it.
 TESTED_BY: dict[str, str] = {
+    # A difference of two readings: those that are compared are the demands' tests.
+    "convo.capacity.usage": "unit/capacity/test_demands.py",
+    "convo.store.table_sizes": "integration/web/test_capacity.py",
     # What it prints is asked for by the commands' own tests.
     "convo.commands.rerun_drawing": "unit/commands/test_reruns.py",
     # The program as a whole: only a process of its own can show it.

@@ -38,6 +38,7 @@ WHOLE: Mapping[str, str] = {
     "convo.store.event_expiry": "events go by their age, whosever they are; an alert on it is the operator's",
     "convo.store.event_numbers": "all events have one order",
     "convo.store.contents": "a command on the database",
+    "convo.store.table_sizes": "a report on the whole installation: of_all",
     "convo.store.jobs.counts": "gauges are the operator's: of_all",
     "convo.store.jobs.crashes": "what a dead process left, whosever it was",
     "convo.store.jobs.fair_lease": "workers are shared: who has a turn is decided by keys, which have the tenant",

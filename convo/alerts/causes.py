@@ -295,7 +295,7 @@ class Causes:
     def _logs(self) -> Iterator[Condition]:
         if self._logs_behind is not None:
             fields = self._logs_behind
-            rounded: Figures = {name: round(fields[name]) for name in ("seconds", "oldest_seconds")}
+            rounded: Figures = {name: round(fields[name]) for name in ("seconds", "oldest_seconds", "busy_seconds")}
             evidence = Evidence(figures={**fields, **rounded})
             trigger = "logs have not moved into object storage for longer than logs.behind_seconds"
             yield condition("LOGS_BEHIND", "logs", trigger, evidence=evidence)

@@ -67,9 +67,14 @@ def add_api_commands(commands: Commands) -> None:
     alerts.add_argument(
         "what", nargs="?", choices=("show", "test"), default="show", help="test: send one test to every sink"
     )
+    capacity = add_command(
+        commands, "capacity", "show what this installation can do, from its own measured figures", _capacity
+    )
+    capacity.add_argument("--target", metavar="RATE", help="what a rate needs: 500/s, 30000/min or 5000000/day")
+    capacity.add_argument("--conversations", type=row_number, metavar="N", help="how long so many conversations take")
     imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
     _add_import_options(imported)
-    for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts):
+    for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts, capacity):
         _add_server(parser)
 
 
@@ -325,6 +330,10 @@ def _audit_log(asked: argparse.Namespace) -> int:
 def _alerts(asked: argparse.Namespace) -> int:
     command = terminal.test_alerts if asked.what == "test" else terminal.alerts
     return command(_call(asked))
+
+
+def _capacity(asked: argparse.Namespace) -> int:
+    return terminal.capacity(_call(asked), target=asked.target, conversations=asked.conversations)
 
 
 def _list(asked: argparse.Namespace) -> int:

@@ -62,6 +62,12 @@ class CountedRerun(Struct, frozen=True, kw_only=True):
     up_to_date: int
 
 
+class WorkedRerun(Rerun, frozen=True, kw_only=True):
+    """A re-run as it stands when its command ends; ``why_nothing`` is why it found nothing to do, empty where it did."""
+
+    why_nothing: str = ""
+
+
 class ResultDifference(Struct, frozen=True, kw_only=True):
     """One conversation in which the results differ, by these fields."""
 
@@ -98,7 +104,7 @@ class PartComparison(Struct, frozen=True, kw_only=True):
     promoted: Promoted | None = None
 
 
-def reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> Rerun:
+def reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> WorkedRerun:
     """Work on the re-run of a part until nothing is left or it is paused; return how it stands then.
 
     Raises:
@@ -140,7 +146,7 @@ def _run(settings: Settings, work: Callable[[], Awaitable[T]]) -> T:
         return trio.run(work)
 
 
-async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> Rerun:
+async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> WorkedRerun:
     async with (
         _opened(settings) as (postgres, owed_sets),
         open_analysts(settings) as (analysts, remotes),
@@ -162,7 +168,34 @@ async def _reanalyse(settings: Settings, wanted: WantedRerun, workers: int) -> R
             nursery.start_soon(_show_progress, reruns, work, rerun)
             await work.run(workers)
             nursery.cancel_scope.cancel()
-        return await _newest(reruns, wanted.part)
+        ended = await _newest(reruns, wanted.part)
+        why = ""
+        if ended.state == "ended" and not ended.counts:
+            _, up_to_date = await reruns.count(order)
+            why = _why_nothing(ended, up_to_date)
+        return WorkedRerun(**structs.asdict(ended), why_nothing=why)
+
+
+def _why_nothing(rerun: Rerun, up_to_date: int) -> str:
+    """Return why none of the conversations that a re-run looked at had to be found again."""
+    others = max(0, rerun.looked_at - up_to_date)
+    if up_to_date:
+        found = f"{_conversations(up_to_date)} {'has' if up_to_date == 1 else 'have'} this version already"
+        return f"found 0: {found}" + (f", and {_conversations(others)} cannot be chosen" if others else "")
+    if not rerun.looked_at:
+        return "found 0: no conversation is stored that was received since then"
+    limits = [f"--bot {rerun.bot_id}"] if rerun.bot_id is not None else []
+    limits += ["--since"] if rerun.received_since is not None else []
+    limits += [f"--sample {rerun.sample:g}"] if rerun.sample < 1 else []
+    asked = f", and these within {', '.join(limits)}" if limits else ""
+    return (
+        f"found 0: of {_conversations(others)} none can be chosen: only those that are analysed, whose log is stored and"
+        f" that no newer revision replaces{asked}"
+    )
+
+
+def _conversations(count: int) -> str:
+    return f"{count:,} conversation{'' if count == 1 else 's'}"
 
 
 async def _show_progress(reruns: Reruns, work: Reanalysis, rerun: Rerun) -> None:

@@ -10,15 +10,15 @@ from rich.console import Console
 from convo.commands.output import add_row, make_table, plain, print_json, show_result
 
 if TYPE_CHECKING:
-    from convo.commands.reanalysing import CountedRerun, PartComparison
+    from convo.commands.reanalysing import CountedRerun, PartComparison, WorkedRerun
     from convo.store.costs import ComparedCost
     from convo.store.jobs.reruns import Rerun
 
 _SHOWN_CHARS = 200
 
 
-def show_rerun(rerun: Rerun, *, as_json: bool) -> None:
-    """Print how a re-run stands."""
+def show_rerun(rerun: Rerun | WorkedRerun, *, as_json: bool) -> None:
+    """Print how a re-run stands, and where it found nothing to do, why."""
     if as_json:
         print_json(rerun)
         return
@@ -28,6 +28,8 @@ def show_rerun(rerun: Rerun, *, as_json: bool) -> None:
     add_row(table, "wait", rerun.counts.get("waiting", 0))
     add_row(table, "failed", rerun.counts.get("failed", 0))
     show_result(table)
+    if why := getattr(rerun, "why_nothing", ""):
+        show_result(plain(f"{why}."))
 
 
 def show_count(counted: CountedRerun, *, as_json: bool) -> None:

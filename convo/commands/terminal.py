@@ -18,7 +18,9 @@ from msgspec import Struct
 from rich.console import Console, RenderableType
 from rich.progress import Progress
 
+from convo.capacity.forecast import CapacityReport
 from convo.commands.audit_drawing import AuditOverview, draw_audit_log
+from convo.commands.capacity_drawing import draw_capacity
 from convo.commands.drawing import (
     DeadOverview,
     Newest,
@@ -187,6 +189,15 @@ def alerts(call: ServerCall) -> int:
     """Print the active and the recent alerts."""
     return run_command(
         call, lambda client: request_view(client, "GET", "/v1/alerts", service_views.AlertsView), draw_alerts
+    )
+
+
+def capacity(call: ServerCall, *, target: str | None, conversations: int | None) -> int:
+    """Print what the installation can do, and what a target rate or a number of conversations needs."""
+    asked = {} if target is None else {"target": target}
+    asked |= {} if conversations is None else {"conversations": str(conversations)}
+    return run_command(
+        call, lambda client: request_view(client, "GET", "/v1/capacity", CapacityReport, asked), draw_capacity
     )
 
 

@@ -16,7 +16,7 @@ from convo.errors import NotFound
 # In the order in which a newcomer would read them.
 _TOPICS = (
     *("operating", "clients", "analysis", "parts", "resilience", "events", "logs", "promises"),
-    *("alerts", "metrics", "problems", "ladder", "settings", "performance"),
+    *("capacity", "alerts", "metrics", "problems", "ladder", "settings", "performance"),
 )
 _MARKER = re.compile(r"^.*<!-- table: (?P<name>[a-z-]+) -->$", re.MULTILINE)
 # In the repository a link leads to a file; where the page is served, to its route.

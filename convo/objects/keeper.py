@@ -30,6 +30,8 @@ _BATCH_SECONDS = 3_600.0
 _INSPECT_SECONDS = 3_600.0
 # Whoever restores a backup that is too old, and so no more knows of objects, has so long to see it.
 GRACE_SECONDS = 86_400.0
+# A wait for an idle moment is shown from so many seconds on: shorter ones are the rule.
+_SHOWN_BUSY_SECONDS = 30.0
 
 
 def abandoned_seconds(settings: LogsSettings) -> float:
@@ -69,6 +71,16 @@ class LogsKeeper:
         self._packer.forget()
         self._storage.forget()
         self._done_at.clear()
+
+    @property
+    def warning(self) -> str:
+        """What ``/readyz`` shows while packing waits for the process to be idle; empty where it does not."""
+        busy = self._packer.busy_seconds
+        if busy < _SHOWN_BUSY_SECONDS:
+            return ""
+        bound = self._settings.busy_seconds_max
+        then = f"at {bound:g} s it packs in spite of the load" if busy < bound else "it packs in spite of the load"
+        return f"LOGS_BEHIND: packing waits for idle moments (busy for {busy:.0f} s; {then})"
 
     async def run(self) -> None:
         """Look every ``logs.look_seconds``, and when something was erased, until cancelled."""
@@ -169,6 +181,7 @@ class LogsKeeper:
                 seconds=seconds,
                 oldest_seconds=self._packer.oldest_seconds,
                 local_bytes=self._packer.local_bytes,
+                busy_seconds=self._packer.busy_longest_seconds,
                 reason=failed.detail if failed is not None else "",
             )
         elif self._is_behind:

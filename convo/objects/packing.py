@@ -21,7 +21,7 @@ from convo.objects.storage import ObjectStorage
 from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
-from convo.runtime.idle import until_idle
+from convo.runtime.idle import IdleMoments
 from convo.settings import LogsSettings
 from convo.store import log_objects
 from convo.store.log_objects import LogObject, MovingLog, WaitingLog
@@ -54,7 +54,7 @@ class Packer:
         self._storage = storage
         self._postgres = postgres
         self._settings = settings
-        self._pressed = pressed
+        self._moments = IdleMoments(pressed, settings.busy_seconds_max)
         self._local = LocalLogs(postgres, settings.local_bytes_max)
         self._groups: dict[tuple[int, int], list[WaitingLog]] = {}
         self._position = 0
@@ -74,6 +74,16 @@ class Packer:
         """How much of logs is in PostgreSQL, as far as that is looked at."""
         return self._local.bytes
 
+    @property
+    def busy_seconds(self) -> float:
+        """For how long it has waited for an idle moment; 0 where it does not."""
+        return self._moments.busy_seconds
+
+    @property
+    def busy_longest_seconds(self) -> float:
+        """The longest that it waited for an idle moment, since ``pack`` was called last."""
+        return self._moments.longest_seconds
+
     async def pack(self) -> int:
         """Move all logs that may move now, until there are none; return how many did.
 
@@ -83,13 +93,17 @@ class Packer:
             DatabaseUnavailable, DeadlineExceeded: the database does not answer.
         """
         moved = 0
-        await self._local.look()
-        self._note_whole()
-        more = True
-        while more:
-            more = await self._find()
-            for group in list(self._full(more=more)):
-                moved += await self._move(group)
+        self._moments.begin()
+        try:
+            await self._local.look()
+            self._note_whole()
+            more = True
+            while more:
+                more = await self._find()
+                for group in list(self._full(more=more)):
+                    moved += await self._move(group)
+        finally:
+            self._moments.end()
         self.oldest_seconds = 0.0
         return moved
 
@@ -103,7 +117,7 @@ class Packer:
 
     async def _find(self) -> bool:
         """Find the next logs that may move; return whether there may be more behind them."""
-        await until_idle(self._pressed)
+        await self._moments.wait()
         least = self._least_seconds()
         page, following = await self._postgres.run(
             "db.pack", partial(log_objects.read_movable, after=self._position, rows=_PAGE_ROWS), begin=RELAXED
@@ -185,7 +199,7 @@ class Packer:
     async def _bodies(self, group: Sequence[WaitingLog]) -> Sequence[MovingLog]:
         found: list[MovingLog] = []
         for piece in _pieces(group):
-            await until_idle(self._pressed)
+            await self._moments.wait()
             found += await self._postgres.run(
                 "db.pack", partial(log_objects.read_moving, seqs=[one.seq for one in piece]), begin=RELAXED
             )
@@ -199,7 +213,7 @@ class Packer:
         return joined
 
     async def _refer(self, planned: LogObject, joined: JoinedLogs) -> int:
-        await until_idle(self._pressed)
+        await self._moments.wait()
         refer = partial(log_objects.refer, planned=planned, refs=joined.refs, size=len(joined.body))
         began = trio.current_time()
         moved = await self._postgres.run("db.pack", refer, begin=DURABLE)

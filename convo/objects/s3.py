@@ -1,7 +1,7 @@
 """The bucket that old logs lie in: how convo writes, reads, lists and deletes objects of an S3.
 
 Open it to change how convo speaks to an S3. Which logs go into which object is decided in ``packing``. obstore does the
-talking, and is imported where a bucket is opened, so a process whose logs are in PostgreSQL needs none. What obstore
+talking, and is imported before a bucket is opened, so a process whose logs are in PostgreSQL needs none. What obstore
 does not know, older versions above all, stands in ``signed_requests``.
 
 It tries nothing again and opens no deadline: its callers do, by ``Dependency.call``. obstore's own retries are off, and
@@ -25,13 +25,16 @@ from convo.dependencies import OLD_LOGS
 from convo.errors import ConfigError, ConvoError, DatabaseUnavailable, Refused, RemoteDenied, RemoteUnavailable
 from convo.objects.signed_requests import SignedRequests
 from convo.resilience.dependency import Dependency
+from convo.runtime import threads
 from convo.runtime.bridge import Bridge
+from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings, RemoteSettings
 
 T = TypeVar("T")
 
 _BACKSTOP = 2.0
 _CONNECT_SECONDS = 2.0
+_IMPORT_SECONDS = 60.0
 # An S3 says in its answers what is wrong, in a word: shown, and never compared.
 _CODE = re.compile(r"<Code>([A-Za-z]{1,64})</Code>")
 
@@ -238,6 +241,16 @@ def _certificate(file: str) -> bytes:
 def _code_in(error: BaseException) -> str:
     found = _CODE.search(str(error))
     return found[1] if found else type(error).__name__
+
+
+async def import_obstore() -> None:
+    """Import the library in a thread: the first import takes about a second, and the loop must not wait for it.
+
+    Raises:
+        Refused: it is not installed.
+    """
+    with deadline("s3.library", _IMPORT_SECONDS):
+        await threads.run_in_thread(_obstore, limiter=threads.JOBS)
 
 
 def _obstore() -> Any:

@@ -304,9 +304,15 @@ def logs_waiting(*, what: str, reason: str) -> None:
     _record_seldom("warning", "logs_waiting", what, what=what, reason=reason)
 
 
-def logs_behind(*, seconds: float, oldest_seconds: float, local_bytes: int, reason: str) -> None:
-    """Log that logs have not moved for longer than ``logs.behind_seconds``."""
-    fields = {"seconds": seconds, "oldest_seconds": oldest_seconds, "local_bytes": local_bytes, "reason": reason}
+def logs_behind(
+    *, seconds: float, oldest_seconds: float, local_bytes: int, busy_seconds: float, reason: str
+) -> None:
+    """Log that logs have not moved for longer than ``logs.behind_seconds``.
+
+    ``busy_seconds`` is the longest wait for an idle moment in the last try.
+    """
+    fields = {"seconds": seconds, "oldest_seconds": oldest_seconds, "local_bytes": local_bytes}
+    fields |= {"busy_seconds": busy_seconds, "reason": reason}
     _record_seldom("error", "logs_behind", "", **fields)
 
 
@@ -534,6 +540,11 @@ def part_job_failed(*, conversation_id: str, part: str, attempt: int, reason: st
     """Warn that a part was not found by itself either, and whether it is tried again."""
     fields = {"part": part, "attempt": attempt, "reason": reason, "last": last}
     _record("warning", "part_job_failed", conversation_id=conversation_id, **fields)
+
+
+def part_jobs_given_up(*, count: int, seconds: float) -> None:
+    """Warn that parts are failed which nobody has taken for ``seconds``: no process has what they need."""
+    _record("warning", "part_jobs_given_up", count=count, seconds=seconds)
 
 
 def part_jobs_failed(*, reason: str) -> None:

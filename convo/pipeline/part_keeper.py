@@ -5,6 +5,7 @@ Open it to change when such a part is tried again. Their rows stand in ``store/j
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -30,6 +31,7 @@ from convo.store.jobs.part_jobs import PartJob, PartJobs, StoredConversation
 _TAKEN_MAX = 8
 # Beside the time of the analysis: to read the log before it, and to store what came of it.
 _SLACK_SECONDS = 30.0
+_GIVE_UP_LOOK_SECONDS = 60.0
 ReadPackedLog = Callable[[int], Awaitable[bytes | None]]
 
 
@@ -53,15 +55,25 @@ class PartKeeper:
         self._spending = spending
 
     async def run(self) -> None:
-        """Work on part jobs until cancelled."""
+        """Work on part jobs until cancelled, and give up those that nobody takes."""
+        looked_at = -math.inf
         while True:
             try:
+                if trio.current_time() >= looked_at + _GIVE_UP_LOOK_SECONDS:
+                    looked_at = trio.current_time()
+                    await self.give_up()
                 worked = self._idle() and await self.work()
             except ConvoError as error:
                 log_records.part_jobs_failed(reason=error.detail)
                 worked = False
             if not worked:
                 await trio.sleep(self._settings.jobs.poll_seconds)
+
+    async def give_up(self) -> None:
+        """Fail what nobody has taken for ``jobs.give_up_seconds``."""
+        seconds = self._settings.jobs.give_up_seconds
+        if count := await self._jobs.give_up(seconds):
+            log_records.part_jobs_given_up(count=count, seconds=seconds)
 
     async def work(self) -> bool:
         """Take what is due and work on it; return whether there was anything."""
@@ -100,7 +112,14 @@ class PartKeeper:
         for name, failure in failures.items():
             job, error = by_name[name], failure.error
             outage = isinstance(error, RemoteError) and error.outage
-            last = not outage and job.attempts + 1 >= settings.attempts_max
+            given_up = outage and job.waited_seconds >= settings.give_up_seconds
+            last = given_up or (not outage and job.attempts + 1 >= settings.attempts_max)
+            reason = error.detail
+            if given_up:
+                reason = (
+                    f"given up: jobs.give_up_seconds = {settings.give_up_seconds:g} s after its conversation was done:"
+                    f" {reason}"
+                )
             later = retry.next_wait_seconds(
                 job.attempts + 1,
                 backoff_seconds=settings.backoff_seconds,
@@ -108,9 +127,9 @@ class PartKeeper:
                 asked_seconds=None,
                 random=random(),
             )
-            await self._jobs.failed(job, failure.by, error.detail, later=None if last else later, spent=not outage)
+            await self._jobs.failed(job, failure.by, reason, later=None if last else later, spent=not outage)
             log_records.part_job_failed(
-                conversation_id=job.conversation_id, part=name, attempt=job.attempts + 1, reason=error.detail, last=last
+                conversation_id=job.conversation_id, part=name, attempt=job.attempts + 1, reason=reason, last=last
             )
 
 

@@ -99,6 +99,16 @@ class Pace:
         return max(0.0, (1.0 - self._credit) * self._cost / self.share)
 
 
+def balanced_rate(cost_seconds: float, accept_busy_seconds: float) -> float:
+    """Return how many conversations a second can be accepted so that as many are analysed beside them.
+
+    An analysis takes ``cost_seconds`` of the interpreter, and an accept is under way for ``accept_busy_seconds``. Where
+    X come in a second, analyses have the share 1 - X * busy / 0.6, or ``FLOOR``; they keep up while X * cost is not more.
+    """
+    kept = min(accept_busy_seconds, _ACCEPT_SECONDS) / _BUSY
+    return max(1.0 / (cost_seconds + kept), FLOOR / cost_seconds)
+
+
 class Accepts(Struct, frozen=True):
     """What a process has accepted so far: how many requests have ended, and for how many seconds any was under way."""
 

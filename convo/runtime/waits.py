@@ -18,6 +18,7 @@ NAMES: dict[str, str] = {
     "intake.compare": "comparing a long log with the stored one that it may go on with, in a thread",
     "web.encode": "making a large answer, in a thread",
     "web.metrics": "writing the metrics, in a thread",
+    "web.capacity": "working out the capacity, in a thread",
     "web.tasks": "writing the list of tasks, in a thread",
     "web.answer": "sending a part of an answer to a client",
     # the database: a wait for a connection and one unit of work on it
@@ -70,6 +71,7 @@ NAMES: dict[str, str] = {
     "db.untold": "noting what a memory service was told of an erasure",
     "db.scrub": "writing tables anew, so that nothing of what was erased is left in a file",
     "db.import": "adding totals of an earlier service to relationships",
+    "db.capacity": "reading how large the tables are, for a report on capacity",
     "db.canary": "erasing canaries that came through",
     "db.ping": "checking whether the database answers",
     "db.settings": "comparing the settings of this process with those of the others",
@@ -115,6 +117,7 @@ NAMES: dict[str, str] = {
     "s3_pack.hold": "the pause that the object storage asked for",
     "s3_pack.bulkhead": "a free place among the concurrent calls that write logs",
     "s3.check": "the calls that `convo check` makes to the object storage",
+    "s3.library": "importing the library that speaks to the object storage, in a thread",
     "s3.login": "finding the keys of this machine's role",
     "logs.pack": "putting logs together, or apart, in a thread",
     "logs.copy": "copying an object of logs beside a backup, or back",

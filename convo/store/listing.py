@@ -100,7 +100,7 @@ def _search(  # noqa: PLR0911  (one for each index)
     all_of, before = "SELECT * FROM conversation AS c", wanted.before
     group = _group(reach) if own else ""
     if wanted.user_id is not None:
-        return _Search(looked=f"{all_of} {_range('user_id', '$2', before, _TENANT)}", value=(wanted.user_id,))
+        return _Search(looked=f"{all_of} {_of_user('$2', before, group)}", value=(wanted.user_id,))
     if wanted.bot_id is not None and (reach.bots is not None or wanted.state in (None, "done")):
         return _Search(looked=f"{all_of} {_of_bot('$2', before, group)}", value=(wanted.bot_id,))
     if reach.bots is not None:
@@ -138,6 +138,12 @@ def _range(columns: str, values: str, before: int | None, also: str) -> str:
         f"WHERE {also} AND ({columns}, seq) >= ({values}, 0) AND ({columns}, seq) <= ({values}, {_last(before)})"
         f" ORDER BY {columns.replace(',', ' DESC,')} DESC, seq DESC"
     )
+
+
+def _of_user(user: str, before: int | None, group: str) -> str:
+    if group:
+        return _range("tenant, user_id", f"$1, {user}", before, group)
+    return _range("user_id", user, before, _TENANT)
 
 
 def _of_bot(bot: str, before: int | None, group: str) -> str:

@@ -43,6 +43,7 @@ PURPOSES: Mapping[str, Purpose] = {
     **dict.fromkeys(
         ("db.retry", "db.acknowledge", "db.dead", "db.audit_log", "db.erase", "db.webhooks", "db.stream"), "readers"
     ),
+    "db.capacity": "readers",
 }
 """The purpose of each unit of work that has no dedicated connection, by its name."""
 

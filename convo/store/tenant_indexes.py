@@ -1,6 +1,6 @@
 """The indexes that the tenant ``default`` has where there are several tenants, so that its lists walk over no other.
 
-Open it to add one, for a list that leads by the tenant. Other tenants have theirs from the start (0020): where there is
+Open it to add one, for a list that leads by the tenant. Other tenants have theirs from the start (0020, 0037): where there is
 one tenant, these hold nothing. The same of the default one would be written by every accept, and answer nothing that
 the common indexes do not. So they are made when they are needed, beside all work.
 """
@@ -19,6 +19,8 @@ _STEP = MigrationStep(
 CREATE INDEX CONCURRENTLY IF NOT EXISTS conversation_default ON conversation (tenant, seq) WHERE tenant < 1;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS conversation_default_bot
     ON conversation (tenant, bot_id, seq) WHERE tenant < 1;
+CREATE INDEX CONCURRENTLY IF NOT EXISTS conversation_default_user
+    ON conversation (tenant, user_id, seq) WHERE tenant < 1;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS job_default ON job (tenant, state, seq) WHERE tenant < 1;
 CREATE INDEX CONCURRENTLY IF NOT EXISTS audit_log_default ON audit_log (tenant, number) WHERE tenant < 1;
 """,

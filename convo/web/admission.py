@@ -159,6 +159,10 @@ class Admission:
         """Tell whether there is room for one more request of ``bytes_``."""
         return self.requests < self.requests_max and self.bytes + bytes_ <= self.bytes_max
 
+    def fill(self) -> float:
+        """Return how full it is, from 0 to 1: by requests or by bytes, whichever is more."""
+        return min(1.0, max(self.requests / self.requests_max, self.bytes / self.bytes_max))
+
     def place(self) -> Admitted:
         """Return the record of one request, which is not under way yet."""
         return Admitted(self)

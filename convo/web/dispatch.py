@@ -18,6 +18,7 @@ from convo.web import documentation
 from convo.web.accept import AcceptRoute
 from convo.web.auditing import AuditLogRoute
 from convo.web.batch import BatchRoute
+from convo.web.capacity import CapacityRoute
 from convo.web.conversations import ReadRoutes
 from convo.web.dead_letters import DeadLetterRoutes
 from convo.web.description.messages import Answer, Bound, Head, NextPiece, Read
@@ -41,6 +42,7 @@ class Api(Struct, frozen=True, kw_only=True):
     auditing: AuditLogRoute
     erasing: EraseRoutes
     operations: OperationsRoutes
+    capacity: CapacityRoute
     webhooks: WebhookRoutes
     streams: EventStreams
 
@@ -83,6 +85,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
+        "show_capacity": lambda request: api.capacity.show(request.query),
         "list_alerts": lambda _: operations.show_alerts(),
         "test_alerts": lambda _: operations.test_alerts(),
         "live": lambda _: operations.livez(),

@@ -132,7 +132,16 @@ class Flood:
     Without Trio: it shares the machine with the server, and must not be what is slow.
     """
 
-    def __init__(self, url: str, tails: list[str], pid: int) -> None:
+    def __init__(  # noqa: PLR0913  (what is sent to whom, and over what)
+        self,
+        url: str,
+        tails: list[str],
+        pid: int,
+        *,
+        connections: int = CONNECTIONS,
+        settling_seconds: float = SETTLING_SECONDS,
+        seen: Seen | None = None,
+    ) -> None:
         parts = urlsplit(url)
         self._address = (parts.hostname or "", parts.port or 80)
         self._head = f"POST {parts.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
@@ -142,13 +151,14 @@ class Flood:
         self._busy: dict[int, _Asking] = {}
         self._free: list[_Asking] = []
         self._pid = pid
-        self.seen = Seen()
+        self._connections, self._settling_seconds = connections, settling_seconds
+        self.seen = Seen() if seen is None else seen
 
     def run(self, rate: float, seconds: float) -> Seen:
         """Offer so many requests a second for so many seconds, then wait for the last answers."""
-        self._free = [self._connected() for _ in range(CONNECTIONS)]
+        self._free = [self._connected() for _ in range(self._connections)]
         # The connections of a pool are there before they are needed: this is a flood of requests, not of clients.
-        time.sleep(SETTLING_SECONDS)
+        time.sleep(self._settling_seconds)
         started, number, requests = time.monotonic(), 0, int(rate * seconds)
         while number < requests or (self._busy and time.monotonic() < started + seconds + LAST_SECONDS):
             if time.monotonic() >= started + len(self.seen.memory):
@@ -226,12 +236,13 @@ class Flood:
 def _open_jobs(convo: servers.Server) -> int:
     """Count the conversations that are not analysed yet, by asking for the newest of each open state."""
     figures = httpx.get(f"{convo.url}/metrics", timeout=10).text.splitlines()
-    accepted = _figure(figures, 'convo_requests_total{method="POST",route="/v1/conversations/end",status="202"}')
-    settled = _figure(figures, 'convo_jobs_ended_total{ending="settle"}')
+    accepted = figure_of(figures, 'convo_requests_total{method="POST",route="/v1/conversations/end",status="202"}')
+    settled = figure_of(figures, 'convo_jobs_ended_total{ending="settle"}')
     return int(accepted - settled)
 
 
-def _figure(figures: list[str], name: str) -> float:
+def figure_of(figures: list[str], name: str) -> float:
+    """Read one figure of the text of /metrics, 0 where it is not there."""
     return next((float(line.rpartition(" ")[2]) for line in figures if line.startswith(name)), 0.0)
 
 

@@ -18,9 +18,10 @@ from convo.store.listing import ListFilter, list_statements
 from convo.tenant_keeper import TenantIndexes
 from tests.support.making import Process, ask, open_process, rows, told
 from tests.support.many_rows import Explained, connect, explained
-from tests.support.tenants import ACME, accept_of, make_tenants
+from tests.support.tenants import ACME, OF_ACME, accept_of, make_tenants
 
-NAMES = {"audit_log_default", "conversation_default", "conversation_default_bot", "job_default"}
+NAMES = {"audit_log_default", "conversation_default", "conversation_default_bot"}
+NAMES |= {"conversation_default_user", "job_default"}
 LISTS: tuple[dict[str, Any], ...] = (
     *({}, {"bot_id": "bot-1"}, {"user_id": "user-1"}),
     *({"state": state} for state in ("ready", "leased", "done", "dead", "parked")),
@@ -169,10 +170,9 @@ async def test_a_list_of_the_default_tenant_reads_no_row_of_another(process: Pro
         found = {}
         connection = await connect(database)
         for asked in LISTS:
-            if "user_id" not in asked:
-                made = list_statements(WHOLE_DEFAULT, ListFilter(**asked), 50, default_has_indexes=True)
-                found[str(asked)] = await explained(connection, made.page, tuple(made.page_values))
-                found[f"last {asked}"] = await explained(connection, made.last, tuple(made.last_values))
+            made = list_statements(WHOLE_DEFAULT, ListFilter(**asked), 50, default_has_indexes=True)
+            found[str(asked)] = await explained(connection, made.page, tuple(made.page_values))
+            found[f"last {asked}"] = await explained(connection, made.last, tuple(made.last_values))
         found["audit log"] = await explained(connection, audit_pages._ALL_OF_DEFAULT, (0, 1 << 62, 50))
         connection.terminate()
         return found
@@ -188,3 +188,29 @@ async def test_a_page_of_the_audit_log_of_the_default_tenant_is_of_its_rows(proc
         page = await read_audit_log(process.postgres, DEFAULT, AuditFilter(), 50, default_has_indexes=made)
         assert [row["address"] for row in page.rows] == ["192.0.2.1"]
         assert page.next_before is None
+
+
+async def test_a_user_s_list_reads_no_row_of_another_tenant_s_user_of_the_same_name(
+    process: Process, database: str
+) -> None:
+    await make_tenants(process.postgres, ACME)
+    for name in ("acme-1", "acme-2"):
+        await process.committer.accept(accept_of(ACME, name))
+    # What the default tenant's user of this name has sent since.
+    await ask(process.postgres, f"DO $$ BEGIN {_MINE}; ANALYZE; END $$")
+
+    async def plan() -> tuple[Explained, Explained]:
+        connection = await connect(database)
+        made = list_statements(OF_ACME, ListFilter(user_id="user-1"), 50, default_has_indexes=False)
+        found = [
+            await explained(connection, query, tuple(values))
+            for query, values in ((made.page, made.page_values), (made.last, made.last_values))
+        ]
+        connection.terminate()
+        return found[0], found[1]
+
+    page, last = await trio_asyncio.aio_as_trio(plan)()
+    assert (page.rows < 100, last.rows < 100) == (True, True), (page.rows, last.rows)
+    reader = Reader(process.postgres, process.log_store)
+    listed_rows = (await reader.many(OF_ACME, ListFilter(user_id="user-1"), 50)).rows
+    assert [row["conversation_id"] for row in listed_rows] == ["acme-2", "acme-1"]

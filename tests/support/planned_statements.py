@@ -327,6 +327,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.part_jobs._TAKE": (["llm", ""], 10, 30.0),
     "convo.store.jobs.part_jobs._DONE": lambda s: (s.done, "tier", 1, "m/1", "{}"),
     "convo.store.jobs.part_jobs._FAILED": lambda s: (s.done, "tier", 1, "m/1", "why", 1.0, 1),
+    "convo.store.jobs.part_jobs._GIVE_UP": (604_800.0, "why", FEW),
     "convo.store.jobs.part_jobs.ERASE_PART_JOBS": lambda s: ([s.done],),
     "convo.store.conversations._PART_JOBS": lambda s: (s.done,),
     "convo.store.jobs.explain._LEFT": lambda s: (s.done,),
@@ -599,6 +600,7 @@ NOT_COMPARED: Mapping[str, str] = {
         ("convo.store.jobs.settle._KEEP",),
         "beside an older program alone, on a table that this program's schema does not have any more",
     ),
+    "convo.store.table_sizes._STORED": "the sizes of the tables, the ledger's few rows a day, and a row a process",
     **dict.fromkeys(
         ("convo.store.contents._FIGURES",),
         "before a restore: a person waits while a million are counted at most",

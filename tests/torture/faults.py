@@ -171,6 +171,25 @@ def other_settings(**settings: str) -> Fault:
     return fault
 
 
+async def parts_change(world: World, seconds: float) -> None:
+    """Let one process declare a part that the others do not have, then another version of it, then none again.
+
+    No score waits for it, and the model does not answer it: it stays behind as a job of its own, which only a process
+    with the same declaration may take.
+    """
+    convo = world.some_convo()
+    async with convo.busy:
+        for prompt in ("What was it about?", "What was it about, in one word?"):
+            await convo.stopped()
+            await convo.start(settings={"parts.about.prompt": prompt, "parts.about.schema": _ABOUT})
+            await trio.sleep(seconds / 2)
+        await convo.stopped()
+        await convo.start()
+
+
+_ABOUT = '{"type": "object", "properties": {"about": {"type": "string"}}, "required": ["about"]}'
+
+
 async def other_host(world: World, seconds: float) -> None:
     """Kill a process, and start it on a host of another name, as a container is; the same again back."""
     convo = world.some_convo()
@@ -465,6 +484,7 @@ FAULTS: dict[str, Fault] = {
     "other settings: lease_seconds": other_settings(jobs__lease_seconds="20"),
     "other settings: a weight of the score": other_settings(score__question="7"),
     "other settings: fairness.key": other_settings(fairness__key="bot"),
+    "parts file of one process changes": parts_change,
     "host renamed": other_host,
     "data folder copied": folder_copied,
     "database taken back": taken_back(asleep=False),

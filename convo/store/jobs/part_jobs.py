@@ -22,6 +22,10 @@ from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import REMOTE_PREFIX, TENANT_NAME
 
 
+GIVEN_UP_MAX = 500
+"""So many part jobs are given up in one transaction."""
+
+
 class NewPartJob(Struct, frozen=True, kw_only=True):
     """A part that is to be found by itself: of which job, what its taker needs, and why it was not found."""
 
@@ -48,12 +52,13 @@ class StoredConversation(Struct, frozen=True, kw_only=True):
 
 
 class PartJob(StoredConversation, frozen=True, kw_only=True):
-    """A part job that was taken."""
+    """A part job that was taken; ``waited_seconds`` is for how long its conversation has been done."""
 
     name: PartName
     token: int
     attempts: int
     owed: Owed
+    waited_seconds: float
 
 
 class PartJobs:
@@ -81,6 +86,18 @@ class PartJobs:
     async def failed(self, job: PartJob, by: str, reason: str, *, later: float | None, spent: bool) -> bool:
         """Note why it was not found: to be tried again in ``later`` seconds, or not any more where that is None."""
         return await self._write(_FAILED, job, by, reason, later, int(spent))
+
+    async def give_up(self, seconds: float) -> int:
+        """Fail parts that nobody has taken for so long, at most ``GIVEN_UP_MAX`` of them; return how many.
+
+        No process has what they need, or none was ever idle.
+        """
+
+        async def body(connection: Connection) -> int:
+            reason = f"given up: no process has taken it for jobs.give_up_seconds = {seconds:g} s"
+            return len(await connection.fetch(_GIVE_UP, seconds, reason, GIVEN_UP_MAX))
+
+        return await self._postgres.run("db.part_jobs", body, begin=RELAXED)
 
     async def _write(self, statement: str, job: PartJob, *values: Any) -> bool:
         async def body(connection: Connection) -> bool:
@@ -128,7 +145,9 @@ WITH due AS (
 )
 SELECT taken.*, c.conversation_id, c.user_id, c.bot_id, c.log_hash, c.started_at, c.ended_at, c.tenant,
        {TENANT_NAME.format("nullif(c.tenant, 0)")} AS tenant_name, {REMOTE_PREFIX} AS remote_prefix,
-       (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest
+       (SELECT digest FROM receipt WHERE receipt.seq = c.seq) AS digest,
+       coalesce((SELECT extract(epoch FROM convo_now() - ended_at) FROM every_job WHERE every_job.seq = c.seq),
+                0)::float8 AS waited_seconds
 FROM taken JOIN conversation c USING (seq)
 """
 _DONE = """
@@ -141,6 +160,15 @@ UPDATE part_job SET state = CASE WHEN $6::float8 IS NULL THEN 'failed' ELSE 'wai
                     made_by = $4, error = $5, updated_at = convo_now(),
                     available_at = convo_now() + make_interval(secs => coalesce($6::float8, 0))
 WHERE seq = $1 AND name = $2 AND token = $3 AND state = 'waiting' RETURNING 1
+"""
+# Those that are taken again and again become due later each time, so they are never so old here.
+_GIVE_UP = """
+UPDATE part_job SET state = 'failed', error = $2 || coalesce('; before: ' || error, ''), updated_at = convo_now()
+WHERE (seq, name) IN (
+    SELECT seq, name FROM part_job
+    WHERE state = 'waiting' AND available_at < convo_now() - make_interval(secs => $1)
+    LIMIT $3 FOR UPDATE SKIP LOCKED)
+RETURNING seq
 """
 ERASE_PART_JOB = "DELETE FROM part_job WHERE seq = ANY($1::bigint[]) AND name = $2"
 ERASE_PART_JOBS = "DELETE FROM part_job WHERE seq = ANY($1::bigint[])"

@@ -172,6 +172,20 @@ COUNT_ONLY = Parameter(
     text="`true`: the rows are counted, and nothing is erased.",
     type=Literal["true", "false"],
 )
+MANY_CONVERSATIONS = Parameter(
+    name="conversations",
+    where="query",
+    text="How long so many conversations take.",
+    type=Annotated[int, Meta(ge=1, le=999_999_999_999)],
+    sample=1_000_000,
+)
+TARGET_RATE = Parameter(
+    name="target",
+    where="query",
+    text="What this rate needs, as `500/s`, `30000/min`, `2000000/h` or `5000000/day`.",
+    type=Annotated[str, Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?/(s|min|h|day)$")],
+    sample="500/s",
+)
 CURSOR = Parameter(name="cursor", where="query", text="The `next_cursor` of the page before.", type=str)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from convo import errors
+from convo.capacity.forecast import CapacityReport
 from convo.conversation.model import Receipt
 from convo.store.keys import Scope
 from convo.web.description import batch_views, erasure_views, samples, service_views, views, webhook_views
@@ -29,12 +30,14 @@ from convo.web.description.parameters import (
     LAST_EVENT_ID,
     LIMIT,
     LOG_FORM,
+    MANY_CONVERSATIONS,
     OF_CONVERSATION,
     OF_USER,
     REASON,
     REVISION,
     SINCE,
     STATE,
+    TARGET_RATE,
     TOPIC,
     TURNS_LIMIT,
     UNTIL,
@@ -446,6 +449,26 @@ _ALERTS = (
     ),
 )
 
+_CAPACITY = (
+    Route(
+        path="/v1/capacity",
+        name="show_capacity",
+        scope="read",
+        of_all=True,
+        needs_database=True,
+        tag="capacity",
+        summary="Read what this installation can do",
+        text="From what the process that answers has measured of its own work within `capacity.window_seconds`: how many "
+        "conversations a second each resource allows, which one is the bottleneck, and what a rate needs. Each figure "
+        "has its formula. `measured.enough` is false while there is too little data.",
+        parameters=(MANY_CONVERSATIONS, TARGET_RATE),
+        answers=(
+            RouteResponse(status=200, text="The report.", body=CapacityReport, sample=samples.CAPACITY),
+        ),
+        problems=(errors.NotFound, errors.Invalid, errors.Overloaded, errors.DeadlineExceeded),
+    ),
+)
+
 _BODY_PROBLEMS = (errors.BadRequest, errors.UnsupportedMedia, errors.TooLarge, errors.Invalid)
 _WEBHOOKS = (
     Route(
@@ -724,4 +747,4 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_ALERTS, *_SERVICE)
+ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_ALERTS, *_CAPACITY, *_SERVICE)

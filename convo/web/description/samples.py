@@ -17,6 +17,9 @@ from convo.analysis.part import (
     StoredFinding,
 )
 from convo.analysis.scoring import score
+from convo.capacity.demands import CommitDemands, CpuDemands, Demands
+from convo.capacity.forecast import StoredBytes, Surroundings, forecast
+from convo.capacity.resources import Allowance
 from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Receipt, Turn
 from convo.conversation.score import Weights
 from convo.runtime.tasks import TaskView
@@ -281,6 +284,34 @@ MEMORIES = views.MemoriesView(
 READY = service_views.ReadyView(
     status="ready",
     dependencies={"database": service_views.DependencyView(ok=True, seconds=0.0012, age_seconds=0.7)},
+)
+
+CAPACITY = forecast(
+    Demands(
+        seconds=3_600.0,
+        readings=721,
+        accepted=36_000,
+        analysed=36_000,
+        process=CpuDemands(idle=0.02, accept=0.0002, commit=0.0003, analysis=0.003),
+        machine=None,
+        commit=CommitDemands(each=0.002, row=0.00005),
+        accept_busy_seconds=0.003,
+        job_seconds=1.5,
+        tokens_in=900.0,
+        tokens_out=60.0,
+        calls={"llm": 1.02},
+        call_seconds={"llm": 1.4},
+    ),
+    Allowance(cores=2.0, batch_rows=256, workers=64, concurrency={"llm": 64}),
+    Surroundings(
+        processes=1,
+        connections=30,
+        connections_spare=97,
+        stored=StoredBytes(conversations=2_000_000, bytes=9_800_000_000),
+    ),
+    load_ratio=0.31,
+    conversations=1_000_000,
+    target=50.0,
 )
 
 INDEX = service_views.IndexView(version="0.1.0", links={"docs": "/docs", "openapi": "/openapi.json"})

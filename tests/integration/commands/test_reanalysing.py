@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from convo.commands import reanalysing
+from convo.commands import reanalysing, rerun_drawing
 from convo.commands.reanalysing import WantedRerun
 from convo.errors import Refused
 from convo.settings import DatabaseSettings, PartSettings, Secret, Settings
@@ -51,11 +51,14 @@ def ask(database: str, query: str) -> Any:
     return trio.run(run)
 
 
-def test_a_part_is_found_again_compared_and_promoted(settings: Settings, database: str) -> None:
+def test_a_part_is_found_again_compared_and_promoted(
+    settings: Settings, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     counted = reanalysing.count_rerun(settings, EMOTION)
     assert (counted.conversations, counted.up_to_date) == (2, 0)
     ended = reanalysing.reanalyse(settings, EMOTION, 2)
     assert (ended.state, ended.counts, ended.version) == ("ended", {"done": 2}, counted.version)
+    assert not ended.why_nothing
     before = ask(database, "SELECT score FROM relationship")
     found = reanalysing.compare_part(settings, "emotion", promote=False, min_agreement=0)
     assert (found.compared, found.made_by, found.promoted) == (2, {"local/2": 2}, None)
@@ -71,6 +74,16 @@ def test_a_part_is_found_again_compared_and_promoted(settings: Settings, databas
     # What has this version now has nothing to be found.
     counted = reanalysing.count_rerun(settings, EMOTION)
     assert (counted.conversations, counted.up_to_date) == (0, 2)
+    again = reanalysing.reanalyse(settings, EMOTION, 2)
+    assert (again.counts, again.why_nothing) == ({}, "found 0: 2 conversations have this version already")
+    rerun_drawing.show_rerun(again, as_json=False)
+    assert "found 0: 2 conversations have this version already." in capsys.readouterr().out
+
+
+def test_a_re_run_that_may_choose_nothing_says_what_it_left_out(settings: Settings) -> None:
+    ended = reanalysing.reanalyse(settings, WantedRerun(part="emotion", bot_id="nobody"), 1)
+    assert ended.why_nothing.startswith("found 0: of 2 conversations none can be chosen: only those that are analysed")
+    assert ended.why_nothing.endswith("and these within --bot nobody")
 
 
 def test_a_part_that_nobody_declared_is_refused_with_those_that_are(settings: Settings) -> None:

@@ -95,6 +95,32 @@ async def test_logs_that_cannot_move_for_long_raise_an_alert_until_they_do(
         assert "LOGS_BEHIND" not in {one.type for one in causes.conditions(2.0, Look(records=tuple(seen)))}
 
 
+async def test_packing_that_waits_for_idle_moments_is_seen_and_ends_its_wait(logs: OldLogs) -> None:
+    import trio  # noqa: PLC0415
+
+    await logs.settled("talk-1")
+    await shift_clock(logs.postgres, "3 days")
+    settings = structs.replace(logs.settings, busy_seconds_max=0.3)
+    keeper = LogsKeeper(logs.storage, logs.postgres, settings, lambda: True, lambda: True)
+    assert not keeper.warning
+    shown: list[str] = []
+
+    async def look() -> None:
+        while True:
+            shown.append(keeper.warning)
+            await trio.sleep(0.05)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("convo.objects.keeper._SHOWN_BUSY_SECONDS", 0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            assert await keeper.look() == 1, "it has packed under pressure"
+            nursery.cancel_scope.cancel()
+    assert any(one.startswith("LOGS_BEHIND: packing waits for idle moments (busy for 0 s; at 0.3 s it") for one in shown)
+    assert any("s; it packs in spite of the load)" in one for one in shown)
+    assert not keeper.warning
+
+
 async def test_a_process_that_does_not_lead_does_nothing(logs: OldLogs, monkeypatch: pytest.MonkeyPatch) -> None:
     import trio  # noqa: PLC0415
 

@@ -88,6 +88,30 @@ async def test_an_outage_spends_no_attempt_and_a_failure_of_its_own_is_tried_so_
     assert {one[3] for one in await left(process)} == {"llm: it does not fit"}
 
 
+async def test_an_outage_that_lasts_for_the_give_up_time_ends_the_parts_with_that_reason(process: Process) -> None:
+    asked = Asked()
+    asked.error = RemoteUnavailable("llm", "down")
+    await shift_clock(process.postgres, "6 days")
+    assert await keeper(process, asked).work()
+    assert {one[0] for one in await left(process)} == {"waiting"}
+    await shift_clock(process.postgres, "7 days 1 minute")
+    assert await keeper(process, asked).work()
+    found = await left(process)
+    assert {one[:2] for one in found} == {("failed", 0)}
+    assert found[0][3] == "given up: jobs.give_up_seconds = 604800 s after its conversation was done: llm: down"
+
+
+async def test_a_part_that_no_process_takes_is_given_up(process: Process) -> None:
+    await keeper(process, Asked()).give_up()
+    assert {one[0] for one in await left(process)} == {"waiting"}
+    await shift_clock(process.postgres, "7 days 1 minute")
+    await keeper(process, Asked()).give_up()
+    assert {(one[0], one[3]) for one in await left(process)} == {
+        ("failed", "given up: no process has taken it for jobs.give_up_seconds = 604800 s")
+    }
+    assert not await keeper(process, Asked()).work()
+
+
 async def test_a_log_that_is_gone_ends_the_parts_with_the_reason(process: Process) -> None:
     async def none(_seq: int) -> None:
         return None

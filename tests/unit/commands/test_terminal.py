@@ -350,6 +350,23 @@ def test_the_audit_log_is_read_from_behind_a_row_up_to_its_limit(
     assert "There are more: --before 5 shows the next." in out
 
 
+# --- capacity
+
+
+def test_capacity_asks_for_what_was_typed_and_prints_the_formulas(
+    answering: Answering, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = answering(sent(samples.CAPACITY))
+    assert terminal.capacity(ServerCall(url="http://convo"), target="500/s", conversations=1000) == 0
+    assert (seen[0].url.path, dict(seen[0].url.params)) == (
+        "/v1/capacity",
+        {"target": "500/s", "conversations": "1000"},
+    )
+    assert "jobs.workers 64 / 1.5 s" in capsys.readouterr().out
+    assert terminal.capacity(ServerCall(url="http://convo"), target=None, conversations=None) == 0
+    assert not seen[1].url.query
+
+
 # --- alerts
 
 

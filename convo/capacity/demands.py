@@ -1,0 +1,140 @@
+"""What one conversation costs of each resource, found from readings of a process at work: its service demands.
+
+The demands are those of the utilisation law, U = X * D (Lazowska, Zahorjan, Graham and Sevcik, "Quantitative System
+Performance", 1984, chapter 3): what is busy is the rate times the demand. Several kinds of work share one processor, so
+their demands are fitted to many short readings (as Kraft, Pacheco-Sanchez, Casale and Dawson do, "Estimating service
+resource consumption from response time measurements", 2009). Where readings cannot tell two kinds apart, all of it is
+charged to the conversation: a forecast is then too careful, and never too hopeful.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from msgspec import Struct
+
+from convo.capacity.fitting import fit_costs
+from convo.capacity.usage import Usage
+
+_QUIET_LEAST = 3
+# Two kinds of work are told apart where their ratio changes by so much between readings.
+_VARIES = 1.4
+_SHARE_OF_EDGE = 10
+
+
+class CpuDemands(Struct, frozen=True, kw_only=True):
+    """Processor seconds: ``idle`` a second without work, and for each accept, transaction of accepts and analysis.
+
+    ``apart``: whether accepts and analyses could be told apart; else ``accept`` holds both.
+    """
+
+    idle: float = 0.0
+    accept: float = 0.0
+    commit: float = 0.0
+    analysis: float = 0.0
+    apart: bool = True
+
+
+class CommitDemands(Struct, frozen=True, kw_only=True):
+    """How long a transaction of the committer takes: ``each`` whatever is in it, and ``row`` for each conversation."""
+
+    each: float = 0.0
+    row: float = 0.0
+
+
+class Demands(Struct, frozen=True, kw_only=True):
+    """What was measured, and what one conversation costs.
+
+    ``process`` and ``machine`` are processor time; ``machine`` is None where the system does not count it. ``calls``
+    and ``call_seconds`` are of one conversation, by dependency; so are the other figures but the first four.
+    """
+
+    seconds: float
+    readings: int
+    accepted: float
+    analysed: float
+    process: CpuDemands
+    machine: CpuDemands | None
+    commit: CommitDemands
+    accept_busy_seconds: float = 0.0
+    job_seconds: float = 0.0
+    analyst_seconds: float = 0.0
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+    price: float = 0.0
+    object_bytes: float = 0.0
+    calls: Mapping[str, float] = {}
+    call_seconds: Mapping[str, float] = {}
+
+
+def find_demands(readings: Sequence[Usage]) -> Demands | None:
+    """Find the demands from the differences between readings, oldest first; None where there are fewer than two."""
+    if len(readings) < 2:
+        return None
+    steps = [later.since(earlier) for earlier, later in zip(readings, readings[1:], strict=False)]
+    steps = [step for step in steps if step.at > 0]
+    whole = readings[-1].since(readings[0])
+    if not steps or whole.at <= 0:
+        return None
+    counted = any(step.machine_seconds for step in steps)
+    accepted, analysed = max(whole.accepted, 1.0), max(whole.analysed, 1.0)
+    return Demands(
+        seconds=whole.at,
+        readings=len(readings),
+        accepted=whole.accepted,
+        analysed=whole.analysed,
+        process=_cpu(steps, lambda step: step.process_seconds),
+        machine=_cpu(steps, lambda step: step.machine_seconds) if counted else None,
+        commit=_commit(steps),
+        accept_busy_seconds=whole.accept_busy_seconds / accepted,
+        job_seconds=whole.job_seconds / analysed,
+        analyst_seconds=whole.analyst_seconds / analysed,
+        tokens_in=whole.tokens_in / analysed,
+        tokens_out=whole.tokens_out / analysed,
+        price=whole.price / analysed,
+        object_bytes=whole.object_bytes / max(whole.packed_logs, 1.0),
+        calls={name: figure / analysed for name, figure in whole.calls.items()},
+        call_seconds={name: figure / analysed for name, figure in whole.call_seconds.items()},
+    )
+
+
+def _cpu(steps: Sequence[Usage], used: Callable[[Usage], float]) -> CpuDemands:
+    quiet = [used(step) / step.at for step in steps if not step.accepted and not step.analysed]
+    # Without quiet readings nothing is called idle: all that was used is charged to the conversations.
+    idle = median(quiet) if len(quiet) >= _QUIET_LEAST else 0.0
+    worked = [step for step in steps if step.accepted or step.analysed]
+    totals = [max(0.0, used(step) - idle * step.at) for step in worked]
+    batches = _varies([(step.accepted, step.commits) for step in worked])
+    analysed = any(step.analysed for step in worked)
+    apart = analysed and _varies([(step.accepted + 1.0, step.analysed + 1.0) for step in worked])
+    rows = [
+        (step.accepted, step.commits if batches else 0.0, step.analysed if apart else 0.0) for step in worked
+    ]
+    accept, commit, analysis = fit_costs(rows, totals) if rows else (0.0, 0.0, 0.0)
+    only_analyses = analysed and not any(step.accepted for step in worked)
+    if only_analyses:
+        analysis = sum(totals) / sum(step.analysed for step in worked)
+    return CpuDemands(
+        idle=idle, accept=accept, commit=commit, analysis=analysis, apart=apart or only_analyses or not analysed
+    )
+
+
+def _commit(steps: Sequence[Usage]) -> CommitDemands:
+    worked = [step for step in steps if step.commits]
+    if not worked:
+        return CommitDemands()
+    totals = [step.commit_seconds for step in worked]
+    if not _varies([(step.accepted, step.commits) for step in worked]):
+        return CommitDemands(each=sum(totals) / sum(step.commits for step in worked))
+    each, row = fit_costs([(step.commits, step.accepted) for step in worked], totals)
+    return CommitDemands(each=each, row=row)
+
+
+def _varies(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Return whether the ratio of two counts changes enough between readings to tell what each of them costs."""
+    ratios = sorted(one / other for one, other in pairs if one and other)
+    if len(ratios) < 4:
+        return False
+    edge = len(ratios) // _SHARE_OF_EDGE
+    return ratios[-1 - edge] / ratios[edge] >= _VARIES

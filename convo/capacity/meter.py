@@ -1,0 +1,59 @@
+"""Takes a reading of this process now and then, keeps the last ones, and shows the load ratio to autoscalers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from convo.capacity.load_ratio import Fill, LoadRatio, load_shares
+from convo.capacity.machine_cpu import MachineCpu
+from convo.capacity.reading import read_usage
+from convo.capacity.usage import Usage
+from convo.observe import metrics
+from convo.settings import CapacitySettings
+
+
+class Meter:
+    """The readings of one process. ``accept_busy_seconds`` and ``fill`` return what no metric holds."""
+
+    def __init__(
+        self,
+        settings: CapacitySettings,
+        accept_busy_seconds: Callable[[], float],
+        fill: Callable[[], Fill],
+        machine: MachineCpu | None = None,
+    ) -> None:
+        self._settings = settings
+        self._accept_busy_seconds = accept_busy_seconds
+        self._fill = fill
+        self.machine = MachineCpu() if machine is None else machine
+        kept = int(settings.window_seconds / settings.sample_seconds) + 1
+        self._readings: deque[Usage] = deque(maxlen=max(2, kept))
+        self.ratio = LoadRatio(settings.smoothing_seconds)
+
+    async def run(self) -> None:
+        """Take a reading every ``capacity.sample_seconds`` until cancelled; run it in the loop's own thread."""
+        due = trio.current_time()
+        while True:
+            self.take_reading()
+            # After a pause of the machine readings go on from now: those in between are not made up for.
+            due = max(due + self._settings.sample_seconds, trio.current_time())
+            await trio.sleep_until(due)
+
+    def take_reading(self) -> None:
+        """Take one reading, and set the gauges."""
+        reading = read_usage(trio.current_time(), self._accept_busy_seconds(), self.machine.read())
+        step = reading.since(self._readings[-1]) if self._readings else None
+        self._readings.append(reading)
+        if step is None or step.at <= 0:
+            return
+        self.ratio.note(load_shares(step, self._fill(), self._settings.backlog_seconds), step.at)
+        for name, share in self.ratio.shares.items():
+            metrics.load_share.labels(name).set(share)
+        metrics.load_ratio.set(self.ratio.value or 0.0)
+
+    def readings(self) -> tuple[Usage, ...]:
+        """Return the readings that are kept, oldest first."""
+        return tuple(self._readings)

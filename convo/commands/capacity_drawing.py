@@ -1,0 +1,91 @@
+"""How ``convo capacity`` is drawn on a terminal: the resources with their formulas, and the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from convo.capacity.forecast import CapacityReport, Ceiling, ManyForecast, Plan
+from convo.commands.output import add_row, make_table
+
+_STEPS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
+
+
+def draw_capacity(report: CapacityReport) -> RenderableType:
+    """Draw the whole report."""
+    return Group(*_parts(report))
+
+
+def _parts(report: CapacityReport) -> Iterator[RenderableType]:
+    yield Text(f"{report.measured.note}.", style="" if report.measured.enough else "yellow")
+    if report.resources:
+        yield _resources(report)
+    yield _ceiling("taken in", report.accepts, report.processes)
+    yield _ceiling("taken in and analysed", report.analyses, report.processes)
+    if report.load_ratio is not None:
+        yield Text(f"load ratio of this process now: {report.load_ratio:.2f}")
+    if report.many is not None:
+        yield _many(report.many)
+    if report.plan is not None:
+        yield _plan(report.plan)
+
+
+def _resources(report: CapacityReport) -> Table:
+    table = make_table("resource", "limits", "conversations/s", "formula")
+    worst = {one.bottleneck for one in (report.accepts, report.analyses) if one is not None}
+    for one in report.resources:
+        name = Text(one.name, style="bold red" if one.name in worst else "")
+        limits = {"accepts": "accepts", "analyses": "analyses", "both": "accepts and analyses"}[one.limits]
+        add_row(table, name, limits, f"{one.per_second:,.1f}", one.formula)
+    return table
+
+
+def _ceiling(what: str, ceiling: Ceiling | None, processes: int) -> Text:
+    if ceiling is None:
+        return Text(f"{what}: not measured", style="dim")
+    one = f"{what}: at most {ceiling.per_second:,.1f}/s by one process; the bottleneck is {ceiling.bottleneck}"
+    return Text(one if processes < 2 else f"{one}. {processes} like it: {ceiling.per_second * processes:,.1f}/s")
+
+
+def _many(many: ManyForecast) -> Text:
+    found = [
+        f"{what} in {_length(seconds)}"
+        for what, seconds in (("taken in", many.accept_seconds), ("analysed", many.analyse_seconds))
+        if seconds is not None
+    ]
+    return Text(f"{many.conversations:,} conversations: {', '.join(found) or 'not known'} ({many.formula})")
+
+
+def _plan(plan: Plan) -> Table:
+    table = make_table(f"for {plan.per_second:,.3g}/s", "needed")
+    rows: list[tuple[str, object]] = [
+        ("processes", plan.processes),
+        ("jobs.workers of each", plan.workers),
+        *((f"{name}.concurrency of each", count) for name, count in plan.concurrency.items()),
+        ("connections of PostgreSQL", plan.connections),
+        ("tokens in a month, millions: in", _millions(plan.tokens_in_month)),
+        ("tokens in a month, millions: out", _millions(plan.tokens_out_month)),
+        ("price of a month", None if plan.price_month is None else f"{plan.price_month:,.2f}"),
+        ("gigabytes of a month", None if plan.gigabytes_month is None else f"{plan.gigabytes_month:,.1f}"),
+    ]
+    for what, needed in rows:
+        add_row(table, what, needed)
+    for formula in plan.formulas:
+        add_row(table, Text("formula", style="dim"), formula)
+    for problem in plan.problems:
+        add_row(table, Text("problem", style="red"), problem)
+    return table
+
+
+def _millions(tokens: float | None) -> str | None:
+    return None if tokens is None else f"{tokens / 1e6:,.1f}"
+
+
+def _length(seconds: float) -> str:
+    for unit, size in _STEPS:
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from convo.capacity.demands import CommitDemands, CpuDemands, Demands
+from convo.capacity.forecast import CapacityReport, StoredBytes, Surroundings, forecast, rate_of
+from convo.capacity.resources import Allowance
+
+DEMANDS = Demands(
+    seconds=600.0,
+    readings=120,
+    accepted=6_000.0,
+    analysed=6_000.0,
+    # 0.98 / 2 ms = 490/s.
+    process=CpuDemands(idle=0.02, accept=0.0005, analysis=0.0015),
+    machine=None,
+    commit=CommitDemands(each=0.001),
+    job_seconds=2.0,
+    tokens_in=1_000.0,
+    tokens_out=50.0,
+    price=0.0001,
+    calls={"llm": 1.0},
+    call_seconds={"llm": 1.4},
+)
+ALLOWED = Allowance(cores=2.0, batch_rows=256, workers=64, concurrency={"llm": 70})
+AROUND = Surroundings(
+    processes=2, connections=20, connections_spare=97, stored=StoredBytes(conversations=1_000, bytes=5_000_000)
+)
+
+
+def report(demands: Demands | None = DEMANDS, around: Surroundings = AROUND, **asked: float | None) -> CapacityReport:
+    conversations = asked.get("conversations")
+    return forecast(
+        demands,
+        ALLOWED,
+        around,
+        conversations=None if conversations is None else int(conversations),
+        target=asked.get("target"),
+    )
+
+
+def test_the_least_resource_is_the_bottleneck() -> None:
+    found = report()
+    assert found.accepts is not None
+    assert found.analyses is not None
+    assert (found.accepts.bottleneck, found.analyses.bottleneck) == ("interpreter", "workers")
+    assert found.analyses.per_second == 32.0
+    assert found.measured.enough
+    assert found.measured.note == "measured over 6000 conversations in 600 s"
+
+
+def test_many_conversations_take_their_number_by_the_rate_of_all_processes() -> None:
+    many = report(conversations=64_000).many
+    assert many is not None
+    assert many.analyse_seconds == pytest.approx(64_000 / (32.0 * 2))
+    assert many.formula.endswith("64000 / (32.0/s x 2) to analyse")
+
+
+def test_a_plan_says_what_a_rate_needs_with_its_formulas() -> None:
+    plan = report(target=500.0).plan
+    assert plan is not None
+    # What a setting raises does not decide the number: analyses end at 383/s by the pace, and 0.7 of that is planned.
+    assert plan.processes == 2
+    assert plan.workers == 715, "250/s x 2 s / 0.7"
+    assert plan.concurrency == {"llm": 500}
+    assert plan.connections == 40
+    assert plan.tokens_in_month == pytest.approx(500 * 2_592_000 * 1_000)
+    assert plan.gigabytes_month == pytest.approx(500 * 2_592_000 * 5_000 / 1e9)
+    assert plan.problems == ()
+    assert "connections: 2 x 20 = 40" in plan.formulas
+
+
+def test_more_places_than_one_process_may_have_need_more_processes() -> None:
+    slow = structs.replace(DEMANDS, job_seconds=60.0)
+    plan = report(slow, target=100.0).plan
+    assert plan is not None
+    assert plan.processes == 9, "100/s x 60 s / 0.7 are 8,572 workers, and one process has 1,000 at most"
+
+
+def test_a_plan_names_what_does_not_fit() -> None:
+    plan = report(around=structs.replace(AROUND, connections_spare=30), target=500.0).plan
+    assert plan is not None
+    assert plan.problems == (
+        "40 connections are more than the 30 that PostgreSQL takes: raise max_connections, or lower database.pool_max",
+    )
+    budget = structs.replace(ALLOWED, daily_budget=86.4)
+    found = forecast(DEMANDS, budget, AROUND, target=500.0).plan
+    assert found is not None
+    assert found.problems == ("daily budget: it allows 10/s for all processes together; raise it",)
+
+
+def test_with_too_little_data_the_report_calls_itself_a_guess() -> None:
+    few = report(structs.replace(DEMANDS, accepted=40.0, analysed=40.0, seconds=300.0))
+    assert not few.measured.enough
+    assert few.measured.note.startswith("measured over 40 conversations in 300 s; too few")
+    assert few.analyses is not None, "it is shown all the same"
+
+
+def test_before_the_second_reading_nothing_is_known_and_that_is_what_is_answered() -> None:
+    found = report(None, conversations=10, target=5.0)
+    assert (found.accepts, found.analyses, found.plan, found.resources) == (None, None, None, ())
+    assert "nothing is measured yet" in found.measured.note
+    assert found.many is not None
+    assert (found.many.accept_seconds, found.many.formula) == (None, "nothing is measured yet")
+    assert found.conversation.stored_bytes == 5_000.0
+
+
+def test_a_process_that_analyses_nothing_plans_no_analyses() -> None:
+    found = report(structs.replace(DEMANDS, analysed=0.0, job_seconds=0.0, call_seconds={}), target=10.0)
+    assert found.analyses is None
+    assert found.measured.note.endswith("this process analysed none, so nothing is known of analyses")
+    assert found.plan is not None
+    assert (found.plan.workers, found.plan.tokens_in_month) == (None, None)
+    assert found.plan.problems == ("nothing was analysed by this process, so workers, calls and tokens are not planned",)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("500/s", 500.0), ("30000/min", 500.0), ("864000/day", 10.0), ("1.8/h", 0.0005)])
+def test_a_target_is_a_number_by_a_unit_of_time(text: str, rate: float) -> None:
+    assert rate_of(text) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("text", ["500", "0/s", "-1/s", "500/week", "", "1e3/s", "nan/s", "５00/s"])
+def test_what_is_no_rate_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="write 500/s, 30000/min or 5000000/day"):
+        rate_of(text)

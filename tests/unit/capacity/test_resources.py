@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+from msgspec import structs
+
+from convo.capacity.demands import CommitDemands, CpuDemands, Demands
+from convo.capacity.resources import Allowance, Resource, find_resources
+from convo.runtime.pace import BOOKKEEPING_SECONDS, FLOOR, balanced_rate
+
+ALLOWED = Allowance(cores=2.0, batch_rows=256, workers=8, concurrency={"llm": 4})
+DEMANDS = Demands(
+    seconds=600.0,
+    readings=120,
+    accepted=6_000.0,
+    analysed=0.0,
+    process=CpuDemands(idle=0.02, accept=0.0002),
+    machine=CpuDemands(idle=0.5, accept=0.0005),
+    commit=CommitDemands(each=0.002, row=0.0001),
+)
+ANALYSING = structs.replace(
+    DEMANDS,
+    analysed=6_000.0,
+    process=CpuDemands(idle=0.02, accept=0.0002, analysis=0.0018),
+    accept_busy_seconds=0.003,
+    job_seconds=0.5,
+    price=0.001,
+    calls={"llm": 2.0},
+    call_seconds={"llm": 0.4},
+)
+
+
+def of(demands: Demands, name: str, limits: str, allowed: Allowance = ALLOWED) -> Resource:
+    return next(one for one in find_resources(demands, allowed) if (one.name, one.limits) == (name, limits))
+
+
+def test_a_processor_ends_where_rate_times_demand_is_all_its_cores() -> None:
+    assert of(DEMANDS, "interpreter", "accepts").per_second == pytest.approx((1 - 0.02) / 0.0002)
+    assert of(DEMANDS, "machine", "accepts").per_second == pytest.approx((2 - 0.5) / 0.0005)
+    assert of(DEMANDS, "interpreter", "accepts").formula == "(1 core - 0.020 idle) / (0.200 ms an accept)"
+
+
+def test_an_analysis_beside_each_accept_costs_as_well() -> None:
+    assert of(ANALYSING, "interpreter", "both").per_second == pytest.approx(0.98 / 0.002)
+
+
+def test_accepts_share_transactions_at_high_rates() -> None:
+    # Alone, an accept with its transaction would cost 0.6 ms, and 1,633/s would be the end.
+    cpu = CpuDemands(idle=0.02, accept=0.0002, commit=0.0004)
+    demands = structs.replace(DEMANDS, process=cpu)
+    found = of(demands, "interpreter", "accepts")
+    rate = found.per_second
+    transactions = (1 - rate * 0.0001) / 0.002
+    assert 0.02 + rate * 0.0002 + transactions * 0.0004 == pytest.approx(1.0), "U = 1 at this rate"
+    assert rate == pytest.approx(4_333, rel=0.001)
+    assert "transactions" in found.formula
+
+
+def test_where_transactions_never_meet_each_accept_pays_for_its_own() -> None:
+    cpu = CpuDemands(idle=0.0, accept=0.01, commit=0.01)
+    found = of(structs.replace(DEMANDS, process=cpu), "interpreter", "accepts")
+    assert found.per_second == pytest.approx(50.0)
+    assert found.formula.endswith("(10.000 ms an accept + 10.000 ms a transaction)")
+
+
+def test_the_committer_ends_with_full_transactions_one_after_the_other() -> None:
+    assert of(DEMANDS, "committer", "accepts").per_second == pytest.approx(256 / (0.002 + 256 * 0.0001))
+
+
+def test_places_end_where_the_rate_times_the_time_is_all_of_them() -> None:
+    assert of(ANALYSING, "workers", "analyses").per_second == pytest.approx(8 / 0.5)
+    assert of(ANALYSING, "llm", "analyses").per_second == pytest.approx(4 / 0.4)
+    assert of(ANALYSING, "llm", "analyses").formula == "concurrency of llm 4 / 0.4 s (2.00 calls of 0.2 s each)"
+
+
+def test_a_budget_of_the_day_is_one_for_all_processes() -> None:
+    found = of(ANALYSING, "daily budget", "analyses", structs.replace(ALLOWED, daily_budget=864.0))
+    assert (found.per_second, found.shared) == (pytest.approx(10.0), True)
+
+
+def test_what_was_not_in_use_is_no_resource() -> None:
+    assert {one.name for one in find_resources(DEMANDS, ALLOWED)} == {"interpreter", "machine", "committer"}
+    idle = structs.replace(DEMANDS, accepted=0.0)
+    assert find_resources(idle, ALLOWED) == ()
+    free = structs.replace(DEMANDS, process=CpuDemands(), machine=None, commit=CommitDemands())
+    assert find_resources(free, ALLOWED) == (), "what costs nothing has no end"
+
+
+def test_a_machine_that_others_have_taken_allows_nothing() -> None:
+    taken = structs.replace(DEMANDS, machine=CpuDemands(idle=2.1, accept=0.0005))
+    assert of(taken, "machine", "accepts").per_second == 0.0
+
+
+def test_analyses_keep_up_to_where_accepts_leave_enough_of_the_interpreter() -> None:
+    rate = balanced_rate(0.006, 0.0012)
+    # So many accepts leave 1 - X * 0.0012 / 0.6, which is just what so many analyses need.
+    assert rate * 0.006 == pytest.approx(1 - rate * 0.0012 / 0.6)
+    assert of(ANALYSING, "pace", "both").per_second == pytest.approx(balanced_rate(BOOKKEEPING_SECONDS, 0.003))
+    assert balanced_rate(0.0001, 0.0025) == pytest.approx(FLOOR / 0.0001), "the floor is theirs whatever is accepted"
