@@ -145,8 +145,7 @@ class Components:
         self.pacer = Pacer(
             self._admission.accepts, self._admission.refuses, lambda: metrics.local_analysis_seconds_total.value
         )
-        self._oldest_due_seconds = 0.0
-        self._meter = self._make_meter()
+        self._open_meter()
         self._open_logs()
         self._owed_sets = OwedSets()
         self.jobs = Jobs(
@@ -196,11 +195,12 @@ class Components:
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
 
-    def _make_meter(self) -> Meter | None:
+    def _open_meter(self) -> None:
         settings = self.settings.capacity
-        if not settings.sample_seconds:
-            return None
-        return Meter(settings, lambda: self._admission.accepts().busy_seconds, self._fill)
+        self._oldest_due_seconds = 0.0
+        self._meter: Meter | None = None
+        if settings.sample_seconds:
+            self._meter = Meter(settings, lambda: self._admission.accepts().busy_seconds, self._fill)
 
     def _fill(self) -> Fill:
         workers = self.settings.jobs.workers

@@ -575,7 +575,7 @@ class LogsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     look_seconds: Seconds = 10.0
     batch_seconds: Seconds = 86_400.0
     behind_seconds: Seconds = 3_600.0
-    busy_seconds_max: Seconds = 600.0
+    busy_seconds: Seconds = 600.0
 
     @property
     def in_objects(self) -> bool:

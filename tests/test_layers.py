@@ -224,7 +224,6 @@ TESTED_BY: dict[str, str] = {
     "convo.objects.signed_requests": "integration/objects/test_rewriting.py",
     "convo.store.log_objects": "integration/objects/test_packing.py",
     "convo.store.log_erasing": "integration/objects/test_rewriting.py",
-    "convo.runtime.idle": "integration/test_retention_keeper.py",
     # Each is a step of what only a receiver sees.
     **dict.fromkeys(
         ("convo.store.deliveries", "convo.store.webhooks", "convo.web.webhooks", "convo.webhooks.sending"),

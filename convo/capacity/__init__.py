@@ -1,1 +1,1 @@
-"""What one process can do, worked out from what it has done: the figures behind ``convo capacity`` and the load ratio."""
+"""What one process can do, worked out from what it has done: behind ``convo capacity`` and the load ratio."""

@@ -10,6 +10,7 @@ charged to the conversation: a forecast is then too careful, and never too hopef
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 from msgspec import Struct
@@ -72,7 +73,7 @@ def find_demands(readings: Sequence[Usage]) -> Demands | None:
     """Find the demands from the differences between readings, oldest first; None where there are fewer than two."""
     if len(readings) < 2:
         return None
-    steps = [later.since(earlier) for earlier, later in zip(readings, readings[1:], strict=False)]
+    steps = [later.since(earlier) for earlier, later in pairwise(readings)]
     steps = [step for step in steps if step.at > 0]
     whole = readings[-1].since(readings[0])
     if not steps or whole.at <= 0:
@@ -108,9 +109,7 @@ def _cpu(steps: Sequence[Usage], used: Callable[[Usage], float]) -> CpuDemands:
     batches = _varies([(step.accepted, step.commits) for step in worked])
     analysed = any(step.analysed for step in worked)
     apart = analysed and _varies([(step.accepted + 1.0, step.analysed + 1.0) for step in worked])
-    rows = [
-        (step.accepted, step.commits if batches else 0.0, step.analysed if apart else 0.0) for step in worked
-    ]
+    rows = [(step.accepted, step.commits if batches else 0.0, step.analysed if apart else 0.0) for step in worked]
     accept, commit, analysis = fit_costs(rows, totals) if rows else (0.0, 0.0, 0.0)
     only_analyses = analysed and not any(step.accepted for step in worked)
     if only_analyses:

@@ -136,7 +136,7 @@ def rate_of(text: str) -> float:
     return rate
 
 
-def forecast(  # noqa: PLR0913  (all that the report is made of)
+def forecast_capacity(  # noqa: PLR0913  (all that the report is made of)
     demands: Demands | None,
     allowed: Allowance,
     around: Surroundings,

@@ -1,7 +1,7 @@
 """How much processor time the machine, or this container of it, has used, and how many cores there are.
 
-Linux counts both. Where a container has a limit (cgroup version 2, ``cpu.max``), the container is the machine. Elsewhere
-nothing is counted.
+Linux counts both. Where a container has a limit (cgroup version 2, ``cpu.max``), the container is the machine.
+Elsewhere nothing is counted.
 """
 
 from __future__ import annotations

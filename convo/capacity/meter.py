@@ -38,8 +38,10 @@ class Meter:
         due = trio.current_time()
         while True:
             self.take_reading()
-            # After a pause of the machine readings go on from now: those in between are not made up for.
-            due = max(due + self._settings.sample_seconds, trio.current_time())
+            due += self._settings.sample_seconds
+            if due <= trio.current_time():
+                # After a pause of the machine: the readings in between are not made up for.
+                due = trio.current_time() + self._settings.sample_seconds
             await trio.sleep_until(due)
 
     def take_reading(self) -> None:

@@ -85,11 +85,12 @@ def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
             what = f"{calls:.2f} calls of {held / calls:.3g} s each"
             yield _places(name, f"concurrency of {name}", count, held, what)
     if allowed.daily_budget and demands.price > 0:
+        budget = f"llm.daily_budget {allowed.daily_budget:g}"
         yield Resource(
             name="daily budget",
             limits="analyses",
             per_second=allowed.daily_budget / demands.price / _DAY_SECONDS,
-            formula=f"llm.daily_budget {allowed.daily_budget:g} / {demands.price:.6g} a conversation / {_DAY_SECONDS} s",
+            formula=f"{budget} / {demands.price:.6g} a conversation / {_DAY_SECONDS} s",
             shared=True,
         )
 
@@ -113,9 +114,7 @@ def _processor(name: str, limits: Work, cpu: CpuDemands, commit: CommitDemands, 
     )
 
 
-def _processor_rate(
-    cores: float, idle: float, one: float, each: float, commit: CommitDemands
-) -> tuple[float, float]:
+def _processor_rate(cores: float, idle: float, one: float, each: float, commit: CommitDemands) -> tuple[float, float]:
     """Return the rate at which the processor is full, and what transactions then take of it where they are shared.
 
     At a low rate each accept has a transaction of its own. Above, the next ones gather while a transaction is under
@@ -155,8 +154,8 @@ def _pace(demands: Demands) -> Resource:
         name="pace",
         limits="both",
         per_second=balanced_rate(cost, demands.accept_busy_seconds),
-        formula=f"analyses have what accepts leave: {cost * 1e3:.2f} ms an analysis, and accepts that were under way for"
-        f" {demands.accept_busy_seconds * 1e3:.2f} ms each",
+        formula=f"analyses have what accepts leave: {cost * 1e3:.2f} ms an analysis, and accepts that were under way"
+        f" for {demands.accept_busy_seconds * 1e3:.2f} ms each",
     )
 
 

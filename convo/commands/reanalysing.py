@@ -63,7 +63,10 @@ class CountedRerun(Struct, frozen=True, kw_only=True):
 
 
 class WorkedRerun(Rerun, frozen=True, kw_only=True):
-    """A re-run as it stands when its command ends; ``why_nothing`` is why it found nothing to do, empty where it did."""
+    """A re-run as it stands when its command ends.
+
+    ``why_nothing`` is why it found nothing to do, empty where there was something.
+    """
 
     why_nothing: str = ""
 
@@ -189,8 +192,8 @@ def _why_nothing(rerun: Rerun, up_to_date: int) -> str:
     limits += [f"--sample {rerun.sample:g}"] if rerun.sample < 1 else []
     asked = f", and these within {', '.join(limits)}" if limits else ""
     return (
-        f"found 0: of {_conversations(others)} none can be chosen: only those that are analysed, whose log is stored and"
-        f" that no newer revision replaces{asked}"
+        f"found 0: of {_conversations(others)} none can be chosen: only those that are analysed, whose log is stored"
+        f" and that no newer revision replaces{asked}"
     )
 
 

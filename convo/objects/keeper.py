@@ -78,7 +78,7 @@ class LogsKeeper:
         busy = self._packer.busy_seconds
         if busy < _SHOWN_BUSY_SECONDS:
             return ""
-        bound = self._settings.busy_seconds_max
+        bound = self._settings.busy_seconds
         then = f"at {bound:g} s it packs in spite of the load" if busy < bound else "it packs in spite of the load"
         return f"LOGS_BEHIND: packing waits for idle moments (busy for {busy:.0f} s; {then})"
 

@@ -54,7 +54,7 @@ class Packer:
         self._storage = storage
         self._postgres = postgres
         self._settings = settings
-        self._moments = IdleMoments(pressed, settings.busy_seconds_max)
+        self._moments = IdleMoments(pressed, settings.busy_seconds)
         self._local = LocalLogs(postgres, settings.local_bytes_max)
         self._groups: dict[tuple[int, int], list[WaitingLog]] = {}
         self._position = 0
@@ -117,7 +117,7 @@ class Packer:
 
     async def _find(self) -> bool:
         """Find the next logs that may move; return whether there may be more behind them."""
-        await self._moments.wait()
+        await self._moments.next_one()
         least = self._least_seconds()
         page, following = await self._postgres.run(
             "db.pack", partial(log_objects.read_movable, after=self._position, rows=_PAGE_ROWS), begin=RELAXED
@@ -199,7 +199,7 @@ class Packer:
     async def _bodies(self, group: Sequence[WaitingLog]) -> Sequence[MovingLog]:
         found: list[MovingLog] = []
         for piece in _pieces(group):
-            await self._moments.wait()
+            await self._moments.next_one()
             found += await self._postgres.run(
                 "db.pack", partial(log_objects.read_moving, seqs=[one.seq for one in piece]), begin=RELAXED
             )
@@ -213,7 +213,7 @@ class Packer:
         return joined
 
     async def _refer(self, planned: LogObject, joined: JoinedLogs) -> int:
-        await self._moments.wait()
+        await self._moments.next_one()
         refer = partial(log_objects.refer, planned=planned, refs=joined.refs, size=len(joined.body))
         began = trio.current_time()
         moved = await self._postgres.run("db.pack", refer, begin=DURABLE)

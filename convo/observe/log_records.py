@@ -304,16 +304,13 @@ def logs_waiting(*, what: str, reason: str) -> None:
     _record_seldom("warning", "logs_waiting", what, what=what, reason=reason)
 
 
-def logs_behind(
-    *, seconds: float, oldest_seconds: float, local_bytes: int, busy_seconds: float, reason: str
-) -> None:
+def logs_behind(*, seconds: float, oldest_seconds: float, local_bytes: int, busy_seconds: float, reason: str) -> None:
     """Log that logs have not moved for longer than ``logs.behind_seconds``.
 
     ``busy_seconds`` is the longest wait for an idle moment in the last try.
     """
     fields = {"seconds": seconds, "oldest_seconds": oldest_seconds, "local_bytes": local_bytes}
-    fields |= {"busy_seconds": busy_seconds, "reason": reason}
-    _record_seldom("error", "logs_behind", "", **fields)
+    _record_seldom("error", "logs_behind", "", **fields, busy_seconds=busy_seconds, reason=reason)
 
 
 def logs_caught_up() -> None:

@@ -314,14 +314,14 @@ canaries_total = _folding.count("convo_canaries_total", "Canaries that ended, by
 # --- capacity
 load_ratio = Gauge(
     "convo_load_ratio",
-    "How full this process is, 1 being full: the largest of convo_load_share. No number without capacity.sample_seconds.",
+    "How full this process is, 1 being full: the largest of convo_load_share. NaN without capacity.sample_seconds.",
     registry=registry,
 )
 # Not 0: that would be an idle process, and an autoscaler would take it away.
 load_ratio.set(float("nan"))
 load_share = Gauge(
     "convo_load_share",
-    "How full a resource of this process is, as a smooth mean; workers up to 2 by the age of the oldest due job.",
+    "How full a resource of this process is, as a smooth mean; workers up to 2, by the age of the oldest due job.",
     ["resource"],
     registry=registry,
 )

@@ -32,13 +32,13 @@ async def until_idle(pressed: Callable[[], bool], within_seconds: float = math.i
 class IdleMoments:
     """The idle moments that one piece of work waits for: since when there was none, and when it waits no longer.
 
-    After ``busy_seconds_max`` without one, the work goes on in spite of the load, step by step: before each step a
+    After ``busy_limit_seconds`` without one, the work goes on in spite of the load, step by step: before each step a
     moment is waited for, as long as ``GIVE_WAY_SECONDS``. With the first that comes, it waits as before.
     """
 
-    def __init__(self, pressed: Callable[[], bool], busy_seconds_max: float) -> None:
+    def __init__(self, pressed: Callable[[], bool], busy_limit_seconds: float) -> None:
         self._pressed = pressed
-        self._busy_seconds_max = busy_seconds_max
+        self._busy_limit_seconds = busy_limit_seconds
         self._busy_since: float | None = None
         self.longest_seconds = 0.0
         """The longest wait since ``begin``."""
@@ -48,11 +48,11 @@ class IdleMoments:
         """For how long a moment has been waited for in vain; 0 where none is waited for."""
         return 0.0 if self._busy_since is None else trio.current_time() - self._busy_since
 
-    async def wait(self) -> None:
+    async def next_one(self) -> None:
         """Wait for a moment, or until there was none for too long."""
         if self._busy_since is None:
             self._busy_since = trio.current_time()
-        left = self._busy_since + self._busy_seconds_max - trio.current_time()
+        left = self._busy_since + self._busy_limit_seconds - trio.current_time()
         came = await until_idle(self._pressed, max(left, GIVE_WAY_SECONDS))
         self.longest_seconds = max(self.longest_seconds, self.busy_seconds)
         if came:

@@ -103,7 +103,7 @@ def balanced_rate(cost_seconds: float, accept_busy_seconds: float) -> float:
     """Return how many conversations a second can be accepted so that as many are analysed beside them.
 
     An analysis takes ``cost_seconds`` of the interpreter, and an accept is under way for ``accept_busy_seconds``. Where
-    X come in a second, analyses have the share 1 - X * busy / 0.6, or ``FLOOR``; they keep up while X * cost is not more.
+    X come in a second, analyses have the share 1 - X * busy / 0.6, or ``FLOOR``, and keep up while X * cost is no more.
     """
     kept = min(accept_busy_seconds, _ACCEPT_SECONDS) / _BUSY
     return max(1.0 / (cost_seconds + kept), FLOOR / cost_seconds)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from convo.capacity.demands import find_demands
-from convo.capacity.forecast import forecast, rate_of
+from convo.capacity.forecast import forecast_capacity, rate_of
 from convo.capacity.meter import Meter
 from convo.capacity.resources import Allowance
 from convo.errors import Invalid, NotFound
@@ -49,7 +49,7 @@ class CapacityRoute(Struct, frozen=True, kw_only=True):
         readings, ratio, allowed = meter.readings(), meter.ratio.value, allowance(self.settings, meter.machine.cores)
 
         def make() -> bytes:
-            report = forecast(
+            report = forecast_capacity(
                 find_demands(readings), allowed, around, load_ratio=ratio, conversations=conversations, target=target
             )
             return encode(report)

@@ -155,6 +155,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         erasing=nothing,
         webhooks=nothing,
         operations=nothing,
+        capacity=nothing,
     )
 
 

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import httpx
 import msgspec
@@ -138,7 +139,7 @@ class Watch:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -389,7 +390,9 @@ def page(mode: str, run: Run, seconds: Sequence[Second], about: dict[str, str], 
     drawn = [
         Plot(title="Conversations a second", curves=rates, marks=marks),
         Plot(title="Latency of an accept, ms", curves=latencies),
-        Plot(title="Conversations that wait to be analysed", curves={"queue": [(one.at, one.queue) for one in seconds]}),
+        Plot(
+            title="Conversations that wait to be analysed", curves={"queue": [(one.at, one.queue) for one in seconds]}
+        ),
         Plot(
             title="Processor, in cores",
             curves={

@@ -248,6 +248,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         webhooks=Mock(),
         streams=Mock(),
         operations=Mock(),
+        capacity=Mock(),
     )
 
 

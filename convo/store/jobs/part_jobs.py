@@ -21,7 +21,6 @@ from convo.store.owed_sets import OwedSets
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import REMOTE_PREFIX, TENANT_NAME
 
-
 GIVEN_UP_MAX = 500
 """So many part jobs are given up in one transaction."""
 

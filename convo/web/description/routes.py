@@ -458,13 +458,11 @@ _CAPACITY = (
         needs_database=True,
         tag="capacity",
         summary="Read what this installation can do",
-        text="From what the process that answers has measured of its own work within `capacity.window_seconds`: how many "
+        text="From what the process that answers has measured of its own work in `capacity.window_seconds`: how many "
         "conversations a second each resource allows, which one is the bottleneck, and what a rate needs. Each figure "
         "has its formula. `measured.enough` is false while there is too little data.",
         parameters=(MANY_CONVERSATIONS, TARGET_RATE),
-        answers=(
-            RouteResponse(status=200, text="The report.", body=CapacityReport, sample=samples.CAPACITY),
-        ),
+        answers=(RouteResponse(status=200, text="The report.", body=CapacityReport, sample=samples.CAPACITY),),
         problems=(errors.NotFound, errors.Invalid, errors.Overloaded, errors.DeadlineExceeded),
     ),
 )
@@ -747,4 +745,15 @@ _SERVICE = (
     ),
 )
 
-ROUTES = (*_CONVERSATIONS, *_DEAD_LETTERS, *_USERS, *_ERASING, *_WEBHOOKS, *_EVENTS, *_AUDIT_LOG, *_ALERTS, *_CAPACITY, *_SERVICE)
+ROUTES = (
+    *_CONVERSATIONS,
+    *_DEAD_LETTERS,
+    *_USERS,
+    *_ERASING,
+    *_WEBHOOKS,
+    *_EVENTS,
+    *_AUDIT_LOG,
+    *_ALERTS,
+    *_CAPACITY,
+    *_SERVICE,
+)

@@ -18,7 +18,7 @@ from convo.analysis.part import (
 )
 from convo.analysis.scoring import score
 from convo.capacity.demands import CommitDemands, CpuDemands, Demands
-from convo.capacity.forecast import StoredBytes, Surroundings, forecast
+from convo.capacity.forecast import StoredBytes, Surroundings, forecast_capacity
 from convo.capacity.resources import Allowance
 from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Receipt, Turn
 from convo.conversation.score import Weights
@@ -286,7 +286,7 @@ READY = service_views.ReadyView(
     dependencies={"database": service_views.DependencyView(ok=True, seconds=0.0012, age_seconds=0.7)},
 )
 
-CAPACITY = forecast(
+CAPACITY = forecast_capacity(
     Demands(
         seconds=3_600.0,
         readings=721,

@@ -100,7 +100,7 @@ async def test_packing_that_waits_for_idle_moments_is_seen_and_ends_its_wait(log
 
     await logs.settled("talk-1")
     await shift_clock(logs.postgres, "3 days")
-    settings = structs.replace(logs.settings, busy_seconds_max=0.3)
+    settings = structs.replace(logs.settings, busy_seconds=0.3)
     keeper = LogsKeeper(logs.storage, logs.postgres, settings, lambda: True, lambda: True)
     assert not keeper.warning
     shown: list[str] = []
@@ -116,7 +116,9 @@ async def test_packing_that_waits_for_idle_moments_is_seen_and_ends_its_wait(log
             nursery.start_soon(look)
             assert await keeper.look() == 1, "it has packed under pressure"
             nursery.cancel_scope.cancel()
-    assert any(one.startswith("LOGS_BEHIND: packing waits for idle moments (busy for 0 s; at 0.3 s it") for one in shown)
+    assert any(
+        one.startswith("LOGS_BEHIND: packing waits for idle moments (busy for 0 s; at 0.3 s it") for one in shown
+    )
     assert any("s; it packs in spite of the load)" in one for one in shown)
     assert not keeper.warning
 

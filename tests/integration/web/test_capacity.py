@@ -5,10 +5,11 @@ from typing import Any
 
 import httpx
 import pytest
+import trio
 
 from convo.store.table_sizes import read_surroundings
 from tests.support.making import open_store
-from tests.support.running import eventually, serving
+from tests.support.running import serving
 
 END = "/v1/conversations/end"
 QUICK = {"capacity.sample_seconds": "0.1", "capacity.window_seconds": "60"}
@@ -30,12 +31,10 @@ async def test_what_a_process_has_done_is_what_it_forecasts_from(database: str, 
             found: dict[str, Any] = answer.json()
             return found
 
-        async def all_measured() -> bool:
-            measured = (await report())["measured"]
-            return bool(measured["accepted"] == measured["analysed"] == 12)
-
-        await eventually(all_measured)
         found = await report()
+        while not found["measured"]["accepted"] == found["measured"]["analysed"] == 12:
+            await trio.sleep(0.1)
+            found = await report()
         assert not found["measured"]["enough"]
         assert "too few" in found["measured"]["note"]
         names = {one["name"] for one in found["resources"]}

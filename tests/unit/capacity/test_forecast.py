@@ -4,7 +4,7 @@ import pytest
 from msgspec import structs
 
 from convo.capacity.demands import CommitDemands, CpuDemands, Demands
-from convo.capacity.forecast import CapacityReport, StoredBytes, Surroundings, forecast, rate_of
+from convo.capacity.forecast import CapacityReport, StoredBytes, Surroundings, forecast_capacity, rate_of
 from convo.capacity.resources import Allowance
 
 DEMANDS = Demands(
@@ -31,7 +31,7 @@ AROUND = Surroundings(
 
 def report(demands: Demands | None = DEMANDS, around: Surroundings = AROUND, **asked: float | None) -> CapacityReport:
     conversations = asked.get("conversations")
-    return forecast(
+    return forecast_capacity(
         demands,
         ALLOWED,
         around,
@@ -85,7 +85,7 @@ def test_a_plan_names_what_does_not_fit() -> None:
         "40 connections are more than the 30 that PostgreSQL takes: raise max_connections, or lower database.pool_max",
     )
     budget = structs.replace(ALLOWED, daily_budget=86.4)
-    found = forecast(DEMANDS, budget, AROUND, target=500.0).plan
+    found = forecast_capacity(DEMANDS, budget, AROUND, target=500.0).plan
     assert found is not None
     assert found.problems == ("daily budget: it allows 10/s for all processes together; raise it",)
 
@@ -112,10 +112,14 @@ def test_a_process_that_analyses_nothing_plans_no_analyses() -> None:
     assert found.measured.note.endswith("this process analysed none, so nothing is known of analyses")
     assert found.plan is not None
     assert (found.plan.workers, found.plan.tokens_in_month) == (None, None)
-    assert found.plan.problems == ("nothing was analysed by this process, so workers, calls and tokens are not planned",)
+    assert found.plan.problems == (
+        "nothing was analysed by this process, so workers, calls and tokens are not planned",
+    )
 
 
-@pytest.mark.parametrize(("text", "rate"), [("500/s", 500.0), ("30000/min", 500.0), ("864000/day", 10.0), ("1.8/h", 0.0005)])
+@pytest.mark.parametrize(
+    ("text", "rate"), [("500/s", 500.0), ("30000/min", 500.0), ("864000/day", 10.0), ("1.8/h", 0.0005)]
+)
 def test_a_target_is_a_number_by_a_unit_of_time(text: str, rate: float) -> None:
     assert rate_of(text) == pytest.approx(rate)
 

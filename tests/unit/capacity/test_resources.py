@@ -74,7 +74,8 @@ def test_places_end_where_the_rate_times_the_time_is_all_of_them() -> None:
 
 def test_a_budget_of_the_day_is_one_for_all_processes() -> None:
     found = of(ANALYSING, "daily budget", "analyses", structs.replace(ALLOWED, daily_budget=864.0))
-    assert (found.per_second, found.shared) == (pytest.approx(10.0), True)
+    assert found.per_second == pytest.approx(10.0)
+    assert found.shared
 
 
 def test_what_was_not_in_use_is_no_resource() -> None:

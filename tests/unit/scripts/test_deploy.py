@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from convo.observe import metrics
 
+yaml = pytest.importorskip("yaml", reason="PyYAML comes with the tools of the tests")
 DEPLOY = Path(__file__).parents[3] / "scripts" / "deploy"
 SAMPLES = ["hpa.yaml", "keda.yaml"]
 

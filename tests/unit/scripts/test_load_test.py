@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from msgspec import structs
@@ -66,7 +66,7 @@ def test_the_page_holds_its_plots_and_loads_nothing() -> None:
 
 def test_a_plot_is_well_formed_and_scales_to_its_largest_figure() -> None:
     plot = Plot(title="a < b", curves={"one": [(0.0, 0.0), (10.0, 50.0)]}, marks={"end": 100.0})
-    root = ElementTree.fromstring(plots.draw(plot, [Phase(name="ramp", begins=0.0, ends=10.0)]))
+    root = ET.fromstring(plots.draw(plot, [Phase(name="ramp", begins=0.0, ends=10.0)]))
     lines = [one.get("points") for one in root.iter() if one.tag.endswith("polyline")]
     assert lines == ["64.0,212.0 750.0,123.0"], "50 of 100 is half of the height"
 
