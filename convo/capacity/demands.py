@@ -21,7 +21,10 @@ from convo.capacity.usage import Usage
 _QUIET_LEAST = 3
 # Two kinds of work are told apart where their ratio changes by so much between readings.
 _VARIES = 1.4
+# A transaction is told apart from its rows only where much larger ones were seen: both wait for the same disk.
+_ROWS_VARY = 3.0
 _SHARE_OF_EDGE = 10
+_SLOWED_LEAST = 1.25
 
 
 class CpuDemands(Struct, frozen=True, kw_only=True):
@@ -47,8 +50,9 @@ class CommitDemands(Struct, frozen=True, kw_only=True):
 class Demands(Struct, frozen=True, kw_only=True):
     """What was measured, and what one conversation costs.
 
-    ``process`` and ``machine`` are processor time; ``machine`` is None where the system does not count it. ``calls``
-    and ``call_seconds`` are of one conversation, by dependency; so are the other figures but the first four.
+    ``process`` and ``machine`` are processor time; ``machine`` is None where the system does not count it. ``slowed``
+    is how many times longer all work of the process takes because others want the same processors. ``calls`` and
+    ``call_seconds`` are of one conversation, by dependency; so are the figures that follow ``slowed``.
     """
 
     seconds: float
@@ -58,6 +62,7 @@ class Demands(Struct, frozen=True, kw_only=True):
     process: CpuDemands
     machine: CpuDemands | None
     commit: CommitDemands
+    slowed: float = 1.0
     accept_busy_seconds: float = 0.0
     job_seconds: float = 0.0
     analyst_seconds: float = 0.0
@@ -88,6 +93,7 @@ def find_demands(readings: Sequence[Usage]) -> Demands | None:
         process=_cpu(steps, lambda step: step.process_seconds),
         machine=_cpu(steps, lambda step: step.machine_seconds) if counted else None,
         commit=_commit(steps),
+        slowed=_slowed(steps),
         accept_busy_seconds=whole.accept_busy_seconds / accepted,
         job_seconds=whole.job_seconds / analysed,
         analyst_seconds=whole.analyst_seconds / analysed,
@@ -119,21 +125,37 @@ def _cpu(steps: Sequence[Usage], used: Callable[[Usage], float]) -> CpuDemands:
     )
 
 
+def _slowed(steps: Sequence[Usage]) -> float:
+    """Return how much longer work takes by the others on the machine: as it is while this process has none to speak of.
+
+    While it has, PostgreSQL and whoever sends are the others, and they are counted with the machine.
+    """
+    quiet = [step for step in steps if not step.accepted and not step.analysed]
+    worked = sum(step.loop_seconds for step in quiet)
+    if len(quiet) < _QUIET_LEAST or worked <= 0:
+        return 1.0
+    slowed = 1.0 + sum(step.queued_seconds for step in quiet) / worked
+    # On an idle machine a thread that wakes up waits a little, too.
+    return slowed if slowed >= _SLOWED_LEAST else 1.0
+
+
 def _commit(steps: Sequence[Usage]) -> CommitDemands:
     worked = [step for step in steps if step.commits]
     if not worked:
         return CommitDemands()
     totals = [step.commit_seconds for step in worked]
-    if not _varies([(step.accepted, step.commits) for step in worked]):
-        return CommitDemands(each=sum(totals) / sum(step.commits for step in worked))
+    mean = sum(totals) / sum(step.commits for step in worked)
+    if not _varies([(step.accepted, step.commits) for step in worked], _ROWS_VARY):
+        return CommitDemands(each=mean)
     each, row = fit_costs([(step.commits, step.accepted) for step in worked], totals)
-    return CommitDemands(each=each, row=row)
+    # None is free, whatever its rows: then what was measured is how busy the machine was.
+    return CommitDemands(each=each, row=row) if each >= mean / 10 else CommitDemands(each=mean)
 
 
-def _varies(pairs: Sequence[tuple[float, float]]) -> bool:
+def _varies(pairs: Sequence[tuple[float, float]], least: float = _VARIES) -> bool:
     """Return whether the ratio of two counts changes enough between readings to tell what each of them costs."""
     ratios = sorted(one / other for one, other in pairs if one and other)
     if len(ratios) < 4:
         return False
     edge = len(ratios) // _SHARE_OF_EDGE
-    return ratios[-1 - edge] / ratios[edge] >= _VARIES
+    return ratios[-1 - edge] / ratios[edge] >= least

@@ -12,6 +12,7 @@ from convo.capacity.machine_cpu import MachineCpu
 from convo.capacity.reading import read_usage
 from convo.capacity.usage import Usage
 from convo.observe import metrics
+from convo.runtime.scheduled import ThreadTimes
 from convo.settings import CapacitySettings
 
 
@@ -36,17 +37,21 @@ class Meter:
     async def run(self) -> None:
         """Take a reading every ``capacity.sample_seconds`` until cancelled; run it in the loop's own thread."""
         due = trio.current_time()
+        with ThreadTimes() as loop:
+            await self._take_readings(due, loop)
+
+    async def _take_readings(self, due: float, loop: ThreadTimes) -> None:
         while True:
-            self.take_reading()
+            self.take_reading(loop.read())
             due += self._settings.sample_seconds
             if due <= trio.current_time():
                 # After a pause of the machine: the readings in between are not made up for.
                 due = trio.current_time() + self._settings.sample_seconds
             await trio.sleep_until(due)
 
-    def take_reading(self) -> None:
-        """Take one reading, and set the gauges."""
-        reading = read_usage(trio.current_time(), self._accept_busy_seconds(), self.machine.read())
+    def take_reading(self, loop: tuple[float, float] = (0.0, 0.0)) -> None:
+        """Take one reading, and set the gauges; ``loop`` is as ``ThreadTimes.read`` returns it."""
+        reading = read_usage(trio.current_time(), self._accept_busy_seconds(), self.machine.read(), loop)
         step = reading.since(self._readings[-1]) if self._readings else None
         self._readings.append(reading)
         if step is None or step.at <= 0:

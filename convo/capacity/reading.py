@@ -18,13 +18,20 @@ _CALLS = {
 }
 
 
-def read_usage(at: float, accept_busy_seconds: float, machine_seconds: float) -> Usage:
-    """Read the metrics of this process, in the loop's own thread; ``at`` is the time of the reading in seconds."""
+def read_usage(
+    at: float, accept_busy_seconds: float, machine_seconds: float, loop: tuple[float, float] = (0.0, 0.0)
+) -> Usage:
+    """Read the metrics of this process, in the loop's own thread; ``at`` is the time of the reading in seconds.
+
+    ``loop`` is for how long the loop's thread has worked, and waited for a processor.
+    """
     calls = _calls()
     return Usage(
         at=at,
         process_seconds=time.process_time(),
         machine_seconds=machine_seconds,
+        loop_seconds=loop[0],
+        queued_seconds=loop[1],
         accepted=metrics.intake_batch_rows.total,
         commits=float(sum(metrics.intake_commit_seconds.counts)),
         commit_seconds=metrics.intake_commit_seconds.total,

@@ -63,18 +63,18 @@ def find_resources(demands: Demands, allowed: Allowance) -> tuple[Resource, ...]
 def _for_accepts(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     if not demands.accepted:
         return
-    yield _processor("interpreter", "accepts", demands.process, demands.commit, 1.0)
+    yield _processor("interpreter", "accepts", demands.process, demands.commit, slowed=demands.slowed)
     if demands.machine is not None:
-        yield _processor("machine", "accepts", demands.machine, demands.commit, allowed.cores)
+        yield _processor("machine", "accepts", demands.machine, demands.commit, cores=allowed.cores)
     if demands.commit.each or demands.commit.row:
         yield _committer(demands.commit, allowed.batch_rows)
 
 
 def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     work: Work = "both" if demands.accepted else "analyses"
-    yield _processor("interpreter", work, demands.process, demands.commit, 1.0)
+    yield _processor("interpreter", work, demands.process, demands.commit, slowed=demands.slowed)
     if demands.machine is not None:
-        yield _processor("machine", work, demands.machine, demands.commit, allowed.cores)
+        yield _processor("machine", work, demands.machine, demands.commit, cores=allowed.cores)
     if demands.accepted:
         yield _pace(demands)
     if allowed.workers and demands.job_seconds:
@@ -98,19 +98,28 @@ def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
 # --- processors
 
 
-def _processor(name: str, limits: Work, cpu: CpuDemands, commit: CommitDemands, cores: float) -> Resource:
+def _processor(  # noqa: PLR0913  (the law, with all that it takes)
+    name: str, limits: Work, cpu: CpuDemands, commit: CommitDemands, *, cores: float = 1.0, slowed: float = 1.0
+) -> Resource:
+    """Apply the utilisation law to the processors of the machine, or to the one that runs the interpreter."""
     with_analysis = limits != "accepts"
     one = (cpu.accept if limits != "analyses" else 0.0) + (cpu.analysis if with_analysis else 0.0)
     each = cpu.commit if limits != "analyses" else 0.0
-    per_second, batching = _processor_rate(cores, cpu.idle, one, each, commit)
-    words = [f"{cores:g} cores" if cores != 1.0 else "1 core", f"{cpu.idle:.3f} idle"]
-    words += [f"{batching:.3f} transactions"] if batching else []
+    # Whoever else wants the processors has to share them: more than half of them is not lost to others.
+    idle = min(cpu.idle, cores / 2)
+    per_second, batching = _processor_rate(cores / slowed, idle / slowed, one, each, commit)
+    words = [f"{cores:g} core{'' if cores == 1.0 else 's'}", f"{idle:.3f} idle"]
+    words += [f"{batching * slowed:.3f} transactions"] if batching else []
+    others = f" / {slowed:.2f} as others use the processors" if slowed > 1 else ""
     costs = [f"{cpu.accept * 1e3:.3f} ms an accept"] if limits != "analyses" else []
     costs += [f"{each * 1e3:.3f} ms a transaction"] if each and not batching else []
     costs += [f"{cpu.analysis * 1e3:.3f} ms an analysis"] if with_analysis and cpu.analysis else []
     note = "" if cpu.apart else " (an accept with its analysis: they came at one ratio)"
     return Resource(
-        name=name, limits=limits, per_second=per_second, formula=f"({' - '.join(words)}) / ({' + '.join(costs)}){note}"
+        name=name,
+        limits=limits,
+        per_second=per_second,
+        formula=f"({' - '.join(words)}) / ({' + '.join(costs)}){others}{note}",
     )
 
 

@@ -11,7 +11,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     """One reading, each figure since the start of the process, or the difference of two of them.
 
     ``process_seconds`` is processor time of the process, ``machine_seconds`` that of all processes of its machine or
-    container. ``accepted`` are conversations stored in ``commits`` transactions of ``commit_seconds`` together;
+    container. ``loop_seconds`` is that of the loop's thread, ``queued_seconds`` how long it could run and had no
+    processor. ``accepted`` are conversations stored in ``commits`` transactions of ``commit_seconds`` together;
     ``accept_busy_seconds`` are those in which any accept was under way. ``analysed`` are jobs that were settled;
     ``job_seconds`` is how long all jobs were at work, and ``analyst_seconds`` what the embedded analyst had of the
     interpreter. ``calls`` and ``call_seconds`` are attempts to call each dependency, by its name.
@@ -20,6 +21,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     at: float = 0.0
     process_seconds: float = 0.0
     machine_seconds: float = 0.0
+    loop_seconds: float = 0.0
+    queued_seconds: float = 0.0
     accepted: float = 0.0
     commits: float = 0.0
     commit_seconds: float = 0.0

@@ -156,7 +156,8 @@ class Watch:
         lines = httpx.get(f"{self._convo.url}/metrics", timeout=20).text.splitlines()
         settled = overload.figure_of(lines, 'convo_jobs_ended_total{ending="settle"}')
         accepted = overload.figure_of(lines, "convo_intake_batch_rows_sum")
-        return settled, accepted - settled
+        # Where nothing is analysed, nothing waits for it.
+        return settled, accepted - settled if self._analyses else 0.0
 
     def _run(self) -> None:
         before = self._read()
@@ -202,7 +203,7 @@ class Run:
         self._recover(knee)
 
     def knee(self) -> float:
-        """Return the highest rate that was done in any step of the ramp."""
+        """Return the highest rate that was done in any step so far."""
         return max(step.done for step in self.steps)
 
     def predicted(self) -> Ceiling | None:

@@ -9,8 +9,11 @@ from convo.capacity.usage import Usage
 ACCEPT, COMMIT, ANALYSIS, IDLE = 0.0002, 0.0005, 0.004, 0.03
 
 
-def readings(steps: list[tuple[float, float, float]], *, seconds: float = 5.0) -> list[Usage]:
-    """Make readings of a process that has done these (accepted, commits, analysed) in steps of ``seconds``."""
+def readings(steps: list[tuple[float, float, float]], *, seconds: float = 5.0, queued: float = 0.1) -> list[Usage]:
+    """Make readings of a process that has done these (accepted, commits, analysed) in steps of ``seconds``.
+
+    While it has no work, it waits for a processor ``queued`` times as long as it works; else as long as it works.
+    """
     found = [Usage(at=100.0)]
     for accepted, commits, analysed in steps:
         last = found[-1]
@@ -20,6 +23,8 @@ def readings(steps: list[tuple[float, float, float]], *, seconds: float = 5.0) -
                 at=last.at + seconds,
                 process_seconds=last.process_seconds + used,
                 machine_seconds=last.machine_seconds + 2 * used,
+                loop_seconds=last.loop_seconds + used,
+                queued_seconds=last.queued_seconds + (used if accepted or analysed else used * queued),
                 accepted=last.accepted + accepted,
                 commits=last.commits + commits,
                 commit_seconds=last.commit_seconds + 0.002 * commits + 0.0001 * accepted,
@@ -66,6 +71,17 @@ def test_a_process_that_only_analyses_is_charged_by_analysis() -> None:
     assert found is not None
     assert found.process.analysis == pytest.approx(ANALYSIS)
     assert found.process.accept == 0.0
+
+
+def test_others_slow_a_process_by_how_long_it_waits_while_it_has_no_work() -> None:
+    found = [find_demands(readings([*QUIET, *BUSY], queued=queued)) for queued in (0.1, 1.5)]
+    assert [one.slowed for one in found if one is not None] == pytest.approx([1.0, 2.5])
+
+
+def test_rows_of_transactions_are_told_apart_only_where_much_larger_ones_were_seen() -> None:
+    found = find_demands(readings([(100.0, 100.0, 0.0), (200.0, 100.0, 0.0)] * 4))
+    assert found is not None
+    assert (found.commit.each, found.commit.row) == pytest.approx((0.00215, 0.0))
 
 
 def test_one_reading_says_nothing_and_a_system_that_counts_nothing_is_no_machine() -> None:

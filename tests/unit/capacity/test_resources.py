@@ -86,9 +86,16 @@ def test_what_was_not_in_use_is_no_resource() -> None:
     assert find_resources(free, ALLOWED) == (), "what costs nothing has no end"
 
 
-def test_a_machine_that_others_have_taken_allows_nothing() -> None:
-    taken = structs.replace(DEMANDS, machine=CpuDemands(idle=2.1, accept=0.0005))
-    assert of(taken, "machine", "accepts").per_second == 0.0
+def test_of_a_machine_that_others_have_taken_half_can_be_had() -> None:
+    taken = structs.replace(DEMANDS, machine=CpuDemands(idle=1.99, accept=0.0005))
+    assert of(taken, "machine", "accepts").per_second == pytest.approx(1.0 / 0.0005)
+
+
+def test_an_interpreter_that_waits_for_processors_does_so_much_less() -> None:
+    slow = structs.replace(DEMANDS, slowed=2.0)
+    found = of(slow, "interpreter", "accepts")
+    assert found.per_second == pytest.approx(0.98 / 2 / 0.0002)
+    assert found.formula.endswith("(0.200 ms an accept) / 2.00 as others use the processors")
 
 
 def test_analyses_keep_up_to_where_accepts_leave_enough_of_the_interpreter() -> None:
