@@ -21,6 +21,9 @@ from convo.capacity.usage import Usage
 _QUIET_LEAST = 3
 # Two kinds of work are told apart where their ratio changes by so much between readings.
 _VARIES = 1.4
+_BATCHES_VARY = 2.0
+# A transaction takes at most so many times what one of its rows takes (scripts/bench/layers.py shows the layers).
+_COMMIT_ROWS = 4.0
 # A transaction is told apart from its rows only where much larger ones were seen: both wait for the same disk.
 _ROWS_VARY = 3.0
 _SHARE_OF_EDGE = 10
@@ -112,11 +115,16 @@ def _cpu(steps: Sequence[Usage], used: Callable[[Usage], float]) -> CpuDemands:
     idle = median(quiet) if len(quiet) >= _QUIET_LEAST else 0.0
     worked = [step for step in steps if step.accepted or step.analysed]
     totals = [max(0.0, used(step) - idle * step.at) for step in worked]
-    batches = _varies([(step.accepted, step.commits) for step in worked])
+    batches = _varies([(step.accepted, step.commits) for step in worked], _BATCHES_VARY)
     analysed = any(step.analysed for step in worked)
     apart = analysed and _varies([(step.accepted + 1.0, step.analysed + 1.0) for step in worked])
     rows = [(step.accepted, step.commits if batches else 0.0, step.analysed if apart else 0.0) for step in worked]
     accept, commit, analysis = fit_costs(rows, totals) if rows else (0.0, 0.0, 0.0)
+    if commit > _COMMIT_ROWS * accept:
+        # Readings too noisy to tell the two apart; all in the transaction, no number of rows would ever be too many.
+        both = [(row[0] + _COMMIT_ROWS * row[1], row[2]) for row in rows]
+        accept, analysis = fit_costs(both, totals)
+        commit = _COMMIT_ROWS * accept
     only_analyses = analysed and not any(step.accepted for step in worked)
     if only_analyses:
         analysis = sum(totals) / sum(step.analysed for step in worked)
@@ -126,17 +134,23 @@ def _cpu(steps: Sequence[Usage], used: Callable[[Usage], float]) -> CpuDemands:
 
 
 def _slowed(steps: Sequence[Usage]) -> float:
-    """Return how much longer work takes by the others on the machine: as it is while this process has none to speak of.
+    """Return how much longer work takes by the others on the machine.
 
-    While it has, PostgreSQL and whoever sends are the others, and they are counted with the machine.
+    While this process has work, PostgreSQL and whoever sends are among the others, and are counted with the machine.
+    While it has none, a thread that seldom wakes up waits longer than its share. So it is the lesser of both.
     """
     quiet = [step for step in steps if not step.accepted and not step.analysed]
-    worked = sum(step.loop_seconds for step in quiet)
-    if len(quiet) < _QUIET_LEAST or worked <= 0:
+    busiest = sorted(steps, key=lambda step: step.loop_seconds / step.at)[-max(1, len(steps) // 4) :]
+    if len(quiet) < _QUIET_LEAST:
         return 1.0
-    slowed = 1.0 + sum(step.queued_seconds for step in quiet) / worked
+    slowed = min(_waits(quiet), _waits(busiest))
     # On an idle machine a thread that wakes up waits a little, too.
     return slowed if slowed >= _SLOWED_LEAST else 1.0
+
+
+def _waits(steps: Sequence[Usage]) -> float:
+    worked = sum(step.loop_seconds for step in steps)
+    return 1.0 + sum(step.queued_seconds for step in steps) / worked if worked > 0 else 1.0
 
 
 def _commit(steps: Sequence[Usage]) -> CommitDemands:

@@ -63,18 +63,18 @@ def find_resources(demands: Demands, allowed: Allowance) -> tuple[Resource, ...]
 def _for_accepts(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     if not demands.accepted:
         return
-    yield _processor("interpreter", "accepts", demands.process, demands.commit, slowed=demands.slowed)
+    yield _processor("interpreter", "accepts", demands.process, allowed.batch_rows, slowed=demands.slowed)
     if demands.machine is not None:
-        yield _processor("machine", "accepts", demands.machine, demands.commit, cores=allowed.cores)
+        yield _processor("machine", "accepts", demands.machine, allowed.batch_rows, cores=allowed.cores)
     if demands.commit.each or demands.commit.row:
         yield _committer(demands.commit, allowed.batch_rows)
 
 
 def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     work: Work = "both" if demands.accepted else "analyses"
-    yield _processor("interpreter", work, demands.process, demands.commit, slowed=demands.slowed)
+    yield _processor("interpreter", work, demands.process, allowed.batch_rows, slowed=demands.slowed)
     if demands.machine is not None:
-        yield _processor("machine", work, demands.machine, demands.commit, cores=allowed.cores)
+        yield _processor("machine", work, demands.machine, allowed.batch_rows, cores=allowed.cores)
     if demands.accepted:
         yield _pace(demands)
     if allowed.workers and demands.job_seconds:
@@ -99,49 +99,27 @@ def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
 
 
 def _processor(  # noqa: PLR0913  (the law, with all that it takes)
-    name: str, limits: Work, cpu: CpuDemands, commit: CommitDemands, *, cores: float = 1.0, slowed: float = 1.0
+    name: str, limits: Work, cpu: CpuDemands, rows: int, *, cores: float = 1.0, slowed: float = 1.0
 ) -> Resource:
-    """Apply the utilisation law to the processors of the machine, or to the one that runs the interpreter."""
-    with_analysis = limits != "accepts"
-    one = (cpu.accept if limits != "analyses" else 0.0) + (cpu.analysis if with_analysis else 0.0)
-    each = cpu.commit if limits != "analyses" else 0.0
+    """Apply the utilisation law to the processors of the machine, or to the one that runs the interpreter.
+
+    At a low rate each accept has a transaction of its own. The fuller the processor, the more accepts gather while a
+    transaction is under way: at the end up to ``rows`` share one.
+    """
     # Whoever else wants the processors has to share them: more than half of them is not lost to others.
     idle = min(cpu.idle, cores / 2)
-    per_second, batching = _processor_rate(cores / slowed, idle / slowed, one, each, commit)
-    words = [f"{cores:g} core{'' if cores == 1.0 else 's'}", f"{idle:.3f} idle"]
-    words += [f"{batching * slowed:.3f} transactions"] if batching else []
+    costs = {"an accept": cpu.accept, f"a transaction / {rows} rows": cpu.commit / rows} if limits != "analyses" else {}
+    costs |= {"an analysis": cpu.analysis} if limits != "accepts" else {}
+    one = sum(costs.values())
+    words = " + ".join(f"{cost * 1e3:.3f} ms {what}" for what, cost in costs.items() if cost)
     others = f" / {slowed:.2f} as others use the processors" if slowed > 1 else ""
-    costs = [f"{cpu.accept * 1e3:.3f} ms an accept"] if limits != "analyses" else []
-    costs += [f"{each * 1e3:.3f} ms a transaction"] if each and not batching else []
-    costs += [f"{cpu.analysis * 1e3:.3f} ms an analysis"] if with_analysis and cpu.analysis else []
     note = "" if cpu.apart else " (an accept with its analysis: they came at one ratio)"
     return Resource(
         name=name,
         limits=limits,
-        per_second=per_second,
-        formula=f"({' - '.join(words)}) / ({' + '.join(costs)}){others}{note}",
+        per_second=(cores - idle) / slowed / one if one else math.inf,
+        formula=f"({cores:g} core{'' if cores == 1.0 else 's'} - {idle:.3f} idle) / ({words}){others}{note}",
     )
-
-
-def _processor_rate(cores: float, idle: float, one: float, each: float, commit: CommitDemands) -> tuple[float, float]:
-    """Return the rate at which the processor is full, and what transactions then take of it where they are shared.
-
-    At a low rate each accept has a transaction of its own. Above, the next ones gather while a transaction is under
-    way: one after the other, of ``each + row * rows`` seconds, so (1 - X * row) / each of them a second.
-    """
-    room = cores - idle
-    if room <= 0 or one + each <= 0:
-        return (0.0 if room <= 0 else math.inf), 0.0
-    alone = room / (one + each)
-    if not each or not commit.each or alone * (commit.each + commit.row) <= 1:
-        return alone, 0.0
-    below = one - each * commit.row / commit.each
-    if below <= 0 or room <= each / commit.each:
-        return alone, 0.0
-    shared = (room - each / commit.each) / below
-    # The fewer transactions the more is in each, which is what the formula shows: idle, transactions, and the rest.
-    batching = room - shared * one
-    return shared, max(0.0, batching)
 
 
 # --- places

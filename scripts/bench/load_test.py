@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Raise the rate until one convo ends, hold it below that, go beyond, and let it recover: with a report as a page.
 
-In the first, low steps ``GET /v1/capacity`` is asked where the end will be. At the end of the run that stands beside
-where it was. The load is an open loop: a request is sent when it is due, whatever became of the others.
+After each step ``GET /v1/capacity`` is asked where the end will be. What it answered after the low steps, up to half
+of the rate that was found, stands beside that at the end of the run. The load is an open loop: a request is sent when
+it is due, whatever became of the others.
 
     .venv/bin/python scripts/bench/load_test.py --mode accepts      # jobs.workers = 0: receipts alone
     .venv/bin/python scripts/bench/load_test.py --mode embedded     # with the embedded analyst
@@ -190,7 +191,7 @@ class Run:
         self._tails = load.real_tails(BODY_BYTES)
         self.steps: list[Step] = []
         self.answers: list[tuple[float, float]] = []
-        self.forecast: CapacityReport | None = None
+        self._forecasts: list[tuple[float, CapacityReport]] = []
         self.recovered_seconds: float | None = None
 
     def whole(self) -> None:
@@ -206,10 +207,14 @@ class Run:
         """Return the highest rate that was done in any step so far."""
         return max(step.done for step in self.steps)
 
+    @property
+    def forecast(self) -> CapacityReport:
+        """The forecast that was made after the last low step: of those up to half of the rate that was found."""
+        low = [report for rate, report in self._forecasts if rate <= _LOW * self.knee()]
+        return low[-1] if low else self._forecasts[0][1]
+
     def predicted(self) -> Ceiling | None:
         """Return what was forecast in the low steps for what is measured."""
-        if self.forecast is None:
-            return None
         return self.forecast.analyses if self._mode.analyses else self.forecast.accepts
 
     def _ramp(self) -> None:
@@ -232,14 +237,12 @@ class Run:
         self._drain()
 
     def _ask_forecast(self, rate: float) -> None:
-        """Keep the forecast of the last step that was at most half of what it forecast."""
         answer = httpx.get(f"{self._convo.url}/v1/capacity", timeout=20)
         report = msgspec.json.decode(answer.raise_for_status().content, type=CapacityReport)
+        self._forecasts.append((rate, report))
         ceiling = report.analyses if self._mode.analyses else report.accepts
-        if self.forecast is None or (ceiling is not None and rate <= _LOW * ceiling.per_second):
-            self.forecast = report
-            if ceiling is not None:
-                console.print(f"  forecast: {ceiling.per_second:,.0f}/s ({ceiling.bottleneck})", style="dim")
+        if ceiling is not None:
+            console.print(f"  forecast: {ceiling.per_second:,.0f}/s ({ceiling.bottleneck})", style="dim")
 
     def _step(self, phase: str, rate: float, seconds: float) -> Step:
         seen = Timed()
@@ -407,17 +410,16 @@ def page(mode: str, run: Run, seconds: Sequence[Second], about: dict[str, str], 
         (one.phase, one.offered, one.answered, one.analysed, one.p50, one.p99, one.failed, one.queue)
         for one in run.steps
     ]
-    resources = run.forecast.resources if run.forecast is not None else ()
     return plots.write_page(
         f"convo load test: {mode}",
         [
             *map(plots.paragraph, verdicts),
             *(plots.draw(plot, phases) for plot in drawn),
             "<h2>Forecast, made in the low steps</h2>",
-            plots.paragraph(run.forecast.measured.note if run.forecast is not None else "none"),
+            plots.paragraph(run.forecast.measured.note),
             plots.table(
                 ("resource", "limits", "conversations/s", "formula"),
-                [(one.name, one.limits, one.per_second, one.formula) for one in resources],
+                [(one.name, one.limits, one.per_second, one.formula) for one in run.forecast.resources],
             ),
             "<h2>Steps</h2>",
             plots.table(head, rows),

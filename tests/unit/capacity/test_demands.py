@@ -73,9 +73,29 @@ def test_a_process_that_only_analyses_is_charged_by_analysis() -> None:
     assert found.process.accept == 0.0
 
 
-def test_others_slow_a_process_by_how_long_it_waits_while_it_has_no_work() -> None:
-    found = [find_demands(readings([*QUIET, *BUSY], queued=queued)) for queued in (0.1, 1.5)]
-    assert [one.slowed for one in found if one is not None] == pytest.approx([1.0, 2.5])
+def test_noise_that_hides_what_a_row_costs_does_not_make_rows_free() -> None:
+    # What was used follows the transactions alone: no number of rows would ever fill the processor.
+    noisy = [Usage(at=0.0)]
+    for accepted, commits in ((100.0, 100.0), (300.0, 100.0), (200.0, 200.0), (900.0, 300.0)) * 2:
+        last = noisy[-1]
+        noisy.append(
+            Usage(
+                at=last.at + 1,
+                process_seconds=last.process_seconds + 0.002 * commits,
+                accepted=last.accepted + accepted,
+                commits=last.commits + commits,
+            )
+        )
+    found = find_demands(noisy)
+    assert found is not None
+    assert found.process.accept > 0
+    assert found.process.commit == pytest.approx(4 * found.process.accept)
+
+
+def test_others_slow_a_process_by_how_long_it_waits_with_work_and_without() -> None:
+    found = [find_demands(readings([*QUIET, *BUSY], queued=queued)) for queued in (0.1, 0.6, 4.0)]
+    # With work it waits as long as it works.
+    assert [one.slowed for one in found if one is not None] == pytest.approx([1.0, 1.6, 2.0])
 
 
 def test_rows_of_transactions_are_told_apart_only_where_much_larger_ones_were_seen() -> None:

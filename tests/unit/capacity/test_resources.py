@@ -45,21 +45,12 @@ def test_an_analysis_beside_each_accept_costs_as_well() -> None:
 
 def test_accepts_share_transactions_at_high_rates() -> None:
     # Alone, an accept with its transaction would cost 0.6 ms, and 1,633/s would be the end.
-    cpu = CpuDemands(idle=0.02, accept=0.0002, commit=0.0004)
-    demands = structs.replace(DEMANDS, process=cpu)
+    demands = structs.replace(DEMANDS, process=CpuDemands(idle=0.02, accept=0.0002, commit=0.0004))
     found = of(demands, "interpreter", "accepts")
-    rate = found.per_second
-    transactions = (1 - rate * 0.0001) / 0.002
-    assert 0.02 + rate * 0.0002 + transactions * 0.0004 == pytest.approx(1.0), "U = 1 at this rate"
-    assert rate == pytest.approx(4_333, rel=0.001)
-    assert "transactions" in found.formula
-
-
-def test_where_transactions_never_meet_each_accept_pays_for_its_own() -> None:
-    cpu = CpuDemands(idle=0.0, accept=0.01, commit=0.01)
-    found = of(structs.replace(DEMANDS, process=cpu), "interpreter", "accepts")
-    assert found.per_second == pytest.approx(50.0)
-    assert found.formula.endswith("(10.000 ms an accept + 10.000 ms a transaction)")
+    assert found.per_second == pytest.approx(0.98 / (0.0002 + 0.0004 / 256))
+    assert found.formula.endswith("(0.200 ms an accept + 0.002 ms a transaction / 256 rows)")
+    single = of(demands, "interpreter", "accepts", structs.replace(ALLOWED, batch_rows=1))
+    assert single.per_second == pytest.approx(0.98 / 0.0006)
 
 
 def test_the_committer_ends_with_full_transactions_one_after_the_other() -> None:
