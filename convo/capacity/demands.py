@@ -54,7 +54,7 @@ class Demands(Struct, frozen=True, kw_only=True):
     """What was measured, and what one conversation costs.
 
     ``process`` and ``machine`` are processor time; ``machine`` is None where the system does not count it. ``slowed``
-    is how many times longer all work of the process takes because others want the same processors. ``calls`` and
+    is how many times longer the work of the process takes because others want the same processors. ``calls`` and
     ``call_seconds`` are of one conversation, by dependency; so are the figures that follow ``slowed``.
     """
 

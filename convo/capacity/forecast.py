@@ -178,9 +178,14 @@ def _span(demands: Demands | None) -> MeasuredSpan:
             f"; too few: take it for a guess until there are {ENOUGH_CONVERSATIONS} conversations"
             f" and {ENOUGH_READINGS} readings"
         )
-    elif not accepted:
+    if demands.slowed > 1:
+        note += (
+            f"; others want the same processors (work takes {demands.slowed:.1f} times as long), so this is what could"
+            " be done without them"
+        )
+    if enough and not accepted:
         note += "; this process took none in, so nothing is known of accepts"
-    elif not analysed:
+    elif enough and not analysed:
         note += "; this process analysed none, so nothing is known of analyses"
     return MeasuredSpan(
         seconds=demands.seconds,

@@ -63,7 +63,7 @@ def find_resources(demands: Demands, allowed: Allowance) -> tuple[Resource, ...]
 def _for_accepts(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     if not demands.accepted:
         return
-    yield _processor("interpreter", "accepts", demands.process, allowed.batch_rows, slowed=demands.slowed)
+    yield _processor("interpreter", "accepts", demands.process, allowed.batch_rows)
     if demands.machine is not None:
         yield _processor("machine", "accepts", demands.machine, allowed.batch_rows, cores=allowed.cores)
     if demands.commit.each or demands.commit.row:
@@ -72,7 +72,7 @@ def _for_accepts(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
 
 def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
     work: Work = "both" if demands.accepted else "analyses"
-    yield _processor("interpreter", work, demands.process, allowed.batch_rows, slowed=demands.slowed)
+    yield _processor("interpreter", work, demands.process, allowed.batch_rows)
     if demands.machine is not None:
         yield _processor("machine", work, demands.machine, allowed.batch_rows, cores=allowed.cores)
     if demands.accepted:
@@ -98,9 +98,7 @@ def _for_analyses(demands: Demands, allowed: Allowance) -> Iterator[Resource]:
 # --- processors
 
 
-def _processor(  # noqa: PLR0913  (the law, with all that it takes)
-    name: str, limits: Work, cpu: CpuDemands, rows: int, *, cores: float = 1.0, slowed: float = 1.0
-) -> Resource:
+def _processor(name: str, limits: Work, cpu: CpuDemands, rows: int, *, cores: float = 1.0) -> Resource:
     """Apply the utilisation law to the processors of the machine, or to the one that runs the interpreter.
 
     At a low rate each accept has a transaction of its own. The fuller the processor, the more accepts gather while a
@@ -112,13 +110,12 @@ def _processor(  # noqa: PLR0913  (the law, with all that it takes)
     costs |= {"an analysis": cpu.analysis} if limits != "accepts" else {}
     one = sum(costs.values())
     words = " + ".join(f"{cost * 1e3:.3f} ms {what}" for what, cost in costs.items() if cost)
-    others = f" / {slowed:.2f} as others use the processors" if slowed > 1 else ""
     note = "" if cpu.apart else " (an accept with its analysis: they came at one ratio)"
     return Resource(
         name=name,
         limits=limits,
-        per_second=(cores - idle) / slowed / one if one else math.inf,
-        formula=f"({cores:g} core{'' if cores == 1.0 else 's'} - {idle:.3f} idle) / ({words}){others}{note}",
+        per_second=(cores - idle) / one if one else math.inf,
+        formula=f"({cores:g} core{'' if cores == 1.0 else 's'} - {idle:.3f} idle) / ({words}){note}",
     )
 
 

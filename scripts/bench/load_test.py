@@ -44,6 +44,10 @@ CONNECTIONS = 128
 WITHIN = 0.2
 # A step in which less than this of what was offered was done is past the end.
 KEPT_UP = 0.95
+# So much of what comes may be under way.
+BACKLOG_SECONDS = 1.5
+# The first analyses of a step are those of what came before it.
+_SETTLING_SECONDS = 1.5
 QUIET_SECONDS = 6.0
 STEPS_MAX = 14
 DRAIN_SECONDS = 25.0
@@ -99,8 +103,8 @@ class Step(Struct, frozen=True, kw_only=True):
 
     @property
     def kept_up(self) -> bool:
-        """Whether nearly all that was offered was done."""
-        return self.done >= KEPT_UP * self.offered
+        """Whether nearly all that was offered was answered, and what waits is no more than comes in a moment."""
+        return self.answered >= KEPT_UP * self.offered and self.queue <= BACKLOG_SECONDS * self.offered + 3
 
 
 class Second(Struct, frozen=True, kw_only=True):
@@ -204,8 +208,8 @@ class Run:
         self._recover(knee)
 
     def knee(self) -> float:
-        """Return the highest rate that was done in any step so far."""
-        return max(step.done for step in self.steps)
+        """Return the highest rate that was done in any step so far, but for those that only work off what was left."""
+        return max(step.done for step in self.steps if step.phase != "recover")
 
     @property
     def forecast(self) -> CapacityReport:
@@ -258,6 +262,7 @@ class Run:
         began = self._watch.now()
         flood.run(rate, seconds)
         ends, (analysed_now, queue) = self._watch.now(), self._watch.figures()
+        seen_of_step = [one.analysed for one in self._watch.seconds if began + _SETTLING_SECONDS + 1 <= one.at <= ends]
         last = self._watch.began + began + 0.3 + seconds
         in_time = [one for one in seen.answers if one[0] <= last]
         self.answers += [(at - self._watch.began, latency) for at, latency in seen.answers]
@@ -268,7 +273,7 @@ class Run:
             ends=ends,
             offered=rate,
             answered=len(in_time) / seconds,
-            analysed=(analysed_now - analysed) / (ends - began),
+            analysed=statistics.mean(seen_of_step or [(analysed_now - analysed) / (ends - began)]),
             failed=len(seen.refused) + seen.broken,
             p50=statistics.median(ordered) * 1e3,
             p99=ordered[len(ordered) * 99 // 100] * 1e3,

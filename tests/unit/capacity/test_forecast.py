@@ -97,6 +97,11 @@ def test_with_too_little_data_the_report_calls_itself_a_guess() -> None:
     assert few.analyses is not None, "it is shown all the same"
 
 
+def test_a_report_of_a_machine_that_others_keep_busy_says_so() -> None:
+    found = report(structs.replace(DEMANDS, slowed=2.5))
+    assert "others want the same processors (work takes 2.5 times as long)" in found.measured.note
+
+
 def test_before_the_second_reading_nothing_is_known_and_that_is_what_is_answered() -> None:
     found = report(None, conversations=10, target=5.0)
     assert (found.accepts, found.analyses, found.plan, found.resources) == (None, None, None, ())

@@ -82,13 +82,6 @@ def test_of_a_machine_that_others_have_taken_half_can_be_had() -> None:
     assert of(taken, "machine", "accepts").per_second == pytest.approx(1.0 / 0.0005)
 
 
-def test_an_interpreter_that_waits_for_processors_does_so_much_less() -> None:
-    slow = structs.replace(DEMANDS, slowed=2.0)
-    found = of(slow, "interpreter", "accepts")
-    assert found.per_second == pytest.approx(0.98 / 2 / 0.0002)
-    assert found.formula.endswith("(0.200 ms an accept) / 2.00 as others use the processors")
-
-
 def test_analyses_keep_up_to_where_accepts_leave_enough_of_the_interpreter() -> None:
     rate = balanced_rate(0.006, 0.0012)
     # So many accepts leave 1 - X * 0.0012 / 0.6, which is just what so many analyses need.

@@ -22,7 +22,7 @@ STEP = Step(
     failed=0,
     p50=1.0,
     p99=3.0,
-    queue=250.0,
+    queue=0.0,
     analyses=False,
 )
 
@@ -42,8 +42,10 @@ class Ran:
 
 def test_a_step_is_judged_by_what_the_mode_measures() -> None:
     assert (STEP.done, STEP.kept_up) == (100.0, True)
-    with_analyses = structs.replace(STEP, analyses=True)
+    with_analyses = structs.replace(STEP, analyses=True, queue=250.0)
     assert (with_analyses.done, with_analyses.kept_up) == (50.0, False)
+    assert structs.replace(with_analyses, queue=150.0).kept_up, "that is what is under way"
+    assert not structs.replace(STEP, answered=90.0).kept_up
 
 
 def test_how_far_a_forecast_is_off_is_a_share_of_what_was_measured() -> None:
