@@ -174,8 +174,11 @@ def _span(demands: Demands | None) -> MeasuredSpan:
     enough = max(accepted, analysed) >= ENOUGH_CONVERSATIONS and demands.readings >= ENOUGH_READINGS
     note = f"measured over {max(accepted, analysed)} conversations in {demands.seconds:.0f} s"
     if not enough:
+        few = "too few"
+        if demands.readings < ENOUGH_READINGS:
+            few += f" readings ({demands.readings})"
         note += (
-            f"; too few: take it for a guess until there are {ENOUGH_CONVERSATIONS} conversations"
+            f"; {few}: take it for a guess until there are {ENOUGH_CONVERSATIONS} conversations"
             f" and {ENOUGH_READINGS} readings"
         )
     if demands.slowed > 1:

@@ -71,7 +71,7 @@ def add_api_commands(commands: Commands) -> None:
         commands, "capacity", "show what this installation can do, from its own measured figures", _capacity
     )
     capacity.add_argument("--target", metavar="RATE", help="what a rate needs: 500/s, 30000/min or 5000000/day")
-    capacity.add_argument("--conversations", type=row_number, metavar="N", help="how long so many conversations take")
+    capacity.add_argument("--conversations", type=row_count, metavar="N", help="how long so many conversations take")
     imported = add_command(commands, "import", "import conversations from files, or check them first", _import)
     _add_import_options(imported)
     for parser in (imported, show, explain, retry, user, listed, dead, acknowledge, erase, audit_log, alerts, capacity):

@@ -52,7 +52,7 @@ def _ceiling(what: str, ceiling: Ceiling | None, processes: int) -> Text:
 
 def _many(many: ManyForecast) -> Text:
     found = [
-        f"{what} in {_length(seconds)}"
+        f"{what} within {_length(seconds)}"
         for what, seconds in (("taken in", many.accept_seconds), ("analysed", many.analyse_seconds))
         if seconds is not None
     ]
@@ -68,11 +68,12 @@ def _plan(plan: Plan) -> Table:
         ("connections of PostgreSQL", plan.connections),
         ("tokens in a month, millions: in", _millions(plan.tokens_in_month)),
         ("tokens in a month, millions: out", _millions(plan.tokens_out_month)),
-        ("price of a month", None if plan.price_month is None else f"{plan.price_month:,.2f}"),
+        ("price of a month", f"{plan.price_month:,.2f}" if plan.price_month else None),
         ("gigabytes of a month", None if plan.gigabytes_month is None else f"{plan.gigabytes_month:,.1f}"),
     ]
     for what, needed in rows:
-        add_row(table, what, needed)
+        if needed is not None:
+            add_row(table, what, needed)
     for formula in plan.formulas:
         add_row(table, Text("formula", style="dim"), formula)
     for problem in plan.problems:
@@ -81,7 +82,8 @@ def _plan(plan: Plan) -> Table:
 
 
 def _millions(tokens: float | None) -> str | None:
-    return None if tokens is None else f"{tokens / 1e6:,.1f}"
+    # With the embedded analyst there are none.
+    return f"{tokens / 1e6:,.1f}" if tokens else None
 
 
 def _length(seconds: float) -> str:

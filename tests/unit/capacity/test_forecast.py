@@ -95,6 +95,9 @@ def test_with_too_little_data_the_report_calls_itself_a_guess() -> None:
     assert not few.measured.enough
     assert few.measured.note.startswith("measured over 40 conversations in 300 s; too few")
     assert few.analyses is not None, "it is shown all the same"
+    short = report(structs.replace(DEMANDS, readings=8)).measured
+    assert not short.enough
+    assert "too few readings (8): take it for a guess" in short.note
 
 
 def test_a_report_of_a_machine_that_others_keep_busy_says_so() -> None:

@@ -22,13 +22,16 @@ def test_the_bottleneck_the_formulas_and_the_plan_are_shown() -> None:
     assert "measured over 36000 conversations in 3600 s." in text
     assert "taken in and analysed: at most 42.7/s by one process; the bottleneck is workers" in text
     assert "jobs.workers 64 / 1.5 s (a job)" in text
-    assert "1,000,000 conversations: taken in in" in text
+    assert "1,000,000 conversations: taken in within" in text
     assert "jobs.workers of each" in text
     assert "tokens in a month, millions: in" in text
     assert "116,640.0" in text, "50/s x 30 days x 900 tokens"
 
 
 def test_what_is_not_measured_is_called_so_and_several_processes_add_up() -> None:
+    assert samples.CAPACITY.plan is not None
+    free = structs.replace(samples.CAPACITY.plan, tokens_in_month=0.0, tokens_out_month=None, price_month=0.0)
+    assert "tokens" not in drawn(structs.replace(samples.CAPACITY, plan=free)).partition("needed")[2]
     report = structs.replace(samples.CAPACITY, accepts=None, analyses=None, resources=(), many=None, plan=None)
     assert "taken in: not measured" in drawn(report)
     assert "3 like it: 128.0/s" in drawn(structs.replace(samples.CAPACITY, processes=3))
