@@ -1,6 +1,6 @@
 """The indexes that the tenant ``default`` has where there are several tenants, so that its lists walk over no other.
 
-Open it to add one, for a list that leads by the tenant. Other tenants have theirs from the start (0020, 0034): where
+Open it to add one, for a list that leads by the tenant. Other tenants have theirs from the start (0020, 0037): where
 there is one tenant, these hold nothing. The same of the default one would be written by every accept, and answer
 nothing that the common indexes do not. So they are made when they are needed, beside all work.
 """
