@@ -205,7 +205,8 @@ async def test_nothing_of_one_tenant_reaches_another_on_any_route(
         assert (posted.status_code, "Idempotent-Replayed" in posted.headers) == (202, False)
         assert (await mine.post(HIDDEN, language="en")).status_code == 409
         of_all = [answer for asked, answer in after.items() if asked.split()[0] in OF_ALL]
-        assert {status for status, _ in of_all} == ({200} if one == "default" else {403})
+        # 415: what acknowledges an alert wants a body, which no request of this walk has.
+        assert {status for status, _ in of_all} == ({200, 415} if one == "default" else {403})
 
 
 async def test_what_one_tenant_changes_stays_within_it(database: str, tmp_path: Path) -> None:
