@@ -250,6 +250,7 @@ def test_both_run_on_one_database_under_load_and_a_kill_of_each_loses_nothing_an
     assert audit(ROOT, empty_database, tmp_path / "audit") == "the tables agree with the ledger"
 
 
+@pytest.mark.long
 @beside
 def test_where_nothing_crashes_each_part_is_paid_once(last_release: Path, empty_database: str, tmp_path: Path) -> None:
     load = Load()
@@ -306,6 +307,7 @@ def test_every_command_and_read_of_the_last_release_works_on_todays_schema(
 IDS = 60
 
 
+@pytest.mark.long
 @beside
 def test_an_id_that_is_sent_to_both_at_once_is_stored_once(
     last_release: Path, empty_database: str, tmp_path: Path
@@ -400,6 +402,7 @@ def held_back(data_dir: Path, database: str) -> Iterator[tuple[subprocess.Popen[
             process.wait(40)
 
 
+@pytest.mark.long
 def test_a_contract_step_waits_for_the_last_release_under_load_and_nothing_is_lost_or_counts_twice(
     last_release: Path, empty_database: str, tmp_path: Path
 ) -> None:

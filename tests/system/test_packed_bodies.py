@@ -10,7 +10,7 @@ from scripts.bench import machine, packed
 from tests.support.running import ended, running
 
 
-@pytest.mark.parametrize(("kind", "refused"), [("items", "422"), ("keys", "413")])
+@pytest.mark.parametrize(("kind", "refused"), [("items", "422"), pytest.param("keys", "413", marks=pytest.mark.long)])
 def test_two_hundred_bodies_that_become_megabytes_take_less_than_100_mb(
     kind: str, refused: str, database: str, tmp_path: Path
 ) -> None:

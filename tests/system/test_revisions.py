@@ -15,6 +15,7 @@ from tests.support.running import query, running, until_ended
 END = "/v1/conversations/end"
 SAID = ("Hello!", "Hi!", "Why do dogs bark?", "They talk.", "How far is the moon? I have a cat.", "Far.")
 ON = {"intake.revisions": "true", "jobs.backoff_seconds": "0.1", "shutdown.workers_seconds": "0.5"}
+QUICK = ("revise.before_commit", "settle.after_commit")
 CRASHES = (*OF_REVISIONS, "lease.after_commit", "settle.before_commit", "settle.after_commit")
 
 
@@ -30,7 +31,9 @@ def score_alone(folder: Path, database: str) -> int:
     return score
 
 
-@pytest.mark.parametrize("point", CRASHES)
+@pytest.mark.parametrize(
+    "point", [point if point in QUICK else pytest.param(point, marks=pytest.mark.long) for point in CRASHES]
+)
 def test_a_revision_moves_the_relationship_once_where_its_process_is_killed(
     point: str, database: str, tmp_path: Path
 ) -> None:

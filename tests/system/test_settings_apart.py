@@ -93,7 +93,7 @@ def leased_by(database: str, convo: Running) -> int:
 # --- what may differ
 
 
-@pytest.mark.parametrize("lengths", ["120 3", "3 120"])
+@pytest.mark.parametrize("lengths", ["120 3", pytest.param("3 120", marks=pytest.mark.long)])
 def test_leases_of_different_lengths_are_no_fault_of_the_clock(database: str, tmp_path: Path, lengths: str) -> None:
     first, second = ({"jobs.lease_seconds": seconds} for seconds in lengths.split())
     with fake("model", "slow", "2") as model:

@@ -175,6 +175,7 @@ def test_what_needs_a_key_needs_it_in_every_spelling(
         assert walked(found, partial(without_a_key, routes)) == []
 
 
+@pytest.mark.long
 def test_with_every_key_each_path_has_one_spelling(
     database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
