@@ -99,6 +99,7 @@ WALK: Mapping[str, list[Request]] = {
     "tasks": gets("/debug/tasks"),
 }
 OF_ALL = {"list_alerts", "test_alerts", "acknowledge_alert", "show_capacity", "metrics", "tasks"}
+_FIGURES = ("metrics", "tasks", "read_figures", "show_capacity")
 # What has the same meaning at every value, or is a time.
 _VOLATILE = re.compile(r'"(?:next_cursor)":"[^"]*"|"[a-z_]*_at":"[^"]*"|"at":"[^"]*"|"number":\d+')
 
