@@ -22,7 +22,8 @@ _QUIET_LEAST = 3
 # Two kinds of work are told apart where their ratio changes by so much between readings.
 _VARIES = 1.4
 _BATCHES_VARY = 1.5
-# A transaction takes at most so many times what one of its rows takes (scripts/bench/layers.py shows the layers).
+# An assumption: of the processor, a transaction takes at most so many times what one of its rows takes. What a fit to
+# noisy readings gives it beyond that is a row's.
 _COMMIT_ROWS = 4.0
 # A transaction is told apart from its rows only where much larger ones were seen: both wait for the same disk.
 _ROWS_VARY = 3.0
