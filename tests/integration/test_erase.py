@@ -113,6 +113,7 @@ NOTHING_OF_ANYBODY = {
     **dict.fromkeys(("process", "process_settings", "suspect_claim"), "who is at work"),
     **dict.fromkeys(("history", "history_beat", "installation_key"), "of the database itself"),
     **dict.fromkeys(("api_key", "session"), "of clients, who are no users"),
+    "open_alert": "which alerts last, and who of the operators has acknowledged them",
     "audit_log": "ids as HMACs alone",
     **dict.fromkeys(
         ("event_counter", "courier", "webhook", "webhook_aside"), "which numbers were given, and which are confirmed"

@@ -36,6 +36,7 @@ _TYPES = {
 _KEPT = "public, max-age=31536000, immutable"
 # Of another release: what a page of that release gets from us must not stay under its address.
 _NOT_KEPT = "no-store"
+_VERSION = re.compile(r"[0-9a-f]{16}")
 _RANGE = re.compile(r"\s*([A-Za-z]{1,8}|\*)(?:-[A-Za-z0-9-]+)?\s*(?:;\s*q=([01](?:\.[0-9]{1,3})?)\s*)?")
 
 _POLICY = (
@@ -108,9 +109,9 @@ async def asset_answer(version: str, name: str, if_none_match: str, seconds: flo
         DeadlineExceeded: the files could not be read in time.
     """
     found = await _read(seconds)
-    file = found.files.get(name)
+    file = found.files.get(name) if _VERSION.fullmatch(version) else None
     if file is None:
-        raise NotFound(f"the page has no file {name[:100]!r}")
+        raise NotFound(f"the page has no file {name[:100]!r} of version {version[:100]!r}")
     caching = _KEPT if version == found.version else _NOT_KEPT
     headers = (*_HEADERS, ("ETag", file.tag), ("Cache-Control", caching))
     known = {part.strip().removeprefix("W/") for part in if_none_match.split(",")}
