@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.support.faking import fake, script, until_called
 from tests.support.running import Running, ended, query, running, until_ended
@@ -76,6 +77,7 @@ def test_under_a_new_host_name_a_process_takes_its_own_back_at_once(database: st
     assert query(database, "SELECT count(*) FROM process")[0][0] == 0
 
 
+@pytest.mark.long
 def test_a_job_that_kills_its_process_under_ever_new_host_names_is_buried_as_poison(
     database: str, tmp_path: Path
 ) -> None:

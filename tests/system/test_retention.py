@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from convo.store import processes
 from tests.support.last_release import unpack_last_release
@@ -184,6 +185,7 @@ def test_a_month_goes_under_load_and_a_kill_in_its_midst_loses_nothing_and_count
     assert max(live.seconds) < 5
 
 
+@pytest.mark.long
 def test_nothing_goes_while_the_last_release_is_at_work(empty_database: str, tmp_path: Path) -> None:
     old_tree = unpack_last_release(tmp_path / "tree")
     aged = "UPDATE {} SET received_at = received_at - interval '10 days'"

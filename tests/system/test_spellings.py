@@ -27,8 +27,11 @@ from tests.support.targets import spellings
 HERE = "localhost:30020"
 EVIL = "https://evil.example"
 VALUES = {
-    **{"{conversation_id}": "walk-1", "{user_id}": "user-1", "{webhook_id}": "wh_1"},
-    **{"{version}": "0123456789abcdef", "{asset}": "style.css"},
+    "{conversation_id}": "walk-1",
+    "{user_id}": "user-1",
+    "{webhook_id}": "wh_1",
+    "{version}": "0123456789abcdef",
+    "{asset}": "style.css",
 }
 # One that needs no key is 200 where it means the same: then each of its other spellings must lead nowhere.
 NOWHERE = {400, 404}
