@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Overloaded, TooLarge, UnsupportedMedia
 from convo.http.request_body import too_large
+from convo.http.turns import end_turn
 from convo.observe import log_records, metrics, tracing
 from convo.store.group import Submitted
 from convo.store.intake import Accept, Stored
@@ -58,6 +59,8 @@ class BatchRoute(Struct, frozen=True, kw_only=True):
         until = intake.until(head)
         late = min(_LATE_SECONDS_MAX, _LATE_SHARE * (until - head.started))
         intake.admission.check(min(_BYTES_UNDER_WAY, raw_bytes_max, head.content_length or raw_bytes_max))
+        # What it brings are conversations: it takes nothing of the share of the loop that readers have.
+        end_turn()
         with intake.admission.place() as place:
             lines = BatchLines(*await _source(request, place), intake.settings)
             with ExitStack() as under_way:
