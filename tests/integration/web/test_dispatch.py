@@ -22,7 +22,7 @@ def bearer(key: str) -> str:
 
 def path_of(route: Route, **values: str) -> str:
     usual = {"conversation_id": "known-1", "user_id": "user-1", "topic": "operating", "webhook_id": "wh_known"}
-    usual |= {"version": "0", "asset": "style.css"}
+    usual |= {"version": "0" * 16, "asset": "style.css"}
     return route.path.format(**{**usual, **values})
 
 
