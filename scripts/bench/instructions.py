@@ -198,9 +198,7 @@ def _posted(plan: load.Plan, name: str, seconds: float) -> float:
 
 def _show(console: Console, found: Mapping[str, list[Count]], asked: argparse.Namespace) -> None:
     title = f"instructions an accept, {asked.size} KB, {asked.connections} connections, without workers, medians"
-    table = Table(
-        "tree", "an accept", "less idle work", "of the last", "rounds", "accepts", "idle a second", title=title
-    )
+    table = Table("tree", "all", "hashing", "own", "of the last", "rounds", "accepts", "idle a second", title=title)
     medians = {tree: statistics.median(count.own for count in counts) for tree, counts in found.items()}
     base = list(medians.values())[-1]
     for tree, counts in found.items():
