@@ -16,6 +16,7 @@ from tests.support.running import Running, ended, query, running, until_ended
 END = "/v1/conversations/end"
 BODY = ended("crash-1")
 QUICK = {"jobs.backoff_seconds": "0.1", "shutdown.workers_seconds": "0.5"}
+LATER = {f"{unit}.after_commit" for unit in ("lease", "part", "release")}
 
 
 def post(convo: Running) -> httpx.Response | None:
@@ -46,7 +47,10 @@ def until_it_dies_at(point: str, data_dir: Path, database: str) -> Iterator[Runn
             assert convo.ended() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("point", POINTS)
+# Before each commit, and after those that a receipt or a result stands behind: each takes two processes.
+@pytest.mark.parametrize(
+    "point", [pytest.param(point, marks=pytest.mark.long) if point in LATER else point for point in POINTS]
+)
 def test_a_process_that_dies_there_loses_no_receipt_and_counts_once(point: str, database: str, tmp_path: Path) -> None:
     with until_it_dies_at(point, tmp_path, database) as convo:
         receipt = post(convo)

@@ -134,6 +134,7 @@ def test_a_copy_of_a_living_process_s_folder_is_another_process(database: str, t
 # --- a process that is only cut off
 
 
+@pytest.mark.long
 def test_a_process_that_was_stopped_and_cut_off_is_rescued_from_and_no_crash_is_left_of_it(
     database: str, tmp_path: Path
 ) -> None:

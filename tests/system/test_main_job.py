@@ -267,6 +267,7 @@ def test_sigterm_gives_back_analyses_that_do_not_end_in_time(database: str, tmp_
 # --- several, and what cannot start
 
 
+@pytest.mark.long
 def test_two_processes_on_one_database_share_the_work_and_do_each_job_once(database: str, tmp_path: Path) -> None:
     bodies = many(60, "shared")
     with fake_model("slow", "0.2") as url:

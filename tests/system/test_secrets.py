@@ -28,7 +28,9 @@ LOG = [
 SHOWN_TO_READERS = {"read_conversation", "read_log", "list_memories"}
 
 
-@pytest.mark.parametrize("fault", ["garbage", "stuck", "reset"])
+@pytest.mark.parametrize(
+    "fault", ["garbage", *(pytest.param(fault, marks=pytest.mark.long) for fault in ("stuck", "reset"))]
+)
 def test_no_text_of_a_conversation_and_no_key_is_told_anywhere(database: str, tmp_path: Path, fault: str) -> None:
     with fake_model(fault) as model:
         settings = {

@@ -130,6 +130,7 @@ MAY_DIFFER = {
 }
 
 
+@pytest.mark.long
 def test_settings_that_may_differ_let_both_processes_take_jobs(database: str, tmp_path: Path) -> None:
     first, second = ({name: pair[n] for name, pair in MAY_DIFFER.items()} for n in (0, 1))
     # One worker keeps a job for a call of a second: what is left ready is seen at the other one's next look.
@@ -191,6 +192,7 @@ def test_the_later_process_takes_no_jobs_until_the_settings_agree(database: str,
             assert leased_by(database, other) == 1
 
 
+@pytest.mark.long
 def test_a_killed_process_stands_in_nobodys_way_longer_than_its_lease(database: str, tmp_path: Path) -> None:
     with two(database, tmp_path, {"jobs.attempts_max": "5"}, {"jobs.attempts_max": "2"}) as (one, other):
         until(lambda: warnings(other))
@@ -200,6 +202,7 @@ def test_a_killed_process_stands_in_nobodys_way_longer_than_its_lease(database: 
         assert time.monotonic() - killed < 6 + 5
 
 
+@pytest.mark.long
 def test_a_process_that_only_accepts_is_bound_only_by_what_accepting_needs(database: str, tmp_path: Path) -> None:
     accepting = {"jobs.workers": "0", "score.question": "7", "jobs.attempts_max": "2"}
     with running(tmp_path / "1", database, QUICK) as one:

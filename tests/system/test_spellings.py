@@ -50,7 +50,7 @@ IN_FRONT = pytest.mark.parametrize(
     [
         pytest.param(None, ROUTES, id="none"),
         pytest.param(nginx, SOME, id="nginx"),
-        pytest.param(haproxy, SOME, id="haproxy"),
+        pytest.param(haproxy, SOME, id="haproxy", marks=pytest.mark.long),
         pytest.param(nginx, ROUTES, id="nginx, all", marks=pytest.mark.long),
         pytest.param(haproxy, ROUTES, id="haproxy, all", marks=pytest.mark.long),
     ],

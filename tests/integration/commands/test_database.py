@@ -244,12 +244,17 @@ async def test_a_file_that_is_no_backup_is_refused_before_anybody_is_asked(tmp_p
     "hidden",
     [
         "'; COPY (SELECT 1) TO PROGRAM 'touch {made}'; SELECT '",
-        "'; COPY (SELECT 1) TO '{made}'; SELECT '",
-        "'; COMMIT; DROP TABLE public.kept; SELECT '",
         "'; COMMIT; ALTER ROLE convo SUPERUSER; SELECT '",
-        "'; COMMIT; SET SESSION AUTHORIZATION convo_admin; SELECT '",
-        "'; CREATE FUNCTION public.run(text) RETURNS int LANGUAGE c AS 'libc.so.6', 'system'; SELECT '",
-        "'; COMMIT; ALTER DATABASE convo RENAME TO gone; SELECT '",
+        *(
+            pytest.param(hidden, marks=pytest.mark.long)
+            for hidden in (
+                "'; COPY (SELECT 1) TO '{made}'; SELECT '",
+                "'; COMMIT; DROP TABLE public.kept; SELECT '",
+                "'; COMMIT; SET SESSION AUTHORIZATION convo_admin; SELECT '",
+                "'; CREATE FUNCTION public.run(text) RETURNS int LANGUAGE c AS 'libc.so.6', 'system'; SELECT '",
+                "'; COMMIT; ALTER DATABASE convo RENAME TO gone; SELECT '",
+            )
+        ),
     ],
 )
 async def test_a_hostile_backup_gains_nothing_and_leaves_the_embedded_database_as_it_was(

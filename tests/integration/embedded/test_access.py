@@ -132,7 +132,9 @@ async def test_the_password_is_for_this_user_only_and_the_same_at_each_start(dat
         assert again.dsn == running.dsn
 
 
-@pytest.mark.parametrize("spoil", ["open", "gone", "link", "empty"])
+@pytest.mark.parametrize(
+    "spoil", ["open", "gone", *(pytest.param(way, marks=pytest.mark.long) for way in ("link", "empty"))]
+)
 async def test_a_password_that_others_may_know_is_replaced(data_dir: Path, spoil: str) -> None:
     file = data_dir / "postgres.password"
     async with open_embedded(data_dir) as running:
@@ -245,7 +247,14 @@ async def test_a_server_of_an_earlier_version_that_still_runs_is_replaced_before
             await check_upgraded(running)
 
 
-@pytest.mark.parametrize("last", ["MAKE_UPGRADER", "UPGRADE", "make_role"])
+@pytest.mark.parametrize(
+    "last",
+    [
+        "UPGRADE",
+        pytest.param("MAKE_UPGRADER", marks=pytest.mark.long),
+        pytest.param("make_role", marks=pytest.mark.long),
+    ],
+)
 async def test_an_upgrade_that_was_cut_short_is_finished_at_the_next_start(data_dir: Path, last: str) -> None:
     async with old_server(data_dir) as url:
         await fill(url)

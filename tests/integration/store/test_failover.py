@@ -96,6 +96,7 @@ def test_a_replay_waits_for_the_standby_as_the_first_answer_did(pair: Pair, tmp_
         assert (again.status_code, again.headers["Idempotent-Replayed"]) == (202, "true")
 
 
+@pytest.mark.long
 def test_what_a_replay_acknowledged_outlives_the_primary(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url) as (_, client):
         assert post(client, "first").status_code == 202
@@ -108,6 +109,7 @@ def test_what_a_replay_acknowledged_outlives_the_primary(pair: Pair, tmp_path: P
         seconds_until_accepted(client, "after", _AGAIN_SECONDS)
 
 
+@pytest.mark.long
 def test_a_wait_for_the_standby_that_somebody_cancels_is_no_receipt(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url) as (_, client):
         assert post(client, "first").status_code == 202
@@ -144,6 +146,7 @@ def test_accepts_that_fail_are_an_alert_until_one_succeeds(pair: Pair, tmp_path:
         until_alerted(client, "POSTGRES_UNAVAILABLE", "accepts", active=False)
 
 
+@pytest.mark.long
 def test_a_start_without_the_standby_migrates_and_serves(pair: Pair, tmp_path: Path) -> None:
     pair.standby.freeze()
     began = time.monotonic()
@@ -158,6 +161,7 @@ def test_a_start_without_the_standby_migrates_and_serves(pair: Pair, tmp_path: P
 # --- the primary is another one
 
 
+@pytest.mark.long
 def test_202_again_soon_after_a_promotion(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url) as (_, client):
         assert post(client, "before").status_code == 202
@@ -236,6 +240,7 @@ def test_an_old_primary_that_comes_back_alone_is_refused(pair: Pair, tmp_path: P
         assert stored(pair.primary) == set()
 
 
+@pytest.mark.long
 def test_a_process_that_starts_again_knows_the_old_primary(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url):
         pass
@@ -256,6 +261,7 @@ async def until_an_old_primary_is_refused(folder: Path, database_url: str) -> No
         assert answer.status_code == 503
 
 
+@pytest.mark.long
 def test_of_two_primaries_the_one_on_the_higher_timeline_is_taken(pair: Pair, tmp_path: Path) -> None:
     pair.primary.reload("synchronous_standby_names = ''")
     pair.standby.promote()
@@ -264,6 +270,7 @@ def test_of_two_primaries_the_one_on_the_higher_timeline_is_taken(pair: Pair, tm
         assert stored(pair.standby) == {"one"}
 
 
+@pytest.mark.long
 def test_a_primary_that_lives_on_is_left_when_its_standby_is_promoted(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url) as (_, client):
         assert post(client, "before").status_code == 202
@@ -272,6 +279,7 @@ def test_a_primary_that_lives_on_is_left_when_its_standby_is_promoted(pair: Pair
         assert any(name.startswith("after") for name in stored(pair.standby))
 
 
+@pytest.mark.long
 def test_sessions_that_go_on_beside_a_newer_primary_are_moved_to_it(pair: Pair, tmp_path: Path) -> None:
     pair.primary.reload("synchronous_standby_names = ''")
     with serving_on(tmp_path, pair.url) as (_, client):
@@ -285,6 +293,7 @@ def test_sessions_that_go_on_beside_a_newer_primary_are_moved_to_it(pair: Pair, 
             time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_frozen_primary_holds_up_nobody_once_its_standby_is_promoted(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url, {"database.connect_seconds": "2"}) as (_, client):
         assert post(client, "before").status_code == 202
@@ -296,6 +305,7 @@ def test_a_frozen_primary_holds_up_nobody_once_its_standby_is_promoted(pair: Pai
 # --- a server that became read-only
 
 
+@pytest.mark.long
 def test_sessions_on_a_server_that_became_read_only_are_dropped(pair: Pair, tmp_path: Path) -> None:
     with serving_on(tmp_path, pair.url, {"database.acquire_seconds": "2"}) as (started, client):
         assert post(client, "before").status_code == 202

@@ -243,6 +243,7 @@ def test_a_copy_that_has_counted_on_is_known_by_its_marks(database: str, tmp_pat
         accepted(client, "after")
 
 
+@pytest.mark.long
 def test_a_process_that_starts_again_knows_that_the_database_went_back(database: str, tmp_path: Path) -> None:
     with process(tmp_path / "one", database) as (started, _):
         until_it_counts(database, 4)
@@ -256,6 +257,7 @@ def test_a_process_that_starts_again_knows_that_the_database_went_back(database:
         assert "database_went_back" not in started.output
 
 
+@pytest.mark.long
 def test_another_cluster_is_not_the_database_that_was_seen(database: str, tmp_path: Path) -> None:
     with clusters() as pair:
         with process(tmp_path / "one", pair.primary.url):
@@ -333,6 +335,7 @@ def test_a_restore_is_refused_under_a_process_that_sleeps_and_that_nobody_saw_la
         assert query(database, "SELECT count(*) FROM conversation")[0][0] == 2
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_stands_in_no_restores_way(database: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with process(tmp_path / "one", database, {"jobs.workers": "0"}) as (started, client):
