@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from msgspec import structs
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from convo.errors import RemoteDenied
@@ -271,6 +272,34 @@ async def test_metrics_have_the_traces_in_which_figures_were_met_where_openmetri
     assert TRACE not in plain.text
 
 
+def test_log_records_are_sent_with_the_ids_of_their_trace(database: str, tmp_path: Path) -> None:
+    settings = {"otel.logs": "true", "otel.sample": "0", "observe.log_level": "debug", "otel.compression": "gzip"}
+    with collecting_spans() as collector:
+        given = {**settings, "otel.endpoint": collector.endpoint, "otel.service_name": "robot"}
+        with running(tmp_path, database, given) as started, httpx.Client(base_url=started.url, timeout=30) as client:
+            assert client.post(END, json=ended("talk-1"), headers=SAMPLED).status_code == 202
+            assert client.post(END, json=ended("talk-2")).status_code == 202
+            for name in ("talk-1", "talk-2"):
+                assert client.get(f"/v1/conversations/{name}", params={"wait": "20"}).json()["state"] == "done"
+            assert started.stop() == 0
+        records, spans = collector.records(), collector.spans()
+    assert {one.headers.get("content-encoding") for one in collector.receiver.got} == {"gzip"}
+    by_conversation = {one.attributes["conversation_id"]: one for one in records if one.name == "accepted"}
+    traced, other = by_conversation["talk-1"], by_conversation["talk-2"]
+    request = only([span for span in spans if span.trace_id == TRACE], f"POST {END}")
+    assert (traced.trace_id, traced.span_id, traced.sampled) == (TRACE, request.span_id, True)
+    assert request.began_ns <= traced.at_ns <= request.ended_ns
+    assert (other.trace_id, other.span_id, other.sampled) == ("", "", False)
+    (settled,) = [one for one in records if one.name == "job_settled" and one.attributes["conversation_id"] == "talk-1"]
+    assert settled.span_id in {span.span_id for span in spans if span.name in ("job", "job.ending")}
+    (served,) = [one for one in records if one.name == "service_started"]
+    assert (served.severity, served.level, served.body) == (9, "INFO", "service_started")
+    assert served.resource["service.name"] == "robot"
+    # Nothing of what was said, and of no user.
+    assert "Rex" not in repr(records)
+    assert "user-1" not in repr(records)
+
+
 @pytest.mark.parametrize(
     "fault", ["mute", pytest.param("dead", marks=pytest.mark.long), pytest.param("failing", marks=pytest.mark.long)]
 )
@@ -282,6 +311,9 @@ def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str,
             "otel.endpoint": endpoint,
             "otel.sample": "1",
             "otel.spans_max": "20",
+            "otel.logs": "true",
+            "otel.records_max": "5",
+            "observe.log_level": "debug",
             "otel.attempt_seconds": "0.3",
             "jobs.workers": "0",
         }
@@ -290,16 +322,19 @@ def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str,
                 assert client.post(END, json=ended(f"talk-{at}")).status_code == 202
             warned = ""
             until = time.monotonic() + 15
-            while "TRACES_WAITING" not in warned and time.monotonic() < until:
+            waiting = ("TRACES_WAITING", "OTEL_LOGS_WAITING")
+            while not all(word in warned for word in waiting) and time.monotonic() < until:
                 warned = client.get("/readyz").text
                 time.sleep(0.05)
-            assert "TRACES_WAITING" in warned
+            assert all(word in warned for word in waiting)
             metrics = client.get("/metrics").text
             assert client.get("/readyz").status_code == 200
             assert started.stop() == 0
         assert "spans_waiting" in started.output
         assert "spans_dropped" in started.output
+        assert "otel_records_waiting" in started.output
     assert 'convo_spans_dropped_total{reason="queue_full"} 0.0' not in metrics
+    assert 'convo_otel_records_dropped_total{reason="queue_full"} 0.0' not in metrics
     assert query(database, "SELECT count(*) FROM conversation")[0][0] == 10
 
 
@@ -310,6 +345,11 @@ async def test_the_check_asks_a_collector_once() -> None:
         assert "takes spans" in await check_collector(settings)
         with pytest.raises(RemoteDenied, match="answered 401"):
             await check_collector(settings)
-    (first, _) = collector.receiver.got
+        # Log records are tried where they are sent.
+        answers += [TAKEN, Reply(status=404)]
+        with pytest.raises(RemoteDenied, match="answered 404"):
+            await check_collector(structs.replace(settings, logs=True))
+    (first, _, third, fourth) = collector.receiver.got
+    assert (third.path, fourth.path) == ("/otlp/v1/traces", "/otlp/v1/logs")
     assert (first.path, first.headers["api-key"], first.body) == ("/otlp/v1/traces", "x y", b"")
     assert first.headers["content-type"] == "application/x-protobuf"
