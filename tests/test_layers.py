@@ -210,6 +210,7 @@ TESTED_BY: dict[str, str] = {
     "convo.store.reaching": "test_reach.py",
     "convo.audit_actions": "integration/store/test_audit_log.py",
     "convo.runtime.waits": "test_deadlines.py",
+    "convo.observe.kept_request": "unit/http/test_recorded.py",
     "convo.otel.sending": "unit/otel/test_keeper.py",
     "convo.event_types": "integration/store/test_outbox.py",
     "convo.event_data": "unit/test_cloud_events.py",

@@ -272,6 +272,71 @@ async def test_metrics_have_the_traces_in_which_figures_were_met_where_openmetri
     assert TRACE not in plain.text
 
 
+async def test_the_waits_for_a_client_and_for_a_batch_are_spans_of_its_request(database: str, tmp_path: Path) -> None:
+    body = json.dumps(ended("talk-1")).encode()
+    fields = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **SAMPLED}
+    head = f"POST {END} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
+    with collecting_spans() as collector:
+        async with (
+            convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client,
+            await trio.open_tcp_stream("127.0.0.1", client.base_url.port or 0) as stream,
+        ):
+            for piece in (head[:40].encode(), head[40:].encode(), body[:50], body[50:]):
+                await stream.send_all(piece)
+                await trio.sleep(0.1)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+            spans = await collector.until(has(f"POST {END}", "db.accept"))
+    request = only(spans, f"POST {END}")
+    waits = ["connection.head", "connection.body", "wait for batch", "db.accept"]
+    for name in waits:
+        span = only(spans, name)
+        assert (span.trace_id, span.parent_id) == (TRACE, request.span_id)
+        assert request.began_ns <= span.began_ns <= span.ended_ns <= request.ended_ns
+    lasted = {name: (only(spans, name).ended_ns - only(spans, name).began_ns) / 1e9 for name in waits}
+    assert lasted["connection.head"] >= 0.08
+    assert lasted["connection.body"] >= 0.08
+    assert [span.name for span in sorted(spans, key=lambda one: one.began_ns) if span.name in waits] == waits
+
+
+async def test_the_waits_for_a_client_are_spans_also_where_the_framework_answers(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client:
+            answer = await client.get("/v1/conversations", headers=SAMPLED)
+            assert answer.status_code == 200
+            spans = await collector.until(has("GET /v1/conversations", "connection.turn", "db.list"))
+    request = only(spans, "GET /v1/conversations")
+    for name in ("connection.turn", "db.list"):
+        span = only(spans, name)
+        assert span.parent_id == request.span_id
+        assert request.began_ns <= span.began_ns <= span.ended_ns <= request.ended_ns
+
+
+async def test_the_calls_of_a_memory_service_and_of_a_parts_service_pass_the_trace_on(
+    database: str, tmp_path: Path
+) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_memory() as memory, fakes.open_server(lambda _: {"tier": "gold"}) as service:
+            settings = {
+                "memory.url": memory.url,
+                "parts__crm__who": "http",
+                "parts__crm__url": f"{service.url}/analyse",
+                "parts__crm__secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
+                "parts__crm__schema": json.dumps({"type": "object", "properties": {"tier": {"enum": ["gold"]}}}),
+                "parts__crm__required": "true",
+            }
+            async with convo(tmp_path, database, collector, settings) as client:
+                await analysed(client, "talk-1", **SAMPLED)
+                await analysed(client, "talk-2", **NOT_SAMPLED)
+                spans = await collector.until(has("memory.extract", "part.call", "job"))
+            calls = {"memory.extract": memory.work, "part.call": service.work}
+    for name, made in calls.items():
+        span = only(spans, name)
+        assert (span.kind, span.trace_id) == ("client", TRACE)
+        sent = [call.headers.get("traceparent") for call in made if call.method == "POST"]
+        assert sorted(sent, key=str) == [f"00-{TRACE}-{span.span_id}-01", None], name
+        assert {call.headers.get("tracestate") for call in made if call.method == "POST"} == {"vendor=x", None}
+
+
 def test_log_records_are_sent_with_the_ids_of_their_trace(database: str, tmp_path: Path) -> None:
     settings = {"otel.logs": "true", "otel.sample": "0", "observe.log_level": "debug", "otel.compression": "gzip"}
     with collecting_spans() as collector:
