@@ -35,7 +35,7 @@ from convo.months_keeper import keep_months
 from convo.objects.keeper import LogsKeeper
 from convo.objects.storage import ObjectStorage
 from convo.observe import metrics
-from convo.otel.keeper import SpanKeeper
+from convo.otel.keeper import CollectorKeeper
 from convo.outbound_checked import CheckedClient
 from convo.pipeline.agreement import Agreement
 from convo.pipeline.endings import Endings
@@ -120,7 +120,7 @@ class Components:
         sinks: OpenSinks,
         hooks: CheckedClient,
         storage: ObjectStorage | None = None,
-        spans: SpanKeeper | None = None,
+        collector: CollectorKeeper | None = None,
     ) -> None:
         self._sender = Sender(hooks, settings.webhooks.attempt_seconds)
         self.settings = settings
@@ -130,7 +130,7 @@ class Components:
         """Set once the database is ready for the first time."""
         self.remotes = remotes
         self._bell = Bell()
-        every = self._note_dependencies(storage, spans)
+        every = self._note_dependencies(storage, collector)
         self.readiness = Readiness(every)
         self._reads = Reads(settings.web)
         self._admission = Admission(settings.intake, settings.web.request_seconds)
@@ -199,7 +199,7 @@ class Components:
         self._open_routes(remotes)
         self.queue_intake = self._make_queue_intake(bridge)
 
-    def _note_dependencies(self, storage: ObjectStorage | None, spans: SpanKeeper | None) -> list[Dependency]:
+    def _note_dependencies(self, storage: ObjectStorage | None, collector: CollectorKeeper | None) -> list[Dependency]:
         """Note what jobs may wait for; return all that is called from here."""
         self._dependencies: dict[str, JobDependency] = {
             remote.dependency.name: remote.dependency for remote in self.remotes if not remote.fallback
@@ -209,14 +209,14 @@ class Components:
             # With its fallbacks it is one for all who wait for it.
             self._dependencies[model.dependency.name] = model.dependency
         self._brokers = _dependencies_of_rabbitmq(self.settings)
-        self._storage, self._spans = storage, spans
+        self._storage, self._collector = storage, collector
         old_logs = []
         if storage is not None:
             self._dependencies[OLD_LOGS] = storage.reads
             old_logs = [storage.reads, storage.packing]
         called = (remote.dependency for remote in self.remotes)
-        collector = [] if spans is None else [spans.dependency]
-        return [*called, *self._brokers.values(), *old_logs, *collector]
+        telemetry = [] if collector is None else collector.dependencies
+        return [*called, *self._brokers.values(), *old_logs, *telemetry]
 
     def _open_meter(self) -> None:
         settings = self.settings.capacity
@@ -462,8 +462,8 @@ class Components:
             keepers.append(self._logs_keeper.run)
         if self.queue_intake is not None:
             keepers.append(self.queue_intake.run)
-        if self._spans is not None:
-            keepers.append(self._spans.run)
+        if self._collector is not None:
+            keepers.extend(self._collector.loops)
         return keepers
 
     def _keepers_of_settings(self) -> Iterator[Keeper]:
@@ -496,9 +496,9 @@ class Components:
             await self.relay.leave()
 
     async def leave_collector(self) -> None:
-        """Send the last spans."""
-        if self._spans is not None:
-            await self._spans.leave()
+        """Send the last spans and log records."""
+        if self._collector is not None:
+            await self._collector.leave()
 
     def forget_database(self) -> None:
         """Forget all that was learned from the database before it went back, and refuse requests until it is ready.
@@ -543,8 +543,8 @@ class Components:
         found = [self.erasures.warning, self._teller.warning if self._teller else ""]
         if self.spending is not None:
             found.append(self.spending.warning)
-        if self._spans is not None:
-            found.append(self._spans.warning)
+        if self._collector is not None:
+            found.extend(self._collector.warnings)
         if self._logs_keeper is not None:
             found.append(self._logs_keeper.warning)
         return [one for one in found if one]

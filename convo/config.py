@@ -41,7 +41,7 @@ _SECRET_KEYS = (
     ("smtp", "password"),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
-    ("otel", "headers"),
+    *(("otel", name) for name in ("headers", "traces_headers", "logs_headers")),
 )
 # Tables of tables whose names and keys can stand in the names of variables.
 _NESTED_TABLES: dict[tuple[str, str], type[Struct]] = {

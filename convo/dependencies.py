@@ -102,8 +102,9 @@ ALERT_PREFIXES: dict[str, str] = {
     # No analyst is asked there. Reads and what packs have a breaker each, so that neither delays the other.
     OLD_LOGS: "LOGS",
     "s3_pack": "LOGS",
-    # The collector that traces are sent to.
+    # The collector. Traces and log records have a breaker each: it may take one and refuse the other.
     "otel": "OTEL",
+    "otel_logs": "OTEL",
 }
 """What begins the names of the alerts of each service that convo calls, by its name."""
 

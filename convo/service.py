@@ -41,7 +41,7 @@ from convo.errors import ConvoError
 from convo.http.listening import listen, url_of
 from convo.http.server import serve_http
 from convo.observe import log_records, metrics
-from convo.otel.keeper import open_spans
+from convo.otel.keeper import open_collector
 from convo.pipeline.publisher import LEASED_AHEAD_MAX, Handed
 from convo.pipeline.settling import SETTLING_MAX
 from convo.runtime import identity, loop_watch, threads
@@ -75,7 +75,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
     # Signals count from the first moment: one that arrives while the database starts is obeyed as soon as it runs.
     with wait_observers.adding(count_wait), receive_signals() as signals, identity.claim(data_dir) as me:
         async with open_bridge() as bridge, AsyncExitStack() as stack:
-            spans = await stack.enter_async_context(open_spans(settings.otel, me.label))
+            collector = await stack.enter_async_context(open_collector(settings.otel, me.label))
             source = await stack.enter_async_context(startup.open_database_source(settings))
             postgres = await stack.enter_async_context(
                 open_postgres(
@@ -105,7 +105,7 @@ async def serve(settings: Settings, announce: Announce) -> None:
                 sinks=sinks,
                 hooks=hooks,
                 storage=storage,
-                spans=spans,
+                collector=collector,
             )
             stack.enter_context(log_records.record_observers.adding(components.alerts.note_record))
             startup.settle_collector()

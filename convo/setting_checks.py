@@ -298,19 +298,30 @@ def _check_logs(logs: LogsSettings) -> None:
 
 
 def _check_otel(otel: OtelSettings) -> None:
-    if otel.endpoint and not re.fullmatch(r"https?://[^\s/?#@]+(/[!-~]*)?", otel.endpoint):
-        # A login is a secret.
-        value = "its value" if "@" in otel.endpoint else repr(otel.endpoint)
-        raise ConfigError(
-            f"otel.endpoint = {value} is no http:// or https:// address: write the collector's base address, as in"
-            " http://127.0.0.1:4318, without a login (that goes into the headers)"
-        )
-    headers = read_pairs(otel.headers.reveal())
-    if headers is None or not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in headers.items()):
-        raise ConfigError(
-            f"{variable('otel', 'headers')}: its value is no list of headers: write name=value,name=value, with"
-            " , ; = % and spaces in a value percent-encoded"
-        )
+    whole = "write the whole address that they are posted to, as in http://127.0.0.1:4318"
+    for key, address, wanted in (
+        ("endpoint", otel.endpoint, "write the collector's base address, as in http://127.0.0.1:4318"),
+        ("traces_endpoint", otel.traces_endpoint, f"{whole}/v1/traces"),
+        ("logs_endpoint", otel.logs_endpoint, f"{whole}/v1/logs"),
+    ):
+        if address and not re.fullmatch(r"https?://[^\s/?#@]+(/[!-~]*)?", address):
+            # A login is a secret.
+            value = "its value" if "@" in address else repr(address)
+            raise ConfigError(
+                f"otel.{key} = {value} is no http:// or https:// address: {wanted}, without a login (that goes into"
+                " the headers)"
+            )
+    for key, given in (
+        ("headers", otel.headers),
+        ("traces_headers", otel.traces_headers),
+        ("logs_headers", otel.logs_headers),
+    ):
+        headers = read_pairs(given.reveal())
+        if headers is None or not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in headers.items()):
+            raise ConfigError(
+                f"{variable('otel', key)}: its value is no list of headers: write name=value,name=value, with"
+                " , ; = % and spaces in a value percent-encoded"
+            )
     if read_pairs(otel.resource_attributes) is None:
         raise ConfigError(
             f"otel.resource_attributes = {otel.resource_attributes!r} is no list of attributes: write name=value,"

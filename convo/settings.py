@@ -654,15 +654,23 @@ class LogsSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class OtelSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Traces for a collector of OpenTelemetry; none are made where there is no address."""
+    """Traces and log records for a collector of OpenTelemetry; none are made where there is no address."""
 
     endpoint: str = ""
+    traces_endpoint: str = ""
+    logs_endpoint: str = ""
     headers: Secret = Secret()
+    traces_headers: Secret = Secret()
+    logs_headers: Secret = Secret()
+    traces: bool = True
+    logs: bool = False
     sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
     service_name: Annotated[str, Meta(min_length=1, max_length=255)] = "convo"
     resource_attributes: Annotated[str, Meta(max_length=4000)] = ""
     disabled: bool = False
     spans_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
+    records_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 8192
+    compression: Literal["none", "gzip"] = "none"
     attempt_seconds: Annotated[float, Meta(gt=0, le=60)] = 5.0
     breaker_failures: Annotated[int, Meta(ge=1, le=1000)] = 3
     breaker_open_seconds: Seconds = 10.0
@@ -670,9 +678,19 @@ class OtelSettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     verify: bool = True
 
     @property
+    def records(self) -> bool:
+        """Whether traces are recorded and sent."""
+        return self.traces and bool(self.traces_endpoint or self.endpoint) and not self.disabled
+
+    @property
+    def sends_logs(self) -> bool:
+        """Whether log records are sent."""
+        return self.logs and bool(self.logs_endpoint or self.endpoint) and not self.disabled
+
+    @property
     def enabled(self) -> bool:
-        """Whether anything is recorded and sent."""
-        return bool(self.endpoint) and not self.disabled
+        """Whether anything is sent."""
+        return self.records or self.sends_logs
 
 
 class CanarySettings(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -124,7 +124,7 @@ MONOPOLIES: dict[str, set[str]] = {
     "tenacity": {"convo.resilience.retry"},
     "markdown_it": {"convo.web.description.handbook_page"},
     "prometheus_client": {"convo.observe.metrics"},
-    "structlog": {"convo.observe.log_records", "convo.observe.log"},
+    "structlog": {"convo.observe.log_records", "convo.observe.log", "convo.observe.log_buffer"},
     "rich": {
         *("convo.commands.terminal", "convo.commands.drawing", "convo.commands.audit_drawing"),
         "convo.commands.capacity_drawing",
@@ -210,6 +210,8 @@ TESTED_BY: dict[str, str] = {
     "convo.store.reaching": "test_reach.py",
     "convo.audit_actions": "integration/store/test_audit_log.py",
     "convo.runtime.waits": "test_deadlines.py",
+    "convo.observe.kept_request": "unit/http/test_recorded.py",
+    "convo.otel.sending": "unit/otel/test_keeper.py",
     "convo.event_types": "integration/store/test_outbox.py",
     "convo.event_data": "unit/test_cloud_events.py",
     "convo.web.description.event_documents": "unit/test_cloud_events.py",

@@ -110,10 +110,11 @@ KINDS: dict[str, AlertKind] = {
         "MEDIUM", "See logs_waiting in the log: until logs move, PostgreSQL grows, and erasures wait in objects."
     ),
     "OTEL_UNAVAILABLE": AlertKind(
-        "LOW", "Bring the collector of traces back, or empty otel.endpoint: spans are dropped, and nothing else waits."
+        "LOW",
+        "Bring the collector back, or empty otel.endpoint: spans and log records are dropped, nothing else waits.",
     ),
     "OTEL_MISCONFIGURED": AlertKind(
-        "LOW", "Correct otel.endpoint or its headers: the collector refuses all spans; convo check tries it."
+        "LOW", "Correct otel.endpoint or its headers: the collector refuses all that it is sent; convo check tries it."
     ),
     "SLOW_REQUEST": AlertKind("HIGH", "Compare convo_wait_seconds by name: the slowest wait is the reason."),
     "SLOW_DATABASE_QUERY": AlertKind("LOW", "Look at this unit's statements with EXPLAIN, and at the database's load."),

@@ -34,12 +34,14 @@ _EARLY, _EARLY_SECONDS_MAX = 1 / 400, 0.02
 _NO_SCOPE = nullcontext()
 
 
-async def serve_connection(context: ServerContext, stream: Stream) -> None:
-    """Serve one client until it or we end the connection; no exception leaves this function."""
+async def serve_connection(
+    context: ServerContext, stream: Stream, kind: Callable[..., ClientConnection] | None = None
+) -> None:
+    """Serve one client until it or we end the connection, which is of a ``kind``; no exception leaves this function."""
     with _contained(context.connections):
         wire, transport = wire_of(stream)
         with closing(wire):
-            await _serve(context.connections, ClientConnection(context, wire, transport))
+            await _serve(context.connections, (kind or ClientConnection)(context, wire, transport))
 
 
 async def _serve(connections: Connections, connection: ClientConnection) -> None:
@@ -78,7 +80,7 @@ class ClientConnection:
         self._context = context
         self._connections = context.connections
         self._settings = context.settings.connection
-        self._traces = context.settings.otel.enabled
+        self._traces = context.settings.otel.records
         self._stream = PhasedStream(wire, self._settings)
         # trio.current_time() looks the clock up at each call; this is called several times a request.
         self._now = now = trio.lowlevel.current_clock().current_time

@@ -19,10 +19,27 @@ import math
 from collections.abc import Awaitable, Callable
 
 import trio
+from msgspec import Struct
 
 from convo.http.wire import PIECE_BYTES, ClientGone, Wire
 from convo.observe import metrics
 from convo.settings import ConnectionSettings
+
+
+class ClientWaits(Struct, frozen=True, kw_only=True):
+    """What is called with the seconds of each wait for a client that has ended."""
+
+    head: Callable[[float], None]
+    body: Callable[[float], None]
+    write: Callable[[float], None]
+
+
+COUNTED = ClientWaits(
+    head=metrics.wait_seconds.labels("connection.head").observe,
+    body=metrics.wait_seconds.labels("connection.body").observe,
+    write=metrics.wait_seconds.labels("connection.write").observe,
+)
+"""Counts them in the metrics, and does nothing else."""
 
 
 # no deadline: PhasedStream.carry opens one scope around all that a connection does, and each phase moves its deadline
@@ -30,12 +47,12 @@ class PhasedStream:
     """One client's bytes.
 
     ``rest`` was read and not used yet. ``eof``: the client has ended its side. ``gone``: the connection is broken.
-    ``answer_begun``: a part of the present answer is written.
+    ``answer_begun``: a part of the present answer is written. ``waits`` is called with each wait that ends.
     """
 
     __slots__ = (
         "_idle_until", "_now", "_resumed", "_scope", "_settings", "_stopped", "_wire", "answer_begun", "encrypted",
-        "eof", "gone", "phase", "rest",
+        "eof", "gone", "phase", "rest", "waits",
     )  # fmt: skip
 
     def __init__(self, wire: Wire, settings: ConnectionSettings) -> None:
@@ -52,6 +69,7 @@ class PhasedStream:
         self.eof = False
         self.gone = False
         self.answer_begun = False
+        self.waits = COUNTED
 
     # --- phases
 
@@ -172,7 +190,7 @@ class PhasedStream:
                 left += PIECE_BYTES
                 self.enter("write", self._now() + self._settings.write_seconds)
         took = self._now() - began
-        metrics.wait_seconds.labels("connection.write").observe(took)
+        self.waits.write(took)
         # A client that reads slowly must not use up the handler's time.
         self.enter(phase, until + took)
 

@@ -13,7 +13,6 @@ from convo.http import http1
 from convo.http.framing import BodyFraming, Chunked, Sized
 from convo.http.phases import PhasedStream
 from convo.http.wire import ClientGone
-from convo.observe import metrics
 from convo.settings import ConnectionSettings, WebSettings
 
 _NOTHING = Sized(0)
@@ -55,6 +54,11 @@ class RequestBody:
     def done(self) -> bool:
         """Whether all of the body was read."""
         return self._body.done
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the client has been waited for, to send the body."""
+        return self._now() - self._began if self._began >= 0 else 0.0
 
     def skip(self) -> bool:
         """Discard what has arrived of the body; tell whether that was all of it."""
@@ -103,7 +107,7 @@ class RequestBody:
                 piece, stream.rest = body.take(stream.rest)
                 self._bytes += len(piece)
                 if body.done and self._began >= 0:
-                    metrics.wait_seconds.labels("connection.body").observe(self._now() - self._began)
+                    stream.waits.body(self._now() - self._began)
                 if stream.rest and not body.done:
                     # Many small chunks: a client that sends them must not hold the loop until the last.
                     await trio.lowlevel.checkpoint()

@@ -12,7 +12,6 @@ import trio
 
 from convo.http import http1
 from convo.http.phases import PhasedStream
-from convo.observe import metrics
 from convo.settings import ConnectionSettings
 
 # Requests that one client may have waiting behind one another, each for one pass of the loop. One that has more is
@@ -84,7 +83,7 @@ class RequestHeads:
             if not await self._stream.more():
                 return -1
             end = self._find_end()
-        metrics.wait_seconds.labels("connection.head").observe(self._now() - self.started)
+        self._stream.waits.head(self._now() - self.started)
         return end
 
     def _find_end(self) -> int:

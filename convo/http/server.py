@@ -22,11 +22,12 @@ from hypercorn.utils import wrap_app
 
 from convo.http.asgi import App
 from convo.http.certificate import Certificate
-from convo.http.connection import serve_connection
+from convo.http.connection import ClientConnection, serve_connection
 from convo.http.connections import Connections
 from convo.http.context import DirectTarget, ServerContext
 from convo.http.forwarded import Proxies
 from convo.http.listening import room_for
+from convo.http.recorded import RecordedConnection
 from convo.http.wire import Stream
 from convo.observe import log_records
 from convo.observe.throttle import Throttle
@@ -63,9 +64,11 @@ async def serve_http(
 
 def _worker_serve(context: ServerContext) -> Callable[..., Awaitable[None]]:
     """Return hypercorn's server with our connection instead of its own."""
+    # Chosen once: where nothing is recorded, no request asks.
+    kind = RecordedConnection if context.settings.otel.records else ClientConnection
 
     def connect(_app: Any, _config: Any, _context: Any, _state: Any, stream: Stream) -> Awaitable[None]:
-        return serve_connection(context, stream)
+        return serve_connection(context, stream, kind)
 
     theirs = seam.worker_serve
     ours = FunctionType(theirs.__code__, {**theirs.__globals__, "TCPServer": connect}, theirs.__name__)

@@ -16,6 +16,7 @@ from trio._core._run import wait_all_tasks_blocked  # trio.testing has it, too, 
 
 from convo.http.addresses import client_network
 from convo.observe import metrics
+from convo.observe.kept_request import kept_request
 from convo.runtime.precedence import ACCEPTS, PATIENCE_SECONDS, Precedence
 
 # A loop without a quiet moment still begins 200 of them a second; one that is never without an accept 60, by
@@ -114,7 +115,10 @@ class Turns:
                 self._first.release()
         finally:
             own.release()
-        metrics.wait_seconds.labels("connection.turn").observe(trio.current_time() - began)
+        seconds = trio.current_time() - began
+        metrics.wait_seconds.labels("connection.turn").observe(seconds)
+        if (kept := kept_request()) is not None:
+            kept.note_before("connection.turn", seconds)
         token = _present.set(turn)
         try:
             yield

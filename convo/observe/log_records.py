@@ -29,11 +29,13 @@ RecordObserver = Callable[[str, Mapping[str, Any]], None]
 record_observers: Observers[RecordObserver] = Observers()
 
 
-def log_to(logger: Any) -> None:
-    """Send every record to ``logger`` from now on."""
-    global _log  # noqa: PLW0603  (a logger passed along with every call would be the only alternative)
-    _log = logger
+def log_to(logger: Any) -> Any:
+    """Send every record to ``logger`` from now on; return the logger that they went to until now."""
+    # A logger passed along with every call would be the only alternative.
+    global _log
+    before, _log = _log, logger
     _seldom.forget()
+    return before
 
 
 def _record(level: str, name: str, /, **fields: Any) -> None:
@@ -864,6 +866,16 @@ def spans_waiting(*, spans: int, reason: str) -> None:
 def spans_dropped(*, spans: int, reason: str) -> None:
     """Log that spans were dropped: too many waited, or the collector failed or refused them."""
     _record_seldom("warning", "spans_dropped", reason, spans=spans, reason=reason)
+
+
+def otel_records_waiting(*, records: int, reason: str) -> None:
+    """Log that the collector takes no log records, how many wait, and why."""
+    _record_seldom("warning", "otel_records_waiting", "", records=records, reason=reason)
+
+
+def otel_records_dropped(*, records: int, reason: str) -> None:
+    """Log that log records were not sent: too many waited, or the collector failed or refused them."""
+    _record_seldom("warning", "otel_records_dropped", reason, records=records, reason=reason)
 
 
 def intake_waiting(*, queue: str, reason: str) -> None:

@@ -338,8 +338,17 @@ spans_dropped_total = _folding.count(
     "Spans that were not sent: too many waited, the collector failed or refused them, or the process stopped.",
     "reason",
 )
+otel_records_sent_total = _folding.count(
+    "convo_otel_records_sent_total", "Log records that the collector has taken."
+).labels()
+otel_records_dropped_total = _folding.count(
+    "convo_otel_records_dropped_total",
+    "Log records that were not sent: too many waited, the collector failed or refused them, or the process stopped.",
+    "reason",
+)
 for _reason in SPANS_DROPPED:
     spans_dropped_total.labels(_reason)
+    otel_records_dropped_total.labels(_reason)
 
 # --- capacity
 load_ratio = Gauge(

@@ -211,6 +211,15 @@ def continued(stored: str | None, name: str, kind: SpanKind, *, wait: str = "") 
     return None if parent is None else Span(recorder, name, kind, parent=parent, wait=wait)
 
 
+def add_to(stored: str, name: str, seconds: float, *, ended_seconds_ago: float) -> None:
+    """Record a step in the trace of a stored context, as ``Span.add``; nothing is done where nothing is recorded."""
+    span = continued(stored, name, "internal")
+    if span is not None:
+        ended_ns = span.began_ns - round(ended_seconds_ago * _NANO)
+        span.began_ns = ended_ns - round(seconds * _NANO)
+        span.end(at_ns=ended_ns)
+
+
 def current_span() -> Span | None:
     """Return the span that the running task works in; None where it is not recorded."""
     return _present.get()
@@ -257,9 +266,21 @@ def record_wait(name: str, seconds: float, exceeded: str | None) -> None:
     span = _present.get()
     if span is None:
         return
-    metrics.wait_seconds.labels(name).note_exemplar(seconds, span.trace_id, span.span_id)
-    error = "" if exceeded is None else f"the deadline {exceeded} ran out"
+    error = "" if exceeded is None else ran_out(exceeded)
     if span.wait != name:
-        span.add(name, seconds, error=error)
-    elif error:
+        record_within(span, name, seconds, error=error)
+        return
+    metrics.wait_seconds.labels(name).note_exemplar(seconds, span.trace_id, span.span_id)
+    if error:
         span.error = error
+
+
+def ran_out(name: str) -> str:
+    """Say which deadline has ended a wait."""
+    return f"the deadline {name} ran out"
+
+
+def record_within(span: Span, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
+    """Record a named wait within a span, and note in which trace it was met."""
+    metrics.wait_seconds.labels(name).note_exemplar(seconds, span.trace_id, span.span_id)
+    span.add(name, seconds, ended_seconds_ago=ended_seconds_ago, error=error)

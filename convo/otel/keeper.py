@@ -1,48 +1,41 @@
-"""Sends spans to the collector while convo serves: in batches, one after the other, each under a deadline.
+"""Sends spans and log records to the collector while convo serves, each of the two by a loop of its own.
 
-Open it to change when spans are sent, or what happens when the collector does not take them. Nobody waits for it: spans
-wait in the recorder, at most ``otel.spans_max`` of them, and what comes beyond is dropped and counted. A batch that
-fails is sent again a few times and then dropped; while the breaker is open, none is sent.
+Open it to change when they are sent, where to, or what is said of this process. ``sending`` knows what happens when the
+collector does not take them.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import gzip
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 
 import trio
 
 from convo import __version__
-from convo.errors import DeadlineExceeded, RemoteDenied, RemoteDown, RemoteError, RemoteRefused
+from convo.errors import DeadlineExceeded
 from convo.observe import log_records, metrics, tracing
+from convo.observe.log_buffer import LogBuffer, LogRecord, buffering
 from convo.observe.tracing import Recorder, Span
-from convo.otel.encoding import load_encoder, rejected_spans
+from convo.otel.encoding import load_encoder, load_record_encoder, rejected_records, rejected_spans
+from convo.otel.sending import BATCH, COLLECTOR_ANSWER_BYTES_MAX, Sending, Signal, T
 from convo.otel_variables import read_pairs
-from convo.outbound import OutboundClient, RemoteAnswer, failure
+from convo.outbound import OutboundClient, failure
 from convo.resilience.dependency import Dependency
-from convo.runtime import threads
 from convo.runtime.bell import Bell
 from convo.runtime.deadline import deadline, wait_observers
-from convo.settings import CallSettings, OtelSettings
-
-BATCH_SPANS = 256
-"""So many spans at most are sent in one request."""
+from convo.settings import OtelSettings, Secret
 
 SEND_SECONDS = 1.0
-"""How often spans are sent where there are fewer than ``BATCH_SPANS``."""
+"""How often spans and records are sent; spans also as soon as there are ``BATCH`` of them."""
 
-_NAME = "otel"
-_TRIES = 3
-_ENCODE_SECONDS = 5.0
 _LAST_SECONDS = 1.0
-_ANSWER_BYTES_MAX = 64 << 10
-# One batch after the other, each while no accept is under way, or after a moment of waiting for that.
-_ENCODING = threads.ThreadBehindAccepts()
+_SPANS, _RECORDS = "otel", "otel_logs"
 
 
-class SpanKeeper:
-    """Sends the spans of one process, ``instance``, to the collector at ``otel.endpoint``.
+class CollectorKeeper:
+    """Sends what is recorded of one process, ``instance``, to the collector.
 
     Raises:
         Refused: the library for it is not installed.
@@ -50,140 +43,91 @@ class SpanKeeper:
     """
 
     def __init__(self, settings: OtelSettings, instance: str, client: OutboundClient | None = None) -> None:
-        self._encode = load_encoder(_resource(settings, instance))
-        self._url = traces_url(settings)
-        self._headers = _headers(settings)
         self._bell = Bell()
         self.client = client or open_client(settings)
         self.recorder = Recorder(
-            sample=settings.sample, spans_max=settings.spans_max, many=BATCH_SPANS, arrived=self._bell.ring
+            sample=settings.sample, spans_max=settings.spans_max, many=BATCH, arrived=self._bell.ring
         )
-        self.dependency = Dependency(
-            _NAME,
-            CallSettings(
-                attempt_seconds=settings.attempt_seconds,
-                attempts=1,
-                concurrency=1,
-                breaker_failures=settings.breaker_failures,
-                breaker_open_seconds=settings.breaker_open_seconds,
-            ),
-        )
-        # The batch that is being sent, as it is written, and how often that has failed.
-        self._batch: list[Span] = []
-        self._body = b""
-        self._failures = 0
-        self._turn = trio.Lock()
-        self._dropped = 0.0
-        self._reason = ""
+        self.records = LogBuffer(settings.records_max)
+        self.spans_sending: Sending[Span] | None = None
+        self.records_sending: Sending[LogRecord] | None = None
+        resource = _resource(settings, instance)
+        if settings.records:
+            signal = _spans_signal(settings, resource)
+            self.spans_sending = Sending(signal, self.recorder, self.client, settings)
+        if settings.sends_logs:
+            records_signal = _records_signal(settings, resource)
+            self.records_sending = Sending(records_signal, self.records, self.client, settings)
 
     @property
-    def waiting(self) -> int:
-        """How many spans wait to be sent."""
-        return len(self._batch) + len(self.recorder)
+    def _sendings(self) -> list[Sending[Span] | Sending[LogRecord]]:
+        return [one for one in (self.spans_sending, self.records_sending) if one is not None]
 
     @property
-    def warning(self) -> str:
-        """What is to be shown while the collector takes no spans; empty while it does."""
-        if not self._reason:
-            return ""
-        return f"TRACES_WAITING: the collector at otel.endpoint takes no spans ({self._reason}); {self.waiting} wait"
+    def dependencies(self) -> list[Dependency]:
+        """What is called from here."""
+        return [sending.dependency for sending in self._sendings]
 
-    async def run(self) -> None:
-        """Send spans until cancelled."""
-        while True:
-            with trio.move_on_after(SEND_SECONDS):
-                await self._bell.rung()
-            await self.send_waiting()
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be shown while the collector does not take all; empty while it does."""
+        named = (("TRACES_WAITING", self.spans_sending), ("OTEL_LOGS_WAITING", self.records_sending))
+        return [
+            f"{name}: the collector at otel.endpoint {sending.warning}"
+            for name, sending in named
+            if sending is not None and sending.warning
+        ]
 
-    async def send_waiting(self) -> None:
-        """Send all that wait, until an attempt fails."""
-        while self.waiting and await self._send_batch():
-            pass
-        dropped = metrics.spans_dropped_total.labels("queue_full").value
-        if dropped > self._dropped:
-            log_records.spans_dropped(spans=int(dropped - self._dropped), reason="more than otel.spans_max waited")
-        self._dropped = dropped
+    @property
+    def loops(self) -> list[Callable[[], Awaitable[None]]]:
+        """What sends until it is cancelled, each for itself: a collector may be slow with one alone."""
+        spans = [] if self.spans_sending is None else [partial(_send, self.spans_sending, self._bell)]
+        # Records come from other threads, too, which can ring no bell.
+        records = [] if self.records_sending is None else [partial(_send, self.records_sending, Bell())]
+        return [*spans, *records]
 
     async def leave(self) -> None:
         """Send what is left, for a moment; the process stops."""
-        try:
-            with deadline("otel.last", _LAST_SECONDS):
-                await self.send_waiting()
-        except DeadlineExceeded:
-            pass
-        if self.waiting:
-            self._drop([*self._batch, *self.recorder.take(self.waiting)], "stopped", "the process stops")
-
-    async def _send_batch(self) -> bool:
-        """Send the batch under way, or the next one; return whether to go on at once."""
-        async with self._turn:
+        sendings = self._sendings
+        for sending in sendings:
             try:
-                if not self._batch:
-                    self._batch = self.recorder.take(BATCH_SPANS)
-                    self._body = b""
-                if not self._body:
-                    with deadline("otel.encode", _ENCODE_SECONDS):
-                        self._body = await _ENCODING.call_behind(self._encode, self._batch)
-                answer = await self.dependency.call("otel.export", partial(self._attempt, self._body))
-            except DeadlineExceeded as error:
-                self._failed(error.detail)
-                return False
-            except RemoteError as error:
-                return self._refused(error)
-            self._reason = ""
-            rejected = min(rejected_spans(answer.body), len(self._batch))
-            metrics.spans_sent_total.inc(len(self._batch) - rejected)
-            self._drop(self._batch[:rejected], "refused", "the collector has refused some of a batch")
-            return True
+                with deadline("otel.last", _LAST_SECONDS / len(sendings)):
+                    await sending.send_waiting()
+            except DeadlineExceeded:
+                pass
+            sending.drop_left()
 
-    # no deadline: the dependency sets one around each attempt
-    async def _attempt(self, body: bytes) -> RemoteAnswer:
-        answer = await self.client.post(self._url, body, self._headers, answer_bytes_max=_ANSWER_BYTES_MAX)
-        if not answer.good:
-            raise failure(_NAME, answer)
-        return answer
 
-    def _refused(self, error: RemoteError) -> bool:
-        if isinstance(error, RemoteRefused | RemoteDenied):
-            self._reason = error.detail
-            self._drop(self._batch, "refused", error.detail)
-        elif not isinstance(error, RemoteDown):
-            self._failed(error.detail)
-        return False
-
-    def _failed(self, reason: str) -> None:
-        self._reason = reason
-        self._failures += 1
-        log_records.spans_waiting(spans=self.waiting, reason=reason)
-        if self._failures >= _TRIES:
-            self._drop(self._batch, "failed", reason)
-
-    def _drop(self, spans: list[Span], counted_as: str, reason: str) -> None:
-        """End the batch under way; what of it was not sent is counted."""
-        if spans:
-            metrics.spans_dropped_total.labels(counted_as).inc(len(spans))
-            log_records.spans_dropped(spans=len(spans), reason=reason)
-        self._batch, self._body, self._failures = [], b"", 0
+async def _send(sending: Sending[Span] | Sending[LogRecord], bell: Bell) -> None:
+    while True:
+        with trio.move_on_after(SEND_SECONDS):
+            await bell.rung()
+        await sending.send_waiting()
 
 
 @asynccontextmanager
-async def open_spans(settings: OtelSettings, instance: str) -> AsyncIterator[SpanKeeper | None]:
-    """Record inside the block, and yield what sends the spans; None where nothing is recorded.
+async def open_collector(settings: OtelSettings, instance: str) -> AsyncIterator[CollectorKeeper | None]:
+    """Record inside the block, and yield what sends it; None where nothing is to be sent.
 
     Raises:
-        Refused, ConfigError: as ``SpanKeeper``.
+        Refused, ConfigError: as ``CollectorKeeper``.
     """
     if not settings.enabled:
         yield None
         return
-    keeper = SpanKeeper(settings, instance)
+    keeper = CollectorKeeper(settings, instance)
     async with keeper.client:
-        with tracing.recording(keeper.recorder), wait_observers.adding(tracing.record_wait):
+        with ExitStack() as stack:
+            if settings.records:
+                stack.enter_context(tracing.recording(keeper.recorder))
+                stack.enter_context(wait_observers.adding(tracing.record_wait))
+            if settings.sends_logs:
+                stack.enter_context(buffering(keeper.records))
             yield keeper
 
 
 async def check_collector(settings: OtelSettings) -> str:
-    """Send a request without a span; return what is to be shown of a collector that takes it.
+    """Send a request without a span, and one without a record where they are sent; return what is to be shown.
 
     Raises:
         Refused: the library is not installed.
@@ -191,28 +135,82 @@ async def check_collector(settings: OtelSettings) -> str:
         DeadlineExceeded: it did not answer in time.
     """
     load_encoder({})
+    wanted = [(traces_url(settings), settings.traces_headers)] if settings.records else []
+    wanted += [(logs_url(settings), settings.logs_headers)] if settings.sends_logs else []
     async with open_client(settings) as client:
-        with deadline("otel.check", settings.attempt_seconds):
-            answer = await client.post(
-                traces_url(settings), b"", _headers(settings), answer_bytes_max=_ANSWER_BYTES_MAX
-            )
-        if not answer.good:
-            raise failure(_NAME, answer)
-    return f"takes spans; {settings.sample:.4g} of the requests that come without a traceparent are recorded"
+        for url, own in wanted:
+            headers = _headers(settings, own, compressed=False)
+            with deadline("otel.check", settings.attempt_seconds):
+                answer = await client.post(url, b"", headers, answer_bytes_max=COLLECTOR_ANSWER_BYTES_MAX)
+            if not answer.good:
+                raise failure(_SPANS, answer)
+    share = f"takes spans; {settings.sample:.4g} of the requests that come without a traceparent are recorded"
+    found = [share] if settings.records else []
+    return "; ".join([*found, "takes log records"] if settings.sends_logs else found)
 
 
 def traces_url(settings: OtelSettings) -> str:
-    """Return where spans are posted: the standard's path behind the base address."""
-    return f"{settings.endpoint.rstrip('/')}/v1/traces"
+    """Return where spans are posted: the standard's path behind the base address, or an address of their own."""
+    return settings.traces_endpoint or f"{settings.endpoint.rstrip('/')}/v1/traces"
+
+
+def logs_url(settings: OtelSettings) -> str:
+    """Return where log records are posted, as ``traces_url``."""
+    return settings.logs_endpoint or f"{settings.endpoint.rstrip('/')}/v1/logs"
 
 
 def open_client(settings: OtelSettings) -> OutboundClient:
     """Return the HTTP client for the collector, an async context manager."""
-    return OutboundClient(_NAME, seconds=settings.attempt_seconds, ca_file=settings.ca_file, verify=settings.verify)
+    return OutboundClient(_SPANS, seconds=settings.attempt_seconds, ca_file=settings.ca_file, verify=settings.verify)
 
 
-def _headers(settings: OtelSettings) -> Mapping[str, str]:
-    return {**(read_pairs(settings.headers.reveal()) or {}), "content-type": "application/x-protobuf"}
+def _spans_signal(settings: OtelSettings, resource: Mapping[str, str]) -> Signal[Span]:
+    return Signal(
+        name=_SPANS,
+        what="spans",
+        url=traces_url(settings),
+        headers=_headers(settings, settings.traces_headers),
+        encode=_compressing(load_encoder(resource), settings),
+        rejected=rejected_spans,
+        sent=metrics.spans_sent_total,
+        dropped=metrics.spans_dropped_total,
+        log_waiting=lambda count, reason: log_records.spans_waiting(spans=count, reason=reason),
+        log_dropped=lambda count, reason: log_records.spans_dropped(spans=count, reason=reason),
+    )
+
+
+def _records_signal(settings: OtelSettings, resource: Mapping[str, str]) -> Signal[LogRecord]:
+    return Signal(
+        name=_RECORDS,
+        what="log records",
+        url=logs_url(settings),
+        headers=_headers(settings, settings.logs_headers),
+        encode=_compressing(load_record_encoder(resource), settings),
+        rejected=rejected_records,
+        sent=metrics.otel_records_sent_total,
+        dropped=metrics.otel_records_dropped_total,
+        log_waiting=lambda count, reason: log_records.otel_records_waiting(records=count, reason=reason),
+        log_dropped=lambda count, reason: log_records.otel_records_dropped(records=count, reason=reason),
+    )
+
+
+Encode = Callable[[Sequence[T]], bytes]
+
+
+def _compressing(encode: Encode[T], settings: OtelSettings) -> Encode[T]:
+    if settings.compression == "none":
+        return encode
+    return lambda items: gzip.compress(encode(items), _GZIP_LEVEL)
+
+
+_GZIP_LEVEL = 1
+
+
+def _headers(settings: OtelSettings, own: Secret, *, compressed: bool = True) -> Mapping[str, str]:
+    # As the standard has it, the headers of a signal come in the place of those for all.
+    given = read_pairs(own.reveal() or settings.headers.reveal()) or {}
+    packed = {"content-encoding": "gzip"} if compressed and settings.compression == "gzip" else {}
+    return {**given, **packed, "content-type": "application/x-protobuf"}
 
 
 def _resource(settings: OtelSettings, instance: str) -> Mapping[str, str]:

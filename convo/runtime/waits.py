@@ -125,13 +125,16 @@ NAMES: dict[str, str] = {
     "s3.login": "finding the keys of this machine's role",
     "logs.pack": "putting logs together, or apart, in a thread",
     "logs.copy": "copying an object of logs beside a backup, or back",
-    # the collector of traces
+    # the collector of traces and log records
     "otel.export": "one attempt to send spans to the collector",
     "otel.hold": "the pause that the collector asked for",
     "otel.bulkhead": "the end of the attempt before, to send spans",
-    "otel.encode": "writing spans as the collector reads them, in a thread",
-    "otel.last": "sending the last spans while the process stops",
-    "otel.check": "the call that `convo check` makes to the collector",
+    "otel_logs.export": "one attempt to send log records to the collector",
+    "otel_logs.hold": "the pause that the collector asked for",
+    "otel_logs.bulkhead": "the end of the attempt before, to send log records",
+    "otel.encode": "writing spans or log records as the collector reads them, in a thread",
+    "otel.last": "sending the last spans and log records while the process stops",
+    "otel.check": "the calls that `convo check` makes to the collector",
     # an erasure
     "erase.accepts": "the end of the accepts that were under way when an erasure began",
     "erasures.file": "reading or writing the list of erasures in the data folder",

@@ -20,6 +20,7 @@ from convo.errors import BadRequest, ConvoError, DeadlineExceeded, Invalid, NotF
 from convo.http.request_body import too_large
 from convo.ladder import slow_seconds
 from convo.observe import log_records, metrics, tracing
+from convo.observe.kept_request import kept_request
 from convo.observe.tracing import Span
 from convo.runtime.deadline import deadline
 from convo.settings import Settings, WebSettings
@@ -240,7 +241,8 @@ async def answered(
     except BaseException as error:
         # The client is gone, or the connection's own deadline has run out.
         if span is not None:
-            span.__exit__(type(error), error, None)
+            span.fail(error)
+            _leave(span)
         raise
     seconds = trio.current_time() - head.started
     metrics.requests_total.labels(route, method, str(answer.status)).inc()
@@ -266,6 +268,8 @@ def _begun(route: str, method: str, head: Head) -> Span | None:
         span.began_seconds_ago(trio.current_time() - head.started)
         span.name, span.wait = f"{method} {route}", "web.request"
         span.attributes |= {"http.request.method": method, "http.route": route}
+        if (kept := kept_request()) is not None:
+            kept.begin(span)
         span.enter()
     return span
 
@@ -276,5 +280,14 @@ def _end(span: Span, answer: Answer) -> None:
         span.attributes["error.type"] = answer.code
     if answer.status >= 500:
         span.error = answer.code or str(answer.status)
+    _leave(span, streams=answer.stream is not None)
+
+
+def _leave(span: Span, *, streams: bool = False) -> None:
+    """Leave the span to the connection, which ends it when the answer is written; end it where there is none."""
     span.leave()
-    span.end()
+    kept = kept_request()
+    if kept is None:
+        span.end()
+    else:
+        kept.answer(streams=streams)

@@ -1,6 +1,6 @@
-"""A collector of traces for ``traces.py``: takes what is posted, or, ``mute``, never answers it.
+"""A collector of traces for ``traces.py``: takes what is posted; ``mute`` never answers it, ``failing`` answers 503.
 
-collector.py HOST PORT [mute]
+collector.py HOST PORT [mute|failing]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MUTE = sys.argv[3:] == ["mute"]
+MUTE, FAILING = sys.argv[3:] == ["mute"], sys.argv[3:] == ["failing"]
 
 
 class Collecting(BaseHTTPRequestHandler):
@@ -22,14 +22,14 @@ class Collecting(BaseHTTPRequestHandler):
         self._answer()
 
     def do_POST(self) -> None:
-        """Take spans."""
+        """Take spans, or do not."""
         self.rfile.read(int(self.headers["content-length"]))
         if MUTE:
             threading.Event().wait()
-        self._answer()
+        self._answer(503 if FAILING else 200)
 
-    def _answer(self) -> None:
-        self.send_response(200)
+    def _answer(self, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("content-length", "0")
         self.end_headers()
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 import trio
+from msgspec import structs
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from convo.errors import RemoteDenied
@@ -271,6 +272,99 @@ async def test_metrics_have_the_traces_in_which_figures_were_met_where_openmetri
     assert TRACE not in plain.text
 
 
+async def test_the_waits_for_a_client_and_for_a_batch_are_spans_of_its_request(database: str, tmp_path: Path) -> None:
+    body = json.dumps(ended("talk-1")).encode()
+    fields = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body)), **SAMPLED}
+    head = f"POST {END} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
+    with collecting_spans() as collector:
+        async with (
+            convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client,
+            await trio.open_tcp_stream("127.0.0.1", client.base_url.port or 0) as stream,
+        ):
+            for piece in (head[:40].encode(), head[40:].encode(), body[:50], body[50:]):
+                await stream.send_all(piece)
+                await trio.sleep(0.1)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+            spans = await collector.until(has(f"POST {END}", "db.accept"))
+    request = only(spans, f"POST {END}")
+    waits = ["connection.head", "connection.body", "wait for batch", "db.accept"]
+    for name in waits:
+        span = only(spans, name)
+        assert (span.trace_id, span.parent_id) == (TRACE, request.span_id)
+        assert request.began_ns <= span.began_ns <= span.ended_ns <= request.ended_ns
+    lasted = {name: (only(spans, name).ended_ns - only(spans, name).began_ns) / 1e9 for name in waits}
+    assert lasted["connection.head"] >= 0.08
+    assert lasted["connection.body"] >= 0.08
+    assert [span.name for span in sorted(spans, key=lambda one: one.began_ns) if span.name in waits] == waits
+
+
+async def test_the_waits_for_a_client_are_spans_also_where_the_framework_answers(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client:
+            answer = await client.get("/v1/conversations", headers=SAMPLED)
+            assert answer.status_code == 200
+            spans = await collector.until(has("GET /v1/conversations", "connection.turn", "db.list"))
+    request = only(spans, "GET /v1/conversations")
+    for name in ("connection.turn", "db.list"):
+        span = only(spans, name)
+        assert span.parent_id == request.span_id
+        assert request.began_ns <= span.began_ns <= span.ended_ns <= request.ended_ns
+
+
+async def test_the_calls_of_a_memory_service_and_of_a_parts_service_pass_the_trace_on(
+    database: str, tmp_path: Path
+) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_memory() as memory, fakes.open_server(lambda _: {"tier": "gold"}) as service:
+            settings = {
+                "memory.url": memory.url,
+                "parts__crm__who": "http",
+                "parts__crm__url": f"{service.url}/analyse",
+                "parts__crm__secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYo=",
+                "parts__crm__schema": json.dumps({"type": "object", "properties": {"tier": {"enum": ["gold"]}}}),
+                "parts__crm__required": "true",
+            }
+            async with convo(tmp_path, database, collector, settings) as client:
+                await analysed(client, "talk-1", **SAMPLED)
+                await analysed(client, "talk-2", **NOT_SAMPLED)
+                spans = await collector.until(has("memory.extract", "part.call", "job"))
+            calls = {"memory.extract": memory.work, "part.call": service.work}
+    for name, made in calls.items():
+        span = only(spans, name)
+        assert (span.kind, span.trace_id) == ("client", TRACE)
+        sent = [call.headers.get("traceparent") for call in made if call.method == "POST"]
+        assert sorted(sent, key=str) == [f"00-{TRACE}-{span.span_id}-01", None], name
+        assert {call.headers.get("tracestate") for call in made if call.method == "POST"} == {"vendor=x", None}
+
+
+def test_log_records_are_sent_with_the_ids_of_their_trace(database: str, tmp_path: Path) -> None:
+    settings = {"otel.logs": "true", "otel.sample": "0", "observe.log_level": "debug", "otel.compression": "gzip"}
+    with collecting_spans() as collector:
+        given = {**settings, "otel.endpoint": collector.endpoint, "otel.service_name": "robot"}
+        with running(tmp_path, database, given) as started, httpx.Client(base_url=started.url, timeout=30) as client:
+            assert client.post(END, json=ended("talk-1"), headers=SAMPLED).status_code == 202
+            assert client.post(END, json=ended("talk-2")).status_code == 202
+            for name in ("talk-1", "talk-2"):
+                assert client.get(f"/v1/conversations/{name}", params={"wait": "20"}).json()["state"] == "done"
+            assert started.stop() == 0
+        records, spans = collector.records(), collector.spans()
+    assert {one.headers.get("content-encoding") for one in collector.receiver.got} == {"gzip"}
+    by_conversation = {one.attributes["conversation_id"]: one for one in records if one.name == "accepted"}
+    traced, other = by_conversation["talk-1"], by_conversation["talk-2"]
+    request = only([span for span in spans if span.trace_id == TRACE], f"POST {END}")
+    assert (traced.trace_id, traced.span_id, traced.sampled) == (TRACE, request.span_id, True)
+    assert request.began_ns <= traced.at_ns <= request.ended_ns
+    assert (other.trace_id, other.span_id, other.sampled) == ("", "", False)
+    (settled,) = [one for one in records if one.name == "job_settled" and one.attributes["conversation_id"] == "talk-1"]
+    assert settled.span_id in {span.span_id for span in spans if span.name in ("job", "job.ending")}
+    (served,) = [one for one in records if one.name == "service_started"]
+    assert (served.severity, served.level, served.body) == (9, "INFO", "service_started")
+    assert served.resource["service.name"] == "robot"
+    # Nothing of what was said, and of no user.
+    assert "Rex" not in repr(records)
+    assert "user-1" not in repr(records)
+
+
 @pytest.mark.parametrize(
     "fault", ["mute", pytest.param("dead", marks=pytest.mark.long), pytest.param("failing", marks=pytest.mark.long)]
 )
@@ -282,6 +376,9 @@ def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str,
             "otel.endpoint": endpoint,
             "otel.sample": "1",
             "otel.spans_max": "20",
+            "otel.logs": "true",
+            "otel.records_max": "5",
+            "observe.log_level": "debug",
             "otel.attempt_seconds": "0.3",
             "jobs.workers": "0",
         }
@@ -290,16 +387,19 @@ def test_a_collector_that_is_out_holds_up_neither_accepts_nor_a_stop(fault: str,
                 assert client.post(END, json=ended(f"talk-{at}")).status_code == 202
             warned = ""
             until = time.monotonic() + 15
-            while "TRACES_WAITING" not in warned and time.monotonic() < until:
+            waiting = ("TRACES_WAITING", "OTEL_LOGS_WAITING")
+            while not all(word in warned for word in waiting) and time.monotonic() < until:
                 warned = client.get("/readyz").text
                 time.sleep(0.05)
-            assert "TRACES_WAITING" in warned
+            assert all(word in warned for word in waiting)
             metrics = client.get("/metrics").text
             assert client.get("/readyz").status_code == 200
             assert started.stop() == 0
         assert "spans_waiting" in started.output
         assert "spans_dropped" in started.output
+        assert "otel_records_waiting" in started.output
     assert 'convo_spans_dropped_total{reason="queue_full"} 0.0' not in metrics
+    assert 'convo_otel_records_dropped_total{reason="queue_full"} 0.0' not in metrics
     assert query(database, "SELECT count(*) FROM conversation")[0][0] == 10
 
 
@@ -310,6 +410,11 @@ async def test_the_check_asks_a_collector_once() -> None:
         assert "takes spans" in await check_collector(settings)
         with pytest.raises(RemoteDenied, match="answered 401"):
             await check_collector(settings)
-    (first, _) = collector.receiver.got
+        # Log records are tried where they are sent.
+        answers += [TAKEN, Reply(status=404)]
+        with pytest.raises(RemoteDenied, match="answered 404"):
+            await check_collector(structs.replace(settings, logs=True))
+    (first, _, third, fourth) = collector.receiver.got
+    assert (third.path, fourth.path) == ("/otlp/v1/traces", "/otlp/v1/logs")
     assert (first.path, first.headers["api-key"], first.body) == ("/otlp/v1/traces", "x y", b"")
     assert first.headers["content-type"] == "application/x-protobuf"

@@ -165,6 +165,11 @@ def test_an_extra_is_installed_where_its_setting_needs_it_and_is_good_for_servin
     assert tree.installs() == 1
 
 
+@pytest.mark.parametrize("name", ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "CONVO_OTEL__LOGS_ENDPOINT"])
+def test_the_address_of_one_signal_is_enough_for_its_extra(tree: Tree, name: str) -> None:
+    assert "lock-otel.txt names" in tree.serve(**{name: "http://c/v1"})
+
+
 def test_two_extras_are_installed_one_after_the_other(tree: Tree) -> None:
     both = {"CONVO_RABBITMQ__URL": "amqp://localhost/", "CONVO_LOGS__STORE": "s3"}
     served = tree.serve(**both)

@@ -21,7 +21,7 @@ SECRETS = {
     ("smtp", "password"),
     ("rabbitmq", "url"),
     *(("logs", name) for name in ("access_key_id", "secret_access_key")),
-    ("otel", "headers"),
+    *(("otel", name) for name in ("headers", "traces_headers", "logs_headers")),
 }
 """They come from the environment only: the file has no place for them."""
 SECTIONS: dict[str, Any] = {

@@ -30,6 +30,8 @@ from convo.errors import (
     TransactionLost,
     Unavailable,
 )
+from convo.observe import tracing
+from convo.observe.tracing import Recorder
 from convo.runtime.deadline import deadline
 from convo.settings import IntakeSettings, Settings
 from convo.store import audit, ledger, migrate
@@ -39,6 +41,7 @@ from convo.store.jobs.explain import read_explanation
 from convo.store.logs import CommittedLog
 from convo.store.migrations import migrations
 from convo.store.postgres import DURABLE, Connection
+from convo.web.accept import traced
 from tests.support.making import Process, accept, ask, open_dedicated, open_process, rows, settled, told
 
 Outcome = Stored | ConvoError
@@ -657,3 +660,42 @@ async def test_the_receipt_alone_decides_what_is_new_while_the_conversation_stil
         await settled(process, 1)
         async with open_dedicated(process.postgres) as dedicated:
             assert await audit.anomalies(dedicated) == []
+
+
+# --- traces
+
+
+async def test_the_wait_for_a_batch_and_its_transaction_are_recorded_of_each_that_was_sent_in_a_trace(
+    process: Process, transactions: Transactions
+) -> None:
+    recorder = Recorder(sample=1.0, spans_max=100)
+    with tracing.recording(recorder):
+        request = tracing.begin_span("request", "server")
+        assert request is not None
+        batch = [traced(accept("talk-1"), request), accept("talk-2")]
+        await submit_behind(process, transactions, batch)
+    waited, stored = recorder.take(100)
+    assert (waited.name, stored.name) == ("wait for batch", "db.accept")
+    assert {waited.parent_id, stored.parent_id} == {request.span_id}
+    # The transaction before sleeps for 0.3 s, and was under way when they came.
+    assert 0.1 < (waited.ended_ns - waited.began_ns) / 1e9 < 5
+    assert abs(stored.began_ns - waited.ended_ns) < 10_000_000
+    assert (stored.attributes["convo.batch_rows"], stored.error) == (2, "")
+
+
+async def test_a_transaction_that_failed_is_recorded_with_its_error_and_so_is_the_next_try(
+    process: Process, transactions: Transactions
+) -> None:
+    recorder = Recorder(sample=1.0, spans_max=100)
+    transactions.before = [ending]
+    with tracing.recording(recorder):
+        request = tracing.begin_span("request", "server")
+        assert request is not None
+        await process.committer.accept(traced(accept("talk-1"), request))
+    spans = recorder.take(100)
+    assert [span.name for span in spans] == ["wait for batch", "db.accept"] * 2
+    failed, stored = spans[1], spans[3]
+    assert failed.attributes["error.type"] == "transaction_lost"
+    assert stored.error == ""
+    # The wait for the second one counts from the end of the first.
+    assert spans[2].began_ns >= failed.ended_ns - 10_000_000

@@ -13,6 +13,9 @@ from hypercorn.trio import run as seam
 from structlog.testing import capture_logs
 
 from convo.http import server
+from convo.http.connection import ClientConnection
+from convo.http.recorded import RecordedConnection
+from convo.settings import OtelSettings, Settings
 
 # hypercorn 0.18.0. Whoever upgrades reads the new worker_serve, sees that what server.py says of it still holds, and
 # writes the new number here.
@@ -45,6 +48,25 @@ def test_hypercorn_itself_is_left_as_it_is() -> None:
     assert SEAM.TCPServer is theirs
     assert ours.__globals__["TCPServer"] is not theirs
     assert ours.__kwdefaults__ == seam.worker_serve.__kwdefaults__
+
+
+@pytest.mark.parametrize(
+    ("otel", "kind"),
+    [
+        (OtelSettings(), ClientConnection),
+        (OtelSettings(endpoint="http://c", traces=False, logs=True), ClientConnection),
+        (OtelSettings(endpoint="http://c"), RecordedConnection),
+    ],
+    ids=["off", "log records alone", "traces"],
+)
+def test_only_a_process_that_records_traces_has_connections_that_do(
+    otel: OtelSettings, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr(server, "serve_connection", lambda _context, _stream, kind: served.append(kind))
+    ours: Any = server._worker_serve(Mock(settings=Settings(otel=otel)))
+    ours.__globals__["TCPServer"](None, None, None, None, Mock())
+    assert served == [kind]
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux")
