@@ -84,7 +84,7 @@ from convo.web.app import make_app
 from convo.web.auditing import AuditLogRoute
 from convo.web.authority import Authority
 from convo.web.browsers import Browsers
-from convo.web.capacity import CapacityRoute
+from convo.web.capacity import CapacityRoute, batch_rows
 from convo.web.clients import Clients
 from convo.web.conversations import ReadRoutes
 from convo.web.dispatch import Api
@@ -223,7 +223,13 @@ class Components:
         self._oldest_due_seconds = 0.0
         self._meter: Meter | None = None
         if settings.sample_seconds:
-            self._meter = Meter(settings, lambda: self._admission.accepts().busy_seconds, self._fill)
+            self._meter = Meter(
+                settings,
+                lambda: self._admission.accepts().busy_seconds,
+                self._fill,
+                batch_rows=batch_rows(self.settings.intake),
+                pace_seconds=lambda: self.pacer.share_seconds,
+            )
 
     def _fill(self) -> Fill:
         workers = self.settings.jobs.workers

@@ -198,7 +198,9 @@ UNKNOWN: dict[str, tuple[str, ...]] = {
 # Modules without a test file of their own name, each with the file whose tests would notice a fault in it.
 TESTED_BY: dict[str, str] = {
     # A difference of two readings: those that are compared are the demands' tests.
-    "convo.capacity.usage": "unit/capacity/test_demands.py",
+    "convo.capacity.demands": "unit/capacity/test_finding.py",
+    "convo.capacity.processors": "unit/capacity/test_resources.py",
+    "convo.capacity.usage": "unit/capacity/test_finding.py",
     "convo.store.table_sizes": "integration/web/test_capacity.py",
     # What it prints is asked for by the commands' own tests.
     "convo.commands.rerun_drawing": "unit/commands/test_reruns.py",

@@ -1,52 +1,31 @@
 """The report of ``convo capacity``: the bottleneck, how long many conversations take, and what a target rate needs.
 
-Open it to change what is planned, or when there is too little to plan with. It is arithmetic alone; ``resources`` holds
-the laws.
+Open it to change what is said of too little data. It is arithmetic alone; ``resources`` holds the laws, ``planning``
+what a rate needs.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from convo.capacity.ceilings import Ceiling, find_ceiling
 from convo.capacity.demands import Demands
-from convo.capacity.resources import PLANNED_SHARE, Allowance, Resource, find_resources
+from convo.capacity.planning import ConversationDemand, Plan, StoredBytes, Surroundings, make_plan
+from convo.capacity.resources import Allowance, Resource, find_resources
 
 ENOUGH_CONVERSATIONS, ENOUGH_READINGS = 200, 10
 """With fewer conversations or readings, the report calls itself a guess."""
 
-PLACES_MAX = 1_000
-"""The most workers, or calls at a time, that one process may have."""
-
-MONTH_SECONDS = 30 * 86_400
+# On an idle machine a thread that wakes up waits a little, too.
+_SLOWED_LEAST = 1.25
 _RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/(s|min|h|day)")
 _UNIT_SECONDS = {"s": 1, "min": 60, "h": 3_600, "day": 86_400}
 
 _Figure = Annotated[float, Meta(ge=0)]
 _Number = Annotated[int, Meta(ge=0)]
-
-
-class StoredBytes(Struct, frozen=True, kw_only=True):
-    """What the tables of the database hold: their conversations, and all bytes with their indexes."""
-
-    conversations: int
-    bytes: int
-
-
-class Surroundings(Struct, frozen=True, kw_only=True):
-    """What is known of the installation besides this process.
-
-    ``connections`` is what one process may open, ``connections_spare`` what the server has for all of them.
-    """
-
-    processes: int
-    connections: int
-    connections_spare: int
-    stored: StoredBytes
 
 
 class MeasuredSpan(Struct, frozen=True, kw_only=True):
@@ -60,27 +39,6 @@ class MeasuredSpan(Struct, frozen=True, kw_only=True):
     note: str
 
 
-class Ceiling(Struct, frozen=True, kw_only=True):
-    """The most conversations a second of one process, and the resource that decides it."""
-
-    per_second: _Figure
-    bottleneck: str
-
-
-class ConversationDemand(Struct, frozen=True, kw_only=True):
-    """What one conversation costs, as measured; null where nothing was measured."""
-
-    processor_seconds: float | None = None
-    job_seconds: float | None = None
-    calls: dict[str, float] = {}
-    call_seconds: dict[str, float] = {}
-    tokens_in: float | None = None
-    tokens_out: float | None = None
-    price: float | None = None
-    stored_bytes: float | None = None
-    object_bytes: float | None = None
-
-
 class ManyForecast(Struct, frozen=True, kw_only=True):
     """How long it takes all processes together to take in, and to analyse, so many conversations, in seconds."""
 
@@ -88,25 +46,6 @@ class ManyForecast(Struct, frozen=True, kw_only=True):
     accept_seconds: float | None
     analyse_seconds: float | None
     formula: str
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """What a rate needs: ``workers`` and ``concurrency`` are of each process, months have 30 days at this rate.
-
-    ``problems`` is what does not fit, one sentence each.
-    """
-
-    per_second: _Figure
-    processes: _Number
-    workers: int | None
-    concurrency: dict[str, int]
-    connections: _Number
-    tokens_in_month: float | None
-    tokens_out_month: float | None
-    price_month: float | None
-    gigabytes_month: float | None
-    formulas: tuple[str, ...]
-    problems: tuple[str, ...]
 
 
 class CapacityReport(Struct, frozen=True, kw_only=True):
@@ -147,12 +86,18 @@ def forecast_capacity(  # noqa: PLR0913  (all that the report is made of)
 ) -> CapacityReport:
     """Make the report; ``conversations`` asks how long so many take, ``target`` what so many a second need."""
     resources = () if demands is None else find_resources(demands, allowed)
-    accepts, analyses = _ceiling(resources, ("accepts",)), _ceiling(resources, ("analyses", "both"))
+    accepts = analyses = None
+    if demands is not None:
+        slowed = demands.waits.slowed
+        accepts = find_ceiling(
+            resources, ("accepts",), demands.accepted_most, apart=demands.process.apart, slowed=slowed
+        )
+        analyses = find_ceiling(resources, ("analyses", "both"), demands.analysed_most, slowed=slowed)
     demand = _conversation(demands, around.stored)
     many = None if conversations is None else _many(conversations, accepts, analyses, max(1, around.processes))
     plan = None
     if target is not None and (accepts is not None or analyses is not None):
-        plan = _plan(target, resources, demand, around)
+        plan = make_plan(target, resources, demand, around)
     return CapacityReport(
         measured=_span(demands),
         processes=around.processes,
@@ -181,11 +126,13 @@ def _span(demands: Demands | None) -> MeasuredSpan:
             f"; {few}: take it for a guess until there are {ENOUGH_CONVERSATIONS} conversations"
             f" and {ENOUGH_READINGS} readings"
         )
-    if demands.slowed > 1:
+    if demands.waits.slowed >= _SLOWED_LEAST:
         note += (
-            f"; others want the same processors (work takes {demands.slowed:.1f} times as long), so this is what could"
-            " be done without them"
+            f"; others want the same processors: the loop's work takes {demands.waits.slowed:.1f} times as long, and"
+            " alone it could do up to so many times as much"
         )
+    if demands.machine is None and demands.others:
+        note += f"; others use {demands.others:.1f} cores, so what conversations take of the machine cannot be seen"
     if enough and not accepted:
         note += "; this process took none in, so nothing is known of accepts"
     elif enough and not analysed:
@@ -198,17 +145,6 @@ def _span(demands: Demands | None) -> MeasuredSpan:
         enough=enough,
         note=note,
     )
-
-
-def _ceiling(resources: Sequence[Resource], of: Sequence[str]) -> Ceiling | None:
-    # What is analysed was taken in before: the resources of accepts end it, too.
-    chosen = [one for one in resources if one.limits in of]
-    if not chosen:
-        return None
-    if "both" in of:
-        chosen += [one for one in resources if one.limits == "accepts"]
-    least = min(chosen, key=lambda one: one.per_second)
-    return Ceiling(per_second=least.per_second, bottleneck=least.name)
 
 
 def _conversation(demands: Demands | None, stored: StoredBytes) -> ConversationDemand:
@@ -245,66 +181,3 @@ def _many(conversations: int, accepts: Ceiling | None, analyses: Ceiling | None,
         analyse_seconds=seconds(analyses),
         formula="; ".join(words) or "nothing is measured yet",
     )
-
-
-# --- a plan
-
-
-def _plan(target: float, resources: Sequence[Resource], demand: ConversationDemand, around: Surroundings) -> Plan:
-    held = {"workers": demand.job_seconds or 0.0, **demand.call_seconds}
-    # What a setting gives more of does not decide how many processes there must be, up to the most that it gives.
-    fixed = [one for one in resources if not one.shared and one.name not in held and one.per_second]
-    least = min(fixed, key=lambda one: one.per_second, default=None)
-    needed = [_ceil(target * one / (PLANNED_SHARE * PLACES_MAX)) for one in held.values()]
-    needed += [] if least is None else [_ceil(target / (PLANNED_SHARE * least.per_second))]
-    processes = max(1, *needed)
-    each = target / processes
-    places = {name: _ceil(each * one / PLANNED_SHARE) for name, one in held.items() if one}
-    why = "" if least is None else f": {target:.3g}/s / ({PLANNED_SHARE} x {least.per_second:.1f}/s of {least.name})"
-    formulas = [
-        f"processes{why} = {processes}",
-        *(
-            f"{name} of a process: {each:.3g}/s x {held[name]:.3g} s / {PLANNED_SHARE} = {count}"
-            for name, count in places.items()
-        ),
-        f"connections: {processes} x {around.connections} = {processes * around.connections}",
-    ]
-    month = target * MONTH_SECONDS
-    if demand.stored_bytes is not None:
-        formulas.append(f"a month: {target:.3g}/s x {MONTH_SECONDS} s x {demand.stored_bytes:.0f} bytes")
-
-    def monthly(one: float | None) -> float | None:
-        return None if one is None else one * month
-
-    return Plan(
-        per_second=target,
-        processes=processes,
-        workers=places.pop("workers", None),
-        concurrency=places,
-        connections=processes * around.connections,
-        tokens_in_month=monthly(demand.tokens_in),
-        tokens_out_month=monthly(demand.tokens_out),
-        price_month=monthly(demand.price),
-        gigabytes_month=None if demand.stored_bytes is None else demand.stored_bytes * month / 1e9,
-        formulas=tuple(formulas),
-        problems=tuple(_problems(target, processes, resources, around)),
-    )
-
-
-def _problems(target: float, processes: int, resources: Sequence[Resource], around: Surroundings) -> Iterator[str]:
-    wanted = processes * around.connections
-    if wanted > around.connections_spare:
-        yield (
-            f"{wanted} connections are more than the {around.connections_spare} that PostgreSQL takes:"
-            " raise max_connections, or lower database.pool_max"
-        )
-    for one in resources:
-        if one.shared and one.per_second < target:
-            yield f"{one.name}: it allows {one.per_second:.3g}/s for all processes together; raise it"
-    if not any(one.limits != "accepts" for one in resources):
-        yield "nothing was analysed by this process, so workers, calls and tokens are not planned"
-
-
-def _ceil(figure: float) -> int:
-    # What is a whole number but for the last bits of a float is that number.
-    return math.ceil(figure - 1e-9)

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from convo.capacity.processors import FULL
 from convo.capacity.usage import Usage
+from convo.runtime.pace import BOOKKEEPING_SECONDS
 
 # A backlog that is twice as old as it may be asks for twice the processes. More at once would be a guess.
 _BACKLOG_MAX = 2.0
@@ -25,16 +27,24 @@ class Fill(Struct, frozen=True, kw_only=True):
     backlog_seconds: float
 
 
-def load_shares(step: Usage, fill: Fill, backlog_target_seconds: float) -> Mapping[str, float]:
+def load_shares(step: Usage, fill: Fill, backlog_target_seconds: float, batch_rows: int) -> Mapping[str, float]:
     """Return how full each resource was between two readings; ``fill`` is how it is at the second.
+
+    Each is the load as a share of what ends it, as the forecast knows the ends. The interpreter is full where it
+    works, or waits for a processor, for ``FULL`` of the time. Transactions follow each other without a pause long
+    before the end, and take more rows then: they are full where each has ``batch_rows``. Analyses are full where they
+    need all that the pace allows them.
 
     Workers count as far as jobs wait for them: all at work are no load while nothing is late. With every one of them at
     work, a job that has been due for ``backlog_target_seconds`` makes 1, and an older one up to 2.
     """
     late = min(fill.backlog_seconds / backlog_target_seconds, _BACKLOG_MAX)
+    rows = step.accepted / step.commits / batch_rows if step.commits else 0.0
+    analyses = step.analyst_seconds + step.analysed * BOOKKEEPING_SECONDS
     return {
-        "interpreter": step.process_seconds / step.at,
-        "committer": step.commit_seconds / step.at,
+        "interpreter": (max(step.process_seconds, step.loop_seconds) + step.queued_seconds) / step.at / FULL,
+        "committer": step.commit_seconds / step.at * min(rows, 1.0),
+        "pace": min(analyses / step.pace_seconds, 1.0) if step.accepted and step.pace_seconds else 0.0,
         "admission": fill.admission,
         "workers": min(fill.workers, 1.0) * late,
     }

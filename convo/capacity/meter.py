@@ -17,18 +17,27 @@ from convo.settings import CapacitySettings
 
 
 class Meter:
-    """The readings of one process. ``accept_busy_seconds`` and ``fill`` return what no metric holds."""
+    """The readings of one process.
 
-    def __init__(
+    ``accept_busy_seconds``, ``fill`` and ``pace_seconds`` return what no metric holds.
+    """
+
+    def __init__(  # noqa: PLR0913  (all that is read, and what it is measured by)
         self,
         settings: CapacitySettings,
         accept_busy_seconds: Callable[[], float],
         fill: Callable[[], Fill],
         machine: MachineCpu | None = None,
+        *,
+        batch_rows: int = 1,
+        pace_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """``batch_rows`` is the most that one transaction of accepts stores."""
         self._settings = settings
         self._accept_busy_seconds = accept_busy_seconds
         self._fill = fill
+        self._batch_rows = batch_rows
+        self._pace_seconds = pace_seconds
         self.machine = MachineCpu() if machine is None else machine
         kept = int(settings.window_seconds / settings.sample_seconds) + 1
         self._readings: deque[Usage] = deque(maxlen=max(2, kept))
@@ -51,12 +60,22 @@ class Meter:
 
     def take_reading(self, loop: tuple[float, float] = (0.0, 0.0)) -> None:
         """Take one reading, and set the gauges; ``loop`` is as ``ThreadTimes.read`` returns it."""
-        reading = read_usage(trio.current_time(), self._accept_busy_seconds(), self.machine.read(), loop)
+        reading = read_usage(
+            Usage(
+                at=trio.current_time(),
+                machine_seconds=self.machine.read(),
+                loop_seconds=loop[0],
+                queued_seconds=loop[1],
+                accept_busy_seconds=self._accept_busy_seconds(),
+                pace_seconds=self._pace_seconds(),
+            )
+        )
         step = reading.since(self._readings[-1]) if self._readings else None
         self._readings.append(reading)
         if step is None or step.at <= 0:
             return
-        self.ratio.note(load_shares(step, self._fill(), self._settings.backlog_seconds), step.at)
+        shares = load_shares(step, self._fill(), self._settings.backlog_seconds, self._batch_rows)
+        self.ratio.note(shares, step.at)
         for name, share in self.ratio.shares.items():
             metrics.load_share.labels(name).set(share)
         metrics.load_ratio.set(self.ratio.value or 0.0)

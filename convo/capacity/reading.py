@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
+from msgspec import structs
+
 from convo.capacity.usage import Usage
 from convo.dependencies import DEPENDENCIES, PART_PREFIX, row_name
 from convo.observe import metrics
@@ -18,24 +20,19 @@ _CALLS = {
 }
 
 
-def read_usage(
-    at: float, accept_busy_seconds: float, machine_seconds: float, loop: tuple[float, float] = (0.0, 0.0)
-) -> Usage:
-    """Read the metrics of this process, in the loop's own thread; ``at`` is the time of the reading in seconds.
+def read_usage(outside: Usage) -> Usage:
+    """Read the metrics of this process, in the loop's own thread.
 
-    ``loop`` is for how long the loop's thread has worked, and waited for a processor.
+    ``outside`` has what no metric holds: the time, what the machine, the loop's thread and the pace count, and for how
+    long any accept was under way.
     """
     calls = _calls()
-    return Usage(
-        at=at,
+    return structs.replace(
+        outside,
         process_seconds=time.process_time(),
-        machine_seconds=machine_seconds,
-        loop_seconds=loop[0],
-        queued_seconds=loop[1],
         accepted=metrics.intake_batch_rows.total,
         commits=float(sum(metrics.intake_commit_seconds.counts)),
         commit_seconds=metrics.intake_commit_seconds.total,
-        accept_busy_seconds=accept_busy_seconds,
         analysed=_total(metrics.jobs_ended_total.cells.get(("settle",))),
         job_seconds=_seconds(["analysis.job"]),
         analyst_seconds=metrics.local_analysis_seconds_total.value,

@@ -15,7 +15,8 @@ class Usage(Struct, frozen=True, kw_only=True):
     processor. ``accepted`` are conversations stored in ``commits`` transactions of ``commit_seconds`` together;
     ``accept_busy_seconds`` are those in which any accept was under way. ``analysed`` are jobs that were settled;
     ``job_seconds`` is how long all jobs were at work, and ``analyst_seconds`` what the embedded analyst had of the
-    interpreter. ``calls`` and ``call_seconds`` are attempts to call each dependency, by its name.
+    interpreter. ``pace_seconds`` is the share of the interpreter that analyses were allowed, times its time. ``calls``
+    and ``call_seconds`` are attempts to call each dependency, by its name.
     """
 
     at: float = 0.0
@@ -30,6 +31,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     analysed: float = 0.0
     job_seconds: float = 0.0
     analyst_seconds: float = 0.0
+    pace_seconds: float = 0.0
     tokens_in: float = 0.0
     tokens_out: float = 0.0
     price: float = 0.0
@@ -47,9 +49,20 @@ class Usage(Struct, frozen=True, kw_only=True):
             call_seconds=_less(self.call_seconds, earlier.call_seconds),
         )
 
+    def plus(self, other: Usage) -> Usage:
+        """Return two differences together."""
+        plain = {name: getattr(self, name) + getattr(other, name) for name in _PLAIN}
+        return Usage(
+            **plain, calls=_more(self.calls, other.calls), call_seconds=_more(self.call_seconds, other.call_seconds)
+        )
+
 
 _PLAIN = tuple(name for name in Usage.__struct_fields__ if name not in ("calls", "call_seconds"))
 
 
 def _less(later: Mapping[str, float], earlier: Mapping[str, float]) -> Mapping[str, float]:
     return {name: figure - earlier.get(name, 0.0) for name, figure in later.items()}
+
+
+def _more(one: Mapping[str, float], other: Mapping[str, float]) -> Mapping[str, float]:
+    return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from convo.capacity.forecast import CapacityReport, Ceiling, ManyForecast, Plan
+from convo.capacity.ceilings import Ceiling
+from convo.capacity.forecast import CapacityReport, ManyForecast
+from convo.capacity.planning import Plan
 from convo.commands.output import add_row, make_table
 
 _STEPS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
@@ -39,15 +41,27 @@ def _resources(report: CapacityReport) -> Table:
     for one in report.resources:
         name = Text(one.name, style="bold red" if one.name in worst else "")
         limits = {"accepts": "accepts", "analyses": "analyses", "both": "accepts and analyses"}[one.limits]
-        add_row(table, name, limits, f"{one.per_second:,.1f}", one.formula)
+        span = f"{one.per_second:,.1f} ({one.low:,.1f} to {one.high:,.1f})"
+        add_row(table, name, limits, span, one.formula)
     return table
 
 
 def _ceiling(what: str, ceiling: Ceiling | None, processes: int) -> Text:
     if ceiling is None:
         return Text(f"{what}: not measured", style="dim")
-    one = f"{what}: at most {ceiling.per_second:,.1f}/s by one process; the bottleneck is {ceiling.bottleneck}"
-    return Text(one if processes < 2 else f"{one}. {processes} like it: {ceiling.per_second * processes:,.1f}/s")
+
+    def rate(count: int) -> str:
+        low, high = f"{ceiling.low * count:,.1f}", f"{ceiling.high * count:,.1f}"
+        if ceiling.sharpen:
+            return f"between {low} and {high}/s"
+        return f"at most {ceiling.per_second * count:,.1f}/s ({low} to {high})"
+
+    one = f"{what}: {rate(1)} by one process; the bottleneck is {ceiling.bottleneck}"
+    if processes > 1:
+        one += f". {processes} like it: {rate(processes)}"
+    if ceiling.sharpen:
+        return Text(f"{one}. Not enough load was seen yet: {ceiling.sharpen}", style="yellow")
+    return Text(one)
 
 
 def _many(many: ManyForecast) -> Text:

@@ -99,14 +99,12 @@ class Pace:
         return max(0.0, (1.0 - self._credit) * self._cost / self.share)
 
 
-def balanced_rate(cost_seconds: float, accept_busy_seconds: float) -> float:
-    """Return how many conversations a second can be accepted so that as many are analysed beside them.
+def accept_share_seconds(busy_seconds: float, slowed: float) -> float:
+    """Return what one accept that is under way for ``busy_seconds`` takes of the time that analyses might have.
 
-    An analysis takes ``cost_seconds`` of the interpreter, and an accept is under way for ``accept_busy_seconds``. Where
-    X come in a second, analyses have the share 1 - X * busy / 0.6, or ``FLOOR``, and keep up while X * cost is no more.
+    It is the law of ``Pace.note_accepts``, without its peaks: a load that rises counts at once.
     """
-    kept = min(accept_busy_seconds, _ACCEPT_SECONDS) / _BUSY
-    return max(1.0 / (cost_seconds + kept), FLOOR / cost_seconds)
+    return min(busy_seconds, _ACCEPT_SECONDS * min(slowed, _SLOWED_MAX)) / _BUSY
 
 
 class Accepts(Struct, frozen=True):
@@ -131,6 +129,8 @@ class Pacer:
         self._refuses = refuses
         self._analyst_seconds = analyst_seconds
         self._started = 0
+        self.share_seconds = 0.0
+        """The share of the interpreter that analyses were allowed, times its time, since the start."""
 
     def allowed(self) -> float:
         """Return how many jobs may start now; as ``Pace.allowed``."""
@@ -152,6 +152,7 @@ class Pacer:
 
     async def _look(self, scheduled: Callable[[], tuple[float, float]]) -> None:
         at, before, used, (worked, queued) = trio.current_time(), self._accepts(), self._analyst_seconds(), scheduled()
+        shared = self.pace.share
         while True:
             await trio.sleep_until(at + _TICK_SECONDS)
             now, accepts, used_now = trio.current_time(), self._accepts(), self._analyst_seconds()
@@ -168,6 +169,9 @@ class Pacer:
                     1.0 + (queued_now - queued) / max(worked_now - worked, _TICK_SECONDS / 100),
                 )
             self.pace.note_cost(self._started, used_now - used)
+            # Until now the share of the last look was allowed.
+            self.share_seconds += (now - at) * shared
+            shared = self.pace.share
             metrics.analyses_share.set(self.pace.share)
             threads.set_share(self.pace.share)
             at, before, used, self._started = now, accepts, used_now, 0

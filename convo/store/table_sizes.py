@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convo.capacity.forecast import StoredBytes, Surroundings
+from convo.capacity.planning import StoredBytes, Surroundings
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.server_settings import connections_wanted
 

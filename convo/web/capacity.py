@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from convo.capacity.demands import find_demands
+from convo.capacity.finding import find_demands
 from convo.capacity.forecast import forecast_capacity, rate_of
 from convo.capacity.meter import Meter
 from convo.capacity.resources import Allowance
 from convo.errors import Invalid, NotFound
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
-from convo.settings import Settings, dependency_sections, http_parts, used_dependencies
+from convo.settings import IntakeSettings, Settings, dependency_sections, http_parts, used_dependencies
 from convo.store.postgres import Postgres
 from convo.store.table_sizes import read_surroundings
 from convo.web.description.messages import Answer, encode
@@ -50,7 +50,12 @@ class CapacityRoute(Struct, frozen=True, kw_only=True):
 
         def make() -> bytes:
             report = forecast_capacity(
-                find_demands(readings), allowed, around, load_ratio=ratio, conversations=conversations, target=target
+                find_demands(readings, allowed.cores),
+                allowed,
+                around,
+                load_ratio=ratio,
+                conversations=conversations,
+                target=target,
             )
             return encode(report)
 
@@ -65,15 +70,19 @@ def allowance(settings: Settings, cores: float) -> Allowance:
     sections = dependency_sections(settings)
     concurrency = {name: sections[name].concurrency for name in used_dependencies(settings)}
     concurrency |= {name: part.concurrency for name, part in http_parts(settings).items()}
-    intake = settings.intake
     return Allowance(
         cores=cores,
-        # While one transaction is under way, the next one gathers: together they hold all that may be in flight.
-        batch_rows=min(intake.batch_rows, max(1, intake.in_flight_max // 2)),
+        batch_rows=batch_rows(settings.intake),
         workers=settings.jobs.workers,
         concurrency=concurrency,
         daily_budget=settings.llm.daily_budget,
     )
+
+
+def batch_rows(intake: IntakeSettings) -> int:
+    """Return how many conversations one transaction stores at most."""
+    # While one transaction is under way, the next one gathers: together they hold all that may be in flight.
+    return min(intake.batch_rows, max(1, intake.in_flight_max // 2))
 
 
 def _target(query: Mapping[str, str]) -> float | None:

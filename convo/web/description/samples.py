@@ -17,8 +17,9 @@ from convo.analysis.part import (
     StoredFinding,
 )
 from convo.analysis.scoring import score
-from convo.capacity.demands import CommitDemands, CpuDemands, Demands
-from convo.capacity.forecast import StoredBytes, Surroundings, forecast_capacity
+from convo.capacity.demands import CommitDemands, CpuDemands, Demands, PaceDemands
+from convo.capacity.forecast import forecast_capacity
+from convo.capacity.planning import StoredBytes, Surroundings
 from convo.capacity.resources import Allowance
 from convo.conversation.model import Memories, MemoryFact, Mood, Questions, Receipt, Turn
 from convo.conversation.score import Weights
@@ -384,10 +385,12 @@ CAPACITY = forecast_capacity(
         readings=721,
         accepted=36_000,
         analysed=36_000,
-        process=CpuDemands(idle=0.02, accept=0.0002, commit=0.0003, analysis=0.003),
+        process=CpuDemands(idle=0.02, accept=0.0002, commit=0.0006, analysis=0.003),
         machine=None,
         commit=CommitDemands(each=0.002, row=0.00005),
-        accept_busy_seconds=0.003,
+        pace=PaceDemands(analysis=0.003, accept=0.004),
+        accepted_most=31.0,
+        analysed_most=31.0,
         job_seconds=1.5,
         tokens_in=900.0,
         tokens_out=60.0,

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
-from convo.capacity.demands import CommitDemands, CpuDemands, Demands
-from convo.capacity.forecast import CapacityReport, StoredBytes, Surroundings, forecast_capacity, rate_of
+from convo.capacity.demands import CommitDemands, CpuDemands, Demands, WaitDemands
+from convo.capacity.forecast import CapacityReport, forecast_capacity, rate_of
+from convo.capacity.planning import StoredBytes, Surroundings
 from convo.capacity.resources import Allowance
 
 DEMANDS = Demands(
@@ -57,39 +58,6 @@ def test_many_conversations_take_their_number_by_the_rate_of_all_processes() -> 
     assert many.formula.endswith("64000 / (32.0/s x 2) to analyse")
 
 
-def test_a_plan_says_what_a_rate_needs_with_its_formulas() -> None:
-    plan = report(target=500.0).plan
-    assert plan is not None
-    # What a setting raises does not decide the number: analyses end at 383/s by the pace, and 0.7 of that is planned.
-    assert plan.processes == 2
-    assert plan.workers == 715, "250/s x 2 s / 0.7"
-    assert plan.concurrency == {"llm": 500}
-    assert plan.connections == 40
-    assert plan.tokens_in_month == pytest.approx(500 * 2_592_000 * 1_000)
-    assert plan.gigabytes_month == pytest.approx(500 * 2_592_000 * 5_000 / 1e9)
-    assert plan.problems == ()
-    assert "connections: 2 x 20 = 40" in plan.formulas
-
-
-def test_more_places_than_one_process_may_have_need_more_processes() -> None:
-    slow = structs.replace(DEMANDS, job_seconds=60.0)
-    plan = report(slow, target=100.0).plan
-    assert plan is not None
-    assert plan.processes == 9, "100/s x 60 s / 0.7 are 8,572 workers, and one process has 1,000 at most"
-
-
-def test_a_plan_names_what_does_not_fit() -> None:
-    plan = report(around=structs.replace(AROUND, connections_spare=30), target=500.0).plan
-    assert plan is not None
-    assert plan.problems == (
-        "40 connections are more than the 30 that PostgreSQL takes: raise max_connections, or lower database.pool_max",
-    )
-    budget = structs.replace(ALLOWED, daily_budget=86.4)
-    found = forecast_capacity(DEMANDS, budget, AROUND, target=500.0).plan
-    assert found is not None
-    assert found.problems == ("daily budget: it allows 10/s for all processes together; raise it",)
-
-
 def test_with_too_little_data_the_report_calls_itself_a_guess() -> None:
     few = report(structs.replace(DEMANDS, accepted=40.0, analysed=40.0, seconds=300.0))
     assert not few.measured.enough
@@ -101,8 +69,8 @@ def test_with_too_little_data_the_report_calls_itself_a_guess() -> None:
 
 
 def test_a_report_of_a_machine_that_others_keep_busy_says_so() -> None:
-    found = report(structs.replace(DEMANDS, slowed=2.5))
-    assert "others want the same processors (work takes 2.5 times as long)" in found.measured.note
+    found = report(structs.replace(DEMANDS, waits=WaitDemands(slowed=2.5)))
+    assert "others want the same processors: the loop's work takes 2.5 times as long" in found.measured.note
 
 
 def test_before_the_second_reading_nothing_is_known_and_that_is_what_is_answered() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from convo.capacity.demands import find_demands
+from convo.capacity.finding import find_demands
 from convo.capacity.load_ratio import Fill
 from convo.capacity.machine_cpu import MachineCpu
 from convo.capacity.meter import Meter
@@ -42,6 +42,6 @@ async def test_readings_older_than_the_window_are_dropped(autojump_clock: MockCl
     readings = measured.readings()
     assert len(readings) == 13
     assert readings[-1].since(readings[0]).at == 60.0
-    found = find_demands(readings)
+    found = find_demands(readings, 2.0)
     assert found is not None
     assert found.seconds == 60.0

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 
 from convo.capacity.reading import read_usage
+from convo.capacity.usage import Usage
 from convo.observe import metrics
 
 
 def test_what_the_process_counts_is_what_is_read() -> None:
-    before = read_usage(10.0, 1.0, 5.0)
+    before = read_usage(Usage(at=10.0, accept_busy_seconds=1.0, machine_seconds=5.0))
     metrics.intake_batch_rows.observe(3)
     metrics.intake_commit_seconds.observe(0.004)
     metrics.jobs_ended_total.labels("settle").inc(2)
@@ -24,7 +25,7 @@ def test_what_the_process_counts_is_what_is_read() -> None:
     metrics.llm_tokens_total.labels("llm", "questions", "in").inc(700)
     metrics.llm_tokens_total.labels("llm", "emotion", "out").inc(40)
     metrics.llm_price_total.labels("llm", "questions").inc(0.25)
-    step = read_usage(12.0, 1.5, 6.5).since(before)
+    step = read_usage(Usage(at=12.0, accept_busy_seconds=1.5, machine_seconds=6.5)).since(before)
     assert (step.at, step.accept_busy_seconds, step.machine_seconds) == (2.0, 0.5, 1.5)
     assert (step.accepted, step.commits, step.analysed) == (3.0, 1.0, 2.0)
     assert (step.commit_seconds, step.job_seconds) == pytest.approx((0.004, 1.5))
@@ -37,10 +38,10 @@ def test_what_the_process_counts_is_what_is_read() -> None:
 
 
 def test_the_services_of_parts_share_one_wait_by_their_calls() -> None:
-    found = read_usage(0.0, 0.0, 0.0)
+    found = read_usage(Usage())
     metrics.wait_seconds.labels("part.call").observe(0.0)
     metrics.remote_calls_total.labels("part.topics", "ok").inc(0)
-    found = read_usage(0.0, 0.0, 0.0)
+    found = read_usage(Usage())
     parts = [name for name in found.calls if name.startswith("part.")]
     seconds = metrics.wait_seconds.labels("part.call").total
     assert sum(found.call_seconds[name] for name in parts) == pytest.approx(seconds)

@@ -109,7 +109,9 @@ async def test_the_pacer_follows_the_accepts_and_tells_the_threads(autojump_cloc
         nursery.start_soon(pacer.run)
         await trio.sleep(1)
         assert pacer.allowed() == math.inf
+        assert pacer.share_seconds == pytest.approx(1.0, abs=0.06)
         await process.accept(500.0, 1.0)
+        assert pacer.share_seconds < 1.3, "at 500 accepts a second analyses have the floor"
         assert pacer.pace.share == FLOOR
         assert threads.pause_seconds(1.0) == 1 / threads.SHARE_FLOOR - 1
         await trio.sleep(3)

@@ -24,6 +24,7 @@ STEP = Step(
     p99=3.0,
     queue=0.0,
     analyses=False,
+    client_cores=0.1,
 )
 
 
@@ -39,11 +40,15 @@ class Ran:
     def predicted(self) -> object:
         return samples.CAPACITY.accepts
 
+    def ramp_forecasts(self) -> object:
+        return [(100.0, samples.CAPACITY.accepts, 0.31), (170.0, None, None)]
+
 
 def test_a_step_is_judged_by_what_the_mode_measures() -> None:
     assert (STEP.done, STEP.kept_up) == (100.0, True)
     with_analyses = structs.replace(STEP, analyses=True, queue=250.0)
     assert (with_analyses.done, with_analyses.kept_up) == (50.0, False)
+    assert structs.replace(with_analyses, analysed=140.0).done == 100.0, "the others were left from before"
     assert structs.replace(with_analyses, queue=150.0).kept_up, "that is what is under way"
     assert not structs.replace(STEP, answered=90.0).kept_up
 
@@ -51,6 +56,12 @@ def test_a_step_is_judged_by_what_the_mode_measures() -> None:
 def test_how_far_a_forecast_is_off_is_a_share_of_what_was_measured() -> None:
     assert load_test.off_by(120.0, 100.0) == pytest.approx(0.2)
     assert load_test.off_by(80.0, 100.0) == pytest.approx(-0.2)
+
+
+def test_a_leap_is_the_largest_change_from_one_figure_to_the_next_up_or_down() -> None:
+    assert load_test.largest_leap([1_000.0, 1_200.0, 600.0, 650.0]) == 2.0
+    assert load_test.largest_leap([1_000.0, 4_700.0]) == 4.7
+    assert load_test.largest_leap([1_000.0]) == 1.0
 
 
 def test_the_page_holds_its_plots_and_loads_nothing() -> None:
@@ -61,6 +72,7 @@ def test_the_page_holds_its_plots_and_loads_nothing() -> None:
     assert text.count("<svg") == 4
     assert "forecast &lt; measured" in text
     assert "&lt;small&gt;" in text
+    assert "<td>0.31</td>" in text, "the load ratio after a step of the ramp"
     assert "src=" not in text
     assert "href=" not in text
     assert text.count(">ramp</text>") == 4, "steps of one phase are one stretch, in each plot"
