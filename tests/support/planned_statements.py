@@ -320,7 +320,9 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.rescue._BURY_POISON": (5, 1000),
     "convo.store.jobs.rescue._GIVE_UP": (1e9, 1000),
     "convo.store.jobs.runs.ERASE_RUNS": lambda s: ([s.done],),
-    "convo.store.jobs.runs._NOTE": lambda s: (list(s.leased), "fail", None, ["{}"] * len(s.leased)),
+    "convo.store.jobs.runs._NOTE": lambda s: (
+        *(list(s.leased), "fail", None, ["{}"] * len(s.leased), [None] * len(s.leased)),
+    ),
     "convo.store.outcomes._LOCK_OPEN": lambda s: ([s.done, s.dead],),
     "convo.store.outcomes._LOCK_DONE": lambda s: ([s.done, s.dead],),
     "convo.store.outcomes._HOLD_ENDED": lambda s: ([s.done, s.dead],),
