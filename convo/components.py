@@ -93,12 +93,15 @@ from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.figures import InstallationFigures
+from convo.web.live import LiveStreams
+from convo.web.open_streams import OpenStreams
 from convo.web.operations import OperationsRoutes
 from convo.web.pings import DATABASE_PING, PingEvery, Pings
 from convo.web.readiness import Readiness
 from convo.web.reads import Reads
 from convo.web.reanalysing import ReanalyseRoute
 from convo.web.session_routes import SessionRoutes
+from convo.web.shared_answers import SharedAnswers
 from convo.web.webhooks import WebhookRoutes
 from convo.webhooks.courier import WORKERS, Courier
 from convo.webhooks.sending import Sender
@@ -153,7 +156,9 @@ class Components:
         )
         self.agreement = Agreement(postgres, settings, lambda: self.jobs.owner, self._agreement_changed)
         self.contracts = Contracts(postgres, me.incarnation, self._contracts_changed)
-        self.authority = Authority(settings.auth, postgres)
+        self.authority = Authority(settings.auth, postgres, self._keys_read)
+        self.open_streams = OpenStreams(settings.events.streams_max, self.authority.still_good)
+        self.shared_answers = SharedAnswers(lambda: self.numberer.last)
         self.held = HeldLeases(self.jobs, settings.jobs)
         self.part_writer = PartWriter(self.jobs, postgres.unit_seconds)
         self.spending = spending_of(settings, postgres, remotes, self._bell.ring)
@@ -188,7 +193,9 @@ class Components:
             in_objects=storage is not None,
             leads=lambda: self.alerts.leads,
         )
-        self.figures = InstallationFigures(settings.page, postgres, self.alerts, every, lambda: me.name)
+        self.figures = InstallationFigures(
+            settings.page, postgres, self.alerts, every, lambda: me.name, sampled=self._sampled
+        )
         self.readiness.watch(self._warnings)
         self._open_store()
         self.courier = Courier(
@@ -298,7 +305,12 @@ class Components:
                 self._owed_sets,
             ),
         )
-        self.streams = EventStreams(postgres, settings.events, lambda: self.numberer.last, self.authority.reaches_all)
+        self.streams = EventStreams(
+            postgres, settings.events, lambda: self.numberer.last, self.authority, self.open_streams
+        )
+        self.live = LiveStreams(
+            settings, postgres, self.figures, self.authority, self.open_streams, numbered=lambda: self.numberer.last
+        )
         self.numberer = Numberer(postgres, self._appended, self._numbered)
 
     def _open_pipeline(self, analysts: AnalystsOfSets) -> None:
@@ -385,6 +397,7 @@ class Components:
                 reads=self._reads,
                 revived=self._bell.ring,
                 audit_queue=self.audit_queue,
+                shared=self.shared_answers,
             ),
             explaining=ExplainRoute(postgres=postgres, reads=self._reads, dependencies=self._dependencies),
             auditing=AuditLogRoute(
@@ -409,6 +422,7 @@ class Components:
                 changed=self.courier.changed,
             ),
             streams=self.streams,
+            live=self.live,
             capacity=CapacityRoute(settings=settings, postgres=postgres, reads=self._reads, meter=self._meter),
             figures=self.figures,
             reanalysing=ReanalyseRoute(settings=settings.web, order=self.single_reanalyses.order),
@@ -490,6 +504,7 @@ class Components:
             yield self.numberer.run
             yield partial(keep_events, self.postgres, self.settings.events, self._leads)
             yield self.streams.run
+            yield self.live.run
             yield self.courier.run
             yield from [self.courier.work] * WORKERS
 
@@ -525,6 +540,8 @@ class Components:
         self.numberer.start_over()
         self.courier.start_over()
         self.streams.forget()
+        self.live.forget()
+        self.shared_answers.forget()
         if self.relay is not None:
             self.relay.start_over()
         if self._logs_keeper is not None:
@@ -564,6 +581,7 @@ class Components:
         self._recent_logs.forget(seqs)
         self.held.stop_gone(seqs)
         self.streams.forget()
+        self.shared_answers.forget()
         for seq in seqs:
             # Whoever waits for it learns that it is gone.
             self.watch.wake(seq)
@@ -581,9 +599,16 @@ class Components:
             self.remote_bell.ring()
         self._appended.ring()
 
+    def _keys_read(self) -> None:
+        self.open_streams.end_refused()
+
+    def _sampled(self) -> None:
+        self.live.sampled()
+
     def _numbered(self) -> None:
         self.courier.wake()
         self.streams.wake()
+        self.live.wake()
         if self.relay is not None:
             self.relay.wake()
 

@@ -257,7 +257,7 @@ class Service:
         """Wait for the stop signal, then as long as gateways need to notice that ``/readyz`` answers 503."""
         await self._stop.wait()
         self._components.readiness.drain()
-        self._components.streams.stop()
+        self._components.open_streams.stop()
         await trio.sleep(self._settings.shutdown.notice_seconds)
 
     async def _sign_out(self) -> None:

@@ -217,6 +217,7 @@ TESTED_BY: dict[str, str] = {
     "convo.event_types": "integration/store/test_outbox.py",
     "convo.event_data": "unit/test_cloud_events.py",
     "convo.web.description.event_documents": "unit/test_cloud_events.py",
+    "convo.web.description.live_views": "integration/web/test_live.py",
     "convo.web.description.webhook_views": "unit/web/description/test_openapi.py",
     "convo.store.event_numbers": "integration/store/test_outbox.py",
     "convo.store.tenant_indexes": "integration/test_tenant_keeper.py",

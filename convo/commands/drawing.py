@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -105,9 +105,18 @@ def draw_explained(view: views.ExplainView) -> RenderableType:
         add_row(table, "crashes", view.crashes)
     runs = make_table("from", "to", "ending", "by", "reason", "waits")
     for run in view.runs:
-        waits = ", ".join(f"{name} {seconds:g} s" for name, seconds in run.waits.items())
-        add_row(runs, run.began_at, run.ended_at, run.ending, run.by, run.reason, waits)
+        add_row(runs, run.began_at, run.ended_at, run.ending, run.by, run.reason, ", ".join(_waits(run)))
     return Group(table, runs) if view.runs else table
+
+
+def _waits(run: views.RunView) -> Iterator[str]:
+    """Yield what a run waited for: when that was, as far as it is known, and the sums of what is not among that."""
+    placed = [] if isinstance(run.timeline, UnsetType) else run.timeline
+    for one in placed:
+        after, seconds = (one.began_at - run.began_at).total_seconds(), (one.ended_at - one.began_at).total_seconds()
+        yield f"{one.name} {seconds:g} s after {after:g} s"
+    names = {one.name for one in placed}
+    yield from (f"{name} {seconds:g} s" for name, seconds in run.waits.items() if name not in names)
 
 
 def draw_retried(view: views.RetryView) -> RenderableType:

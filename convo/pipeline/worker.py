@@ -79,7 +79,7 @@ class Worker:
                 with (
                     log_records.bound(conversation_id=lease.conversation_id),
                     self._endings.hold(lease, since) as scope,
-                    collecting() as waits,
+                    collecting(since) as waits,
                     working_for(self._endings.calls_of(lease)) as calls,
                     tracing.resumed_span(span),
                 ):

@@ -20,13 +20,41 @@ from convo.observe.observers import Observers
 WaitObserver = Callable[[str, float, str | None], None]
 """Takes a wait's name, its seconds, and the name of the deadline that ran out with it; None where none did."""
 
-_collected: ContextVar[dict[str, float] | None] = ContextVar("collected_waits", default=None)
+# A job has a few waits; one that tries again and again for minutes has hundreds. The longest ones are kept.
+_SPANS_MAX = 32
+# What is shorter cannot be seen on a line that shows the whole.
+_SPAN_SECONDS = 0.005
+
+
+class CollectedWaits(dict[str, float]):
+    """The seconds spent in each named wait, by its name; ``spans`` say of the longer ones when they were.
+
+    A span is the name, and its beginning and end in seconds since ``since``, which is by ``trio.current_time()``.
+    """
+
+    def __init__(self, since: float) -> None:
+        super().__init__()
+        self._since = since
+        self.spans: list[tuple[str, float, float]] = []
+
+    def note(self, name: str, seconds: float) -> None:
+        """Note a wait that has just ended."""
+        self[name] = self.get(name, 0.0) + seconds
+        if seconds < _SPAN_SECONDS:
+            return
+        until = trio.current_time() - self._since
+        self.spans.append((name, max(0.0, until - seconds), until))
+        if len(self.spans) > _SPANS_MAX:
+            self.spans.remove(min(self.spans, key=lambda span: span[2] - span[1]))
+
+
+_collected: ContextVar[CollectedWaits | None] = ContextVar("collected_waits", default=None)
 _innermost: ContextVar[deadline | None] = ContextVar("innermost_deadline", default=None)
 
 
 def _collect(name: str, seconds: float, _exceeded: str | None) -> None:
     if (waits := _collected.get()) is not None:
-        waits[name] = waits.get(name, 0.0) + seconds
+        waits.note(name, seconds)
 
 
 # One place for the whole process: a list in each context would cost a search through the context for each observer.
@@ -56,9 +84,12 @@ def around(context: Context) -> Iterator[deadline]:
 
 
 @contextmanager
-def collecting() -> Iterator[dict[str, float]]:
-    """Yield the seconds spent in each named wait inside the block, filled in as the waits end."""
-    waits: dict[str, float] = {}
+def collecting(since: float | None = None) -> Iterator[CollectedWaits]:
+    """Yield the seconds spent in each named wait inside the block, filled in as the waits end.
+
+    Their spans count from ``since``, by ``trio.current_time()``; from now, where it is not given.
+    """
+    waits = CollectedWaits(trio.current_time() if since is None else since)
     token = _collected.set(waits)
     try:
         yield waits

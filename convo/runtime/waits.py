@@ -62,7 +62,7 @@ NAMES: dict[str, str] = {
     "db.acknowledge_alert": "noting who has acknowledged an alert",
     "db.courier": "reading events for endpoints or RabbitMQ, and noting what these have confirmed",
     "db.webhooks": "reading or changing the endpoints of webhooks, for a request",
-    "db.stream": "reading what a stream of events has missed, or where it begins",
+    "db.stream": "reading what a stream of events has missed, or where it begins, or counting events for who looks",
     "db.events": "numbering events, and removing those that are over",
     "db.retire": "looking for what is over, and removing a few rows of it",
     "db.retire_month": "reading a whole month before it is dropped",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
@@ -20,6 +20,15 @@ class StreamFilter(Struct, frozen=True, kw_only=True):
     types: tuple[EventType, ...] = ()
     user_id: str | None = None
     bot_id: str | None = None
+
+
+class EventCount(Struct, frozen=True, kw_only=True, gc=False):
+    """How many events of one type there were of a tenant, by its number, and of one bot; None: of all not named."""
+
+    tenant: int
+    bot_id: str | None
+    type: EventType
+    count: int
 
 
 async def last_sequence(postgres: Postgres) -> int:
@@ -48,6 +57,20 @@ async def read_of_types(
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
+async def count_changes(postgres: Postgres, after: int, until: int, reaches: Collection[Reach]) -> Sequence[EventCount]:
+    """Count the events behind ``after``, up to ``until``, of the tenants of these reaches, by type.
+
+    Those of bots that one of them is bound to are counted by themselves; of the others ``bot_id`` is None.
+    """
+    tenants = sorted({reach.tenant.number for reach in reaches})
+    bots = sorted({bot for reach in reaches for bot in reach.bots or ()})
+
+    async def body(connection: Connection) -> Sequence[EventCount]:
+        return [EventCount(**row) for row in await connection.fetch(_COUNTS, after, until, tenants, bots)]
+
+    return await postgres.run("db.stream", body, begin=RELAXED)
+
+
 async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows: int) -> EventPage:
     """Read what a client has missed behind ``after``: at most ``rows`` are looked at."""
 
@@ -65,6 +88,11 @@ async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows
 _OF_TYPES = f"""
 SELECT {EVENT_COLUMNS} FROM event
 WHERE sequence > $1 AND sequence <= $2 AND type = ANY($3::text[]) ORDER BY sequence LIMIT $4
+"""
+# event_by_sequence, as above. Only its own tenants' rows are counted, and few rows come of it, however many there are.
+_COUNTS = """
+SELECT event.tenant, CASE WHEN bot_id = ANY($4::text[]) THEN bot_id END AS bot_id, type, count(*)::integer AS count
+FROM event WHERE sequence > $1 AND sequence <= $2 AND event.tenant = ANY($3::smallint[]) GROUP BY 1, 2, 3
 """
 # event_by_sequence
 _MISSED = f"""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from convo.audit_actions import AuditAction
 from convo.conversation.identity import DEFAULT_TENANT
@@ -21,6 +21,7 @@ from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant
 from convo.errors import NotFound, Refused
 from convo.store import audit_log, tenants
 from convo.store.audit_log import AuditEntry
+from convo.store.installation_key import FINGERPRINT
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import TENANT_NAME
 
@@ -59,12 +60,13 @@ class GoodKeys(Struct, frozen=True, kw_only=True):
     """All valid keys, and a mark that changes with them; ``keys`` is None where the mark was known already.
 
     10,000 keys take 100 ms of the loop, so they are only read after a change. ``several``: there is another tenant than
-    the default one.
+    the default one. ``installation`` tells this database from every other one, also from one restored of its backup.
     """
 
     mark: str
     keys: list[ApiKey] | None
     several: bool = False
+    installation: str = ""
 
 
 def digest_of(secret: str) -> bytes:
@@ -148,20 +150,19 @@ async def read_good(postgres: Postgres, known_mark: str = "") -> GoodKeys:
         DatabaseUnavailable, DeadlineExceeded: they cannot be read now.
     """
 
-    async def body(connection: Connection) -> tuple[str, bool, Sequence[Mapping[str, Any]] | None]:
+    async def body(connection: Connection) -> tuple[GoodKeys, Sequence[Mapping[str, Any]] | None]:
         # Before the keys: where one changes between the two, the mark is an old one, and they are read again next time.
-        row = await connection.fetchrow(_MARK) or {}
-        mark: str = row["mark"]
-        return mark, row["several"], None if mark == known_mark else await connection.fetch(_GOOD, KEYS_MAX)
+        marked = GoodKeys(keys=None, **(await connection.fetchrow(_MARK) or {}))
+        return marked, None if marked.mark == known_mark else await connection.fetch(_GOOD, KEYS_MAX)
 
-    mark, several, rows = await postgres.run("db.keys", body, begin=RELAXED)
+    marked, rows = await postgres.run("db.keys", body, begin=RELAXED)
     if rows is None:
-        return GoodKeys(mark=mark, keys=None, several=several)
+        return marked
     keys: list[ApiKey] = []
     for start in range(0, len(rows), _SLICE):
         await trio.lowlevel.checkpoint()
         keys += map(key_of_row, rows[start : start + _SLICE])
-    return GoodKeys(mark=mark, keys=keys, several=several)
+    return structs.replace(marked, keys=keys)
 
 
 async def find_good(postgres: Postgres, key_ids: Collection[str]) -> list[ApiKey]:
@@ -259,7 +260,9 @@ _VALID = "(expires_at IS NULL OR expires_at > convo_now())"
 # no order matters.
 _MARK = f"""
 SELECT count(*) || ' ' || COALESCE(sum(hashtextextended(concat(key_id, EXTRACT(EPOCH FROM expires_at)), 0)), 0) AS mark,
-       EXISTS (SELECT FROM tenant WHERE number > 0) AS several
+       EXISTS (SELECT FROM tenant WHERE number > 0) AS several,
+       left(encode(sha256(convert_to(({FINGERPRINT}) || current_database() || (
+           SELECT system_identifier::text FROM pg_control_system()), 'UTF8')), 'hex'), 8) AS installation
 FROM api_key WHERE revoked_at IS NULL AND {_VALID}
 """
 GOOD_KEY = f"{_FIELDS} AND {_VALID}"

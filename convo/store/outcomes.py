@@ -39,11 +39,13 @@ class PartRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class OutcomeDetails(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is only shown of a done job: ``by`` whom its last lease was held, and what that one waited for, in seconds.
 
+    ``timeline`` says when its longer waits were, as ``jobs/runs.py`` describes; an older program stored none.
     ``by`` is empty where it is not known any more. ``owed`` is the number of its set of parts (``store/owed_sets.py``).
     """
 
     by: str
     waits: Mapping[str, float] = {}
+    timeline: tuple[tuple[str, float, float], ...] = ()
     breakdown: Breakdown
     weights_version: str
     parts: tuple[PartRecord, ...] = ()

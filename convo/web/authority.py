@@ -16,6 +16,7 @@ from __future__ import annotations
 import hmac
 import math
 import re
+from collections.abc import Callable
 
 import trio
 from msgspec import Struct
@@ -28,6 +29,7 @@ from convo.store import keys
 from convo.store.keys import PREFIX, ApiKey, Scope
 from convo.store.page_sessions import PageSession
 from convo.store.postgres import Postgres
+from convo.web.description.messages import Head
 from convo.web.key_lookup import KeyLookup
 from convo.web.session_check import SentSession, SessionCheck
 from convo.web.wrong_keys import WrongKeys
@@ -49,11 +51,24 @@ class _Held(Struct, frozen=True, gc=False):
     until: float
 
 
-class Authority:
-    """The valid keys, when they were read, and which of them were used since."""
+class ShownKey(Struct, frozen=True, kw_only=True, gc=False):
+    """What let a request in: the id of a key, or of the session that stood for one."""
 
-    def __init__(self, settings: AuthSettings, postgres: Postgres) -> None:
+    key_id: str = ""
+    session_id: str = ""
+
+
+class Authority:
+    """The valid keys, when they were read, and which of them were used since.
+
+    ``read_again`` is called after each reading of the keys, also after one that has failed.
+    """
+
+    def __init__(
+        self, settings: AuthSettings, postgres: Postgres, read_again: Callable[[], None] = lambda: None
+    ) -> None:
         self._settings = settings
+        self._read_again = read_again
         self._postgres = postgres
         self._held: dict[str, _Held] = {}
         self._mark = ""  # of the keys that were read last; empty where others are held besides
@@ -143,6 +158,25 @@ class Authority:
         held = self._held.get(key_id or "")
         return held is not None and reach.is_default and ("admin" in held.key.scopes or not self._several)
 
+    def shown_by(self, head: Head) -> ShownKey | None:
+        """Return what has let a request in that has passed ``check``; None where no key is asked for."""
+        if not self._settings.keys:
+            return None
+        if head.authorization:
+            shown = _KEY.fullmatch(head.authorization.strip())
+            return ShownKey(key_id=shown[1] if shown else "")
+        return ShownKey(session_id=self.sessions.cookie.find(head.cookie)[0])
+
+    def still_good(self, shown: ShownKey) -> bool:
+        """Return whether a request that was let in before would be let in now, as far as this process knows."""
+        now = trio.current_time()
+        if now - self._read_at > self._age_max:
+            return False
+        if shown.session_id:
+            return self.sessions.holds(shown.session_id, now)
+        held = self._held.get(shown.key_id)
+        return held is not None and now < held.until
+
     def requests_per_second(self, key_id: str) -> float:
         """Return the own limit of a key that was just checked; 0 for none."""
         held = self._held.get(key_id)
@@ -163,18 +197,10 @@ class Authority:
         return await self._ask(key_id, secret, address)
 
     async def _ask(self, key_id: str, secret: str, address: str) -> ApiKey | None:
-        # Many requests that show one new key at the same time count as one wrong key until it is found.
         history = self._history
-        first = not self._lookup.asks_for(key_id)
-        if first:
-            self._wrong.take(address)
-        found = await self._lookup.ask(key_id)
-        if found is None or not _fits(found.key, secret):
-            if not first:
-                self._wrong.take(address, even_in_debt=True)
+        found = await self._lookup.ask_for(key_id, lambda key: _fits(key, secret), self._wrong, address)
+        if found is None:
             return None
-        if first:
-            self._wrong.give_back(address)
         if history == self._history and found.asked_at >= self._read_at:
             # Without a mark: were it revoked before the next reading, the keys would have the same mark as before it.
             self._mark = ""
@@ -221,7 +247,9 @@ class Authority:
                 self._held = {key.key_id: _Held(key, _expiry(key, asked_at)) for key in good.keys}
                 self._mark = good.mark
             self._read_at, self._several = asked_at, good.several
+            self.sessions.name_cookie(good.installation)
             self._next_at = asked_at + self._settings.refresh_seconds / _READS
+        self._read_again()
         await self._note_used()
 
     async def _note_used(self) -> None:
@@ -242,6 +270,7 @@ class Authority:
         except ConvoError as error:
             now = trio.current_time()
             self._next_at = now + self._again_seconds
+            self._read_again()
             log_records.keys_failed(reason=error.detail)
             if now - self._read_at > self._age_max:
                 log_records.keys_too_old(reason=error.detail)

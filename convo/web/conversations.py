@@ -36,6 +36,7 @@ from convo.web.description import views
 from convo.web.description.messages import Answer, encode
 from convo.web.log_pages import TURNS_WEIGHT, TurnsPage, sent_log, turns_of_log
 from convo.web.reads import Reads, ReadUnderWay
+from convo.web.shared_answers import SharedAnswers
 
 # What is kept of a request's time for writing the answer after a wait.
 _WAIT_MARGIN_SECONDS = 0.5
@@ -52,6 +53,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
     reads: Reads
     revived: Callable[[], None]
     audit_queue: AuditQueue
+    shared: SharedAnswers
 
     async def one(self, conversation_id: str, query: Mapping[str, str], if_none_match: str, reach: Reach) -> Answer:
         """Answer with one conversation; with ``wait``, when it has ended or the wait is over.
@@ -166,15 +168,20 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         """Answer with a page of conversations, newest first.
 
         Raises:
-            Invalid: a filter, the limit or the cursor is not valid.
+            Invalid: a filter, the limit, the cursor or ``as_of`` is not valid.
         """
-        limit = queries.limit_of(query, self.settings.web.list_rows_max)
+        limit, as_of = queries.limit_of(query, self.settings.web.list_rows_max), queries.as_of_query(query)
         wanted = ListFilter(
             user_id=queries.id_of(query, "user_id"),
             bot_id=queries.id_of(query, "bot_id"),
             state=queries.state_of(query),
             before=queries.cursor_of(query),
         )
+        return await self.shared.answer(
+            ("conversations", reach, wanted, limit), as_of, lambda: self._listed(reach, wanted, limit)
+        )
+
+    async def _listed(self, reach: Reach, wanted: ListFilter, limit: int) -> Answer:
         with self.reads.begin() as read:
             found = await self.reader.many(reach, wanted, limit)
             cursor = None if found.next_before is None else queries.cursor_after(found.next_before)

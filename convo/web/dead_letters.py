@@ -15,6 +15,7 @@ from convo.store.jobs.table import Jobs
 from convo.web import queries
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode
+from convo.web.shared_answers import SharedAnswers
 
 
 class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
@@ -23,14 +24,19 @@ class DeadLetterRoutes(Struct, frozen=True, kw_only=True):
     jobs: Jobs
     rows_max: int
     revived: Callable[[], None]
+    shared: SharedAnswers
 
     async def by_reason(self, query: Mapping[str, str], reach: Reach) -> Answer:
         """Answer with how many dead letters there are, by their reason.
 
         Raises:
-            Invalid: a filter is not valid.
+            Invalid: a filter or ``as_of`` is not valid.
         """
-        found = await self.jobs.dead_reasons(reach, _filter(query))
+        wanted, as_of = _filter(query), queries.as_of_query(query)
+        return await self.shared.answer(("dead", reach, wanted), as_of, lambda: self._by_reason(reach, wanted))
+
+    async def _by_reason(self, reach: Reach, wanted: DeadFilter) -> Answer:
+        found = await self.jobs.dead_reasons(reach, wanted)
         return Answer(status=200, body=encode(msgspec.convert(found, views.DeadReasonsView, from_attributes=True)))
 
     async def retry(self, query: Mapping[str, str], caller: Caller, reach: Reach) -> Answer:

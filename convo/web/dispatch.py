@@ -28,6 +28,7 @@ from convo.web.erasing import EraseRoutes
 from convo.web.event_stream import EventStreams
 from convo.web.explaining import ExplainRoute
 from convo.web.figures import InstallationFigures
+from convo.web.live import LiveStreams
 from convo.web.operations import OperationsRoutes
 from convo.web.reanalysing import ReanalyseRoute
 from convo.web.session_routes import SessionRoutes
@@ -48,6 +49,7 @@ class Api(Struct, frozen=True, kw_only=True):
     capacity: CapacityRoute
     webhooks: WebhookRoutes
     streams: EventStreams
+    live: LiveStreams
     figures: InstallationFigures
     sessions: SessionRoutes
     reanalysing: ReanalyseRoute
@@ -56,7 +58,9 @@ class Api(Struct, frozen=True, kw_only=True):
 def route_functions(api: Api) -> Mapping[str, RouteFunction]:
     """Return the function of each route, by the name of its row in the catalogue."""
     reading, operations = api.reading, api.operations
-    dead = DeadLetterRoutes(jobs=reading.jobs, rows_max=api.settings.web.list_rows_max, revived=reading.revived)
+    dead = DeadLetterRoutes(
+        jobs=reading.jobs, rows_max=api.settings.web.list_rows_max, revived=reading.revived, shared=reading.shared
+    )
     return {
         "end_conversation": lambda request: api.intake.receive(request.head, request.read, request.reach),
         "end_conversations": BatchRoute(intake=api.intake).receive,
@@ -96,6 +100,7 @@ def route_functions(api: Api) -> Mapping[str, RouteFunction]:
         "list_memories": lambda request: reading.memories(request.values["user_id"], request.query, request.reach),
         **_webhook_functions(api.webhooks),
         "stream_events": api.streams.stream,
+        "stream_live": api.live.stream,
         "list_audit_log": lambda request: api.auditing.page(request.query, request.reach),
         "show_capacity": lambda request: api.capacity.show(request.query),
         "begin_session": api.sessions.begin,

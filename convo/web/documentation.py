@@ -73,7 +73,7 @@ def _check_served(settings: Settings) -> None:
 
 
 async def _page_of(head: Head, settings: Settings, view: str) -> Answer:
-    return await files.show_page(view, head.accept_language, settings.events.types, settings.web.request_seconds)
+    return await files.show_page(view, head.accept_language, settings.web.request_seconds)
 
 
 async def show_openapi() -> Answer:

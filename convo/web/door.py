@@ -32,7 +32,7 @@ from convo.web.description.messages import JSON, METHODS, Answer, Head, NextPiec
 from convo.web.description.routes import ROUTES, Route
 from convo.web.raw_path import IDS
 from convo.web.readiness import Readiness
-from convo.web.session_check import SentSession, secret_in
+from convo.web.session_check import SentSession
 
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 # Not a dict: msgspec would copy it for every request.
@@ -146,7 +146,7 @@ class Door(Struct, frozen=True, kw_only=True):
         Raises:
             CrossSite: it has one, and comes for a page of another site.
         """
-        if not secret_in(head.cookie):
+        if not self.authority.sessions.cookie.find(head.cookie)[0]:
             return None
         self.browsers.check_page(head)
         return SentSession(cookie=head.cookie, csrf=head.csrf_token, changes=head.method not in _READING)

@@ -24,10 +24,10 @@ from msgspec import Struct
 from convo.alerts.formats import Notification, webhook_body
 from convo.cloud_events import encode_event
 from convo.conversation.tenant import Reach
-from convo.errors import ConvoError, Forbidden, Invalid, NotFound, Overloaded
+from convo.errors import ConvoError, Forbidden, Invalid, NotFound
 from convo.event_types import EVENT_TYPES, EventType
 from convo.http.turns import end_turn
-from convo.observe import log_records, metrics
+from convo.observe import log_records
 from convo.runtime.bell import Bell
 from convo.settings import EventsSettings
 from convo.store import event_stream
@@ -35,10 +35,14 @@ from convo.store.couriers import read_events
 from convo.store.event_rows import EventPage, StoredEvent
 from convo.store.event_stream import StreamFilter
 from convo.store.postgres import Postgres
+from convo.web.authority import Authority
 from convo.web.description.messages import Answer, AnswerStream
 from convo.web.door import RouteRequest
+from convo.web.open_streams import OpenStream, OpenStreams
 
 EVENT_STREAM = "text/event-stream"
+# nginx would hold the events back until it has some kilobytes of them.
+STREAM_HEADERS = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
 
 # New events are looked for at most so often, however many are appended.
 _PERIOD_SECONDS = 0.1
@@ -54,14 +58,11 @@ _PIECE_BYTES = 32 << 10
 _AGAIN_SECONDS = 1.0
 _MOVE_SECONDS = 1.0
 _OPENING = b"retry: 2000\n: open\n\n"
-_HEARTBEAT = b": heartbeat\n\n"
+HEARTBEAT = b": heartbeat\n\n"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _ALERT = "alert"
 # A client that takes none for so many alerts misses some: GET /v1/alerts has what lasts.
 _ALERTS_KEPT = 100
-
-ReachesAll = Callable[[str | None, Reach], bool]
-"""Whether the caller with this key may see the whole installation, as ``Authority.reaches_all``."""
 
 
 class _Kept(Struct, frozen=True, gc=False):
@@ -76,10 +77,16 @@ class EventStreams:
     """The streams of one process: ``run`` reads for all of them; ``numbered`` is the last number that was given."""
 
     def __init__(
-        self, postgres: Postgres, settings: EventsSettings, numbered: Callable[[], int], reaches_all: ReachesAll
+        self,
+        postgres: Postgres,
+        settings: EventsSettings,
+        numbered: Callable[[], int],
+        authority: Authority,
+        open_: OpenStreams,
     ) -> None:
         self._postgres = postgres
-        self._reaches_all = reaches_all
+        self._authority = authority
+        self._open = open_
         self._settings = settings
         self._numbered = numbered
         self._bell = Bell()
@@ -88,24 +95,17 @@ class EventStreams:
         self._kept_bytes = 0
         self._from = 0  # all events behind this number, and up to the next, are kept
         self._to = 0
-        self._open = 0
+        self._alert_streams = 0
         self._reading = list[StreamFilter]()  # what streams of events want; those of alerts alone are not among them
         self._alerts: deque[tuple[int, bytes]] = deque(maxlen=_ALERTS_KEPT)
         self._alerts_put = 0
-        self._stopped = False
         self._woken_at = -math.inf
-        metrics.event_streams.set_function(lambda: self._open)
 
     # --- for the process
 
     def wake(self) -> None:
         """Look now: there are new events."""
         self._bell.ring()
-
-    def stop(self) -> None:
-        """End all streams, and begin none: the process stops."""
-        self._stopped = True
-        self._wake_all()
 
     def forget(self) -> None:
         """Drop what is kept: something was erased, or the database went back. Streams read on from there."""
@@ -185,7 +185,7 @@ class EventStreams:
 
     def put_alert(self, message: Notification) -> None:
         """Send a message of an alert to the streams that ask for alerts."""
-        if self._open:
+        if self._alert_streams:
             self._alerts_put += 1
             text = b"event: %b\ndata: %b\n\n" % (_ALERT.encode(), webhook_body(message))
             self._alerts.append((self._alerts_put, text))
@@ -211,27 +211,28 @@ class EventStreams:
         with_alerts, with_events = _ALERT in asked, asked != {_ALERT}
         if with_events and not self._settings.types:
             raise NotFound("there are no events here: events.types is empty; name the types that are to be appended")
-        if with_alerts and not self._reaches_all(log_records.request_key.get(), request.reach):
+        if with_alerts and not self._authority.reaches_all(log_records.request_key.get(), request.reach):
             raise Forbidden("alerts are of the whole installation, and this key does not reach so far")
         wanted = filter_of(request.query, request.reach)
         given = position_of(request.head.last_event_id)
-        if self._stopped:
-            raise Overloaded("the process is stopping", retry_after_seconds=1)
-        if self._open >= self._settings.streams_max:
-            raise Overloaded(f"{self._open} streams are open, events.streams_max", retry_after_seconds=5)
-        last = await event_stream.last_sequence(self._postgres) if with_events else 0
-        self._open += 1
+        # Counted before the database is asked: many who come at once are not more than there may be.
+        stream = self._open.begin(self._authority.shown_by(request.head))
+        try:
+            last = await event_stream.last_sequence(self._postgres) if with_events else 0
+        except BaseException:
+            stream.left()
+            raise
         if with_events:
             self._join(wanted, last)
+        self._alert_streams += with_alerts
         position = last if given is None else min(given, last)
-        reader = _Reader(self, wanted, position, with_events=with_events, with_alerts=with_alerts)
+        reader = _Reader(self, stream, wanted, position, with_events=with_events, with_alerts=with_alerts)
         end_turn()
         return Answer(
             status=200,
             body=b"",
             content_type=EVENT_STREAM,
-            # nginx would hold the events back until it has some kilobytes of them.
-            headers=(("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")),
+            headers=STREAM_HEADERS,
             stream=AnswerStream(next_piece=reader.next_piece, end=reader.end, piece_seconds=reader.piece_seconds),
         )
 
@@ -239,11 +240,6 @@ class EventStreams:
     def heartbeat_seconds(self) -> float:
         """After how long a stream in which nothing happens sends a comment."""
         return self._settings.heartbeat_seconds
-
-    @property
-    def stopped(self) -> bool:
-        """Whether streams are to end."""
-        return self._stopped
 
     @property
     def changed(self) -> trio.Event:
@@ -255,9 +251,9 @@ class EventStreams:
         """Up to which number events have been read: what is behind it is not kept yet."""
         return self._to
 
-    def left(self, wanted: StreamFilter, *, with_events: bool) -> None:
+    def left(self, wanted: StreamFilter, *, with_events: bool, with_alerts: bool) -> None:
         """Note that a stream has ended."""
-        self._open -= 1
+        self._alert_streams -= with_alerts
         if with_events:
             self._reading.remove(wanted)
 
@@ -295,16 +291,24 @@ class EventStreams:
 class _Reader:
     """One stream."""
 
-    def __init__(
-        self, streams: EventStreams, wanted: StreamFilter, position: int, *, with_events: bool, with_alerts: bool
+    def __init__(  # noqa: PLR0913  (one stream, with all that it sends)
+        self,
+        streams: EventStreams,
+        stream: OpenStream,
+        wanted: StreamFilter,
+        position: int,
+        *,
+        with_events: bool,
+        with_alerts: bool,
     ) -> None:
         self._streams = streams
+        self._stream = stream
         self._wanted = wanted
         self._position = position
         self._with_events = with_events
         self._with_alerts = with_alerts
         self._alerts_seen = streams.alerts_put
-        self._opened = self._ended = False
+        self._opened = False
         # A page of what was missed takes a unit of database work, and may be empty.
         self.piece_seconds = 2 * streams.heartbeat_seconds + _AGAIN_SECONDS
 
@@ -314,7 +318,7 @@ class _Reader:
             self._opened = True
             return _OPENING
         until = trio.current_time() + self._streams.heartbeat_seconds
-        while not self._streams.stopped:
+        while not self._stream.over:
             changed = self._streams.changed
             found, more = self._new_alerts(), False
             if not found and self._with_events:
@@ -323,17 +327,15 @@ class _Reader:
                 return found
             if more and trio.current_time() < until:
                 continue
-            with trio.move_on_at(until):
-                await changed.wait()  # no deadline: an event of ours, and a heartbeat bounds it
+            await self._stream.wait(changed, until)  # no deadline: it has its end, which is the heartbeat
             if trio.current_time() >= until:
-                return _HEARTBEAT
+                return HEARTBEAT
         return b""
 
     def end(self) -> None:
         """End the stream: the client is gone, or it is over."""
-        if not self._ended:
-            self._ended = True
-            self._streams.left(self._wanted, with_events=self._with_events)
+        if self._stream.left():
+            self._streams.left(self._wanted, with_events=self._with_events, with_alerts=self._with_alerts)
 
     def _new_alerts(self) -> bytes:
         seen, self._alerts_seen = self._alerts_seen, self._streams.alerts_put

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from convo.conversation.tenant import Reach
 from convo.resilience.dependency import JobDependency
@@ -75,8 +76,25 @@ def _runs(found: Explained) -> tuple[views.RunView, ...]:
             by=run["made_by"],
             reason=run["reason"],
             waits=_waits(run),
+            timeline=_timeline(run),
         )
         for run in found.runs
+    )
+
+
+def _timeline(run: Mapping[str, Any]) -> tuple[views.WaitView, ...] | UnsetType:
+    spans = msgspec.json.decode(run["timeline"] or "[]", type=list[tuple[str, float, float]])
+    began = run["began_at"]
+    # An older program noted none, and a run without long waits has none.
+    return (
+        UNSET
+        if not spans
+        else tuple(
+            views.WaitView(
+                name=name, began_at=began + timedelta(seconds=from_), ended_at=began + timedelta(seconds=until)
+            )
+            for name, from_, until in sorted(spans, key=lambda span: span[1])
+        )
     )
 
 

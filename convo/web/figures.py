@@ -1,8 +1,8 @@
 """The route ``GET /v1/figures``: how the installation stands now, and how it stood in the last minutes.
 
 Open it to change what the page for operators shows at a glance. A sample is taken every ``page.sample_seconds`` for as
-long as somebody asks, and its answer is encoded once. So a viewer more costs this process a request that copies bytes,
-and the database nothing.
+long as somebody asks or has a live stream (``live``), and is encoded once. So a viewer more costs this process the
+sending of bytes, and the database nothing.
 """
 
 from __future__ import annotations
@@ -62,17 +62,20 @@ class _Kept(Struct, frozen=True, kw_only=True):
 class InstallationFigures:
     """The samples of one process; ``run`` takes them, and ``show`` answers with them.
 
-    ``process`` returns the name of this process.
+    ``process`` returns the name of this process. ``sampled`` is called after each sample.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all that is shown)
         self,
         settings: PageSettings,
         postgres: Postgres,
         alerts: Alerts,
         dependencies: Sequence[Dependency],
         process: Callable[[], str],
+        *,
+        sampled: Callable[[], None] = lambda: None,
     ) -> None:
+        self._sampled_one = sampled
         self._settings = settings
         self._postgres = postgres
         self._alerts = alerts
@@ -86,6 +89,8 @@ class InstallationFigures:
         self._counts: deque[ProcessCounts] = deque()
         self._shared: deque[_Shared] = deque()
         self._head = b""
+        self._newest = b""
+        self._viewers = 0
 
     # --- the samples
 
@@ -94,9 +99,10 @@ class InstallationFigures:
         while True:
             await self._asked.wait()
             next_at = trio.current_time()
-            while trio.current_time() < self._until:
+            while self._viewers or trio.current_time() < self._until:
                 await self._sample()
                 self._first.set()
+                self._sampled_one()
                 next_at = max(next_at + self._settings.sample_seconds, trio.current_time())
                 await trio.sleep_until(next_at)
             self._asked, self._first = trio.Event(), trio.Event()
@@ -120,6 +126,7 @@ class InstallationFigures:
         while self._kept[0].at < now - KEPT_SECONDS:
             self._kept.popleft()
         self._head = encode(self._view(now))
+        self._newest = b""
 
     async def _read_shared(self) -> None:
         asked_at = trio.current_time()
@@ -190,17 +197,47 @@ class InstallationFigures:
         if not self._settings.sample_seconds:
             raise NotFound("no figures are taken: page.sample_seconds is 0 (CONVO_PAGE__SAMPLE_SECONDS)")
         if not whole:
-            return Answer(status=200, body=encode(_nothing(self._settings.sample_seconds)))
+            return Answer(status=200, body=self.nothing())
         self._until = trio.current_time() + max(WANTED_SECONDS, _WANTED_PERIODS * self._settings.sample_seconds)
         self._asked.set()
         if not self._first.is_set():
             with deadline("web.figures", _FIRST_SECONDS):
                 await self._first.wait()
+        return Answer(status=200, body=self.behind(since))
+
+    def behind(self, since: int) -> bytes:
+        """Return the figures as they were sampled last, with the samples behind number ``since``, as JSON."""
+        if since and since == self._seq - 1:
+            # What all who have seen the one before get: made once.
+            self._newest = self._newest or self._with_samples(since)
+            return self._newest
         # A number that was not given here is another process's, or of before a start.
-        behind = since if since <= self._seq else 0
-        samples = b",".join([kept.text for kept in self._kept if kept.seq > behind])
+        return self._with_samples(since if since <= self._seq else 0)
+
+    def _with_samples(self, since: int) -> bytes:
+        samples = b",".join([kept.text for kept in self._kept if kept.seq > since])
         # The samples come last in the head, as an empty list.
-        return Answer(status=200, body=b"".join((self._head[:-2], samples, b"]}")))
+        return b"".join((self._head[:-2], samples, b"]}"))
+
+    # --- for live streams
+
+    def join(self) -> None:
+        """Take samples for one more viewer, until it leaves."""
+        self._viewers += 1
+        self._asked.set()
+
+    def leave(self) -> None:
+        """Count a viewer no more."""
+        self._viewers -= 1
+
+    @property
+    def seq(self) -> int:
+        """The number of the last sample; 0 while none is taken, or the first one has not been taken yet."""
+        return self._seq if self._first.is_set() else 0
+
+    def nothing(self) -> bytes:
+        """Return, as JSON, what a key gets that does not reach the whole installation."""
+        return encode(_nothing(self._settings.sample_seconds))
 
 
 def _per_second(before: SharedFigures | None, now: SharedFigures | None) -> tuple[float | None, float | None]:

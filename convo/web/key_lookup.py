@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, TypeVar
 
 import trio
@@ -21,6 +21,7 @@ from convo.observe import metrics
 from convo.store import keys
 from convo.store.keys import ApiKey
 from convo.store.postgres import Postgres
+from convo.web.wrong_keys import WrongKeys
 
 _SPACE_SECONDS = 0.05
 _ASKED_MAX = 200
@@ -78,9 +79,28 @@ class Lookup(ABC, Generic[T]):
         """Return whether the database did not know a key of this id a moment ago."""
         return self._none_until.get(key_id, -math.inf) > now
 
-    def asks_for(self, key_id: str) -> bool:
-        """Return whether the database is being asked for a key of this id."""
-        return key_id in self._asked
+    async def ask_for(
+        self, key_id: str, fits: Callable[[T], bool], wrong: WrongKeys, address: str
+    ) -> FoundKey[T] | None:
+        """Ask for a key that is not held, for the client at this address; None where there is none that ``fits``.
+
+        It counts as a wrong one until it is found. Many requests that show it at the same time count as one.
+
+        Raises:
+            TooManyRequests: this client has shown too many wrong keys, or as ``ask``.
+            KeysUnavailable: as ``ask``.
+        """
+        first = key_id not in self._asked
+        if first:
+            wrong.take(address)
+        found = await self.ask(key_id)
+        if found is None or not fits(found.key):
+            if not first:
+                wrong.take(address, even_in_debt=True)
+            return None
+        if first:
+            wrong.give_back(address)
+        return found
 
     async def ask(self, key_id: str) -> FoundKey[T] | None:
         """Ask the database for the valid key of this id; None where there is none.

@@ -204,6 +204,20 @@ def since_seq_of(query: Mapping[str, str]) -> int:
     return int(text)
 
 
+def as_of_query(query: Mapping[str, str]) -> int | None:
+    """Return up to which event an answer has to hold what happened; None for one that is as new as can be.
+
+    Raises:
+        Invalid: ``as_of`` is no whole number from 1.
+    """
+    text = query.get("as_of")
+    if text is None:
+        return None
+    if not (_BELOW_63_BITS.fullmatch(text) and int(text)):
+        raise Invalid(f"as_of={text!r} is not the number of an event", path="as_of")
+    return int(text)
+
+
 def cursor_of(query: Mapping[str, str]) -> int | None:
     """Return the number that the page begins after.
 

@@ -11,8 +11,6 @@ the CSRF token besides, which only a page of ours can read. It follows from the 
 from __future__ import annotations
 
 import hmac
-import math
-import re
 from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
@@ -27,16 +25,12 @@ from convo.store.keys import digest_of
 from convo.store.page_sessions import MadeSession, PageSession
 from convo.store.postgres import Postgres
 from convo.web.key_lookup import Lookup
+from convo.web.session_cookie import SessionCookie
 from convo.web.wrong_keys import WrongKeys
 
-COOKIE_NAME = "convo_session"
-
-_COOKIE = re.compile(rf"(?:^|;)[ \t]*{COOKIE_NAME}=([0-9a-f]{{12}})_([0-9A-Za-z_-]{{43}})[ \t]*(?=;|$)", re.ASCII)
 _CSRF = b"convo csrf"
 _HELD_MAX = 1_000
 _ENDED = "this session is over, or was ended: sign in again (POST /v1/session)"
-FORGET_COOKIE = ("Set-Cookie", f"{COOKIE_NAME}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict")
-"""The header that makes a browser drop the cookie of a session that is over."""
 
 
 class SentSession(Struct, frozen=True, kw_only=True, gc=False):
@@ -70,6 +64,7 @@ class SessionCheck:
         self._settings = settings
         self._postgres = postgres
         self._wrong = wrong
+        self.cookie = SessionCookie()
         self._held: OrderedDict[str, _HeldSession] = OrderedDict()
         self._lookup = SessionLookup(postgres, settings.refresh_seconds)
         self._history = 0  # counts how often the database went back
@@ -82,14 +77,13 @@ class SessionCheck:
             Forbidden: it may change something and does not have the CSRF token of its session.
             TooManyRequests, KeysUnavailable: as ``Authority.check``.
         """
-        shown = _COOKIE.search(sent.cookie) if self._settings.session_seconds else None
-        if shown is None:
+        session_id, secret = self.cookie.find(sent.cookie) if self._settings.session_seconds else ("", "")
+        if not session_id:
             raise Unauthorized("send a valid key, or sign in for a session: POST /v1/session")
-        session_id, secret = shown.groups()
         session = await self._find(session_id, secret, address)
         if session is None:
             metrics.keys_refused_total.labels("wrong").inc()
-            raise Unauthorized(_ENDED, headers=[FORGET_COOKIE])
+            raise Unauthorized(_ENDED, headers=[self.cookie.forgotten])
         if sent.changes and not hmac.compare_digest(sent.csrf.encode(), csrf_token(secret).encode()):
             raise Forbidden(
                 "a request that a browser's session stands for, and that may change something, needs the header"
@@ -110,18 +104,10 @@ class SessionCheck:
         return held.session
 
     async def _ask(self, session_id: str, secret: str, address: str) -> _HeldSession | None:
-        # As for a key that is not held: what nobody knows yet counts as wrong until it is found.
         history = self._history
-        first = not self._lookup.asks_for(session_id)
-        if first:
-            self._wrong.take(address)
-        found = await self._lookup.ask(session_id)
-        if found is None or not _fits(found.key, secret):
-            if not first:
-                self._wrong.take(address, even_in_debt=True)
+        found = await self._lookup.ask_for(session_id, lambda session: _fits(session, secret), self._wrong, address)
+        if found is None:
             return None
-        if first:
-            self._wrong.give_back(address)
         held = _HeldSession(found.key, found.asked_at, found.asked_at + found.key.expires_in)
         if history == self._history:
             self._hold(held)
@@ -135,6 +121,16 @@ class SessionCheck:
         self._held[held.session.session_id] = held
         if len(self._held) > _HELD_MAX:
             self._held.popitem(last=False)
+
+    def name_cookie(self, installation: str) -> None:
+        """Take the id of this installation for the name of its cookie."""
+        if installation != self.cookie.installation:
+            self.cookie = SessionCookie(installation)
+
+    def holds(self, session_id: str, now: float) -> bool:
+        """Return whether a session that was shown before is still good, as far as this process knows."""
+        held = self._held.get(session_id)
+        return held is not None and now < held.until
 
     def drop(self, session_id: str) -> None:
         """Hold a session no longer: it was ended."""
@@ -172,18 +168,6 @@ class SessionCheck:
 def csrf_token(secret: str) -> str:
     """Return the CSRF token of the session with this secret."""
     return hmac.digest(secret.encode(), _CSRF, "sha256").hex()
-
-
-def secret_in(cookie: str) -> str:
-    """Return the secret of our session among these cookies; empty where there is none."""
-    found = _COOKIE.search(cookie)
-    return found[2] if found else ""
-
-
-def session_cookie(token: str, seconds: float, *, secure: bool) -> tuple[str, str]:
-    """Return the header that gives a browser its session, for so long."""
-    kept = f"{COOKIE_NAME}={token}; Path=/; Max-Age={math.floor(seconds)}; HttpOnly; SameSite=Strict"
-    return "Set-Cookie", f"{kept}; Secure" if secure else kept
 
 
 def _fits(session: PageSession, secret: str) -> bool:

@@ -17,7 +17,7 @@ from convo.web.description import session_views
 from convo.web.description.messages import Answer, Head, encode
 from convo.web.door import RouteRequest
 from convo.web.json_body import read_json_body
-from convo.web.session_check import FORGET_COOKIE, SentSession, csrf_token, secret_in, session_cookie
+from convo.web.session_check import SentSession, csrf_token
 
 _KEPT_BY_NOBODY = ("Cache-Control", "no-store")
 
@@ -52,7 +52,7 @@ class SessionRoutes(Struct, frozen=True, kw_only=True):
             raise Unauthorized("this key was revoked or has expired a moment ago")
         self.authority.sessions.hold_made(made, asked_at)
         secure = bool(self.settings.server.certfile) or head.origin.lower().startswith("https://")
-        cookie = session_cookie(made.token, made.session.expires_in, secure=secure)
+        cookie = self.authority.sessions.cookie.given(made.token, made.session.expires_in, secure=secure)
         view = _view(made.session, made.token.partition("_")[2])
         return Answer(status=201, body=encode(view), headers=[cookie, _KEPT_BY_NOBODY])
 
@@ -66,7 +66,7 @@ class SessionRoutes(Struct, frozen=True, kw_only=True):
             return Answer(status=200, body=encode(session_views.NoKeysView()), headers=[_KEPT_BY_NOBODY])
         self._check_on()
         session = await self._current(request.head)
-        view = _view(session, secret_in(request.head.cookie))
+        view = _view(session, self.authority.sessions.cookie.find(request.head.cookie)[1])
         return Answer(status=200, body=encode(view), headers=[_KEPT_BY_NOBODY])
 
     async def end(self, request: RouteRequest) -> Answer:
@@ -82,8 +82,9 @@ class SessionRoutes(Struct, frozen=True, kw_only=True):
         self._check_on()
         session = await self._current(head)
         await end_page_session(self.postgres, session.session_id, _caller(head, session.key.key_id))
-        self.authority.sessions.drop(session.session_id)
-        return Answer(status=200, body=encode(session_views.SessionEndedView()), headers=[FORGET_COOKIE])
+        sessions = self.authority.sessions
+        sessions.drop(session.session_id)
+        return Answer(status=200, body=encode(session_views.SessionEndedView()), headers=[sessions.cookie.forgotten])
 
     async def _current(self, head: Head) -> PageSession:
         if head.authorization:

@@ -151,6 +151,7 @@ def _api(kind: type[AcceptRoute], committer: Any) -> Api:
         reading=nothing,
         explaining=nothing,
         streams=nothing,
+        live=nothing,
         figures=nothing,
         sessions=nothing,
         reanalysing=nothing,

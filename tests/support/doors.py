@@ -247,6 +247,7 @@ def made_api(settings: Settings, intake: AcceptRoute) -> Api:
         erasing=Mock(),
         webhooks=Mock(),
         streams=Mock(),
+        live=Mock(),
         figures=Mock(),
         sessions=Mock(),
         reanalysing=Mock(),

@@ -135,6 +135,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.event_stream._OF_TYPES": lambda s: (
         *(s.newest // 2, s.newest // 2 + FEW, ["conversation.accepted"], FEW // 10),
     ),
+    "convo.store.event_stream._COUNTS": lambda s: (s.newest // 2, s.newest // 2 + FEW, [0], ["bot-3"]),
     "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),
     "convo.store.deliveries._ASIDE": ("wh_2", [1, 2, 3], FEW // 10),
     "convo.store.deliveries._ERASED": lambda s: ([s.done],),
@@ -319,7 +320,9 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.rescue._BURY_POISON": (5, 1000),
     "convo.store.jobs.rescue._GIVE_UP": (1e9, 1000),
     "convo.store.jobs.runs.ERASE_RUNS": lambda s: ([s.done],),
-    "convo.store.jobs.runs._NOTE": lambda s: (list(s.leased), "fail", None, ["{}"] * len(s.leased)),
+    "convo.store.jobs.runs._NOTE": lambda s: (
+        *(list(s.leased), "fail", None, ["{}"] * len(s.leased), [None] * len(s.leased)),
+    ),
     "convo.store.outcomes._LOCK_OPEN": lambda s: ([s.done, s.dead],),
     "convo.store.outcomes._LOCK_DONE": lambda s: ([s.done, s.dead],),
     "convo.store.outcomes._HOLD_ENDED": lambda s: ([s.done, s.dead],),

@@ -15,7 +15,7 @@ from convo.errors import DatabaseUnavailable
 from convo.store import keys, page_sessions
 from convo.store.keys import ApiKey
 from convo.store.page_sessions import PageSession
-from convo.web.session_check import COOKIE_NAME
+from convo.web.session_cookie import COOKIE_NAME
 
 _AT = datetime(2026, 11, 29, tzinfo=UTC)
 KEY = ApiKey(

@@ -62,7 +62,8 @@ def fronts(
     database: str, folder: Path, gateway: Gateway | None, settings: Mapping[str, str]
 ) -> Iterator[tuple[Running, list[Front]]]:
     stock = free_port()
-    whole = {"jobs.workers": "0", **settings}
+    # A stream would have no end: there is room for none.
+    whole = {"jobs.workers": "0", "events.streams_max": "0", **settings}
     program = ("tests.support.both_doors", str(stock))
     with ExitStack() as stack:
         convo = stack.enter_context(running(folder / "data", database, whole, program=program))

@@ -92,9 +92,9 @@ def _last_run(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     if row["began_at"] is None:
         return []
     details = unpack_details(row["details"])
-    waits = msgspec.json.encode(details.waits).decode()
-    ended = {"ended_at": row["ended_at"], "ending": "settle", "made_by": details.by, "reason": None, "waits": waits}
-    return [{"began_at": row["began_at"], **ended}]
+    waits, line = (msgspec.json.encode(one).decode() for one in (details.waits, details.timeline))
+    ended = {"ended_at": row["ended_at"], "ending": "settle", "made_by": details.by, "reason": None}
+    return [{"began_at": row["began_at"], **ended, "waits": waits, "timeline": line}]
 
 
 _ROW = f"""
@@ -106,7 +106,7 @@ FROM every_job AS job JOIN conversation c USING (seq) WHERE seq = {SEQ} AND {rea
 _LEFT = "SELECT name, needs FROM part_job WHERE seq = $1 AND state = 'waiting' ORDER BY name"
 _RUNS = """
 SELECT * FROM (
-    SELECT began_at, ended_at, ending, made_by, reason, waits FROM run
+    SELECT began_at, ended_at, ending, made_by, reason, waits, timeline FROM run
     WHERE seq = $1 AND ending <> 'settle' ORDER BY ended_at DESC LIMIT $2
 ) AS newest ORDER BY ended_at
 """

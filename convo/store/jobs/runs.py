@@ -11,11 +11,14 @@ from typing import Literal
 
 import msgspec
 
+from convo.runtime.deadline import CollectedWaits
 from convo.store.postgres import Connection
 
 Ending = Literal["settle", "fail", "bury", "park", "release", "rescue", "crash"]
 Waits = Mapping[str, float]
-"""Seconds spent in each named wait."""
+"""Seconds spent in each named wait; ``CollectedWaits`` say of the longer ones when they were, too."""
+Timeline = Sequence[tuple[str, float, float]]
+"""Waits in the order of their ends: the name, and beginning and end in seconds since the run began."""
 
 NO_WAITS: Waits = {}
 
@@ -43,12 +46,13 @@ ERASE_RUNS = "DELETE FROM run USING unnest($1::bigint[]) AS gone (seq) WHERE run
 
 async def note(connection: Connection, ending: Ending, seq: int, reason: str | None, waits: Waits) -> None:
     """Note how a lease ends, while the job's row still holds who had it and since when."""
-    await connection.execute(_NOTE, [seq], ending, reason, [_text(waits)])
+    await connection.execute(_NOTE, [seq], ending, reason, [_text(rounded(waits))], [_text(timeline_of(waits) or None)])
 
 
-async def note_settled(connection: Connection, runs: Sequence[tuple[int, Waits]]) -> None:
+async def note_settled(connection: Connection, runs: Sequence[tuple[int, Waits, Timeline]]) -> None:
     """Note that these leases end with a settle; for as long as done jobs stay in ``job`` (migration 19)."""
-    await connection.execute(_NOTE, [seq for seq, _ in runs], "settle", None, [_text(waits) for _, waits in runs])
+    waits, lines = [_text(one) for _, one, _ in runs], [_text(one or None) for _, _, one in runs]
+    await connection.execute(_NOTE, [seq for seq, _, _ in runs], "settle", None, waits, lines)
 
 
 def rounded(waits: Waits) -> dict[str, float]:
@@ -56,12 +60,18 @@ def rounded(waits: Waits) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in waits.items()}
 
 
-def _text(waits: Waits) -> str:
-    return msgspec.json.encode(rounded(waits)).decode()
+def timeline_of(waits: Waits) -> tuple[tuple[str, float, float], ...]:
+    """Return when the longer waits were, to the millisecond, as it is stored; nothing where that was not collected."""
+    spans = waits.spans if isinstance(waits, CollectedWaits) else ()
+    return tuple((name, round(began, 3), round(ended, 3)) for name, began, ended in spans)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
 
 
 _NOTE = """
-INSERT INTO run (seq, began_at, ending, made_by, reason, waits)
-SELECT job.seq, job.leased_at, $2, job.leased_by, $3, mine.waits
-FROM unnest($1::bigint[], $4::jsonb[]) AS mine (seq, waits) JOIN job USING (seq)
+INSERT INTO run (seq, began_at, ending, made_by, reason, waits, timeline)
+SELECT job.seq, job.leased_at, $2, job.leased_by, $3, mine.waits, mine.timeline
+FROM unnest($1::bigint[], $4::jsonb[], $5::jsonb[]) AS mine (seq, waits, timeline) JOIN job USING (seq)
 """

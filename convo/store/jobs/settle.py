@@ -125,6 +125,7 @@ class Settler:
         details = OutcomeDetails(
             by=by,
             waits=runs.rounded(waits),
+            timeline=runs.timeline_of(waits),
             breakdown=found.breakdown,
             weights_version=found.weights_version,
             parts=tuple(records.values()),
@@ -227,7 +228,7 @@ async def _move(connection: Connection, done: Sequence[_Done]) -> None:
 async def _keep(connection: Connection, done: Sequence[_Done]) -> None:
     """Mark the jobs as done, note their runs, and book them: for as long as done jobs stay in ``job``."""
     seqs = [one.lease.seq for one in done]
-    await runs.note_settled(connection, [(one.lease.seq, one.details.waits) for one in done])
+    await runs.note_settled(connection, [(one.lease.seq, one.details.waits, one.details.timeline) for one in done])
     await tickets.remove(connection, [(one.lease.seq, name) for one in done for name in one.lease.tickets])
     breakdowns = [msgspec.json.encode(one.score.breakdown).decode() for one in done]
     versions = [one.score.weights_version for one in done]

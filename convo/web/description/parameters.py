@@ -83,6 +83,13 @@ SINCE_SEQ = Parameter(
     text="The `seq` of the last sample that the client has: only later ones are sent.",
     type=Annotated[int, Meta(ge=0)],
 )
+AS_OF = Parameter(
+    name="as_of",
+    where="query",
+    text="The `sequence` of a frame of `GET /v1/live`: the answer holds what happened up to that event, and may be "
+    "shared with others who look at the same. Without it, the answer holds all that is committed.",
+    type=Annotated[int, Meta(ge=1, lt=10**18)],
+)
 TOPIC = Parameter(
     name="topic", where="path", text="The name of the page; `/docs` lists them.", type=str, sample="operating"
 )

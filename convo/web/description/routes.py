@@ -25,6 +25,7 @@ from convo.web.description import (
     webhook_views,
 )
 from convo.web.description.parameters import (
+    AS_OF,
     ASSET,
     ASSETS_VERSION,
     AUDIT_ACTION,
@@ -203,6 +204,7 @@ _CONVERSATIONS = (
             STATE,
             LIMIT,
             CURSOR,
+            AS_OF,
         ),
         answers=(RouteResponse(status=200, text="One page.", body=views.ListView, sample=samples.LIST),),
         problems=(errors.Invalid, errors.Overloaded),
@@ -332,7 +334,7 @@ _DEAD_LETTERS = (
         summary="Count dead letters by their reason",
         text="The newest 20,000 dead letters are looked at, and at most 100 reasons are shown. `GET /v1/conversations` "
         "with `state=dead` lists the conversations.",
-        parameters=_WHICH_DEAD,
+        parameters=(*_WHICH_DEAD, AS_OF),
         answers=(
             RouteResponse(status=200, text="The reasons.", body=views.DeadReasonsView, sample=samples.DEAD_REASONS),
         ),
@@ -487,7 +489,7 @@ _SESSIONS = (
         signs_in=True,
         tag="sessions",
         summary="Sign a browser in with a key",
-        text="The cookie `convo_session` (HttpOnly, SameSite=Strict) then stands for the key wherever one is needed. "
+        text="The cookie `convo_session_…` (HttpOnly, SameSite=Strict) then stands for the key wherever one is needed. "
         "Beside it, every request but GET and HEAD needs the header `X-CSRF-Token` with `csrf` of the answer. A "
         "session ends after `auth.session_seconds`, with its key, by DELETE, and by `convo session revoke`. Where "
         "`auth.keys` is off, or `auth.session_seconds` is 0, there are none.",
@@ -561,6 +563,27 @@ _FIGURES = (
             RouteResponse(status=200, text="The figures.", body=figure_views.FiguresView, sample=samples.FIGURES),
         ),
         problems=(errors.NotFound, errors.Invalid, errors.DeadlineExceeded),
+    ),
+)
+
+_LIVE = (
+    Route(
+        path="/v1/live",
+        name="stream_live",
+        scope="read",
+        needs_database=True,
+        # As a stream of events.
+        direct=True,
+        tag="service",
+        summary="Follow how the installation stands",
+        text="Server-Sent Events for a page that somebody looks at; what they hold is made once for all who look. "
+        "`live` comes first and says which others can follow. `figures` is `GET /v1/figures` with the new sample, at "
+        "first with those of ten minutes. `changes` is how many events there were since the one before: `sequence` is "
+        "the number of the last one, `types` has their counts, of those that the key reaches. It comes at most every "
+        "2 s, every 5 s where there are many. A list that is read then may be shared with others (`as_of`). The stream "
+        "ends with its key, within `auth.refresh_seconds`.",
+        answers=(RouteResponse(status=200, text="Frames without an end.", body=str, media=("text/event-stream",)),),
+        problems=(errors.NotFound, errors.Overloaded),
     ),
 )
 
@@ -958,6 +981,7 @@ ROUTES = (
     *_AUDIT_LOG,
     *_SESSIONS,
     *_FIGURES,
+    *_LIVE,
     *_ALERTS,
     *_CAPACITY,
     *_SERVICE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -152,6 +152,13 @@ EXPLAINED = views.ExplainView(
             by="host-1/5f0c",
             reason="questions: llm: answered 503",
             waits={"llm.questions": 0.031, "job.part": 0.002},
+            timeline=(
+                views.WaitView(
+                    name="llm.questions",
+                    began_at=_RECEIVED + timedelta(seconds=0.012),
+                    ended_at=_RECEIVED + timedelta(seconds=0.043),
+                ),
+            ),
         ),
     ),
     links=views.links(_ID),

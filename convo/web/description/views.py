@@ -68,6 +68,14 @@ class ConversationView(Struct, frozen=True, kw_only=True):
     ] = UNSET
 
 
+class WaitView(Struct, frozen=True, kw_only=True):
+    """One named wait of a run, and when it was, to a few milliseconds: two clocks meet in it."""
+
+    name: str
+    began_at: datetime
+    ended_at: datetime
+
+
 class RunView(Struct, frozen=True, kw_only=True):
     """One run of a conversation's job: which process ran it, how it ended, and the seconds spent in each named wait."""
 
@@ -82,6 +90,16 @@ class RunView(Struct, frozen=True, kw_only=True):
     by: str
     reason: str | None
     waits: dict[str, float]
+    timeline: (
+        Annotated[
+            tuple[WaitView, ...],
+            Meta(
+                description="When the longest of its waits from 5 ms on were, at most 32; one may lie within another."
+                " Missing where there are none, and of runs of an older program."
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class ExplainView(Struct, frozen=True, kw_only=True):

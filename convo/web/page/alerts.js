@@ -2,10 +2,13 @@
 
 import { get, places, post } from "./api.js";
 import { announce, badge, button, el, empty, facts, link, notice, panel } from "./dom.js";
+import { live, seldom } from "./live.js";
 import { can } from "./session.js";
 import { ago, count, t, time, word } from "./text.js";
 
 const LOOK_SECONDS = 5;
+// Where the figures say which alerts hold, the others change seldom.
+const SELDOM_SECONDS = 30;
 export const LEVEL_TONES = { CRITICAL: "bad", HIGH: "bad", MEDIUM: "warn", LOW: "quiet" };
 const LEVELS = Object.keys(LEVEL_TONES);
 
@@ -89,7 +92,21 @@ export function showAlerts(main, { signal }) {
   }
 
   read();
-  const timer = setInterval(() => document.hidden || read(), 1000 * LOOK_SECONDS);
+  let held = JSON.stringify(live.latest?.alerts);
+  let readAt = Date.now();
+  const again = seldom(() => {
+    readAt = Date.now();
+    read();
+  }, 1000 * LOOK_SECONDS, signal);
+  live.watch(({ latest }) => {
+    const now = JSON.stringify(latest?.alerts);
+    if (now === held) return;
+    held = now;
+    again();
+  }, signal);
+  const timer = setInterval(() => {
+    if (!document.hidden && (live.state !== "live" || Date.now() > readAt + 1000 * SELDOM_SECONDS)) again();
+  }, 1000 * LOOK_SECONDS);
   signal.addEventListener("abort", () => clearInterval(timer));
   document.addEventListener("visibilitychange", () => document.hidden || read(), { signal });
 }

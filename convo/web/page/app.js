@@ -7,7 +7,7 @@ import { showConversation } from "./conversation.js";
 import { showConversations } from "./conversations.js";
 import { showDead } from "./dead.js";
 import { announce, button, el, empty, link, notice, setText } from "./dom.js";
-import { figures } from "./live.js";
+import { live } from "./live.js";
 import { showOverview } from "./overview.js";
 import { can, forgetSession, readSession, session, showLogin, whoIsHere } from "./session.js";
 import { LANGUAGES, count, language, loadTexts, t, word } from "./text.js";
@@ -91,9 +91,9 @@ function drawHeader(current) {
     session ? el("nav", { "aria-label": t("nav.label") }, links, link(t("wall.title"), "/live"), link(t("nav.docs"), "/docs")) : el("span", { class: "grow" }),
     el("div", { class: "tools" }, session ? state : null, languages(), themes(), whoIsHere(signedOut)));
   if (!session) return;
-  figures.watch(({ latest, state: live }) => {
-    setText(state, live === "late" ? t("live.late_short") : word("live", live));
-    state.className = `live ${live}`;
+  live.watch(({ latest, state: now }) => {
+    setText(state, now === "late" ? t("live.late_short") : word("live", now));
+    state.className = `live ${now}`;
     const active = latest?.alerts.length ?? 0;
     alerts.hidden = !active;
     setText(alerts, count(active));
@@ -122,7 +122,7 @@ function themes() {
 function login(why) {
   leaving.abort();
   leaving = new AbortController();
-  figures.stop();
+  live.stop();
   closeDialogs();
   document.title = "convo";
   drawHeader(null);
@@ -135,7 +135,7 @@ function signedOut() {
 }
 
 function begin() {
-  figures.start();
+  live.start();
   show();
 }
 

@@ -5,14 +5,18 @@ import { conversationPath, get, places } from "./api.js";
 import { actions } from "./acting.js";
 import { button, el, empty, facts, link, notice, panel, setText } from "./dom.js";
 import { stateBadge } from "./conversations.js";
-import { seldom, watchEvents } from "./live.js";
+import { live, seldom } from "./live.js";
 import { partCards, scoreTable } from "./parts.js";
 import { runsView } from "./runs.js";
 import { count, span, t, time, word } from "./text.js";
 
 const TURNS = 100;
 const REFRESH_MS = 1000;
+// While it is not ended; less often where that takes long.
 const AGAIN_SECONDS = 2;
+const LATER_SECONDS = 5;
+const SOON_READINGS = 15;
+// Of one that is ended hardly anything changes.
 const LOOK_SECONDS = 10;
 const ENDED = new Set(["done", "dead", "superseded"]);
 
@@ -93,21 +97,24 @@ export function showConversation(main, { signal, values: [id] }) {
   /** Read now, and go on while it is not ended; after something was done, too. */
   let timer = null;
   let readings = 0;
+  let ended = false;
   async function again() {
     clearTimeout(timer);
     const own = ++readings;
-    const ended = await read();
+    ended = await read();
     // Of two readings at the same time the later one goes on: else each would, for ever.
     if (ended || signal.aborted || own !== readings) return;
-    timer = setTimeout(() => document.hidden || again(), 1000 * AGAIN_SECONDS);
+    timer = setTimeout(() => document.hidden || again(), 1000 * (readings > SOON_READINGS ? LATER_SECONDS : AGAIN_SECONDS));
   }
 
   again();
   signal.addEventListener("abort", () => clearTimeout(timer));
   const soon = seldom(again, REFRESH_MS, signal);
-  watchEvents((event) => {
-    if (!event || event.subject === id) soon();
-  }, signal, LOOK_SECONDS);
+  const later = seldom(again, 1000 * LOOK_SECONDS, signal);
+  live.follow((number) => {
+    if (ended) later();
+    else if (number === undefined) soon();
+  }, signal);
 }
 
 /** The turns, a page at a time. They are read once: each reading of a log stands in the audit log. */

@@ -2,7 +2,7 @@
 
 import { get, places } from "./api.js";
 import { badge, button, clipped, el, link, notice, table } from "./dom.js";
-import { seldom, watchEvents } from "./live.js";
+import { live, seldom } from "./live.js";
 import { count, span, t, time, word } from "./text.js";
 
 const STATES = ["ready", "parked", "leased", "done", "dead"];
@@ -75,13 +75,13 @@ export function showConversations(main, { signal, query }) {
   let rows = [];
   let pages = 1;
 
-  async function page(cursor) {
-    return get("/v1/conversations", { query: { ...query, limit: ROWS, cursor }, signal });
+  async function page(cursor, asOf) {
+    return get("/v1/conversations", { query: { ...query, limit: ROWS, cursor, as_of: asOf }, signal });
   }
 
-  async function fresh() {
+  async function fresh(asOf) {
     try {
-      const answer = await page();
+      const answer = await page(undefined, asOf);
       notice(main, null);
       // Further pages stay as they were read: what is new comes at the top.
       const known = new Set(answer.conversations.map((one) => one.conversation_id));
@@ -112,5 +112,5 @@ export function showConversations(main, { signal, query }) {
   }
 
   fresh();
-  watchEvents(seldom(fresh, REFRESH_MS, signal), signal);
+  live.follow(seldom(fresh, REFRESH_MS, signal), signal);
 }

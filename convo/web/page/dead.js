@@ -4,7 +4,7 @@ import { get, places, post } from "./api.js";
 import { field, filled } from "./conversations.js";
 import { announce, button, el, link, notice, panel, table } from "./dom.js";
 import { confirmed } from "./dialog.js";
-import { seldom, watchEvents } from "./live.js";
+import { live, seldom } from "./live.js";
 import { can } from "./session.js";
 import { count, t, time } from "./text.js";
 
@@ -40,9 +40,9 @@ export function showDead(main, { signal }) {
     return given;
   }
 
-  async function read() {
+  async function read(asOf) {
     try {
-      const answer = await get("/v1/dead-letters", { query: which(), signal });
+      const answer = await get("/v1/dead-letters", { query: { ...which(), as_of: asOf }, signal });
       notice(main, null);
       const signature = JSON.stringify(answer);
       if (signature === shown) return;
@@ -92,5 +92,5 @@ export function showDead(main, { signal }) {
   }
 
   read();
-  watchEvents(seldom(read, REFRESH_MS, signal), signal);
+  live.follow(seldom(read, REFRESH_MS, signal), signal);
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from string import Template
@@ -77,10 +77,10 @@ class _Files(Struct, frozen=True, kw_only=True):
     texts: Mapping[str, Mapping[str, str]]
 
 
-async def show_page(view: str, accept_language: str, events: Sequence[str], seconds: float) -> Answer:
+async def show_page(view: str, accept_language: str, seconds: float) -> Answer:
     """Answer with the page: ``view`` is ``page``, or ``live`` for the wall.
 
-    ``events`` are the types of events that are appended here, ``seconds`` is how long a request may take.
+    ``seconds`` is how long a request may take.
 
     Raises:
         DeadlineExceeded: its files could not be read in time.
@@ -91,7 +91,6 @@ async def show_page(view: str, accept_language: str, events: Sequence[str], seco
         assets=f"/assets/{found.version}",
         language=language,
         view=view,
-        events=" ".join(events),
         skip=found.texts[language]["skip"],
         noscript=found.texts[language]["noscript"],
     ).encode()

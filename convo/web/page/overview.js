@@ -4,7 +4,7 @@ import { places } from "./api.js";
 import { alertCard, bySeverity } from "./alerts.js";
 import { chart } from "./charts.js";
 import { badge, el, link, panel, setText, table } from "./dom.js";
-import { figures } from "./live.js";
+import { live } from "./live.js";
 import { NONE, count, ms, processName, rate, span, t, word } from "./text.js";
 
 const ALERTS = 4;
@@ -137,7 +137,7 @@ export function showOverview(main, { signal }) {
       panel(t("overview.processes"), processes), panel(t("overview.waits"), waits)));
   main.append(el("div", { class: "page-head" }, el("h1", { text: t("overview.title"), tabindex: "-1" }), status), whole);
   let shownAlerts = "";
-  figures.watch(({ latest, samples, state, problem }) => {
+  live.watch(({ latest, samples, state, problem }) => {
     setText(status, state === "late" || state === "off" ? t("live.late", { why: problem?.message ?? "" }) : samples.length < 2 ? t("overview.collecting") : "");
     whole.hidden = state === "off";
     if (!latest) return;

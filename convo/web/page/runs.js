@@ -6,6 +6,7 @@ import { clock, processName, span, t, word } from "./text.js";
 
 const TONES = { settle: "good", fail: "bad", bury: "bad", park: "warn", release: "quiet", rescue: "warn", crash: "bad" };
 const COLOURS = 6;
+const LANE_REM = 0.8;
 const OWN = "own";
 
 /** Show the runs, the newest last; `runs` come as they are answered. */
@@ -41,10 +42,12 @@ function runItem(run) {
 function spans(run, seconds) {
   const began = Date.parse(run.began_at) / 1000;
   if (Array.isArray(run.timeline) && run.timeline.length) {
-    return run.timeline.map((one) => {
+    const placed = run.timeline.map((one) => {
       const from = Date.parse(one.began_at) / 1000 - began;
       return { name: one.name, from, seconds: Math.max(0, (Date.parse(one.ended_at) - Date.parse(one.began_at)) / 1000) };
     });
+    // One may lie within another, which is drawn first then.
+    return inLanes(placed.sort((one, other) => one.from - other.from || other.seconds - one.seconds));
   }
   const sums = Object.entries(run.waits ?? {}).sort(([, one], [, other]) => other - one);
   let from = 0;
@@ -55,23 +58,40 @@ function spans(run, seconds) {
   }).concat(from < seconds && sums.length ? [{ name: OWN, from, seconds: seconds - from }] : []);
 }
 
+/** Give each wait a lane in which it is alone: parts are asked for side by side, and one wait may lie within another. */
+function inLanes(waits) {
+  const ends = [];
+  for (const one of waits) {
+    const free = ends.findIndex((end) => end <= one.from + 0.0005);
+    one.lane = free < 0 ? ends.length : free;
+    ends[one.lane] = one.from + one.seconds;
+  }
+  return waits;
+}
+
 function track(waits, seconds) {
   // Waits at the same time (parts are asked side by side) may sum up to more than the run itself took.
   const whole = Math.max(seconds, ...waits.map((one) => one.from + one.seconds), 1e-6);
+  const lanes = 1 + Math.max(0, ...waits.map((one) => one.lane ?? 0));
   const line = el("div", { class: "track", "aria-hidden": "true" });
-  waits.forEach((one, at) => {
-    const bar = el("i", { class: `bar ${tone(one, at)}`, title: `${named(one)} ${span(one.seconds)}` });
+  line.style.height = `${LANE_REM * lanes}rem`;
+  waits.forEach((one) => {
+    const bar = el("i", { class: `bar ${tone(one, waits)}`, title: `${named(one)} ${span(one.seconds)}` });
     bar.style.left = `${(100 * one.from) / whole}%`;
     bar.style.width = `${Math.max(0.4, (100 * one.seconds) / whole)}%`;
+    bar.style.top = `${(100 * (one.lane ?? 0)) / lanes}%`;
+    bar.style.height = `${100 / lanes}%`;
     line.append(bar);
   });
   return line;
 }
 
-const tone = (one, at) => (one.name === OWN ? "w-own" : `w${at % COLOURS}`);
+/** A name has one colour, however often it was waited for. */
+const tone = (one, all) => (one.name === OWN ? "w-own" : `w${[...new Set(all.map(({ name }) => name))].indexOf(one.name) % COLOURS}`);
 const named = (one) => (one.name === OWN ? t("runs.own") : one.name);
 
 function legend(waits) {
-  return el("ul", { class: "waits" }, waits.map((one, at) => el("li", {},
-    el("i", { class: `swatch ${tone(one, at)}`, "aria-hidden": "true" }), `${named(one)} `, el("b", { text: span(one.seconds) }))));
+  return el("ul", { class: "waits" }, waits.map((one) => el("li", {},
+    el("i", { class: `swatch ${tone(one, waits)}`, "aria-hidden": "true" }), `${named(one)} `, el("b", { text: span(one.seconds) }),
+    one.lane === undefined ? null : el("span", { class: "quiet", text: ` ${t("runs.after", { span: span(one.from) })}` }))));
 }

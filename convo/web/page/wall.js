@@ -2,7 +2,7 @@
 
 import { LEVEL_TONES, bySeverity } from "./alerts.js";
 import { badge, el, setText } from "./dom.js";
-import { figures } from "./live.js";
+import { live } from "./live.js";
 import { CHARTS, TILES, charts, tiles } from "./overview.js";
 import { clock, t, word } from "./text.js";
 
@@ -24,9 +24,9 @@ export function showWall(main, { signal }) {
   const ticking = setInterval(() => setText(now, clock(new Date())), 1000);
   signal.addEventListener("abort", () => clearInterval(ticking));
   setText(now, clock(new Date()));
-  figures.watch(({ latest, samples, state: live, problem }) => {
-    setText(state, live === "late" ? t("live.late", { why: problem?.message ?? "" }) : word("live", live));
-    state.className = `wall-state ${live === "late" ? "bad" : ""}`;
+  live.watch(({ latest, samples, state: standing, problem }) => {
+    setText(state, standing === "late" ? t("live.late", { why: problem?.message ?? "" }) : word("live", standing));
+    state.className = `wall-state ${standing === "late" ? "bad" : ""}`;
     if (!latest) return;
     big.update(latest, samples);
     for (const one of drawn) one.update(samples);

@@ -722,6 +722,9 @@ async def test_a_parked_conversation_says_what_it_waits_for_and_what_it_waited_f
         (run, *_) = told["runs"]
         assert run["ending"] == "park"
         assert {"llm.parts", "job.part"} <= run["waits"].keys()
+        for one in run["timeline"]:
+            assert one["name"] in run["waits"]
+            assert run["began_at"] <= one["began_at"] <= one["ended_at"]
 
 
 def test_what_is_done_is_explained_as_done_and_what_is_not_there_is_404(client: httpx.Client) -> None:

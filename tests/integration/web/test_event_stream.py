@@ -168,6 +168,27 @@ async def test_a_key_gets_the_events_of_its_tenant_and_its_bots_alone(database: 
             nursery.cancel_scope.cancel()
 
 
+async def test_a_stream_ends_with_its_key_in_time_and_others_go_on(database: str, tmp_path: Path) -> None:
+    settings = {**ACCEPTED, "auth.keys": "true", "auth.refresh_seconds": "2"}
+    async with convo(tmp_path, database, settings) as client, open_store(database) as postgres:
+        scopes: list[Any] = ["read", "write"]
+        gone, kept = [await keys.new(postgres, name, scopes, 0) for name in ("gone", "kept")]
+        async with trio.open_nursery() as nursery:
+            readers = {key: Reader() for key in (gone, kept)}
+            for key, reader in readers.items():
+                nursery.start_soon(reader.read, client, "", {"Authorization": f"Bearer {key}"})
+                await reader.opened.wait()
+            await trio.sleep(2.5)
+            assert not readers[gone].ended.is_set()
+            await keys.revoke(postgres, gone.split("_")[1])
+            with trio.fail_after(2.5):
+                await readers[gone].ended.wait()
+            await client.post(END, json=ended("later"), headers={"Authorization": f"Bearer {kept}"})
+            assert await readers[kept].got(1) == ["later"]
+            assert readers[gone].events == []
+            nursery.cancel_scope.cancel()
+
+
 async def test_two_hundred_streams_share_one_look_and_one_more_is_refused(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

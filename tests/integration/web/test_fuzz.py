@@ -38,6 +38,8 @@ OPERATIONS = {found.ok().label: found.ok() for found in SCHEMA.get_all_operation
 SENT = {
     (label, mode)
     for label, operation in OPERATIONS.items()
+    # Its answer has no end.
+    if label != "GET /v1/live"
     for mode in GenerationMode
     # Without anything to send there is nothing to send wrongly.
     if mode is GenerationMode.POSITIVE or operation.body or operation.path_parameters or operation.query

@@ -143,7 +143,7 @@ def _hostile_places(shown: Scene) -> list[tuple[str, str]]:
 async def test_every_view_is_drawn_at_every_width_without_an_error_and_is_accessible(
     database: str, tmp_path: Path
 ) -> None:
-    axe = _axe(tmp_path)
+    axe = await trio.to_thread.run_sync(_axe, tmp_path)
     found: list[str] = []
     async with scene(database, tmp_path) as shown:
 
@@ -213,6 +213,7 @@ async def test_what_can_be_done_is_asked_first_and_done_once(database: str, tmp_
         def look(page: Page) -> None:
             page.look(1440)
             log_in(page, f"{shown.url}/", shown.key)
+            _acknowledge(page, shown, press)
             _retry_and_erase(page, shown, press, state)
             _many(page, shown, press, state)
             _resend(page, shown, press)
@@ -220,6 +221,25 @@ async def test_what_can_be_done_is_asked_first_and_done_once(database: str, tmp_
             assert unexpected(page) == []
 
         await looked_at(tmp_path, look)
+
+
+def _acknowledge(page: Page, shown: Scene, press: Callable[..., None]) -> None:
+    def held() -> dict[str, object]:
+        answer = httpx.get(f"{shown.url}/v1/alerts", headers={"Authorization": f"Bearer {shown.key}"}).json()
+        return {one["type"]: one.get("acknowledged_by") for one in answer["active"]}
+
+    page.open(f"{shown.url}/#/alerts")
+    page.sees("DEAD_LETTER")
+    assert held()["DEAD_LETTER"] is None
+    press(page, "Acknowledge", "main .alert")
+    page.sees("Acknowledged")
+    by = held()["DEAD_LETTER"]
+    assert by
+    # So it is for whoever looks next, and there is no button any more.
+    page.open(f"{shown.url}/#/")
+    page.open(f"{shown.url}/#/alerts")
+    page.sees(str(by))
+    assert page.run("[...document.querySelectorAll('.alert button')].map(one => one.textContent)") == []
 
 
 def _retry_and_erase(page: Page, shown: Scene, press: Callable[..., None], state: Callable[[str], str]) -> None:
@@ -353,9 +373,15 @@ async def test_a_key_of_a_bot_is_shown_its_conversations_and_nothing_of_the_inst
         await looked_at(tmp_path, look)
 
 
-def _rests_while_hidden(page: Page) -> None:
+def _rests_while_hidden(page: Page, shown: Scene) -> None:
     """Hide the page, and look at what it asks for: nothing, until it is seen again."""
-    asked = "performance.getEntriesByType('resource').filter(one => one.name.includes('/v1/figures')).length"
+    asked = "performance.getEntriesByType('resource').length"
+
+    def streams() -> str:
+        text = httpx.get(f"{shown.url}/metrics", headers={"Authorization": f"Bearer {shown.key}"}).text
+        return next(line for line in text.splitlines() if line.startswith("convo_event_streams ")).split()[1]
+
+    assert float(streams()) == 1
     hide = "Object.defineProperty(document, 'hidden', {{configurable: true, get: () => {}}});"
     turn = " document.dispatchEvent(new Event('visibilitychange'))"
     page.run(hide.format("true") + turn)
@@ -365,9 +391,12 @@ def _rests_while_hidden(page: Page) -> None:
     before = page.run(asked)
     time.sleep(1.5)
     assert page.run(asked) == before
+    assert float(streams()) == 0
     page.run(hide.format("false") + turn)
-    page.wait(f"{asked} > {before}")
     page.wait("document.querySelector('.live').textContent === 'live'")
+    # What may have happened meanwhile is asked for.
+    page.wait(f"{asked} > {before}")
+    assert float(streams()) == 1
 
 
 def _shows_an_outage(page: Page) -> None:
@@ -394,7 +423,7 @@ async def test_new_figures_and_conversations_come_by_themselves_and_an_outage_is
             trio.from_thread.run(posted.wait)
             page.sees("late-1")
             page.sees("late-2")
-            _rests_while_hidden(page)
+            _rests_while_hidden(page, shown)
             assert unexpected(page) == []
             _shows_an_outage(page)
 

@@ -91,7 +91,8 @@ async def test_a_browser_signs_in_works_and_signs_out(
                 gone = await client.delete(SESSION, headers={"X-CSRF-Token": session["csrf"]})
                 assert (gone.status_code, gone.json()) == (200, {"ended": True})
                 assert "Max-Age=0" in gone.headers["set-cookie"]
-                client.cookies.set("convo_session", cookie.partition(";")[0].partition("=")[2])
+                named, _, token = cookie.partition(";")[0].partition("=")
+                client.cookies.set(named, token)
                 over = await client.get("/v1/conversations")
                 assert (over.status_code, over.json()["code"]) == (401, "unauthorized")
                 assert "Max-Age=0" in over.headers["set-cookie"]
@@ -99,6 +100,31 @@ async def test_a_browser_signs_in_works_and_signs_out(
             postgres, "SELECT action, address FROM audit_log WHERE action LIKE 'session%' ORDER BY number"
         )
         assert noted == [("session_made", "127.0.0.1"), ("session_ended", "127.0.0.1")] * 2
+
+
+async def test_two_convos_on_one_host_name_do_not_sign_each_other_out(
+    database: str, empty_database: str, tmp_path: Path
+) -> None:
+    async with httpx.AsyncClient(timeout=20) as browser, trio.open_nursery() as nursery:
+        urls = []
+        for number, url in enumerate((database, empty_database)):
+            loaded = loaded_settings(tmp_path / str(number), url, ON, port=free_port())
+            ready = trio.Event()
+            nursery.start_soon(service.serve, loaded, lambda _, ready=ready: ready.set())
+            with trio.fail_after(60):
+                await ready.wait()
+            urls.append(f"http://127.0.0.1:{loaded.server.port}")
+        for url, base in zip((database, empty_database), urls, strict=True):
+            async with open_store(url) as postgres:
+                key = await a_key(postgres, f"of {base}")
+            assert (await browser.post(f"{base}{SESSION}", json={"key": key})).status_code == 201
+        assert len(browser.cookies) == 2
+        shown = [(await browser.get(f"{base}{SESSION}")).json() for base in urls]
+        assert [one["name"] for one in shown] == [f"of {base}" for base in urls]
+        gone = await browser.delete(f"{urls[0]}{SESSION}", headers={"X-CSRF-Token": shown[0]["csrf"]})
+        assert gone.status_code == 200
+        assert [(await browser.get(f"{base}/v1/conversations")).status_code for base in urls] == [401, 200]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_page_of_another_site_gets_nothing_from_a_session(

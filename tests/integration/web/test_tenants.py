@@ -90,6 +90,8 @@ WALK: Mapping[str, list[Request]] = {
     "replay_webhook": of_ids("POST", "/v1/webhooks/{}/replay"),
     # It has no end: integration/web/test_event_stream.py shows whose events a key gets.
     "stream_events": [],
+    # The same: integration/web/test_live.py.
+    "stream_live": [],
     "read_figures": gets("/v1/figures"),
     "list_alerts": gets("/v1/alerts"),
     "test_alerts": [("POST", "/v1/alerts/test", {})],

@@ -265,6 +265,6 @@ def test_an_explanation_shows_the_cause_the_place_and_every_run() -> None:
         "parked: it waits for llm",
         "its breaker is open",
         "7 before it, done in about 4 s",
-        "llm.questions 0.031 s",
+        "llm.questions 0.031 s after 0.012 s, job.part 0.002 s",
     ):
         assert shown in text

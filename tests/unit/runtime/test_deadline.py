@@ -103,3 +103,30 @@ async def test_the_waits_of_a_block_are_collected_for_it_and_those_of_others_are
                 with deadline("db.accept", 9.0):
                     await trio.sleep(seconds)
     assert waits == {"db.accept": 5.0}
+
+
+async def test_the_longer_waits_are_collected_with_when_they_were(autojump_clock: MockClock) -> None:
+    since = trio.current_time()
+    await trio.sleep(1)
+    with collecting(since) as waits:
+        for seconds in (2.0, 0.004, 0.5):
+            with deadline("db.accept", 9.0):
+                await trio.sleep(seconds)
+        # It began before there was anybody to collect it.
+        with deadline("web.request", 9.0, since=since - 1):
+            pass
+    assert waits == pytest.approx({"db.accept": 2.504, "web.request": 4.504})
+    assert [(name, round(began, 3), round(ended, 3)) for name, began, ended in waits.spans] == [
+        ("db.accept", 1.0, 3.0),
+        ("db.accept", 3.004, 3.504),
+        ("web.request", 0.0, 3.504),
+    ]
+
+
+async def test_of_many_waits_the_longest_are_kept(autojump_clock: MockClock) -> None:
+    with collecting() as waits:
+        for n in range(1, 101):
+            with deadline("llm.questions", 900.0):
+                await trio.sleep(n)
+    assert [round(ended - began) for _, began, ended in waits.spans] == list(range(69, 101))
+    assert waits == {"llm.questions": 5050.0}

@@ -113,6 +113,32 @@ async def test_nothing_is_read_while_nobody_looks(
     ]
 
 
+async def test_samples_are_taken_while_a_live_stream_is_open_and_are_made_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, shared: Shared
+) -> None:
+    taken, told = made(), list[int]()
+    taken._sampled_one = lambda: told.append(taken.seq)
+    nursery.start_soon(taken.run)
+    await trio.sleep(10)
+    assert (taken.seq, told) == (0, [])
+    for _ in range(20):
+        taken.join()
+    await trio.sleep(60.5)
+    assert len(shared.asked) == 31
+    assert told == list(range(1, 32))
+    newest = taken.behind(30)
+    assert newest is taken.behind(30)
+    assert [one["seq"] for one in json.loads(newest)["samples"]] == [31]
+    for seen, first in ((0, 1), (12, 13), (99, 1)):
+        assert json.loads(taken.behind(seen))["samples"][0]["seq"] == first
+    for _ in range(20):
+        taken.leave()
+    await trio.sleep(60)
+    assert len(shared.asked) <= 32
+    # Nothing new: a viewer that comes now waits for the next sample.
+    assert taken.seq == 0
+
+
 async def test_a_sample_is_kept_for_ten_minutes(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, shared: Shared
 ) -> None:

@@ -10,7 +10,8 @@ import trio.testing
 from convo.errors import Forbidden, KeysUnavailable, TooManyRequests, Unauthorized
 from convo.settings import AuthSettings
 from convo.web.authority import Authority
-from convo.web.session_check import FORGET_COOKIE, SentSession, csrf_token, secret_in, session_cookie
+from convo.web.session_check import SentSession, csrf_token
+from convo.web.session_cookie import SessionCookie
 from tests.support.key_table import KeyTable
 from tests.support.session_table import SessionTable
 
@@ -47,6 +48,10 @@ async def found(checks: Authority, session: SentSession, address: str = HERE) ->
     return "" if key is None else key.name
 
 
+def secret_of(cookie: str) -> str:
+    return SessionCookie().find(cookie)[1]
+
+
 def guess() -> str:
     return f"convo_session={secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
 
@@ -74,12 +79,12 @@ async def test_what_may_change_something_needs_the_csrf_token_of_the_same_sessio
     autojump_clock: trio.testing.MockClock, table: SessionTable
 ) -> None:
     checks, cookie, other = await authority(), table.add(), table.add()
-    right, wrong = csrf_token(secret_in(cookie)), csrf_token(secret_in(other))
+    right, wrong = csrf_token(secret_of(cookie)), csrf_token(secret_of(other))
     assert [await found(checks, sent(cookie, csrf, changes=True)) for csrf in (right, wrong, "", "ü")] == [
         "operator",
         *["Forbidden"] * 3,
     ]
-    assert secret_in(cookie) not in right
+    assert secret_of(cookie) not in right
 
 
 async def test_a_session_that_was_ended_elsewhere_is_refused_in_time(
@@ -108,7 +113,7 @@ async def test_a_browser_is_told_to_drop_the_cookie_of_a_session_that_is_over(
     checks = await authority()
     with pytest.raises(Unauthorized, match="sign in again") as caught:
         await checks.check("", "read", HERE, session=sent(guess()))
-    assert FORGET_COOKIE in caught.value.headers
+    assert checks.sessions.cookie.forgotten in caught.value.headers
 
 
 async def test_guesses_are_limited_by_address_and_a_held_session_passes(
@@ -175,6 +180,7 @@ async def test_where_no_sessions_are_made_none_is_good(
 
 
 def test_no_script_and_no_other_site_gets_the_cookie() -> None:
-    name, value = session_cookie("id_secret", 60.9, secure=False)
+    given = SessionCookie().given
+    name, value = given("id_secret", 60.9, secure=False)
     assert (name, value) == ("Set-Cookie", "convo_session=id_secret; Path=/; Max-Age=60; HttpOnly; SameSite=Strict")
-    assert session_cookie("id_secret", 60.9, secure=True)[1] == f"{value}; Secure"
+    assert given("id_secret", 60.9, secure=True)[1] == f"{value}; Secure"

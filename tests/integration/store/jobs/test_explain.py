@@ -4,12 +4,16 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+import trio
+from msgspec import UNSET
 
 from convo.conversation.tenant import WHOLE_DEFAULT
 from convo.errors import NotFound
+from convo.runtime.deadline import CollectedWaits
 from convo.store import ledger
 from convo.store.jobs import explain
 from convo.store.jobs.explain import Explained, read_explanation
+from convo.web.explaining import _runs
 from tests.support.making import Process, ask, dies, open_dedicated, open_process, shift_clock
 
 
@@ -58,6 +62,26 @@ async def test_every_lease_leaves_a_run_with_its_ending_its_reason_and_its_waits
     assert waits == [{"llm.questions": 1.235}, {"llm.emotion": 2.0}, {}, {}, {}, {"memory.extract": 0.5}]
     assert {run["made_by"] for run in found.runs} == {"here/one"}
     assert all(run["began_at"] <= run["ended_at"] for run in found.runs)
+
+
+async def test_of_each_run_the_longer_waits_have_their_time_and_old_ones_have_none(process: Process) -> None:
+    waits = CollectedWaits(trio.current_time())
+    waits.spans += [("db.take", 0.0, 0.0123456), ("llm.questions", 0.01, 1.5)]
+    await process.accepted("talk-1")
+    await process.jobs.release(await process.leased(), reason="we stop", waits=waits)
+    await process.jobs.release(await process.leased(), reason="we stop", waits={"llm.questions": 1.0})
+    lease = await process.analysed(await process.leased())
+    await process.settler.settle(lease, waits)
+    found = await explained(process)
+    line = [["db.take", 0.0, 0.012], ["llm.questions", 0.01, 1.5]]
+    assert [msgspec.json.decode(run["timeline"] or "null") for run in found.runs] == [line, None, line]
+    first, second, last = _runs(found)
+    assert second.timeline is UNSET
+    for run in (first, last):
+        assert run.timeline is not UNSET
+        began = [(one.name, (one.began_at - run.began_at).total_seconds()) for one in run.timeline]
+        assert began == [("db.take", 0.0), ("llm.questions", 0.01)]
+        assert [(one.ended_at - one.began_at).total_seconds() for one in run.timeline] == [0.012, 1.49]
 
 
 async def test_a_burial_is_a_run_too(process: Process) -> None:

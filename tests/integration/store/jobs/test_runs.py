@@ -38,10 +38,14 @@ async def test_several_settled_leases_are_noted_at_once_each_with_its_own_waits(
     first, second = await process.jobs.lease(2)
 
     async def body(connection: Connection) -> None:
-        await runs.note_settled(connection, [(first.seq, {"db.log": 1.0}), (second.seq, NO_WAITS)])
+        await runs.note_settled(
+            connection, [(first.seq, {"db.log": 1.0}, [("db.log", 0.5, 1.5)]), (second.seq, NO_WAITS, ())]
+        )
 
     await process.postgres.run("test.note", body)
     assert await rows(process.postgres, NOTED) == [
         (first.seq, "settle", "here/one", None, '{"db.log": 1.0}'),
         (second.seq, "settle", "here/one", None, "{}"),
     ]
+    lines = [(first.seq, '[["db.log", 0.5, 1.5]]'), (second.seq, None)]
+    assert await rows(process.postgres, "SELECT seq, timeline::text FROM run ORDER BY seq") == lines

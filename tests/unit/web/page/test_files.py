@@ -60,10 +60,10 @@ def test_the_language_is_the_one_that_is_asked_for_most(asked: str, language: st
     assert files.best_language(asked) == language
 
 
-async def test_the_page_names_its_language_its_view_its_events_and_its_files() -> None:
-    shown = await files.show_page("live", "vi", ("part.done", "user.erased"), 5)
+async def test_the_page_names_its_language_its_view_and_its_files() -> None:
+    shown = await files.show_page("live", "vi", 5)
     body = shown.body.decode()
-    assert '<html lang="vi" data-view="live" data-events="part.done user.erased">' in body
+    assert '<html lang="vi" data-view="live">' in body
     assert TEXTS["vi"]["noscript"] in body
     assert "$" not in body
     for name in re.findall(rf"/assets/{VERSION}/([\w.]+)", body):
@@ -73,7 +73,7 @@ async def test_the_page_names_its_language_its_view_its_events_and_its_files() -
 
 
 async def test_the_policy_allows_files_of_ours_and_nothing_written_into_a_page() -> None:
-    for answer in (await files.show_page("page", "", (), 5), await files.asset_answer(VERSION, "app.js", "", 5)):
+    for answer in (await files.show_page("page", "", 5), await files.asset_answer(VERSION, "app.js", "", 5)):
         headers = dict(answer.headers)
         policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
         assert policy.pop("default-src") == policy.pop("frame-ancestors") == "'none'"
