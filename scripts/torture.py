@@ -321,6 +321,8 @@ class Torture:
                     await trio.sleep(_CALM_SECONDS)
                     await self._alone(world, stages[0])
                     await self._mixed(world, stages[1])
+                if outside is not None:
+                    outside.heal()
                 self._report("everything is healed")
                 load.hurry()
             found = await self._look(world, "model answers garbage" in form.faults, asked.seed)

@@ -6,6 +6,8 @@ time it is, send, and store what came of it.
 Events of one user go one after the other. The next one waits until the one before it is confirmed, or was tried in vain
 for ``events.hold_seconds``: then that one steps aside. Events of different users wait for each other only where the
 endpoint fails again and again: then it gets one attempt at a time, after a growing pause.
+
+Of what may be sent the oldest goes first: after a crash all that was confirmed behind the first open event is repeated.
 """
 
 from __future__ import annotations
@@ -58,13 +60,14 @@ class Course:
         self._concurrency = concurrency
         self._open: dict[int, WaitingEvent] = {}
         self._queues: dict[str, deque[WaitingEvent]] = {}
-        self._ready: deque[WaitingEvent] = deque()
+        # A heap, by age.
+        self._ready: list[tuple[int, int, WaitingEvent]] = []
         self._later: list[tuple[float, int, WaitingEvent]] = []
         self._aside: dict[int, WaitingEvent] = {}
         self._failures = 0
         self._paused_until = 0.0
         if not endpoint.active:
-            self._ready.append(WaitingEvent(None, ""))
+            self._make_ready(WaitingEvent(None, ""))
 
     @property
     def cursor(self) -> int:
@@ -118,10 +121,10 @@ class Course:
         if self.in_flight >= most or self.is_paused(now):
             return None
         while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[2])
+            self._make_ready(heapq.heappop(self._later)[2])
         if not self._ready:
             return None
-        waiting = self._ready.popleft()
+        waiting = heapq.heappop(self._ready)[2]
         self.in_flight += 1
         if waiting.first_at is None:
             waiting.first_at = now
@@ -179,16 +182,22 @@ class Course:
     def _retry(self, waiting: WaitingEvent, at: float) -> None:
         heapq.heappush(self._later, (at, next(_numbers), waiting))
 
+    def _make_ready(self, waiting: WaitingEvent) -> None:
+        # What stands apart from the order comes behind all that is known now: it must not hold up what is in order.
+        in_order = waiting.event is not None and waiting.aside_since is None
+        place = waiting.event.sequence if waiting.event is not None and in_order else self.looked_to + 1
+        heapq.heappush(self._ready, (place, next(_numbers), waiting))
+
     def _enqueue(self, waiting: WaitingEvent) -> None:
         queue = self._queues.setdefault(waiting.key, deque())
         queue.append(waiting)
         if len(queue) == 1:
-            self._ready.append(waiting)
+            self._make_ready(waiting)
 
     def _leave(self, waiting: WaitingEvent) -> None:
         queue = self._queues[waiting.key]
         queue.popleft()
         if queue:
-            self._ready.append(queue[0])
+            self._make_ready(queue[0])
         else:
             del self._queues[waiting.key]

@@ -24,6 +24,8 @@ import asyncpg
 import httpx
 import trio
 
+from convo.settings import DatabaseSettings
+from convo.store.server_settings import connections_wanted
 from tests.support.brokers import OwnBroker
 from tests.support.buckets import S3Server
 from tests.support.faking import fake
@@ -50,6 +52,8 @@ SETTINGS = {
     "observe.log_format": "json",
 }
 _REMOTE = {"attempt_seconds": "2.5", "attempts": "2", "backoff_seconds": "0.2", "backoff_max_seconds": "1"}
+# Of commands and of the run itself.
+_LOOKS = 12
 _BREAKER = {"breaker_open_seconds": "3"}
 
 
@@ -239,7 +243,7 @@ async def open_world(
     """Start everything, the processes with these ``settings`` besides; at the end stop it, whatever state it is in."""
     world = World(folder, chance)
     async with AsyncExitStack() as stack:
-        world.database = await stack.enter_async_context(_postgres(world.data_folder))
+        world.database = await stack.enter_async_context(_postgres(world.data_folder, connections_of(processes)))
         socket_folder = Path(parse_qs(urlsplit(world.database).query)["host"][0])
         world.network = await stack.enter_async_context(open_proxy(socket_folder / ".s.PGSQL.5432", port=free_port()))
         world.model = stack.enter_context(fake("model", "scattered", "0.02"))
@@ -252,6 +256,14 @@ async def open_world(
             stack.push_async_callback(_end, convo)
         await _start_all(world.convos)
         yield world
+
+
+def connections_of(processes: int) -> int:
+    """Return how many connections all of them may open, with one more that visits, and those who look at the database.
+
+    With fewer the looks of the run itself are refused, at any time: every process then has all that it may open.
+    """
+    return (processes + 1) * connections_wanted(DatabaseSettings().pool_max) + _LOOKS
 
 
 def _settings(world: World) -> dict[str, str]:
@@ -288,10 +300,11 @@ async def _end(convo: Convo) -> None:
 
 
 @asynccontextmanager
-async def _postgres(folder: Path) -> AsyncIterator[str]:
+async def _postgres(folder: Path, connections: int) -> AsyncIterator[str]:
     """Run PostgreSQL under a process that starts it again whenever it dies; yield its URL."""
     folder.mkdir(parents=True)
     line = [sys.executable, "-m", "tests.support.embedded_server", str(folder), "keep"]
+    line.append(f"connections={connections}")
     with (folder / "output.txt").open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220  (a fork takes milliseconds)
             line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=output, text=True, cwd=ROOT, process_group=0

@@ -30,18 +30,20 @@ async def test_after_the_bound_work_goes_on_step_by_step_until_a_moment_comes(au
     load = Load()
     moments = IdleMoments(load, 600.0)
     began = trio.current_time()
-    await moments.next_one()
-    assert trio.current_time() == began + 600.0
-    assert moments.busy_seconds == moments.longest_seconds == 600.0
-    await moments.next_one()
-    assert trio.current_time() == began + 600.0 + GIVE_WAY_SECONDS, "each step only tries for a moment"
-    load.pressed = False
-    await moments.next_one()
-    assert moments.busy_seconds == 0.0
-    load.pressed = True
-    began = trio.current_time()
-    await moments.next_one()
-    assert trio.current_time() == began + 600.0, "it waits as before"
+    # On the virtual clock: one that waited for ever would hang the run.
+    with trio.fail_after(7200):
+        await moments.next_one()
+        assert trio.current_time() == began + 600.0
+        assert moments.busy_seconds == moments.longest_seconds == 600.0
+        await moments.next_one()
+        assert trio.current_time() == began + 600.0 + GIVE_WAY_SECONDS, "each step only tries for a moment"
+        load.pressed = False
+        await moments.next_one()
+        assert moments.busy_seconds == 0.0
+        load.pressed = True
+        began = trio.current_time()
+        await moments.next_one()
+        assert trio.current_time() == began + 600.0, "it waits as before"
 
 
 async def test_how_long_it_has_waited_is_seen_meanwhile_and_not_when_there_is_no_work(

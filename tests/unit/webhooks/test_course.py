@@ -92,6 +92,29 @@ def test_the_cursor_stands_before_the_first_event_that_is_not_confirmed() -> Non
     assert one.cursor == 3
 
 
+def test_the_oldest_goes_first_so_that_little_is_repeated_after_a_crash() -> None:
+    one = course("mia", "tom", "mia", "ann", "eve", concurrency=2)
+    first, second = taken(one, 0)
+    end(one, first, 1, good=True)
+    (third,) = taken(one, 1)
+    assert sequences([second, third]) == [2, 3], "her first one has just ended, and others have waited for longer"
+    end(one, second, 2, good=False)
+    assert sequences(taken(one, 2)) == [4]
+    end(one, third, 3, good=True)
+    assert sequences(taken(one, 3)) == [2]
+
+
+def test_what_is_apart_from_the_order_waits_for_what_was_there_before_it() -> None:
+    one = course("mia", "tom", "mia", concurrency=1)
+    one.add_aside([AsideEvent(event=event(0, "ann"), attempts=0, due_at=AT)])
+    one.add(EventPage(events=[event(4, "eve")], looked_to=4))
+    seen = []
+    while found := taken(one, 0):
+        seen += sequences(found)
+        end(one, found[0], 0, good=True)
+    assert seen == [1, 2, 3, 0, 4]
+
+
 def test_what_an_endpoint_does_not_want_is_passed_over() -> None:
     one = Course(ENDPOINT, hold_seconds=300, concurrency=8)
     one.add(EventPage(events=[], looked_to=40))
