@@ -35,7 +35,7 @@ from convo.errors import (
     RemoteRefused,
     RemoteUnavailable,
 )
-from convo.outbound_connection import IDLE_SECONDS, Connection, Place, WireAnswer, request_bytes
+from convo.outbound_connection import IDLE_SECONDS, OutboundConnection, Place, WireAnswer, request_bytes
 from convo.remote_faults import decoded, fault_in
 from convo.remote_pauses import body_pause_seconds, retry_after_seconds
 
@@ -100,7 +100,7 @@ class OutboundClient:
         self._trusted = trusted_authorities(name, ca_file, verify=verify)
         self._backstop = seconds * _BACKSTOP
         # Those that nobody uses, by place and by proxy; the one that was used last is used next, so that few are open.
-        self._idle: defaultdict[Place, deque[Connection]] = defaultdict(deque)
+        self._idle: defaultdict[Place, deque[OutboundConnection]] = defaultdict(deque)
         self._idle_proxied: defaultdict[str, list[httpx.AsyncHTTPTransport]] = defaultdict(list)
         self._proxied: list[httpx.AsyncHTTPTransport] = []
 
@@ -180,7 +180,7 @@ class OutboundClient:
     ) -> WireAnswer:
         request = request_bytes(method, target.path, headers, content)
         idle = self._idle[target.place]
-        connection = _usable(idle) or await Connection.open(target.place, self._trusted)
+        connection = _usable(idle) or await OutboundConnection.open(target.place, self._trusted)
         try:
             return await connection.exchange(request, bytes_max)
         finally:
@@ -216,7 +216,7 @@ class OutboundClient:
         return transport
 
 
-def _usable(idle: deque[Connection]) -> Connection | None:
+def _usable(idle: deque[OutboundConnection]) -> OutboundConnection | None:
     """Take the connection that was used last, if it can be used; close those that nobody will use again."""
     now = trio.current_time()
     while idle and now > idle[0].idle_since + IDLE_SECONDS:

@@ -63,7 +63,7 @@ def request_bytes(method: str, target: str, headers: Mapping[str, str], body: by
     return f"{method} {target} HTTP/1.1\r\n{head}{length}\r\n".encode("ascii") + (body or b"")
 
 
-class Connection:
+class OutboundConnection:
     """An open connection: one call at a time.
 
     ``reusable``: the last answer was read to its end, and both sides keep the connection. It is closed by whoever has

@@ -185,7 +185,7 @@ async def test_headers_of_one_name_are_one_and_those_of_an_interim_answer_are_no
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n" + b"X: y\r\n" * 60_000 + b"\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000 + HI,
-        HI.replace(b"\r\n\r\n", b"\r\nX: " + b"y" * 150_000 + b"\r\n\r\n"),
+        HI.replace(b"\r\n\r\n", b"\r\nX: " + b"y" * 300_000 + b"\r\n\r\n"),
     ],
 )  # fmt: skip
 async def test_what_is_no_answer_or_not_all_of_one_is_an_outage_and_is_asked_once(

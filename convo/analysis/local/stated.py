@@ -41,8 +41,18 @@ def stated(said: words.UserTurn) -> Iterator[MemoryFact]:
     for sentence in words.sentences(words.unquoted(said.text)):
         spelt = _spelt(sentence.text, said.language)
         if tongue.mentions.search(spelt) and not tongue.unreal.search(spelt):
-            for clause in _statements(sentence, said.language):
-                yield from _facts(clause, said.language, greeted=greeted)
+            yield from _of_sentence(sentence, said.language, greeted=greeted)
+
+
+def _of_sentence(sentence: words.Sentence, language: words.Language, *, greeted: bool) -> Iterator[MemoryFact]:
+    # The facts first: most sentences hold none, and to find out what in one of them asks costs more.
+    clauses = words.clauses(sentence.text)
+    found = [(clause, facts) for clause in clauses if (facts := [*_facts(clause, language, greeted=greeted)])]
+    if found:
+        states = _statements(sentence, language)
+        for clause, facts in found:
+            if clause in states:
+                yield from facts
 
 
 def _spelt(text: str, language: words.Language) -> str:
@@ -71,6 +81,8 @@ def _facts(clause: str, language: words.Language, *, greeted: bool) -> Iterator[
 
 
 def _first_fact(part: str, spelt: str, tongue: forms.Tongue, *, greeted: bool) -> Iterator[MemoryFact]:
+    if not tongue.any_form.match(spelt):
+        return
     for form in tongue.forms:
         if (greeted or form.trim != "greeted") and (fact := _fact(form, part, spelt, tongue)):
             yield fact

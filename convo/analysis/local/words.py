@@ -39,6 +39,7 @@ _ASKING = "?？؟⁇⁈⁉‽﹖︖⸮፧꘏⳺⳻𞥟"
 _INSIDE = "՞"
 # Full stops after which no space is due.
 _STOPS = "。！｡۔।॥։።"
+_ASKING_MARKS, _STOP_MARKS = frozenset(f"{_ASKING};"), frozenset(_STOPS)
 _GREEK_ASKS = "(?<=[\u0370-\u03ff\u1f00-\u1fff]);"
 _ENDING = re.compile(f"(?:[.!…{_ASKING}{_STOPS}]|{_GREEK_ASKS})+[\"'”’)\\]]*|\n+")
 _BREAK = re.compile("\\.{2,}|[,;:()\\[\\]—–|]| - ")
@@ -124,7 +125,7 @@ def _sentences(text: str) -> Iterator[Sentence]:
 
 def _closes(text: str, start: int, ending: re.Match[str]) -> bool:
     # A point inside "3.5" or "e.g" closes nothing, nor does the one of "Mr."; a question mark always does.
-    if "\n" in ending[0] or _asks(ending[0]) or not set(_STOPS).isdisjoint(ending[0]):
+    if "\n" in ending[0] or _asks(ending[0]) or not _STOP_MARKS.isdisjoint(ending[0]):
         return True
     if ending.end() < len(text) and not text[ending.end()].isspace():
         return False
@@ -139,7 +140,7 @@ def _sentence(body: str, marks: str) -> Sentence | None:
 
 
 def _asks(marks: str) -> bool:
-    return ";" in marks or not set(_ASKING).isdisjoint(marks)
+    return not _ASKING_MARKS.isdisjoint(marks)
 
 
 def clauses(sentence: str) -> list[str]:
