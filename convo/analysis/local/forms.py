@@ -37,8 +37,8 @@ class Form(Struct, frozen=True, kw_only=True):
 class Tongue(Struct, frozen=True, kw_only=True):
     """The forms of one language and the words that its captures are cut at or refused for.
 
-    A sentence without ``mentions`` is about another person; an ``unreal`` one states no present fact. ``any_form``
-    matches where one of the ``forms`` does: most clauses match none, and are tried once and not fifty times.
+    A sentence without ``mentions`` is about another person; an ``unreal`` one states no present fact. ``any_form`` is
+    ``any_of`` all ``forms``: most clauses match none, and are tried once and not fifty times.
     """
 
     forms: tuple[Form, ...]
@@ -62,9 +62,9 @@ def form(kind: str, pattern: str, text: str, trim: Trim = "as is") -> Form:
 
 
 def any_of(several: Sequence[Form]) -> re.Pattern[str]:
-    """Make a pattern that matches where that of one of the forms does; it captures nothing."""
+    """Make a pattern that matches where one of the forms does; its group is the number of the first, from 1."""
     unnamed = (re.sub(r"\(\?P<\w+>", "(?:", one.pattern.pattern) for one in several)
-    return re.compile("|".join(f"(?:{pattern})" for pattern in unnamed))
+    return re.compile("|".join(f"({pattern})" for pattern in unnamed))
 
 
 def alternatives(listed: str) -> str:

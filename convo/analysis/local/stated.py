@@ -6,6 +6,7 @@ its folded words: the same in every conversation, spelt with diacritics or witho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from convo.analysis.local import asked, english, forms, slices, vietnamese, words
@@ -81,12 +82,15 @@ def _facts(clause: str, language: words.Language, *, greeted: bool) -> Iterator[
 
 
 def _first_fact(part: str, spelt: str, tongue: forms.Tongue, *, greeted: bool) -> Iterator[MemoryFact]:
-    if not tongue.any_form.match(spelt):
-        return
-    for form in tongue.forms:
-        if (greeted or form.trim != "greeted") and (fact := _fact(form, part, spelt, tongue)):
-            yield fact
-            return
+    found = tongue.any_form.match(spelt)
+    # Its groups are the forms: those before the first that matches do not.
+    first = len(tongue.forms) if found is None else (found.lastindex or 1) - 1
+    for form in tongue.forms[first:]:
+        if (greeted or form.trim != "greeted") and (match := form.pattern.match(spelt)):
+            fact = _fact(form, match, part, tongue)
+            if fact is not None:
+                yield fact
+                return
 
 
 def _openings(clause: str, language: words.Language) -> list[str]:
@@ -97,10 +101,7 @@ def _openings(clause: str, language: words.Language) -> list[str]:
     return [part.strip()[:CLAUSE_CHARACTERS_MAX] for part in (*parts, clause[start:]) if part.strip()]
 
 
-def _fact(form: forms.Form, part: str, spelt: str, tongue: forms.Tongue) -> MemoryFact | None:
-    match = form.pattern.match(spelt)
-    if match is None:
-        return None
+def _fact(form: forms.Form, match: re.Match[str], part: str, tongue: forms.Tongue) -> MemoryFact | None:
     # The pattern reads lower case, the fact keeps the user's own spelling.
     captured = {name: part[slice(*match.span(name))].strip() for name in match.groupdict() if match[name]}
     captured["it"] = forms.cut(captured["it"], form.trim, tongue)
