@@ -225,6 +225,13 @@ async def test_an_answer_that_comes_before_all_was_sent_is_read(client: Outbound
 # --- connections
 
 
+async def test_nobody_gets_the_answer_to_a_call_that_was_cancelled(client: OutboundClient) -> None:
+    async with answering([[b"", b"", HI]], [[HI.replace(b"hi", b"yo")]]) as server:
+        with trio.move_on_after(LATE):
+            await client.post(server.url, b"{}", {})
+        assert (await client.post(server.url, b"{}", {})).body == b"yo"
+
+
 async def test_a_connection_that_its_server_has_closed_is_not_used(client: OutboundClient) -> None:
     async with answering([[HI]], [[HI]]) as server:
         for _ in range(2):
