@@ -85,7 +85,7 @@ class OutboundConnection:
         """
         try:
             plain = await trio.open_tcp_stream(place.host, place.port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the second of a name that none can be
             raise httpx.ConnectError(str(error)) from error
         if not place.tls:
             return cls(plain, plain.socket)

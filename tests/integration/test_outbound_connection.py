@@ -272,6 +272,11 @@ async def test_nobody_who_listens_is_an_outage(client: OutboundClient) -> None:
         await client.post(f"http://127.0.0.1:{port}", b"{}", {})
 
 
+async def test_a_name_that_none_can_be_is_an_outage(client: OutboundClient) -> None:
+    with pytest.raises(RemoteUnavailable, match="ConnectError"):
+        await client.post(f"http://{'a' * 70}.test", b"{}", {})
+
+
 async def test_what_speaks_no_tls_is_an_outage_under_https(client: OutboundClient) -> None:
     async def speak_first(stream: trio.SocketStream) -> None:
         await stream.send_all(HI)
