@@ -117,7 +117,8 @@ def sentences(text: str) -> Iterator[Sentence]:
 
 def _sentences(text: str) -> Iterator[Sentence]:
     start = 0
-    for ending in (_ASCII_ENDING if text.isascii() else _ENDING).finditer(text):
+    endings = _ASCII_ENDING.finditer(text) if text.isascii() else _ENDING.finditer(text)
+    for ending in endings:
         if _closes(text, start, ending):
             if sentence := _sentence(text[start : ending.start()], ending[0]):
                 yield sentence
