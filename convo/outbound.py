@@ -11,9 +11,9 @@ import re
 import ssl
 import zlib
 from base64 import b64encode
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from types import TracebackType
@@ -35,6 +35,7 @@ from convo.errors import (
     RemoteRefused,
     RemoteUnavailable,
 )
+from convo.outbound_connection import IDLE_SECONDS, OutboundConnection, Place, WireAnswer, request_bytes
 from convo.remote_faults import decoded, fault_in
 from convo.remote_pauses import body_pause_seconds, retry_after_seconds
 
@@ -50,6 +51,8 @@ _PASSING = frozenset({408, 409, 425, 498})
 # The key, the account, the address or the model's name is wrong: every call would be refused, whatever it asks.
 _DENIED = frozenset({401, 402, 403, 404})
 _REDIRECTS = range(300, 400)
+_PORTS = {"http": 80, "https": 443}
+_PROTOCOLS = ["http/1.1"]
 # Compressed answers are not asked for. Those that come all the same are decompressed, up to the bound of an answer.
 _HEADERS = {
     "accept": "*/*",
@@ -81,10 +84,9 @@ class RemoteAnswer(Struct, frozen=True, kw_only=True):
 class OutboundClient:
     """The HTTP client of one service, an async context manager; ``name`` is what errors call the service.
 
-    These are the transports of httpx without its ``AsyncClient``, and with a pool for each connection: the client takes
-    more of the processor than the transport, and a pool looks at all its connections for each call
-    (``scripts/bench/calls.py --client``). So there are as many connections as calls at once, and no call waits for one:
-    a call that is cancelled while it waits costs httpx a slot of its pool for ever. No cookie is kept.
+    Calls go through connections of our own (``outbound_connection``), those through a proxy of the environment through
+    transports of httpx with one connection each. There are as many as calls at once, and no call waits for one: a call
+    that is cancelled while it waits costs httpx a slot of its pool for ever. No cookie is kept.
 
     ``seconds`` is the longest time that a caller gives one call. ``ca_file`` holds authorities that are trusted besides
     the public ones; without ``verify`` no certificate is looked at.
@@ -96,11 +98,11 @@ class OutboundClient:
     def __init__(self, name: str, *, seconds: float, ca_file: str = "", verify: bool = True) -> None:
         self.name = name
         self._trusted = trusted_authorities(name, ca_file, verify=verify)
-        self._extensions = {"timeout": httpx.Timeout(seconds * _BACKSTOP).as_dict()}
-        # All that were opened, and by proxy ("" for none) those that nobody uses; the one that was used last is used
-        # next, so that few connections are open.
-        self._opened: list[httpx.AsyncHTTPTransport] = []
-        self._idle: defaultdict[str, list[httpx.AsyncHTTPTransport]] = defaultdict(list)
+        self._backstop = seconds * _BACKSTOP
+        # Those that nobody uses, by place and by proxy; the one that was used last is used next, so that few are open.
+        self._idle: defaultdict[Place, deque[OutboundConnection]] = defaultdict(deque)
+        self._idle_proxied: defaultdict[str, list[httpx.AsyncHTTPTransport]] = defaultdict(list)
+        self._proxied: list[httpx.AsyncHTTPTransport] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,23 +110,12 @@ class OutboundClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for idle in self._idle.values():
+            for connection in idle:
+                connection.close()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
-            for transport in self._opened:
+            for transport in self._proxied:
                 await transport.aclose()
-
-    @contextmanager
-    def _transport(self, proxy: str) -> Iterator[httpx.AsyncHTTPTransport]:
-        idle = self._idle[proxy]
-        transport = idle.pop() if idle else self._open(proxy)
-        try:
-            yield transport
-        finally:
-            idle.append(transport)
-
-    def _open(self, proxy: str) -> httpx.AsyncHTTPTransport:
-        transport = httpx.AsyncHTTPTransport(verify=self._trusted, limits=_ONE, proxy=proxy or None)
-        self._opened.append(transport)
-        return transport
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, answer_bytes_max: int = ANSWER_BYTES_MAX
@@ -163,17 +154,12 @@ class OutboundClient:
         try:
             target = _target(url)
             given = {name.lower(): value for name, value in headers.items()}
-            request = httpx.Request(
-                method,
-                target.url,
-                headers={**_HEADERS, **given, **target.headers},
-                content=content,
-                extensions=self._extensions,
-            )
-            with self._transport(target.proxy) as transport:
-                response = await transport.handle_async_request(request)
-                async with aclosing(response):
-                    return await self._read(response, bytes_max)
+            sent = {"host": target.host, **_HEADERS, **given, **target.headers}
+            with trio.fail_after(self._backstop):
+                if target.proxy:
+                    answer = await self._through_proxy(target, method, sent, content, bytes_max)
+                else:
+                    answer = await self._directly(target, method, sent, content, bytes_max)
         # The texts of these can quote a header or the address, and either can hold a key.
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             kind = type(error).__name__
@@ -182,24 +168,74 @@ class OutboundClient:
             ) from None
         except httpx.LocalProtocolError as error:
             raise RemoteRefused(self.name, f"the request cannot be sent ({type(error).__name__})") from None
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, trio.TooSlowError) as error:
             raise RemoteUnavailable(self.name, f"the connection failed ({type(error).__name__})") from error
+        if len(answer.body) > bytes_max:
+            raise RemoteGarbage(self.name, f"the answer is larger than {bytes_max} bytes")
+        encoding = answer.headers.get("content-encoding", "")
+        return _answer(answer, _inflated(self.name, answer.body, encoding, bytes_max))
 
-    async def _read(self, response: httpx.Response, bytes_max: int) -> RemoteAnswer:
+    async def _directly(
+        self, target: _Target, method: str, headers: Mapping[str, str], content: bytes | None, bytes_max: int
+    ) -> WireAnswer:
+        request = request_bytes(method, target.path, headers, content)
+        idle = self._idle[target.place]
+        connection = _usable(idle) or await OutboundConnection.open(target.place, self._trusted)
+        try:
+            return await connection.exchange(request, bytes_max)
+        finally:
+            if connection.reusable:
+                connection.idle_since = trio.current_time()
+                idle.append(connection)
+            else:
+                connection.close()
+
+    async def _through_proxy(
+        self, target: _Target, method: str, headers: Mapping[str, str], content: bytes | None, bytes_max: int
+    ) -> WireAnswer:
+        idle = self._idle_proxied[target.proxy]
+        transport = idle.pop() if idle else self._open_proxied(target.proxy)
+        timeout = httpx.Timeout(self._backstop).as_dict()
+        request = httpx.Request(method, target.url, headers=headers, content=content, extensions={"timeout": timeout})
         body = bytearray()
-        if bytes_max:
-            async for chunk in cast("httpx.AsyncByteStream", response.stream):
-                body += chunk
-                if len(body) > bytes_max:
-                    raise RemoteGarbage(self.name, f"the answer is larger than {bytes_max} bytes")
-        content = _inflated(self.name, bytes(body), response.headers.get("content-encoding", ""), bytes_max)
-        return _answer(response, content)
+        try:
+            response = await transport.handle_async_request(request)
+            async with aclosing(response):
+                if bytes_max:
+                    async for chunk in cast("httpx.AsyncByteStream", response.stream):
+                        body += chunk
+                        if len(body) > bytes_max:
+                            break
+        finally:
+            idle.append(transport)
+        return WireAnswer(status=response.status_code, headers=response.headers, body=bytes(body))
+
+    def _open_proxied(self, proxy: str) -> httpx.AsyncHTTPTransport:
+        transport = httpx.AsyncHTTPTransport(verify=self._trusted, limits=_ONE, proxy=proxy)
+        self._proxied.append(transport)
+        return transport
+
+
+def _usable(idle: deque[OutboundConnection]) -> OutboundConnection | None:
+    """Take the connection that was used last, if it can be used; close those that nobody will use again."""
+    now = trio.current_time()
+    while idle and now > idle[0].idle_since + IDLE_SECONDS:
+        idle.popleft().close()
+    while idle:
+        connection = idle.pop()
+        if not connection.is_stale(now):
+            return connection
+        connection.close()
+    return None
 
 
 class _Target(Struct, frozen=True, kw_only=True):
     """What an address says: where to, through which proxy of the environment (empty for none), and who we are there."""
 
     url: httpx.URL
+    place: Place
+    host: str
+    path: str
     proxy: str
     headers: Mapping[str, str]
 
@@ -210,27 +246,37 @@ def _target(address: str) -> _Target:
 
     Raises:
         httpx.InvalidURL: it is none.
+        httpx.UnsupportedProtocol: it is no address of HTTP.
     """
     url = httpx.URL(address)
+    if url.scheme not in _PORTS or not url.host:
+        raise httpx.UnsupportedProtocol("it is no address of HTTP")
     proxy = "" if proxy_bypass(url.host) else getproxies().get(url.scheme) or getproxies().get("all") or ""
     headers = {}
     if url.userinfo:
         carried = b64encode(f"{url.username}:{url.password}".encode()).decode()
         headers["authorization"] = f"Basic {carried}"
-    return _Target(url=url, proxy=proxy if "://" in proxy or not proxy else f"http://{proxy}", headers=headers)
+    return _Target(
+        url=url,
+        place=Place(host=url.raw_host.decode("ascii"), port=url.port or _PORTS[url.scheme], tls=url.scheme == "https"),
+        host=url.netloc.decode("ascii"),
+        path=url.raw_path.decode("ascii"),
+        proxy=proxy if "://" in proxy or not proxy else f"http://{proxy}",
+        headers=headers,
+    )
 
 
-def _answer(response: httpx.Response, body: bytes) -> RemoteAnswer:
+def _answer(answer: WireAnswer, body: bytes) -> RemoteAnswer:
     now = datetime.now(UTC)
-    pause = retry_after_seconds(response.headers, now)
-    if response.is_success:
-        return RemoteAnswer(status=response.status_code, code="", retry_after_seconds=pause, body=body)
+    pause = retry_after_seconds(answer.headers, now)
+    if 200 <= answer.status < 300:
+        return RemoteAnswer(status=answer.status, code="", retry_after_seconds=pause, body=body)
     return RemoteAnswer(
-        status=response.status_code,
+        status=answer.status,
         code=fault_in(body).code,
         retry_after_seconds=body_pause_seconds(decoded(body), now) if pause is None else pause,
         body=body,
-        location=_pointed_to(response.headers.get("location", "")),
+        location=_pointed_to(answer.headers.get("location", "")),
     )
 
 
@@ -244,7 +290,7 @@ def trusted_authorities(name: str, ca_file: str, *, verify: bool) -> ssl.SSLCont
         return _unverified()
     if not ca_file:
         return _public_authorities()
-    context = httpx.create_ssl_context()
+    context = _authorities()
     try:
         context.load_verify_locations(ca_file)
     except (OSError, ssl.SSLError) as error:
@@ -255,10 +301,16 @@ def trusted_authorities(name: str, ca_file: str, *, verify: bool) -> ssl.SSLCont
     return context
 
 
+def _authorities() -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(_PROTOCOLS)
+    return context
+
+
 @cache
 def _public_authorities() -> ssl.SSLContext:
     # Reading them takes tenths of a second, more than all else at a start.
-    return httpx.create_ssl_context()
+    return _authorities()
 
 
 @cache
@@ -266,6 +318,7 @@ def _unverified() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(_PROTOCOLS)
     return context
 
 

@@ -227,7 +227,15 @@ CALLS: dict[Callable[..., object], list[Call]] = {
     voices.is_silent_part: [lambda text: voices.is_silent_part(text, text)],
 }
 READ_NO_TEXT = {
-    *(forms.form, forms.alternatives, words.several, item_count.too_many_items, score.weights_version, score.share),
+    *(
+        forms.form,
+        forms.any_of,
+        forms.alternatives,
+        words.several,
+        item_count.too_many_items,
+        score.weights_version,
+        score.share,
+    ),
     # An id has 255 characters, a digest 67.
     *(identity.id_hash, identity.revision_hash, digest.compact, digest.expand, tenant.hash_of_own),
     *(tenant.tenant_of, tenant.turn_prefix, tenant.turn_bounds),

@@ -186,7 +186,8 @@ async def _side_by_side(analysts: Analysts, run: _Run) -> None:
                 calls.setdefault(analyst.together, {})[name] = analyst
         for together, group in calls.items():
             nursery.start_soon(run.together, together, group)
-        nursery.start_soon(here)
+        # The others begin before the first part of this process: it waits for its turn.
+        await here()
 
 
 async def _kept(keep_ticket: KeepTicket, name: PartName, failure: ConvoError) -> list[ConvoError]:

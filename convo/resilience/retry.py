@@ -70,7 +70,20 @@ async def retrying(  # noqa: PLR0913  (numbers of one policy, each with a unit o
         ends = state.attempt_number >= attempts
         return ends or trio.current_time() + state.upcoming_sleep + attempt_seconds > ends_at() or not may_retry()
 
+    # Nearly every call succeeds at once, and tenacity takes as much of the processor as sending it: it begins with the
+    # first failure.
+    try:
+        return await call()
+    except ConvoError as error:
+        if not is_retryable(error):
+            raise
+        failed: ConvoError | None = error
+
     async def attempt() -> T:
+        nonlocal failed
+        if failed is not None:
+            first, failed = failed, None
+            raise first
         return await call()
 
     policy = tenacity.AsyncRetrying(

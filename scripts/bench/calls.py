@@ -171,15 +171,16 @@ MakeClient = Callable[[int], contextlib.AbstractAsyncContextManager[Post]]
 
 
 def _client_table(asked: argparse.Namespace) -> Table:
-    """Measure calls at a time through ``httpx.AsyncClient``, through convo's own client, and through h11 alone."""
+    """Measure calls at a time through httpx, through h11 alone, and through convo's own client."""
     table = Table("client", "calls in flight", "calls/s", "CPU a call, ms", title="HTTP clients")
     with tempfile.TemporaryDirectory(prefix="convo-calls-") as name, _model(Path(name), asked.answers) as model:
         url = f"{model}/chat/completions"
         for about, make in (
             ("httpx.AsyncClient, one pool", partial(_httpx_client, asked.workers + 1)),
             ("httpx.AsyncClient, pools of 8", partial(_httpx_client, 8)),
-            ("httpx's transports, one for each connection (convo)", _convo_client),
+            ("httpx's transports, one for each connection", _transports_client),
             ("h11 on Trio, without TLS, proxies and errors", _h11_client),
+            ("connections of our own, httptools reads the answer (convo)", _convo_client),
         ):
             figures = trio.run(_call, make, url, asked.workers, asked.seconds)
             table.add_row(about, str(asked.workers), f"{figures['rate']:.0f}", f"{figures['cpu']:.2f}")
@@ -226,6 +227,27 @@ async def _httpx_client(each: int, connections: int) -> AsyncIterator[Post]:
                 free.append(client)
 
         yield post
+
+
+@contextlib.asynccontextmanager
+async def _transports_client(_: int) -> AsyncIterator[Post]:
+    trusted = httpx.create_ssl_context()
+    free: list[httpx.AsyncHTTPTransport] = []
+    limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+    timeout = httpx.Timeout(30.0).as_dict()
+
+    async def post(url: str) -> None:
+        transport = free.pop() if free else httpx.AsyncHTTPTransport(verify=trusted, limits=limits)
+        headers = {"content-type": "application/json"}
+        request = httpx.Request("POST", url, headers=headers, content=_BODY, extensions={"timeout": timeout})
+        try:
+            await (await transport.handle_async_request(request)).aread()
+        finally:
+            free.append(transport)
+
+    yield post
+    for transport in free:
+        await transport.aclose()
 
 
 @contextlib.asynccontextmanager

@@ -84,7 +84,7 @@ async def test_calls_that_are_cancelled_anywhere_keep_no_connection_from_later_o
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(client.get, server.url, {})
-    assert len(client._opened) == 5
+    assert sum(map(len, client._idle.values())) == 5
     await server.until(lambda seen: seen.open_connections <= 5)
 
 

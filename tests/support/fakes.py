@@ -439,7 +439,10 @@ async def _unless_client_leaves(
 
         async def watch() -> None:
             with suppress(*_GONE):
-                connection.receive_data(await stream.receive_some())
+                # A client that is quick sends its next request while this one's answer is still being ended.
+                while received := await stream.receive_some():
+                    connection.receive_data(received)
+                connection.receive_data(b"")
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from convo.analysis.local import words
-from convo.analysis.local.forms import Form, Tongue, alternatives, form
+from convo.analysis.local.forms import Form, Tongue, alternatives, any_of, form
 
 _ME = r"(?:i'?m|i am)"
 _SOFT = (
@@ -166,6 +166,7 @@ FORMS: tuple[Form, ...] = (
 
 ENGLISH = Tongue(
     forms=FORMS,
+    any_form=any_of(FORMS),
     # After one of these nothing in the sentence states a present fact.
     unreal=re.compile(
         r"\b(?:if|would|wouldn'?t|wish|imagine|suppose|pretend|pretending|unless|used to|i'd|dreamed|dreamt|said|says"

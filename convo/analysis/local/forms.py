@@ -6,6 +6,7 @@ Precision goes before recall: what points elsewhere ("I like that") or runs on i
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -36,10 +37,12 @@ class Form(Struct, frozen=True, kw_only=True):
 class Tongue(Struct, frozen=True, kw_only=True):
     """The forms of one language and the words that its captures are cut at or refused for.
 
-    A sentence without ``mentions`` is about another person; an ``unreal`` one states no present fact.
+    A sentence without ``mentions`` is about another person; an ``unreal`` one states no present fact. ``any_form`` is
+    ``any_of`` all ``forms``: most clauses match none, and are tried once and not fifty times.
     """
 
     forms: tuple[Form, ...]
+    any_form: re.Pattern[str]
     unreal: re.Pattern[str]
     leads: re.Pattern[str]
     openings: re.Pattern[str]
@@ -56,6 +59,12 @@ class Tongue(Struct, frozen=True, kw_only=True):
 def form(kind: str, pattern: str, text: str, trim: Trim = "as is") -> Form:
     """Make a form, its pattern compiled."""
     return Form(kind=kind, pattern=re.compile(pattern), text=text, trim=trim)
+
+
+def any_of(several: Sequence[Form]) -> re.Pattern[str]:
+    """Make a pattern that matches where one of the forms does; its group is the number of the first, from 1."""
+    unnamed = (re.sub(r"\(\?P<\w+>", "(?:", one.pattern.pattern) for one in several)
+    return re.compile("|".join(f"({pattern})" for pattern in unnamed))
 
 
 def alternatives(listed: str) -> str:

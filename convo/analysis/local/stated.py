@@ -6,6 +6,7 @@ its folded words: the same in every conversation, spelt with diacritics or witho
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from convo.analysis.local import asked, english, forms, slices, vietnamese, words
@@ -41,8 +42,18 @@ def stated(said: words.UserTurn) -> Iterator[MemoryFact]:
     for sentence in words.sentences(words.unquoted(said.text)):
         spelt = _spelt(sentence.text, said.language)
         if tongue.mentions.search(spelt) and not tongue.unreal.search(spelt):
-            for clause in _statements(sentence, said.language):
-                yield from _facts(clause, said.language, greeted=greeted)
+            yield from _of_sentence(sentence, said.language, greeted=greeted)
+
+
+def _of_sentence(sentence: words.Sentence, language: words.Language, *, greeted: bool) -> Iterator[MemoryFact]:
+    # The facts first: most sentences hold none, and to find out what in one of them asks costs more.
+    clauses = words.clauses(sentence.text)
+    found = [(clause, facts) for clause in clauses if (facts := [*_facts(clause, language, greeted=greeted)])]
+    if found:
+        states = _statements(sentence, language)
+        for clause, facts in found:
+            if clause in states:
+                yield from facts
 
 
 def _spelt(text: str, language: words.Language) -> str:
@@ -71,10 +82,15 @@ def _facts(clause: str, language: words.Language, *, greeted: bool) -> Iterator[
 
 
 def _first_fact(part: str, spelt: str, tongue: forms.Tongue, *, greeted: bool) -> Iterator[MemoryFact]:
-    for form in tongue.forms:
-        if (greeted or form.trim != "greeted") and (fact := _fact(form, part, spelt, tongue)):
-            yield fact
-            return
+    found = tongue.any_form.match(spelt)
+    # Its groups are the forms: those before the first that matches do not.
+    first = len(tongue.forms) if found is None else (found.lastindex or 1) - 1
+    for form in tongue.forms[first:]:
+        if (greeted or form.trim != "greeted") and (match := form.pattern.match(spelt)):
+            fact = _fact(form, match, part, tongue)
+            if fact is not None:
+                yield fact
+                return
 
 
 def _openings(clause: str, language: words.Language) -> list[str]:
@@ -85,10 +101,7 @@ def _openings(clause: str, language: words.Language) -> list[str]:
     return [part.strip()[:CLAUSE_CHARACTERS_MAX] for part in (*parts, clause[start:]) if part.strip()]
 
 
-def _fact(form: forms.Form, part: str, spelt: str, tongue: forms.Tongue) -> MemoryFact | None:
-    match = form.pattern.match(spelt)
-    if match is None:
-        return None
+def _fact(form: forms.Form, match: re.Match[str], part: str, tongue: forms.Tongue) -> MemoryFact | None:
     # The pattern reads lower case, the fact keeps the user's own spelling.
     captured = {name: part[slice(*match.span(name))].strip() for name in match.groupdict() if match[name]}
     captured["it"] = forms.cut(captured["it"], form.trim, tongue)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from convo.analysis.local import words
-from convo.analysis.local.forms import Form, Tongue, Trim, alternatives, form
+from convo.analysis.local.forms import Form, Tongue, Trim, alternatives, any_of, form
 
 _SOFT = (
     r"(?:(?:rất|cũng|thực sự|thật sự|vẫn|luôn|đặc biệt|cực kỳ|cực kì|cực|siêu|hiện|hiện tại|đang|đã|mới|được|vừa"
@@ -159,6 +159,7 @@ def _tongue(*, bare: bool) -> Tongue:
     )
     return Tongue(
         forms=forms,
+        any_form=any_of(forms),
         unreal=re.compile(pattern(_UNREAL)),
         mentions=re.compile(pattern(r"\bME\b")),
         leads=re.compile(pattern(_LEADS)),

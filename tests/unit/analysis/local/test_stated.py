@@ -4,6 +4,7 @@ import pytest
 
 from convo.analysis import local
 from convo.analysis.local import stated
+from convo.analysis.local.words import Language
 from tests.support.saying import user_says
 
 
@@ -151,3 +152,9 @@ def test_facts_are_bounded_in_number_and_length() -> None:
     long = local.memories(user_says("I like " + "a" * 5_000)).facts
     assert len(many) == stated.LOCAL_FACTS_MAX
     assert all(len(fact.text) <= stated.FACT_CHARACTERS_MAX for fact in long)
+
+
+@pytest.mark.parametrize("language", stated._TONGUES)
+def test_the_forms_of_a_language_are_the_groups_of_the_pattern_of_all(language: Language) -> None:
+    tongue = stated._TONGUES[language]
+    assert tongue.any_form.groups == len(tongue.forms)

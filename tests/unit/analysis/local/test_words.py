@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from typing import Any
@@ -109,3 +110,11 @@ def test_the_language_of_a_turn_is_guessed(text: str, expected: str) -> None:
 )
 def test_a_question_mark_of_any_script_asks(text: str, asked: list[str]) -> None:
     assert [one.text for one in words.sentences(words.clean(text)) if one.asked and one.text.strip("﹖")] == asked
+
+
+def test_in_ascii_sentences_end_where_they_do_in_all_texts() -> None:
+    for length in range(1, 6):
+        for letters in itertools.product('.?\n"a ;', repeat=length):
+            text = "".join(letters)
+            spans = [found.span() for found in words._ASCII_ENDING.finditer(text)]
+            assert spans == [found.span() for found in words._ENDING.finditer(text)], repr(text)
