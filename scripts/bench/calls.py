@@ -36,7 +36,7 @@ from convo import outbound
 from scripts.bench import databases, load, machine, servers
 
 _SIZE_BYTES = 4_000
-_FILL_RATE = 400.0
+_FILL_RATE = 1_500.0
 _BODY = b'{"model": "slow", "messages": [{"role": "user", "content": "' + b"x" * _SIZE_BYTES + b'"}]}'
 _OPEN = "SELECT count(*) FROM (SELECT FROM job WHERE state IN ('ready', 'leased') LIMIT 1) AS one"
 _WATCHED = (
