@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
@@ -60,7 +61,7 @@ async def test_a_json_loads_planted_in_a_route_is_named_with_its_line_and_its_co
                 break
         else:
             pytest.fail(f"never named: {stack}")
-    assert told["seconds"] > 0.1
+    assert told["seconds"] > Settings().observe.loop_block_seconds
     assert told["cause"] == "code"
     assert [place for place in stack if re.fullmatch(r"convo/web/accept\.py:\d+ _commit", place)]
     assert told["task"]
@@ -144,8 +145,10 @@ async def test_what_was_said_is_nowhere_in_it(database: str, tmp_path: Path) -> 
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            for number in range(20):
+            # On a busy machine none of the first may be seen under way.
+            for number in itertools.count():
                 await client.post("/v1/conversations/end", json={**body, "conversation_id": f"shown-{number}"})
+                if number >= 20 and any('conversation_id":"shown-' in text for text in shown):
+                    break
             nursery.cancel_scope.cancel()
-    assert any('conversation_id":"shown-' in text for text in shown)
     assert canary not in "".join(shown)

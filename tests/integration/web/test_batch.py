@@ -7,7 +7,6 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,13 @@ import pytest
 import trio
 import zstandard
 
-from convo import service
 from convo.client import AsyncClient, Conflict, Receipt
 from convo.store import keys
 from convo.store.postgres import Postgres
-from tests.support.both_doors import both_doors
+from tests.support.both_doors import at_both
 from tests.support.doors import get
 from tests.support.making import ask, open_store
-from tests.support.ports import free_port
-from tests.support.running import Running, ended, loaded_settings, serving
+from tests.support.running import Running, ended, serving
 
 BATCH = "/v1/conversations/batch"
 TYPE = "application/x-ndjson"
@@ -66,24 +63,6 @@ async def posted(url: str, content: bytes | Iterable[bytes], headers: Mapping[st
 def told(found: Iterable[Mapping[str, Any]]) -> list[Any]:
     """Return the id of each receipt, and the status of each problem."""
     return [one.get("status") or one["conversation_id"] for one in found]
-
-
-@asynccontextmanager
-async def at_both(
-    database: str, folder: Path, monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str] | None = None
-) -> AsyncIterator[dict[str, str]]:
-    """Serve at both doors; yield their URLs."""
-    port, stock_port = free_port(), free_port()
-    monkeypatch.setattr(service, "serve_http", both_doors(stock_port))
-    ready = trio.Event()
-    async with trio.open_nursery() as nursery:
-        given = {"observe.log_level": "error", "jobs.workers": "0", **(settings or {})}
-        nursery.start_soon(service.serve, loaded_settings(folder, database, given, port=port), lambda _: ready.set())
-        await ready.wait()
-        try:
-            yield {"ours": f"http://127.0.0.1:{port}", "stock": f"http://127.0.0.1:{stock_port}"}
-        finally:
-            nursery.cancel_scope.cancel()
 
 
 async def hold(connection: Any) -> None:

@@ -15,6 +15,7 @@ from convo.event_types import EVENT_TYPES
 from convo.store import keys
 from convo.store.couriers import read_events
 from convo.web import event_stream
+from tests.support.both_doors import at_both
 from tests.support.making import ask, open_store
 from tests.support.running import ended, running, serving
 
@@ -97,6 +98,26 @@ async def test_a_stream_gets_every_event_as_it_happens_with_its_number(database:
             "conversation.analysed",
         ]
         assert reader.ids == [str(n) for n in range(6, 11)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_framework_alone_sends_the_same_stream(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        at_both(database, tmp_path, monkeypatch, ACCEPTED) as urls,
+        httpx.AsyncClient(base_url=urls["ours"], timeout=30) as ours,
+        httpx.AsyncClient(base_url=urls["stock"], timeout=30) as stock,
+        trio.open_nursery() as nursery,
+    ):
+        readers = [Reader(), Reader()]
+        for client, reader in zip((ours, stock), readers, strict=True):
+            nursery.start_soon(reader.read, client)
+            await reader.opened.wait()
+        await posted(stock, "talk-1", "talk-2")
+        assert await readers[1].got(2) == ["talk-1", "talk-2"]
+        assert await readers[0].got(2) == ["talk-1", "talk-2"]
+        assert readers[0].events == readers[1].events
         nursery.cancel_scope.cancel()
 
 
