@@ -34,8 +34,8 @@ async def test_a_json_loads_planted_in_a_route_is_named_with_its_line_and_its_co
     receipt = accept._receipt
 
     def planted(*arguments: Any) -> Any:
-        for _ in range(1 + number):
-            json.loads(LONG)  # some 200 ms
+        for _ in range(2 + number):
+            json.loads(LONG)  # 100 to 200 ms
         return receipt(*arguments)
 
     # The client first: it reads certificates, which holds this loop, and only one block in 10 s is logged.
@@ -61,7 +61,7 @@ async def test_a_json_loads_planted_in_a_route_is_named_with_its_line_and_its_co
                 break
         else:
             pytest.fail(f"never named: {stack}")
-    assert told["seconds"] > Settings().observe.loop_block_seconds
+    assert told["seconds"] > 0.1
     assert told["cause"] == "code"
     assert [place for place in stack if re.fullmatch(r"convo/web/accept\.py:\d+ _commit", place)]
     assert told["task"]

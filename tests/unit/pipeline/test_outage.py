@@ -144,7 +144,7 @@ def down() -> RemoteError:
     return RemoteUnavailable("llm", "answered 503")
 
 
-@pytest.mark.parametrize("backlog", [300, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("backlog", [1_000, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_a_model_that_answers_503_for_two_hours_costs_time_and_nothing_else(
     backlog: int, autojump_clock: MockClock
 ) -> None:
