@@ -50,6 +50,7 @@ _MEMORY_BYTES = 2 * 1024**3
 _numbers = itertools.count(1)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _SLOW = ("tests/system/test_torture.py", "tests/system/", "tests/test_linear.py", "tests/integration/commands/")
+_CLOCKS = {"autojump_clock", "mock_clock"}
 _BLOCK_SECONDS = 1.0
 """What the code of one pass of a test's loop may take, without waits for a processor and the garbage collector."""
 
@@ -74,8 +75,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: next((place for place, name in enumerate(_SLOW) if item.nodeid.startswith(name)), 9))
     for item in items:
+        _check_clock(item)
         if item.get_closest_marker("trio") and not item.get_closest_marker("blocks_loop"):
             item.add_marker(pytest.mark.trio(run=run_watched), append=False)
+
+
+def _check_clock(item: pytest.Item) -> None:
+    """Refuse a test whose virtual clock would not run it: pytest-trio looks for one among the test's own arguments."""
+    if not isinstance(item, pytest.Function) or not item.get_closest_marker("trio"):
+        return
+    if unused := _CLOCKS.intersection(item.fixturenames).difference(item._fixtureinfo.argnames):
+        raise pytest.UsageError(f"{item.nodeid} asks for {unused}, but not as an argument: it would run on real time")
 
 
 def run_watched(

@@ -78,9 +78,8 @@ class Clients:
     ],
     ids=["accepts", *FLOODS],
 )
-@pytest.mark.usefixtures("autojump_clock")
 async def test_only_accepts_do_not_wait_for_others_and_not_behind_what_was_refused(
-    sent: bytes, before: list[int], after: list[int]
+    autojump_clock: MockClock, sent: bytes, before: list[int], after: list[int]
 ) -> None:
     clients, wire = Clients(), Memory(sent)
     async with trio.open_nursery() as nursery, clients.turns.turn("10.0.0.1"):
@@ -136,9 +135,8 @@ class Patient(Memory):
     ("sent", "before"), [(GOOD, []), (GOOD[:-1], [200])], ids=["its body is here", "its body has not come"]
 )
 @pytest.mark.parametrize("error", [None, ValueError])
-@pytest.mark.usefixtures("mock_clock")
 async def test_others_begin_after_an_accept_from_when_its_body_is_here(
-    sent: bytes, before: list[int], error: type[Exception] | None
+    mock_clock: MockClock, sent: bytes, before: list[int], error: type[Exception] | None
 ) -> None:
     stored = trio.Event()
 

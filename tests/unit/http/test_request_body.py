@@ -92,8 +92,9 @@ async def test_a_body_needs_a_rate_once_its_patience_is_over(
     assert await stream.run(read) is comes
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_what_the_server_does_between_two_pieces_is_no_time_of_the_clients() -> None:
+async def test_what_the_server_does_between_two_pieces_is_no_time_of_the_clients(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     stream = PhasedStream(cast("Any", Sends(b"a", b"b", b"c", seconds=0.3)), SETTINGS)
     body = RequestBody(stream, SETTINGS, WebSettings(), trio.current_time)
     body.begin(3, expects=False)

@@ -17,8 +17,7 @@ async def busy(steps: int, seen: list[str]) -> None:
     seen.append("busy")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_requests_begin_one_after_the_other() -> None:
+async def test_requests_begin_one_after_the_other(autojump_clock: MockClock) -> None:
     turns, inside, most = Turns(Precedence()), 0, 0
 
     async def request() -> None:
@@ -139,9 +138,8 @@ async def test_in_a_busy_loop_a_request_that_waits_for_long_can_end_its_turn(moc
 @pytest.mark.parametrize(
     ("flooding", "other"), [("10.0.0.1", "10.0.0.2"), ("2001:db8:0:1::1", "2001:db8:0:2::1"), ("10.0.0.1", "")]
 )
-@pytest.mark.usefixtures("autojump_clock")
 async def test_a_client_with_many_connections_waits_for_itself_and_the_others_do_not_wait_for_it(
-    flooding: str, other: str
+    autojump_clock: MockClock, flooding: str, other: str
 ) -> None:
     turns, seen = Turns(Precedence()), list[str]()
 
@@ -159,8 +157,7 @@ async def test_a_client_with_many_connections_waits_for_itself_and_the_others_do
     assert seen.count(flooding) == 10
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_addresses_of_one_network_are_one_client() -> None:
+async def test_addresses_of_one_network_are_one_client(autojump_clock: MockClock) -> None:
     turns, seen = Turns(Precedence()), list[str]()
 
     async def request(address: str) -> None:
@@ -177,8 +174,7 @@ async def test_addresses_of_one_network_are_one_client() -> None:
     assert seen.index("10.0.0.2") <= 2
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_whoever_leaves_while_waiting_holds_nobody_up() -> None:
+async def test_whoever_leaves_while_waiting_holds_nobody_up(autojump_clock: MockClock) -> None:
     turns, seen = Turns(Precedence()), list[str]()
 
     async def request(name: str, scope: trio.CancelScope) -> None:
@@ -264,9 +260,8 @@ def with_an_accept(share: float) -> Precedence:
     return accepts
 
 
-@pytest.mark.usefixtures("autojump_clock")
 async def test_while_conversations_come_in_the_next_request_rests_by_what_the_last_one_took(
-    loop_time: list[float],
+    autojump_clock: MockClock, loop_time: list[float]
 ) -> None:
     turns = Turns(with_an_accept(0.25))
     began = trio.current_time()
@@ -276,8 +271,7 @@ async def test_while_conversations_come_in_the_next_request_rests_by_what_the_la
         assert trio.current_time() - began == pytest.approx(0.030, abs=0.003)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_requests_that_overlap_are_counted_once_each(loop_time: list[float]) -> None:
+async def test_requests_that_overlap_are_counted_once_each(autojump_clock: MockClock, loop_time: list[float]) -> None:
     turns = Turns(with_an_accept(0.5))
     async with turns.turn("10.0.0.1"):
         loop_time[0] += 0.010
@@ -293,8 +287,7 @@ async def test_requests_that_overlap_are_counted_once_each(loop_time: list[float
         assert trio.current_time() - rested == pytest.approx(0.020, abs=0.003)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_where_no_conversation_comes_in_nobody_rests(loop_time: list[float]) -> None:
+async def test_where_no_conversation_comes_in_nobody_rests(autojump_clock: MockClock, loop_time: list[float]) -> None:
     turns, began = Turns(Precedence()), trio.current_time()
     async with turns.turn("10.0.0.1"):
         loop_time[0] += 1.0

@@ -39,6 +39,10 @@ class Pipe:
     def close(self) -> None:
         for end in tuple(self._open):
             self.shut(end)
+        # A writer that was given up at its close counts what it could not write only now.
+        for thread in threading.enumerate():
+            if thread.name == "log writer":
+                thread.join()
 
     def start_reading(self) -> None:
         """Read from now on, whether or not the test goes on."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.runtime import precedence
 from convo.runtime.precedence import Precedence
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_others_wait_until_the_last_accept_has_ended() -> None:
+async def test_others_wait_until_the_last_accept_has_ended(autojump_clock: MockClock) -> None:
     accepts, passed = Precedence(), trio.Event()
 
     async def other() -> None:
@@ -30,8 +29,7 @@ async def test_others_wait_until_the_last_accept_has_ended() -> None:
         await passed.wait()
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_where_another_accept_has_begun_meanwhile_they_wait_on() -> None:
+async def test_where_another_accept_has_begun_meanwhile_they_wait_on(autojump_clock: MockClock) -> None:
     accepts, passed = Precedence(), trio.Event()
 
     async def other() -> None:

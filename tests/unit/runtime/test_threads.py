@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.analysis.analyze import in_process
 from convo.conversation.model import Conversation, Finding
@@ -146,8 +146,10 @@ def accept_under_way() -> Iterator[None]:
         ACCEPTS.end()
 
 
-@pytest.mark.usefixtures("accept_under_way", "autojump_clock")
-async def test_a_call_begins_when_no_accept_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("accept_under_way")
+async def test_a_call_begins_when_no_accept_is_under_way(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(threads, "PATIENCE_SECONDS", 60)
     called = threading.Event()
     async with trio.open_nursery() as nursery:
@@ -158,8 +160,8 @@ async def test_a_call_begins_when_no_accept_is_under_way(monkeypatch: pytest.Mon
     assert called.is_set()
 
 
-@pytest.mark.usefixtures("accept_under_way", "autojump_clock")
-async def test_where_an_accept_is_always_under_way_a_call_begins_after_a_moment() -> None:
+@pytest.mark.usefixtures("accept_under_way")
+async def test_where_an_accept_is_always_under_way_a_call_begins_after_a_moment(autojump_clock: MockClock) -> None:
     began = trio.current_time()
     await ThreadBehindAccepts().call_behind(int)
     assert trio.current_time() - began >= PATIENCE_SECONDS * 0.99
