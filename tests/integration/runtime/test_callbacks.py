@@ -60,6 +60,10 @@ async def asking(bridge: Bridge) -> AsyncIterator[Callable[[], Awaitable[bytes]]
         await bridge.cross(close)
 
 
+CALLS_MAX = 100_000
+"""So many callbacks one after the other would have let nothing else work."""
+
+
 async def test_a_unit_of_work_that_asks_once_takes_two_steps_of_trio() -> None:
     async with open_bridge() as bridge, asking(bridge) as ask:
         assert await bridge.cross(ask) == b"answer"
@@ -154,10 +158,12 @@ async def test_the_end_of_the_main_task_is_left_to_the_main_task() -> None:
 
 
 async def test_callbacks_without_end_let_other_tasks_and_other_units_work() -> None:
-    going = True
+    going, calls = True, 0
 
     def again() -> None:
-        if going:
+        nonlocal calls
+        calls += 1
+        if going and calls < CALLS_MAX:
             asyncio.get_running_loop().call_soon(again)
 
     async def begin() -> None:
@@ -174,6 +180,7 @@ async def test_callbacks_without_end_let_other_tasks_and_other_units_work() -> N
                 await trio.lowlevel.checkpoint()
                 assert await bridge.cross(work) == "done"
         going = False
+    assert calls < CALLS_MAX
 
 
 async def test_what_comes_from_a_thread_is_called() -> None:
