@@ -10,7 +10,7 @@ import trio
 
 from convo.analysis.memory import MemoryService
 from convo.errors import ConvoError, RemoteError
-from convo.observe import log_records
+from convo.observe import log_records, tracing
 from convo.runtime.bell import Bell
 from convo.store import untold
 from convo.store.postgres import RELAXED, Postgres
@@ -77,6 +77,11 @@ class Teller:
         return confirmed
 
     async def _tell(self, one: Untold) -> bool:
+        # A trace of its own: of what was erased none is left, and the request has been answered.
+        with tracing.within_span(tracing.begin_span(f"forget {one.kind}", "internal")):
+            return await self._tell_recorded(one)
+
+    async def _tell_recorded(self, one: Untold) -> bool:
         try:
             done = await self._forget(one)
         except RemoteError as error:

@@ -189,7 +189,7 @@ class QueueIntake:
         until = trio.current_time() + intake.settings.request_seconds
         place = intake.admission.place()
         span = self._begun_span(message)
-        with ExitStack() as stack:
+        with tracing.resumed_span(span), ExitStack() as stack:
             stack.enter_context(place)
             try:
                 accept = await self._prepared(message, reach, place)
