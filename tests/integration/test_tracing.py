@@ -146,9 +146,7 @@ async def test_what_its_sender_does_not_record_is_not_recorded_nor_passed_on(dat
     assert traced == [False, True]
 
 
-async def test_what_jobs_have_done_for_them_together_stands_in_the_trace_of_each(
-    database: str, tmp_path: Path
-) -> None:
+async def test_what_jobs_have_done_for_them_together_stands_in_the_trace_of_each(database: str, tmp_path: Path) -> None:
     traces = [f"{number:032x}" for number in (7, 8, 9)]
     with collecting_spans() as collector:
         async with convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client:
@@ -212,6 +210,25 @@ async def test_a_memory_service_is_told_of_an_erasure_in_the_trace_of_who_erased
     call = only(spans, "memory.forget")
     assert (forget.trace_id, forget.parent_id, call.parent_id) == (TRACE, request.span_id, forget.span_id)
     assert sent == [f"00-{TRACE}-{call.span_id}-01", None]
+
+
+async def test_what_is_found_again_is_part_of_the_trace_of_who_asked_for_it(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_model() as model:
+            settings = {"llm.base_url": f"{model.url}/v1", "llm.model": "m-7"}
+            async with convo(tmp_path, database, collector, settings) as client:
+                await analysed(client)
+                again = {"part": "emotion"}
+                answer = await client.post("/v1/conversations/talk-1/reanalyse", json=again, headers=SAMPLED)
+                assert answer.status_code == 202, answer.text
+                spans = await collector.until(has("find emotion again"))
+            sent = [call.headers.get("traceparent") for call in model.work if call.method == "POST"]
+    request, found = (
+        only(spans, "POST /v1/conversations/<conversation_id>/reanalyse"),
+        only(spans, "find emotion again"),
+    )
+    assert (found.trace_id, found.parent_id) == (TRACE, request.span_id)
+    assert sent == [None, f"00-{TRACE}-{only(spans, 'chat m-7').span_id}-01"]
 
 
 async def test_a_trace_goes_on_after_a_restart(database: str, tmp_path: Path) -> None:
