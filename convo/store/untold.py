@@ -81,6 +81,12 @@ class Waiting(Struct, frozen=True, kw_only=True):
 _COUNTED_MAX = 10_000
 
 
+def note_trace(telling: Telling | None, hmac: bytes) -> None:
+    """Note that the running task erases this: what the service is told of it is part of the same trace."""
+    if telling is not None:
+        telling.traces.note(hmac)
+
+
 async def note_deletions(connection: Connection, telling: Telling, hmac: bytes, seqs: Sequence[int]) -> None:
     """Note what goes with these conversations, before it goes, in the transaction that erases them.
 

@@ -56,6 +56,7 @@ from convo.web.description.parameters import (
     TURNS_LIMIT,
     UNTIL,
     USER_ID,
+    USER_PREFIX,
     WAIT,
     WEBHOOK_ID,
     WITHOUT_NUL,
@@ -200,6 +201,7 @@ _CONVERSATIONS = (
         summary="List conversations, newest first",
         parameters=(
             filter_by("user_id", WITHOUT_NUL),
+            USER_PREFIX,
             filter_by("bot_id", WITHOUT_NUL),
             STATE,
             LIMIT,
