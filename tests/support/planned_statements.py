@@ -627,6 +627,7 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.listing._search 4",
             "convo.store.listing.users_statement",
             "convo.store.listing.users_statement 2",
+            "convo.store.listing.users_statement 3",
         ),
         "made for each list: see lists",
     ),
