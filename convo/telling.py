@@ -12,6 +12,7 @@ from convo.analysis.memory import MemoryService
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records, tracing
 from convo.observe.tracing import Span
+from convo.plural import plural
 from convo.runtime.bell import Bell
 from convo.store import untold
 from convo.store.postgres import RELAXED, Postgres
@@ -52,7 +53,8 @@ class Teller:
         if waiting.seconds < LONG_SECONDS:
             return ""
         return (
-            f"ERASURES_NOT_TOLD: {waiting.count} deletions wait for {self._service.name}, the oldest for"
+            f"ERASURES_NOT_TOLD: {waiting.count} {plural(waiting.count, 'deletion')}"
+            f" {'waits' if waiting.count == 1 else 'wait'} for {self._service.name}, the oldest for"
             f" {waiting.seconds / 60:.0f} min: {waiting.reason or 'not tried yet'}"
         )
 

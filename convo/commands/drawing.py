@@ -15,6 +15,7 @@ from convo.analysis.part import DeclaredPartView, EmotionView, FoundMemoriesView
 from convo.analysis.scoring import Score
 from convo.commands.output import RecordTable, add_row, make_cell, make_table, plain, show_result, utc_text
 from convo.conversation.score import Share
+from convo.plural import plural
 from convo.web.description import service_views, views
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def draw_dead(dead: DeadOverview) -> RenderableType:
 
 def draw_retried_many(many: RetriedMany) -> RenderableType:
     """Draw how many dead letters are ready again, or, by their reasons, would be."""
-    noun = "dead letter" if many.retried == 1 else "dead letters"
+    noun = plural(many.retried, "dead letter")
     if many.dry_run:
         shown = Text(f"{many.retried:,} {noun} would be ready again; nothing was changed")
         return Group(_draw_reasons(many.reasons), shown) if many.reasons.total else shown
