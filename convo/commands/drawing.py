@@ -16,6 +16,7 @@ from convo.analysis.scoring import Score
 from convo.commands.output import RecordTable, add_row, make_cell, make_table, plain, show_result, utc_text
 from convo.conversation.score import Share
 from convo.plural import plural
+from convo.runtime.identity import short_name
 from convo.web.description import service_views, views
 
 if TYPE_CHECKING:
@@ -104,10 +105,13 @@ def draw_explained(view: views.ExplainView) -> RenderableType:
     add_row(table, "attempts", view.attempts)
     if view.crashes:
         add_row(table, "crashes", view.crashes)
-    runs = make_table("from", "to", "ending", "by", "reason", "waits")
-    for run in view.runs:
-        add_row(runs, run.began_at, run.ended_at, run.ending, run.by, run.reason, ", ".join(_waits(run)))
-    return Group(table, runs) if view.runs else table
+    if not view.runs:
+        return table
+    rows = [
+        (run.began_at, run.ended_at, run.ending, short_name(run.by), run.reason, ", ".join(_waits(run)))
+        for run in view.runs
+    ]
+    return Group(table, _listed(("from", "to", "ending", "by", "reason", "waits"), 4, rows, more=False))
 
 
 def _waits(run: views.RunView) -> Iterator[str]:

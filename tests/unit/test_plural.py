@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -32,7 +33,7 @@ def bare() -> Iterator[tuple[str, str]]:
             continue
         for node in ast.walk(tree):
             texts = node.values if isinstance(node, ast.JoinedStr) else []
-            for number, behind in zip(texts, texts[1:], strict=False):
+            for number, behind in pairwise(texts):
                 if isinstance(number, ast.FormattedValue) and isinstance(behind, ast.Constant):
                     shown = ast.unparse(number.value)
                     if _NOUNS.match(str(behind.value)) and not shown.isupper() and not _is_mean(number):

@@ -42,12 +42,16 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 class Cause(Struct, frozen=True, kw_only=True):
-    """Why a job is in its state, in one sentence; where known, since when, and the earliest time of a change."""
+    """Why a job is in its state, in one sentence; where known, since when, and the earliest time of a change.
+
+    ``by`` is the name of the process that works on it, None where none does.
+    """
 
     kind: CauseKind
     sentence: str
     since: datetime | None = None
     until: datetime | None = None
+    by: str | None = None
 
 
 def cause(row: Standing, left: Sequence[tuple[str, str]] = ()) -> Cause:

@@ -201,12 +201,12 @@ _CONVERSATIONS = (
         summary="List conversations, newest first",
         parameters=(
             filter_by("user_id", WITHOUT_NUL),
-            USER_PREFIX,
             filter_by("bot_id", WITHOUT_NUL),
             STATE,
             LIMIT,
             CURSOR,
             AS_OF,
+            USER_PREFIX,
         ),
         answers=(RouteResponse(status=200, text="One page.", body=views.ListView, sample=samples.LIST),),
         problems=(errors.Invalid, errors.Overloaded),
