@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -73,7 +73,7 @@ def test_each_message_for_a_broker_says_what_its_headers_are() -> None:
 
 @asynccontextmanager
 async def opened(kind: type[Any]) -> AsyncIterator[Any]:
-    makes = {
+    makes: dict[type[Any], Callable[[], Any]] = {
         OutboundClient: lambda: OutboundClient("it", seconds=5.0),
         CheckedClient: lambda: CheckedClient(connections=1, seconds=5.0, allow_private=True),
     }

@@ -387,7 +387,12 @@ async def test_nothing_is_gathered_where_nothing_is_recorded(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[PastWaits] = []
-    monkeypatch.setattr("convo.store.group.PastWaits", lambda: made.append(PastWaits()) or made[-1])
+
+    def make() -> PastWaits:
+        made.append(PastWaits())
+        return made[-1]
+
+    monkeypatch.setattr("convo.store.group.PastWaits", make)
     async with at_work(NamedLedger()) as group:
         await group.submit("a")
         assert made == []
