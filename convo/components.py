@@ -183,7 +183,11 @@ class Components:
         )
         service = next((remote for remote in remotes if isinstance(remote, MemoryService)), None)
         self._telling = telling_of(service)
-        self._teller = Teller(postgres, service) if service is not None and self._telling is not None else None
+        self._teller = (
+            Teller(postgres, service, self._telling.traces)
+            if service is not None and self._telling is not None
+            else None
+        )
         self.erasures = ErasureKeeper(
             postgres,
             Path(settings.server.data_dir),

@@ -133,6 +133,7 @@ async def erase_conversation(  # noqa: PLR0913  (which one, who asks, and how fa
         counts = await _count_conversation(postgres, rows)
         return Erasure(kind="conversation", hmac=hmac, begun_at=None, ended_at=None, counts=counts, dry_run=True)
     await await_accepts(postgres)
+    untold.note_trace(telling, hmac)
     seqs = await postgres.run("db.erase", rows)
     erased(seqs)
     return await read_receipt(postgres, "conversation", hmac, repeated=not seqs)

@@ -1,8 +1,9 @@
 """Every HTTP call that convo makes to another service: the client, its limits, and the error for each failure.
 
-The language model, the memory service and the sinks of alerts use it. It neither tries again nor opens a deadline: its
-callers do. It follows no redirect and reads no answer past a bound. No text of a request, of an answer or of a key goes
-into an error: only the status, the service's own error code and the kind of failure.
+The language model, the memory service and the sinks of alerts use it. Each call passes the running task's trace on. It
+neither tries again nor opens a deadline: its callers do. It follows no redirect and reads no answer past a bound. No
+text of a request, of an answer or of a key goes into an error: only the status, the service's own error code and the
+kind of failure.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from convo.errors import (
     RemoteRefused,
     RemoteUnavailable,
 )
+from convo.observe import tracing
 from convo.outbound_connection import IDLE_SECONDS, OutboundConnection, Place, WireAnswer, request_bytes
 from convo.remote_faults import decoded, fault_in
 from convo.remote_pauses import body_pause_seconds, retry_after_seconds
@@ -154,7 +156,7 @@ class OutboundClient:
         try:
             target = _target(url)
             given = {name.lower(): value for name, value in headers.items()}
-            sent = {"host": target.host, **_HEADERS, **given, **target.headers}
+            sent = {"host": target.host, **_HEADERS, **given, **tracing.trace_headers(), **target.headers}
             with trio.fail_after(self._backstop):
                 if target.proxy:
                     answer = await self._through_proxy(target, method, sent, content, bytes_max)

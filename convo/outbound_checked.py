@@ -5,7 +5,7 @@ its cloud. A name is resolved here, and the very address that was checked is con
 address at the second look (DNS rebinding) gains nothing. No redirect is followed, and no proxy of the environment is
 used: it would connect in our place.
 
-It neither tries again nor opens a deadline: its callers do.
+It neither tries again nor opens a deadline: its callers do. Each call passes the running task's trace on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import trio
 from msgspec import Struct
 
 from convo.errors import RemoteDenied, RemoteUnavailable
+from convo.observe import tracing
 from convo.outbound import trusted_authorities
 from convo.remote_pauses import retry_after_seconds
 
@@ -142,7 +143,8 @@ class CheckedClient:
             RemoteUnavailable: the address cannot be reached, or the connection broke.
             RemoteDenied: it must not be called.
         """
-        sent = [(name.encode(), value.encode()) for name, value in headers.items()]
+        given = {**headers, **tracing.trace_headers()}
+        sent = [(name.encode(), value.encode()) for name, value in given.items()]
         try:
             async with self._pool.stream(
                 "POST", url, headers=sent, content=body, extensions={"timeout": self._limits}

@@ -16,7 +16,7 @@ from convo.analysis.analyze import Analyst
 from convo.conversation.model import PartName
 from convo.conversation.tenant import Reach
 from convo.errors import ConvoError, Invalid, Overloaded, Refused
-from convo.observe import log_records
+from convo.observe import log_records, tracing
 from convo.pipeline.spending import Spending
 from convo.reanalysis import Reanalysis, asked_part
 from convo.runtime.bell import Bell
@@ -40,6 +40,7 @@ class _Ordered(Struct, frozen=True, kw_only=True):
     conversation_id: str
     rerun: Rerun
     analyst: Analyst
+    trace: str | None
 
 
 class SingleReanalyses:
@@ -85,10 +86,11 @@ class SingleReanalyses:
         names = list(found.owed.asked) if part is None else [part]
         if len(self._waiting) + len(names) > WAITING_MAX:
             raise Overloaded(f"{len(self._waiting)} parts wait to be found again", retry_after_seconds=_RETRY_SECONDS)
-        asked = [self._asked(name) for name in names]
+        asked, span = [self._asked(name) for name in names], tracing.current_span()
+        trace = None if span is None else span.context.stored
         reruns = await self._single.begin(found, [again for again, _ in asked], reach, caller)
         self._waiting += [
-            _Ordered(conversation_id=conversation_id, rerun=rerun, analyst=analyst)
+            _Ordered(conversation_id=conversation_id, rerun=rerun, analyst=analyst, trace=trace)
             for rerun, (_, analyst) in zip(reruns, asked, strict=True)
         ]
         self._bell.ring()
@@ -106,7 +108,10 @@ class SingleReanalyses:
         while True:
             while self._waiting:
                 one = self._waiting.popleft()
-                with log_records.bound(conversation_id=one.conversation_id):
+                with (
+                    log_records.bound(conversation_id=one.conversation_id),
+                    tracing.within_span(tracing.continued(one.trace, f"find {one.rerun.part} again", "internal")),
+                ):
                     try:
                         await self._work(one)
                     except ConvoError as error:

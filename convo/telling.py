@@ -10,11 +10,13 @@ import trio
 
 from convo.analysis.memory import MemoryService
 from convo.errors import ConvoError, RemoteError
-from convo.observe import log_records
+from convo.observe import log_records, tracing
+from convo.observe.tracing import Span
+from convo.plural import plural
 from convo.runtime.bell import Bell
 from convo.store import untold
 from convo.store.postgres import RELAXED, Postgres
-from convo.store.untold import Telling, Untold, Waiting
+from convo.store.untold import ErasureTraces, Telling, Untold, Waiting
 
 _LOOK_SECONDS = 5.0
 _RETRY_SECONDS = 1.0
@@ -32,9 +34,10 @@ def telling_of(service: MemoryService | None) -> Telling | None:
 class Teller:
     """Tells one service."""
 
-    def __init__(self, postgres: Postgres, service: MemoryService) -> None:
+    def __init__(self, postgres: Postgres, service: MemoryService, traces: ErasureTraces | None = None) -> None:
         self._postgres = postgres
         self._service = service
+        self._traces = traces or ErasureTraces()
         self._bell = Bell()
         self.waiting = Waiting()
         """What waits, as it was last seen."""
@@ -50,7 +53,8 @@ class Teller:
         if waiting.seconds < LONG_SECONDS:
             return ""
         return (
-            f"ERASURES_NOT_TOLD: {waiting.count} deletions wait for {self._service.name}, the oldest for"
+            f"ERASURES_NOT_TOLD: {waiting.count} {plural(waiting.count, 'deletion')}"
+            f" {'waits' if waiting.count == 1 else 'wait'} for {self._service.name}, the oldest for"
             f" {waiting.seconds / 60:.0f} min: {waiting.reason or 'not tried yet'}"
         )
 
@@ -77,6 +81,17 @@ class Teller:
         return confirmed
 
     async def _tell(self, one: Untold) -> bool:
+        with tracing.within_span(self._span_of(one)):
+            return await self._tell_recorded(one)
+
+    def _span_of(self, one: Untold) -> Span | None:
+        """Go on with the trace of the request that erased it; where nobody knows that here, chance decides."""
+        name, trace = f"forget {one.kind}", self._traces.of(one.erasure)
+        if trace is None:
+            return tracing.begin_span(name, "internal")
+        return tracing.continued(trace, name, "internal")
+
+    async def _tell_recorded(self, one: Untold) -> bool:
         try:
             done = await self._forget(one)
         except RemoteError as error:

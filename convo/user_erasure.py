@@ -114,6 +114,7 @@ async def go_on_with_user(  # noqa: PLR0913  (whom, who asks, and how far)
         outbox=outbox,
         in_objects=in_objects,
     )
+    untold.note_trace(telling, hmac)
     # One at least: whoever has little time and asks again must come to an end, too.
     while True:
         seqs, nothing_left = await batch.erase(postgres)

@@ -19,6 +19,7 @@ RANKS: dict[str, int] = {
     "convo.errors": 0,
     "convo.client": 0,
     "convo.dependencies": 0,
+    "convo.plural": 0,
     "convo.event_types": 0,
     "convo.conversation": 1,
     "convo.settings": 2,

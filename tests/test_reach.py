@@ -69,6 +69,10 @@ SINGLE: Mapping[str, str] = {
     "convo.store.webhooks._IS_OLD": "when a number was given, and nothing else",
     "convo.store.listing._done": "a piece of others: each that is found is checked by its conversation",
     "convo.store.listing._search": "a piece of others",
+    **dict.fromkeys(
+        ("convo.store.listing.users_statement", "convo.store.listing.first"),
+        "made of pieces: its range of the index is the tenant's, or each row is of the tenant",
+    ),
 }
 """By name, single statements of other modules, each with the reason."""
 

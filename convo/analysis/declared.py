@@ -19,6 +19,7 @@ from convo.conversation.json_schema import schema_faults
 from convo.conversation.owed import DEFAULT_PARTS, DeclaredPart, Owed, Points, Who, owed_of, version_of
 from convo.dependencies import OLD_LOGS, part_dependency
 from convo.errors import ConfigError
+from convo.plural import plural
 from convo.settings import PartSettings, Settings, WhenSettings, used_dependencies
 from convo.standard_webhooks import signing_key
 
@@ -211,8 +212,11 @@ def _check_points(where: str, points: Points | None, schema: Mapping[str, object
 def _skipped(when: WhenSettings, facts: Facts) -> str:
     """Return the first condition that does not hold, in words; empty where all do."""
     failed = (
-        (facts.turns < when.min_turns, f"it has fewer than {when.min_turns} turns"),
-        (facts.user_turns < when.min_user_turns, f"the user spoke fewer than {when.min_user_turns} times"),
+        (facts.turns < when.min_turns, f"it has fewer than {when.min_turns} {plural(when.min_turns, 'turn')}"),
+        (
+            facts.user_turns < when.min_user_turns,
+            f"the user spoke fewer than {when.min_user_turns} {plural(when.min_user_turns, 'time')}",
+        ),
         (when.bots and facts.bot_id not in when.bots, "it is of another bot"),
         (when.bot_types and facts.bot_type not in when.bot_types, "its bot is of another type"),
         (when.languages and not _speaks(facts.language, when.languages), "it is in another language, or none was sent"),

@@ -36,6 +36,7 @@ from convo.conversation.owed import DeclaredPart
 from convo.errors import RemoteDeclined, RemoteDenied, RemoteError, RemoteGarbage, RemoteRefused, RemoteUnavailable
 from convo.observe import log_records, tracing
 from convo.outbound import RemoteAnswer
+from convo.plural import plural
 from convo.remote_faults import fault_in
 from convo.settings import LlmSettings
 
@@ -274,9 +275,10 @@ class Model(RemoteAnalyst):
         listed = _listed(answer.body) if answer.good else frozenset()
         if not listed:
             return f"reachable; it lists no models (GET /models answered {answer.status})"
+        among = f"the {len(listed)} {plural(len(listed), 'model')} it lists"
         if self._settings.model in listed:
-            return f"reachable; {self._settings.model} is among the {len(listed)} models it lists"
-        return f"reachable, but {self._settings.model} is NOT among the {len(listed)} models it lists"
+            return f"reachable; {self._settings.model} is among {among}"
+        return f"reachable, but {self._settings.model} is NOT among {among}"
 
 
 # --- reading an answer

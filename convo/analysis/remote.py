@@ -179,19 +179,18 @@ class RemoteAnalyst(ABC):
     async def post(self, url: str, body: object, *, key: str) -> RemoteAnswer:
         """Post ``body`` as JSON once, under an idempotency key; see ``OutboundClient.post``."""
         self._answer_seen.set(None)
-        headers = {**self._headers, "idempotency-key": key, **tracing.trace_headers()}
+        headers = {**self._headers, "idempotency-key": key}
         return self._noted(await self._client.post(url, msgspec.json.encode(body), headers))
 
     async def post_signed(self, url: str, body: bytes, headers: Mapping[str, str]) -> RemoteAnswer:
         """Post ``body`` once, with the headers that sign these very bytes; see ``OutboundClient.post``."""
         self._answer_seen.set(None)
-        sent = {**self._headers, **headers, **tracing.trace_headers()}
-        return self._noted(await self._client.post(url, body, sent))
+        return self._noted(await self._client.post(url, body, {**self._headers, **headers}))
 
     async def get(self, url: str) -> RemoteAnswer:
         """Get ``url`` once; see ``OutboundClient.get``."""
         self._answer_seen.set(None)
-        return self._noted(await self._client.get(url, {**self._headers, **tracing.trace_headers()}))
+        return self._noted(await self._client.get(url, self._headers))
 
     async def delete(self, url: str) -> RemoteAnswer:
         """Delete what ``url`` names; see ``OutboundClient.delete``."""

@@ -15,6 +15,7 @@ from convo.capacity.ceilings import Ceiling, find_ceiling
 from convo.capacity.demands import Demands
 from convo.capacity.planning import ConversationDemand, Plan, StoredBytes, Surroundings, make_plan
 from convo.capacity.resources import Allowance, Resource, find_resources
+from convo.plural import plural
 
 ENOUGH_CONVERSATIONS, ENOUGH_READINGS = 200, 10
 """With fewer conversations or readings, the report calls itself a guess."""
@@ -117,7 +118,8 @@ def _span(demands: Demands | None) -> MeasuredSpan:
         return MeasuredSpan(seconds=0.0, readings=0, accepted=0, analysed=0, enough=False, note=note)
     accepted, analysed = int(demands.accepted), int(demands.analysed)
     enough = max(accepted, analysed) >= ENOUGH_CONVERSATIONS and demands.readings >= ENOUGH_READINGS
-    note = f"measured over {max(accepted, analysed)} conversations in {demands.seconds:.0f} s"
+    most = max(accepted, analysed)
+    note = f"measured over {most} {plural(most, 'conversation')} in {demands.seconds:.0f} s"
     if not enough:
         few = "too few"
         if demands.readings < ENOUGH_READINGS:

@@ -158,7 +158,7 @@ def _problems(
         most = max(processes, _ceil(target / (PLANNED_SHARE * least.low)))
         yield (
             f"what one process can do is known only as {least.low:.1f} to {least.high:.1f}/s of {least.name}:"
-            f" it may take up to {most} processes"
+            f" it may take up to {most} {'process' if most == 1 else 'processes'}"
         )
     wanted = processes * around.connections
     if wanted > around.connections_spare:

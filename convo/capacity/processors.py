@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 
 from convo.capacity.demands import CpuDemands, WaitDemands
 from convo.capacity.fitting import variance
+from convo.plural import plural
 
 Work = Literal["accepts", "analyses", "both"]
 """What needs a resource: taking conversations in, analysing them, or both."""
@@ -84,7 +85,8 @@ def find_room(
     # What is busy with accepts alone makes them wait for each other; beside analyses, accepts come first.
     held = load.commit_seconds / (1 - LOOP_FULL["accepts"]) if load.limits == "accepts" else load.commit_seconds
     rows = _rows(free, accept + analysis, commit, load.rows_max, held)
-    costs = {"an accept": accept, f"a transaction / {rows} rows": commit / rows, "an analysis": analysis}
+    shared = f"a transaction / {rows} {plural(rows, 'row')}"
+    costs = {"an accept": accept, shared: commit / rows, "an analysis": analysis}
     cost = sum(costs.values())
     if not cost:
         return Room(free=free, rows=rows, costs=costs, relative=0.0)

@@ -27,6 +27,7 @@ from convo.capacity.processors import (
     find_room,
     waits_at_end,
 )
+from convo.plural import plural
 from convo.runtime.pace import FLOOR
 
 PLANNED_SHARE = 0.7
@@ -169,7 +170,8 @@ def _committer(commit: CommitDemands, rows: int) -> Resource:
         "committer",
         "accepts",
         rows / seconds,
-        f"{rows} rows / ({commit.each * 1e3:.2f} ms a transaction + {rows} x {commit.row * 1e3:.3f} ms a row)",
+        f"{rows} {plural(rows, 'row')}"
+        f" / ({commit.each * 1e3:.2f} ms a transaction + {rows} x {commit.row * 1e3:.3f} ms a row)",
         relative=variance(commit.covariance, (1 / seconds, rows / seconds)),
     )
 

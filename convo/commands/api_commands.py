@@ -43,6 +43,7 @@ def add_api_commands(commands: Commands) -> None:
     user.add_argument("--limit", type=row_count, default=50, help="how many bots and how many memories (default: 50)")
     listed = add_command(commands, "list", "list conversations, newest first", _list)
     listed.add_argument("--state", choices=get_args(StateFilter))
+    listed.add_argument("--user-prefix", metavar="TEXT", help="of users whose id begins so")
     dead = add_command(commands, "dead", "count dead letters by their reason, and list the newest", _dead)
     for parser in (listed, dead):
         parser.add_argument("--user", metavar="ID")
@@ -232,7 +233,12 @@ def _call(asked: argparse.Namespace) -> terminal.ServerCall:
 
 
 def _filters(asked: argparse.Namespace) -> terminal.Filters:
-    return terminal.Filters(user_id=asked.user, bot_id=asked.bot, state=getattr(asked, "state", None))
+    return terminal.Filters(
+        user_id=asked.user,
+        user_prefix=getattr(asked, "user_prefix", None),
+        bot_id=asked.bot,
+        state=getattr(asked, "state", None),
+    )
 
 
 def _show(asked: argparse.Namespace) -> int:

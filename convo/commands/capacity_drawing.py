@@ -12,6 +12,7 @@ from convo.capacity.ceilings import Ceiling
 from convo.capacity.forecast import CapacityReport, ManyForecast
 from convo.capacity.planning import Plan
 from convo.commands.output import add_row, make_table
+from convo.plural import plural
 
 _STEPS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
@@ -70,7 +71,8 @@ def _many(many: ManyForecast) -> Text:
         for what, seconds in (("taken in", many.accept_seconds), ("analysed", many.analyse_seconds))
         if seconds is not None
     ]
-    return Text(f"{many.conversations:,} conversations: {', '.join(found) or 'not known'} ({many.formula})")
+    count = f"{many.conversations:,} {plural(many.conversations, 'conversation')}"
+    return Text(f"{count}: {', '.join(found) or 'not known'} ({many.formula})")
 
 
 def _plan(plan: Plan) -> Table:

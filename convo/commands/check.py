@@ -26,6 +26,7 @@ from convo.embedded.server import CONNECTIONS, read_state
 from convo.errors import ConvoError
 from convo.ladder import Rung, ladder
 from convo.otel.keeper import check_collector
+from convo.plural import plural
 from convo.rabbitmq import broker
 from convo.runtime.bridge import Bridge, open_bridge
 from convo.settings import Settings, llm_servers
@@ -61,7 +62,11 @@ def run_checks(settings: Settings, *, as_json: bool = False) -> int:
         print_json({"ladder": [_rung_fields(rung) for rung in rungs], "dependencies": results})
     else:
         show_result(draw_dependencies(results))
-        stands = f"{len(broken)} of {len(rungs)} rungs are broken" if broken else "the ladder stands"
+        stands = (
+            f"{len(broken)} of {len(rungs)} rungs {'is' if len(broken) == 1 else 'are'} broken"
+            if broken
+            else "the ladder stands"
+        )
         answers = f"{' and '.join(failed)} failed" if failed else "all that is configured answers"
         show_result(plain(f"{stands}; {answers}"))
     return 1 if broken or failed else 0
@@ -134,7 +139,8 @@ async def _server(settings: Settings, bridge: Bridge, url: str) -> str:
         finally:
             await connection.close()  # noqa: ASYNC102  (shields itself, with a bound)
     wanted = connections_wanted(settings.database.pool_max)
-    room = f"takes {connections_spare(found)} connections, this process opens {wanted} at most"
+    spare = connections_spare(found)
+    room = f"takes {spare} {plural(spare, 'connection')}, this process opens {wanted} at most"
     warnings = [f"warning: {warning}" for warning in risks(found).values()]
     return "; ".join((f"PostgreSQL {found['server_version']}", _schema(schema, waits), room, *warnings))
 

@@ -15,6 +15,8 @@ from convo.analysis.part import DeclaredPartView, EmotionView, FoundMemoriesView
 from convo.analysis.scoring import Score
 from convo.commands.output import RecordTable, add_row, make_cell, make_table, plain, show_result, utc_text
 from convo.conversation.score import Share
+from convo.plural import plural
+from convo.runtime.identity import short_name
 from convo.web.description import service_views, views
 
 if TYPE_CHECKING:
@@ -103,10 +105,13 @@ def draw_explained(view: views.ExplainView) -> RenderableType:
     add_row(table, "attempts", view.attempts)
     if view.crashes:
         add_row(table, "crashes", view.crashes)
-    runs = make_table("from", "to", "ending", "by", "reason", "waits")
-    for run in view.runs:
-        add_row(runs, run.began_at, run.ended_at, run.ending, run.by, run.reason, ", ".join(_waits(run)))
-    return Group(table, runs) if view.runs else table
+    if not view.runs:
+        return table
+    rows = [
+        (run.began_at, run.ended_at, run.ending, short_name(run.by), run.reason, ", ".join(_waits(run)))
+        for run in view.runs
+    ]
+    return Group(table, _listed(("from", "to", "ending", "by", "reason", "waits"), 4, rows, more=False))
 
 
 def _waits(run: views.RunView) -> Iterator[str]:
@@ -149,7 +154,7 @@ def draw_dead(dead: DeadOverview) -> RenderableType:
 
 def draw_retried_many(many: RetriedMany) -> RenderableType:
     """Draw how many dead letters are ready again, or, by their reasons, would be."""
-    noun = "dead letter" if many.retried == 1 else "dead letters"
+    noun = plural(many.retried, "dead letter")
     if many.dry_run:
         shown = Text(f"{many.retried:,} {noun} would be ready again; nothing was changed")
         return Group(_draw_reasons(many.reasons), shown) if many.reasons.total else shown

@@ -26,6 +26,7 @@ from convo.commands.terminal import NO_SERVER, REFUSED, ServerCall
 from convo.conversation.decode import decode
 from convo.errors import ConvoError, Refused
 from convo.observe.log import open_log
+from convo.plural import plural
 from convo.settings import Settings
 from convo.store.imported import BookedTotals, EarlierTotal
 from convo.web.accept import check_user, make_accept
@@ -225,7 +226,8 @@ def import_relationships(  # noqa: PLR0913  (which totals, whose they are, and h
         if totals.setdefault((total.user_id, total.bot_id), total) is not total:
             report.refuse(file, line.number, f"{total.user_id} and {total.bot_id} stand in an earlier line, too")
     if report.refused:
-        raise Refused(f"{file}: {report.refused:,} lines are wrong, and nothing was added")
+        wrong = f"{report.refused:,} {plural(report.refused, 'line')} {'is' if report.refused == 1 else 'are'} wrong"
+        raise Refused(f"{file}: {wrong}, and nothing was added")
     booked = BookedTotals()
 
     def add(more: BookedTotals) -> None:

@@ -22,6 +22,7 @@ from convo.conversation.owed import DEFAULT_PARTS, Owed
 from convo.errors import Refused
 from convo.observe.log import open_log
 from convo.pipeline.spending import spending_of
+from convo.plural import plural
 from convo.reanalysis import Reanalysis, asked_part
 from convo.runtime.bridge import open_bridge
 from convo.settings import Settings
@@ -196,7 +197,7 @@ def _why_nothing(rerun: Rerun, up_to_date: int) -> str:
 
 
 def _conversations(count: int) -> str:
-    return f"{count:,} conversation{'' if count == 1 else 's'}"
+    return f"{count:,} {plural(count, 'conversation')}"
 
 
 async def _show_progress(reruns: Reruns, work: Reanalysis, rerun: Rerun) -> None:

@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Console
 
 from convo.commands.output import add_row, make_table, plain, print_json, show_result
+from convo.plural import plural
 
 if TYPE_CHECKING:
     from convo.commands.reanalysing import CountedRerun, PartComparison, WorkedRerun
@@ -44,9 +45,14 @@ def show_count(counted: CountedRerun, *, as_json: bool) -> None:
 
 
 def _shown_cost(cost: ComparedCost) -> str:
-    unknown = f"; {cost.unknown_calls:,} calls said nothing of tokens" if cost.unknown_calls else ""
-    unpriced = f"; {cost.unpriced_calls:,} have no price" if cost.unpriced_calls else ""
-    return f"{cost.cost:,.6f}, {cost.calls:,} calls, {cost.tokens_in:,} + {cost.tokens_out:,} tokens{unknown}{unpriced}"
+    unknown = f"; without a word of tokens: {cost.unknown_calls:,}" if cost.unknown_calls else ""
+    unpriced = f"; without a price: {cost.unpriced_calls:,}" if cost.unpriced_calls else ""
+    calls = f"{cost.calls:,} {plural(cost.calls, 'call')}"
+    return f"{cost.cost:,.6f}, {calls}, {cost.tokens_in:,} + {cost.tokens_out:,} tokens{unknown}{unpriced}"
+
+
+def _points(points: int) -> str:
+    return f"{points:+,} {plural(points, 'point')}"
 
 
 def show_comparison(found: PartComparison, *, as_json: bool) -> None:
@@ -60,7 +66,7 @@ def show_comparison(found: PartComparison, *, as_json: bool) -> None:
     for name, count in found.fields.items():
         add_row(table, f"differ in {name}", count)
     add_row(table, "without a current result", found.without_current)
-    add_row(table, "scores that would move", f"{found.scores_moved:,}, by {found.points:+,} points in all")
+    add_row(table, "scores that would move", f"{found.scores_moved:,}, by {_points(found.points)} in all")
     calls = sum(found.made_by.values())
     mean = f", {found.seconds / calls:.2f} s each" if calls else ""
     add_row(table, "found by", ", ".join(f"{by} ({count:,})" for by, count in found.made_by.items()) or "-")
@@ -71,8 +77,9 @@ def show_comparison(found: PartComparison, *, as_json: bool) -> None:
     add_row(table, "wait, failed", f"{found.counts.get('waiting', 0):,}, {found.counts.get('failed', 0):,}")
     if found.promoted is not None:
         done = found.promoted
-        moved = f"{done.moved:,} scores by {done.points:+,} points"
-        add_row(table, "promoted", f"{done.conversations:,} conversations, {moved}")
+        moved = f"{done.moved:,} {plural(done.moved, 'score')} by {_points(done.points)}"
+        promoted = f"{done.conversations:,} {plural(done.conversations, 'conversation')}"
+        add_row(table, "promoted", f"{promoted}, {moved}")
     show_result(table)
     for one in found.differences:
         print_line = Console().print

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from convo.commands.output import RecordTable, make_cell, show_result
+from convo.plural import plural
 from convo.retention_report import DueKind
 
 
@@ -48,4 +49,4 @@ def _own(days_of: Mapping[str, int]) -> str | None:
 
 
 def _days(days: int) -> str:
-    return "never" if not days else "1 day" if days == 1 else f"{days} days"
+    return f"{days} {plural(days, 'day')}" if days else "never"

@@ -67,6 +67,7 @@ class Filters(Struct, frozen=True, kw_only=True):
     """Which conversations a list shows; None is no filter."""
 
     user_id: str | None = None
+    user_prefix: str | None = None
     bot_id: str | None = None
     state: str | None = None
 

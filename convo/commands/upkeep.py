@@ -16,6 +16,7 @@ from convo.commands.later import import_later
 from convo.commands.options import add_command, add_settings, settings_of
 from convo.errors import Refused
 from convo.observe.log import open_log
+from convo.plural import plural
 
 if TYPE_CHECKING:
     from convo.commands import database, drawing, old_logs, output, retention_drawing
@@ -88,7 +89,9 @@ def _backup(asked: argparse.Namespace) -> int:
     print(f"{asked.file}: {size:,} bytes")
     if objects is not None and objects.needed:
         copied = f"; {objects.moved:,} copied beside it" if asked.with_objects else "; --with-objects copies them"
-        print(f"it needs {objects.needed:,} objects of logs, {objects.bytes:,} bytes{copied}")
+        print(
+            f"it needs {objects.needed:,} {plural(objects.needed, 'object')} of logs, {objects.bytes:,} bytes{copied}"
+        )
     return 0
 
 
@@ -103,7 +106,9 @@ def _restore(asked: argparse.Namespace) -> int:
     if settings.logs.in_objects and not asked.without_objects:
         objects = _run(settings, old_logs.check_objects, asked.file)
         if objects.moved:
-            print(f"put back {objects.moved:,} objects of logs that were not in the bucket", file=sys.stderr)
+            back = f"{objects.moved:,} {plural(objects.moved, 'object')} of logs"
+            were = "was" if objects.moved == 1 else "were"
+            print(f"put back {back} that {were} not in the bucket", file=sys.stderr)
     confirm = _agree if asked.yes else _ask_before_restore
     restore = partial(database.restore, without_erasures=True) if asked.without_erasures else database.restore
     again = _run(settings, restore, asked.file, confirm)

@@ -16,7 +16,7 @@ from convo.http.context import ServerContext
 from convo.http.phases import COUNTED, ClientWaits
 from convo.http.wire import Wire
 from convo.observe.kept_request import KeptRequest, keeping
-from convo.observe.tracing import ran_out
+from convo.observe.traced_waits import ran_out
 
 
 class RecordedConnection(ClientConnection):

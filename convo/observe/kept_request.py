@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter_ns
 
-from convo.observe.tracing import Span, record_within
+from convo.observe.traced_waits import PastWaits, record_within
+from convo.observe.tracing import Span
 
 _NANO = 1_000_000_000
 
@@ -27,7 +28,7 @@ class KeptRequest:
 
     def _forget(self) -> None:
         self.span: Span | None = None
-        self._before: list[tuple[str, float, int]] = []
+        self._before = PastWaits()
         self._answered_ns = 0
         self._streams = False
 
@@ -43,7 +44,7 @@ class KeptRequest:
 
     def note_before(self, name: str, seconds: float) -> None:
         """Note a named wait that has just ended, in case that the request behind it turns out to be recorded."""
-        self._before.append((name, seconds, perf_counter_ns()))
+        self._before.note(name, seconds)
 
     def note(self, name: str, seconds: float, error: str = "") -> None:
         """Record a named wait that has just ended, where the request is recorded."""
@@ -52,8 +53,7 @@ class KeptRequest:
 
     def begin(self, span: Span) -> None:
         """Keep the span of the request, which has begun."""
-        for name, seconds, ended_ns in self._before:
-            record_within(span, name, seconds, ended_seconds_ago=(perf_counter_ns() - ended_ns) / _NANO)
+        self._before.record_in([span])
         self.span = span
 
     def answer(self, *, streams: bool) -> None:

@@ -5,7 +5,7 @@ is not, no span is made, and nothing is asked but whether the task has one. Wher
 ``Recorder``, and no task ever has a span. Spans are sent by ``convo.otel``.
 
 A span of another task or process continues a trace by its stored context (``continued``): a job goes on with the trace
-of the request that brought its conversation.
+of the request that brought its conversation. Named waits are recorded by ``traced_waits``.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ AttributeValue = str | int | float | bool | list[str]
 
 _NANO = 1_000_000_000
 _NO_HEADERS: Mapping[str, str] = {}
+_NO_ATTRIBUTES: Mapping[str, AttributeValue] = {}
 
 _present: ContextVar[Span | None] = ContextVar("present_span", default=None)
 
@@ -86,22 +87,31 @@ class Span:
         """Begin a step within this one."""
         return Span(self._recorder, name, kind, parent=self, wait=wait, offset_ns=self._offset_ns)
 
-    def add(self, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
+    def add(
+        self,
+        name: str,
+        seconds: float,
+        *,
+        ended_seconds_ago: float = 0.0,
+        error: str = "",
+        attributes: Mapping[str, AttributeValue] = _NO_ATTRIBUTES,
+    ) -> None:
         """Record a step within this one that took so many seconds and has ended."""
         one = self.child(name)
-        ended_ns = one.began_ns - round(ended_seconds_ago * _NANO)
-        # Its seconds were measured by another clock: it cannot have begun before this step.
-        one.began_ns = max(self.began_ns, ended_ns - round(seconds * _NANO))
+        one.attributes |= attributes
         one.error = error
-        one.end(at_ns=max(one.began_ns, ended_ns))
+        # Its seconds were measured by another clock: it cannot have begun before this step.
+        one.end_past(seconds, ended_seconds_ago, not_before_ns=self.began_ns)
+
+    def end_past(self, seconds: float, ended_seconds_ago: float, *, not_before_ns: int = 0) -> None:
+        """End a step that was made just now and stands for one that ended before and took so many seconds."""
+        ended_ns = self.began_ns - round(ended_seconds_ago * _NANO)
+        self.began_ns = max(not_before_ns, ended_ns - round(seconds * _NANO))
+        self.end(at_ns=max(self.began_ns, ended_ns))
 
     def fail(self, error: BaseException) -> None:
         """Note what the step failed with."""
-        if isinstance(error, ConvoError):
-            self.attributes["error.type"] = error.code
-            self.error = error.detail or error.title
-        else:
-            self.attributes["error.type"] = self.error = type(error).__name__
+        self.attributes["error.type"], self.error = fault_of(error)
 
     def end(self, *, at_ns: int | None = None) -> None:
         """End the step, now or then; a second time it does nothing."""
@@ -131,6 +141,13 @@ class Span:
         if error is not None:
             self.fail(error)
         self.end()
+
+
+def fault_of(error: BaseException) -> tuple[str, str]:
+    """Return the kind and the text of what a step failed with: of an error of another program its type alone."""
+    if isinstance(error, ConvoError):
+        return error.code, error.detail or error.title
+    return type(error).__name__, type(error).__name__
 
 
 class Recorder:
@@ -211,15 +228,6 @@ def continued(stored: str | None, name: str, kind: SpanKind, *, wait: str = "") 
     return None if parent is None else Span(recorder, name, kind, parent=parent, wait=wait)
 
 
-def add_to(stored: str, name: str, seconds: float, *, ended_seconds_ago: float) -> None:
-    """Record a step in the trace of a stored context, as ``Span.add``; nothing is done where nothing is recorded."""
-    span = continued(stored, name, "internal")
-    if span is not None:
-        ended_ns = span.began_ns - round(ended_seconds_ago * _NANO)
-        span.began_ns = ended_ns - round(seconds * _NANO)
-        span.end(at_ns=ended_ns)
-
-
 def current_span() -> Span | None:
     """Return the span that the running task works in; None where it is not recorded."""
     return _present.get()
@@ -259,28 +267,3 @@ def trace_headers() -> Mapping[str, str]:
     """Return the headers that pass the running task's trace on; empty where it has none."""
     span = _present.get()
     return _NO_HEADERS if span is None else span.context.headers
-
-
-def record_wait(name: str, seconds: float, exceeded: str | None) -> None:
-    """Record a named wait of a task that has a span (``runtime.deadline.WaitObserver``)."""
-    span = _present.get()
-    if span is None:
-        return
-    error = "" if exceeded is None else ran_out(exceeded)
-    if span.wait != name:
-        record_within(span, name, seconds, error=error)
-        return
-    metrics.wait_seconds.labels(name).note_exemplar(seconds, span.trace_id, span.span_id)
-    if error:
-        span.error = error
-
-
-def ran_out(name: str) -> str:
-    """Say which deadline has ended a wait."""
-    return f"the deadline {name} ran out"
-
-
-def record_within(span: Span, name: str, seconds: float, *, ended_seconds_ago: float = 0.0, error: str = "") -> None:
-    """Record a named wait within a span, and note in which trace it was met."""
-    metrics.wait_seconds.labels(name).note_exemplar(seconds, span.trace_id, span.span_id)
-    span.add(name, seconds, ended_seconds_ago=ended_seconds_ago, error=error)

@@ -17,6 +17,7 @@ from convo import __version__
 from convo.errors import DeadlineExceeded
 from convo.observe import log_records, metrics, tracing
 from convo.observe.log_buffer import LogBuffer, LogRecord, buffering
+from convo.observe.traced_waits import record_wait
 from convo.observe.tracing import Recorder, Span
 from convo.otel.encoding import load_encoder, load_record_encoder, rejected_records, rejected_spans
 from convo.otel.sending import BATCH, COLLECTOR_ANSWER_BYTES_MAX, Sending, Signal, T
@@ -120,7 +121,7 @@ async def open_collector(settings: OtelSettings, instance: str) -> AsyncIterator
         with ExitStack() as stack:
             if settings.records:
                 stack.enter_context(tracing.recording(keeper.recorder))
-                stack.enter_context(wait_observers.adding(tracing.record_wait))
+                stack.enter_context(wait_observers.adding(record_wait))
             if settings.sends_logs:
                 stack.enter_context(buffering(keeper.records))
             yield keeper

@@ -20,6 +20,7 @@ from convo.conversation import transcript
 from convo.conversation.model import Conversation, Finding, PartName
 from convo.errors import ConvoError, RemoteError
 from convo.observe import log_records, tracing
+from convo.observe.traced_waits import gathering_waits
 from convo.pipeline.spending import Spending, counted
 from convo.resilience import retry
 from convo.runtime import threads
@@ -78,10 +79,15 @@ class PartKeeper:
     async def work(self) -> bool:
         """Take what is due and work on it; return whether there was anything."""
         seconds = self._settings.analysis.job_seconds + _SLACK_SECONDS
-        taken = await self._jobs.take(self._analysts.able(), _TAKEN_MAX, seconds)
+        with gathering_waits() as waits:
+            taken = await self._jobs.take(self._analysts.able(), _TAKEN_MAX, seconds)
+        if waits is not None:
+            waits.record_in({job.seq: job.trace for job in taken}.values(), rows=len(taken))
         by_seq = sorted(taken, key=lambda job: job.seq)
         for _, of_one in groupby(by_seq, key=lambda job: job.seq):
-            await self._work_on(list(of_one))
+            jobs = list(of_one)
+            with tracing.within_span(tracing.continued(jobs[0].trace, "part job", "consumer")):
+                await self._work_on(jobs)
         return bool(taken)
 
     async def _work_on(self, jobs: Sequence[PartJob]) -> None:
@@ -93,12 +99,8 @@ class PartKeeper:
         async def store(name: PartName, by: str, finding: Finding) -> None:
             found[name] = (by, finding)
 
-        span = tracing.continued(jobs[0].trace, "part job", "consumer")
         try:
-            with (
-                tracing.within_span(span),
-                deadline("analysis.job", self._settings.analysis.job_seconds),
-            ):
+            with deadline("analysis.job", self._settings.analysis.job_seconds):
                 conversation = await read_conversation(jobs[0], self._read_log, self._settings.analysis.job_seconds)
                 asked = {name: analysts[name] for name in by_name}
                 failures = await counted(self._spending, jobs[0], partial(analyze, conversation, asked, (), store))

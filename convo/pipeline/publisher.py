@@ -15,6 +15,7 @@ import trio
 
 from convo.errors import ConvoError
 from convo.observe import log_records, metrics
+from convo.observe.traced_waits import gathering_waits
 from convo.pipeline.endings import Ended
 from convo.pipeline.held import HeldLeases
 from convo.pipeline.quiet import QuietTime
@@ -158,7 +159,11 @@ class Publisher:
         if not wanted or not await self._may_lease(everybody=everybody):
             return more
         asked = trio.current_time()
-        leases = await self._lease(wanted)
+        with gathering_waits() as waits:
+            leases = await self._lease(wanted)
+        if waits is not None:
+            # Whose they are is known only now.
+            waits.record_in([lease.trace for lease in leases], rows=len(leases))
         if leases:
             log_records.jobs_leased(jobs=len(leases), seconds=trio.current_time() - asked)
             self._pacer.started(len(leases))

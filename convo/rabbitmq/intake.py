@@ -189,7 +189,7 @@ class QueueIntake:
         until = trio.current_time() + intake.settings.request_seconds
         place = intake.admission.place()
         span = self._begun_span(message)
-        with ExitStack() as stack:
+        with tracing.resumed_span(span), ExitStack() as stack:
             stack.enter_context(place)
             try:
                 accept = await self._prepared(message, reach, place)
@@ -198,13 +198,12 @@ class QueueIntake:
                     span.attributes["convo.conversation_id"] = accept.ended.conversation_id
                 submitted = intake.committer.enqueue(accept, until, place.end)
             except ConvoError as error:
-                _end_span(span, error)
-                await self._refused(message, error, None)
+                await self._end_refused(span, message, error, None)
                 return
             except Exception as error:  # noqa: BLE001  (a bug ends one message and no other)
                 log_records.request_failed(route=f"queue {self._settings.intake_queue}", method="other", error=error)
-                _end_span(span, ConvoError())
-                await self._refused(message, ConvoError("an unexpected error; the log has the details"), None)
+                unexpected = ConvoError("an unexpected error; the log has the details")
+                await self._end_refused(span, message, unexpected, None)
                 return
             # It ends with the outcome from now on.
             stack.pop_all()
@@ -259,8 +258,8 @@ class QueueIntake:
         except ConvoError as error:
             log_conflict(first.conversation_id, error)
             self._under_way.popleft()
-            _end_span(first.span, error)
-            await self._refused(first.message, error, first.conversation_id)
+            with tracing.resumed_span(first.span):
+                await self._end_refused(first.span, first.message, error, first.conversation_id)
         else:
             self._under_way.popleft()
             with log_records.bound(conversation_id=first.conversation_id), tracing.resumed_span(first.span):
@@ -269,6 +268,14 @@ class QueueIntake:
             metrics.queue_messages_total.labels("replayed" if stored.replayed else "accepted").inc()
             self._done.append(first.message.tag)
         first.place.end()
+
+    async def _end_refused(
+        self, span: Span | None, message: Incoming, error: ConvoError, conversation_id: str | None
+    ) -> None:
+        try:
+            await self._refused(message, error, conversation_id)
+        finally:
+            _end_span(span, error)
 
     async def _refused(self, message: Incoming, error: ConvoError, conversation_id: str | None) -> None:
         """Put a message that is wrong aside, at the broker; keep one that came at a bad time."""

@@ -19,6 +19,11 @@ from typing import TextIO
 from convo.errors import Refused
 
 
+def short_name(name: str) -> str:
+    """Shorten the name of a process for a person: as long as is needed to tell a few hundred apart."""
+    return ".".join(part[:8] for part in name.split("."))
+
+
 class Identity:
     """Who this process is.
 

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from convo.plural import plural
 from convo.store.postgres import Connection, Postgres
 
 # Enough to be recognised by; to count a hundred million would take longer than a person waits.
@@ -31,7 +32,7 @@ class Contents(Struct, frozen=True, kw_only=True):
             return "no conversations"
         many = self.conversations > _COUNTED_MAX
         count = f"more than {_COUNTED_MAX:,}" if many else f"{self.conversations:,}"
-        noun = "conversation" if self.conversations == 1 else "conversations"
+        noun = plural(self.conversations, "conversation")
         size = f"{self.size_bytes / (1 << 20):,.0f} MiB"
         return f"{count} {noun}, the newest received at {self.newest_at:%Y-%m-%d %H:%M:%S} UTC; {size}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from convo.conversation.identity import revision_hash
 from convo.conversation.model import CANARY_USER, PartName
@@ -17,7 +17,7 @@ from convo.conversation.owed import DEFAULT_OWED, Owed
 from convo.conversation.tenant import Reach
 from convo.errors import Expired, NotFound
 from convo.store.costs import read_costs
-from convo.store.listing import NO_CANARY, SUMMARY, ListFilter, list_statements
+from convo.store.listing import NO_CANARY, SUMMARY, USERS_MAX, ListFilter, list_statements, users_statement
 from convo.store.logs import LogStore, sizes_of
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
@@ -147,9 +147,11 @@ class Reader:
         """Read up to ``limit`` conversations, newest first, and where the next page begins; as ``listing``."""
         if wanted.bot_id is not None and not reach.has_bot(wanted.bot_id):
             return FoundPage(rows=(), next_before=None)
-        statements = list_statements(reach, wanted, limit + 1, default_has_indexes=self._default_has_indexes())
+        has_indexes = self._default_has_indexes()
 
         async def body(connection: Connection) -> FoundPage:
+            found = await _with_users(connection, reach, wanted, default_has_indexes=has_indexes)
+            statements = list_statements(reach, found, limit + 1, default_has_indexes=has_indexes)
             rows = await connection.fetch(statements.page, *statements.page_values)
             if len(rows) > limit:
                 return FoundPage(rows=rows[:limit], next_before=rows[limit - 1]["seq"])
@@ -220,6 +222,17 @@ class Reader:
             await connection.fetchval("SELECT 1")
 
         await self._postgres.run("db.ping", body, begin=RELAXED)
+
+
+async def _with_users(
+    connection: Connection, reach: Reach, wanted: ListFilter, *, default_has_indexes: bool
+) -> ListFilter:
+    """Add the users whose ids begin so, where a list is of such and they are few."""
+    if wanted.user_prefix is None or wanted.user_id is not None:
+        return wanted
+    statement, values = users_statement(reach, wanted.user_prefix, default_has_indexes=default_has_indexes)
+    users = [row["user_id"] for row in await connection.fetch(statement, *values)]
+    return wanted if len(users) > USERS_MAX else structs.replace(wanted, users=users)
 
 
 async def _found(

@@ -2,29 +2,35 @@
 
 Open it to change how batches form, or what happens when one fails. While one transaction is under way the next batch
 gathers, so nobody waits for a timer. What is committed is the caller's affair.
+
+A commit stands in the trace of each caller: its named waits, and before them the wait for the batch.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter_ns
 from typing import Generic, TypeVar
 
 import trio
 
 from convo.errors import BadRow, ConvoError, Draining, TransactionLost
-from convo.observe import log_records
+from convo.observe import log_records, tracing
+from convo.observe.traced_waits import PastWaits
 from convo.runtime.bell import Bell
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 Commit = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome | ConvoError]]]
 
+_NANO = 1_000_000_000
+
 
 class Submitted(Generic[Item, Outcome]):
     """An item that is to be committed, and its outcome as soon as there is one."""
 
-    __slots__ = ("_outcome", "_then", "afford_until", "answered", "gone", "item")
+    __slots__ = ("_outcome", "_then", "afford_until", "answered", "gone", "item", "since_ns", "span")
 
     def __init__(self, item: Item, afford_until: float, then: Callable[[], None] | None = None) -> None:
         self.item = item
@@ -33,6 +39,9 @@ class Submitted(Generic[Item, Outcome]):
         self.gone = False
         self._outcome: Outcome | ConvoError | None = None
         self._then = then
+        # Whose trace the commit is a part of, and since when it is waited for.
+        self.span = tracing.current_span()
+        self.since_ns = 0 if self.span is None else perf_counter_ns()
 
     @property
     def known(self) -> bool:
@@ -68,6 +77,17 @@ class Submitted(Generic[Item, Outcome]):
         finally:
             # Error, traceback, this frame and the item are a cycle: without this they stay until the collector runs.
             del outcome
+
+    def record(self, waits: PastWaits, began_ns: int, rows: int) -> None:
+        """Record what the commit of a batch waited for, and the wait until it began, where the item has a trace."""
+        if self.span is None:
+            return
+        now_ns = perf_counter_ns()
+        # Of a batch that is tried again, or in halves, the wait for each commit counts from the one before.
+        waited, ago = (began_ns - self.since_ns) / _NANO, (now_ns - began_ns) / _NANO
+        self.span.add("wait for batch", waited, ended_seconds_ago=ago)
+        waits.record_in([self.span], rows=rows)
+        self.since_ns = now_ns
 
 
 class Group(Generic[Item, Outcome]):
@@ -173,15 +193,27 @@ class Group(Generic[Item, Outcome]):
                 waiter.answer(outcome)
 
     async def _commit_twice_if_lost(self, batch: list[Submitted[Item, Outcome]]) -> Sequence[Outcome | ConvoError]:
-        items = [waiter.item for waiter in batch]
         try:
-            return await self._commit(items)
+            return await self._commit_once(batch)
         except TransactionLost:
             # Nobody knows whether it was committed, so ``commit`` must be safe to run twice with the same batch.
             waiting = [waiter.afford_until for waiter in batch if not waiter.gone]
             if not waiting or min(waiting) < trio.current_time() + self._unit_seconds:
                 raise
-        return await self._commit(items)
+        return await self._commit_once(batch)
+
+    async def _commit_once(self, batch: list[Submitted[Item, Outcome]]) -> Sequence[Outcome | ConvoError]:
+        """Commit, and record what that waited for in the trace of each item that has one."""
+        items = [waiter.item for waiter in batch]
+        if not tracing.records():
+            return await self._commit(items)
+        waits, began_ns = PastWaits(), perf_counter_ns()
+        try:
+            with waits:
+                return await self._commit(items)
+        finally:
+            for waiter in batch:
+                waiter.record(waits, began_ns, len(batch))
 
     async def _split(self, batch: list[Submitted[Item, Outcome]], error: BadRow) -> None:
         """Halve the batch until the row that the database refuses is alone."""

@@ -21,7 +21,7 @@ from convo.conversation.model import CANARY_USER, ConversationEnded
 from convo.conversation.owed import Owed
 from convo.conversation.tenant import DEFAULT, Tenant
 from convo.errors import Conflict, ConvoError, DatabaseUnavailable, Erased, TransactionLost, Unavailable
-from convo.observe import log_records, metrics, tracing
+from convo.observe import log_records, metrics
 from convo.settings import FairKey, IntakeSettings
 from convo.store.erasures import NOT_REFUSED, erased_among, meet_list, met_list
 from convo.store.group import Group, Submitted
@@ -53,23 +53,13 @@ _FAILING_ALERT_SECONDS = 2.0
 _SLACK_SECONDS = 0.5
 
 
-class SentIn(Struct, kw_only=True, gc=False):
-    """The stored context of the trace that a conversation was sent in, and since when it waits to be stored.
-
-    ``since`` is by ``trio.current_time()``.
-    """
-
-    trace: str
-    since: float
-
-
 class Accept(Struct, frozen=True, kw_only=True, gc=False):
     """One conversation that is to be stored: as sent, with what the accept path found out about it.
 
     ``body`` is the log as it was sent, compressed (zstd); ``log_hash`` is its ``logs.hash_of``. Times the client left
     open are None: the database's clock sets them. ``notes`` is the JSON of ``ReceiptNotes``, None where there are none.
     ``items`` and ``log_digest`` are what a revision is known by (``store/log_prefix.py``), where there can be one.
-    ``sent_in`` is the trace that it was sent in, None where nothing is recorded of it.
+    ``trace`` is the stored context of the trace that it was sent in, None where nothing is recorded of it.
     """
 
     ended: ConversationEnded
@@ -85,7 +75,7 @@ class Accept(Struct, frozen=True, kw_only=True, gc=False):
     items: int = 0
     log_digest: bytes = b""
     user_turns: int = 0
-    sent_in: SentIn | None = None
+    trace: str | None = None
 
     @property
     def own_id(self) -> str:
@@ -205,8 +195,6 @@ class Committer:
                 "db.accept", lambda connection: _insert(connection, self._inserts, rows), begin=SINGLE
             )
         except ConvoError as error:
-            if tracing.records():
-                _record_commit(batch, len(rows), trio.current_time() - started, error)
             if not isinstance(error, DatabaseUnavailable):
                 raise
             self._note_failure(error)
@@ -216,7 +204,7 @@ class Committer:
             raise
         self._failed = None
         self._note_success()
-        self._report(batch, rows, fresh, trio.current_time() - started)
+        self._report(rows, fresh, trio.current_time() - started)
         outcomes: list[Stored | ConvoError] = []
         for own_id, accept in zip(own_ids, batch, strict=True):
             stored = fresh.get(own_id) or known.get(own_id)
@@ -270,39 +258,17 @@ class Committer:
             log_records.accepts_returned(seconds=trio.current_time() - self._failing_since)
             self._failing_since = None
 
-    def _report(self, batch: Sequence[Accept], rows: Mapping[str, Accept], fresh: Receipts, seconds: float) -> None:
+    def _report(self, rows: Mapping[str, Accept], fresh: Receipts, seconds: float) -> None:
         bytes_ = sum(len(row.body) for row in rows.values())
         metrics.intake_batch_rows.observe(len(rows))
         metrics.intake_commit_seconds.observe(seconds)
         log_records.batch_committed(rows=len(rows), bytes_=bytes_, seconds=seconds)
-        if tracing.records():
-            _record_commit(batch, len(rows), seconds)
         self._committed(
             [
                 CommittedLog(seq=stored.seq, digest=rows[own_id].digest, body=rows[own_id].body)
                 for own_id, stored in fresh.items()
             ]
         )
-
-
-def _record_commit(batch: Sequence[Accept], rows: int, seconds: float, error: ConvoError | None = None) -> None:
-    """Record the transaction of a batch, and the wait for it, in the trace of each that was sent in one."""
-    for accept in batch:
-        sent_in = accept.sent_in
-        if sent_in is None:
-            continue
-        now = trio.current_time()
-        # Of a batch that is tried again, or in halves, the wait for each transaction counts from the one before.
-        waited = max(0.0, now - seconds - sent_in.since)
-        sent_in.since = now
-        tracing.add_to(sent_in.trace, "wait for batch", waited, ended_seconds_ago=seconds)
-        span = tracing.continued(sent_in.trace, "db.accept", "internal")
-        if span is not None:
-            span.began_seconds_ago(seconds)
-            span.attributes["convo.batch_rows"] = rows
-            if error is not None:
-                span.fail(error)
-            span.end()
 
 
 def owed_of_accept(declared: Declarations, accept: Accept) -> Owed:
@@ -487,7 +453,7 @@ class Inserts(Struct, frozen=True, kw_only=True):
         tenants = [numbers] if any(numbers) else []
         owed = await self._owed_columns(connection, sent)
         prefixes = ([row.items for row in sent], [row.log_digest for row in sent]) if self.revisions else ()
-        traces = [[row.sent_in and row.sent_in.trace for row in sent]] if any(row.sent_in for row in sent) else []
+        traces = [[row.trace for row in sent]] if any(row.trace for row in sent) else []
         values = (*_columns(sent), hashes, *_hmacs(key, sent), *tenants, *owed, *prefixes, *traces)
         statements = self.traced if traces else self.statements
         return await connection.fetch(statements[key is not None, bool(tenants)], *values)

@@ -4,6 +4,10 @@ Open it to change a filter. One filter finds rows by its index, newest first; th
 So a page looks at a bounded number of rows, whatever is asked for. Where few of them match, the page is short and the
 next one goes on behind them.
 
+Users are also found by the beginning of their id: their index is sorted by it. First up to ``USERS_MAX`` + 1 of them
+are looked for, one look-up each. So few are each read newest first; of more, the beginning is checked like any filter.
+A conversation is not found by the beginning of its id: no index is sorted by that, and accepts would have to write it.
+
 Other tenants than the default one have indexes of their own, which hold nothing where there is none. The default one
 walks the common indexes, and indexes of its own where there are several tenants (``store/tenant_indexes.py``).
 """
@@ -22,6 +26,9 @@ from convo.store.job_sql import PARKED
 LOOKED_AT_MAX = 250
 """So many rows are looked at for one page, or as many as a page has: some 8 buffers each."""
 
+USERS_MAX = 10
+"""So many users whose ids begin alike are each read by their own range of the index."""
+
 NO_CANARY = f"c.user_id <> '{CANARY_USER}'"
 SUMMARY = """
 c.seq, c.conversation_id, c.user_id, c.bot_id, c.started_at, c.ended_at, c.received_at, c.turns,
@@ -33,9 +40,14 @@ _NEWEST = (1 << 63) - 1
 
 
 class ListFilter(Struct, frozen=True, kw_only=True):
-    """Which conversations are listed; None is no filter. ``before`` is the ``seq`` that all of them are below."""
+    """Which conversations are listed; None is no filter. ``before`` is the ``seq`` that all of them are below.
+
+    ``users`` are all whose ids begin with ``user_prefix``, as far as they are known to be few.
+    """
 
     user_id: str | None = None
+    user_prefix: str | None = None
+    users: Sequence[str] | None = None
     bot_id: str | None = None
     state: str | None = None
     before: int | None = None
@@ -65,6 +77,9 @@ def list_statements(reach: Reach, wanted: ListFilter, limit: int, *, default_has
         if value is not None:
             values.append(value)
             filters.append(f"c.{column} = ${len(values)}")
+    if wanted.user_prefix is not None:
+        values.append(wanted.user_prefix)
+        filters.append(f"starts_with(c.user_id, ${len(values)})")
     if reach.bots is not None:
         values.append(list(reach.bots))
         filters.append(f"c.bot_id = ANY(${len(values)}::text[])")
@@ -84,6 +99,43 @@ SELECT {SUMMARY} FROM ({looked} LIMIT {looked_at}) AS {first}
     return ListStatements(page=page, page_values=values, last=last, last_values=used)
 
 
+def users_statement(reach: Reach, prefix: str, *, default_has_indexes: bool) -> tuple[str, Sequence[Any]]:
+    """Make the statement that finds the first ``USERS_MAX`` + 1 users whose ids begin with ``prefix``."""
+    own = reach.tenant.number > 0 or default_has_indexes
+    group = _group(reach) if own else _TENANT
+    columns, before = ("tenant, user_id", "$1::smallint, ") if own else ("user_id", "")
+
+    def first(range_: str) -> str:
+        return f"SELECT user_id FROM conversation WHERE {group} AND {range_} ORDER BY {columns} LIMIT 1"
+
+    below = f"({columns}) < ({before}$3)"
+    after = first(f"({columns}) > ({before}users.user_id) AND {below}")
+    text = f"""
+WITH RECURSIVE users (user_id) AS (
+    ({first(f"({columns}) >= ({before}$2) AND {below}")})
+    UNION ALL
+    SELECT ({after}) FROM users WHERE users.user_id IS NOT NULL
+)
+SELECT user_id FROM users WHERE user_id IS NOT NULL LIMIT {USERS_MAX + 1}
+"""
+    return text, (reach.tenant.number, prefix, _end_of(prefix))
+
+
+def _end_of(prefix: str) -> str:
+    """Return the first text, in the order of code points, behind all that begin with ``prefix``."""
+    begin = prefix.rstrip(_LAST_CHARACTER)
+    if not begin:
+        # Behind every id: none has so many characters.
+        return _LAST_CHARACTER * 1000
+    following = ord(begin[-1]) + 1
+    return begin[:-1] + chr(_BEHIND_SURROGATES if following == _SURROGATES else following)
+
+
+_LAST_CHARACTER = "\U0010ffff"
+# No text holds one of these.
+_SURROGATES, _BEHIND_SURROGATES = 0xD800, 0xE000
+
+
 class _Search(Struct, frozen=True, kw_only=True):
     """How rows are found, newest first, and what they are called; ``$1`` is the tenant, ``$2`` the ``value`` if any."""
 
@@ -101,6 +153,10 @@ def _search(  # noqa: PLR0911  (one for each index)
     group = _group(reach) if own else ""
     if wanted.user_id is not None:
         return _Search(looked=f"{all_of} {_of_user('$2', before, group)}", value=(wanted.user_id,))
+    if wanted.users is not None:
+        one = f"{all_of} {_of_user('person.id', before, group)} LIMIT {looked_at}"
+        each = f"unnest($2::text[]) AS person (id) CROSS JOIN LATERAL ({one}) AS one"
+        return _Search(looked=f"SELECT one.* FROM {each} ORDER BY seq DESC", value=(list(wanted.users),))
     if wanted.bot_id is not None and (reach.bots is not None or wanted.state in (None, "done")):
         return _Search(looked=f"{all_of} {_of_bot('$2', before, group)}", value=(wanted.bot_id,))
     if reach.bots is not None:

@@ -6,13 +6,15 @@ which the service knows what is to go: this is the one place where an id outlive
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from convo.conversation.tenant import Tenant
 from convo.dependencies import OLD_LOGS
+from convo.observe import tracing
 from convo.store import erasures
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import OF_REMOTE, REMOTE_PREFIX, remote_prefix
@@ -23,6 +25,29 @@ UntoldKind = Literal["memory", "conversation", "user"]
 _TAKEN_SECONDS = 60.0
 _AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 5.0, 900.0
 _REASON_CHARS_MAX = 300
+_TRACES_MAX = 1000
+
+
+class ErasureTraces:
+    """In which trace each of the last erasures was asked for at this process, where that is recorded.
+
+    In memory: the table has no trace, and a deletion that another process goes on with has a trace of its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, str] = OrderedDict()
+
+    def note(self, hmac: bytes) -> None:
+        """Note that the running task erases this, where it has a span."""
+        span = tracing.current_span()
+        if span is not None:
+            self._kept[hmac] = span.context.stored
+            if len(self._kept) > _TRACES_MAX:
+                self._kept.popitem(last=False)
+
+    def of(self, hmac: bytes) -> str | None:
+        """Return the stored context of the trace, None where none is known."""
+        return self._kept.get(hmac)
 
 
 class Telling(Struct, frozen=True, kw_only=True):
@@ -30,6 +55,7 @@ class Telling(Struct, frozen=True, kw_only=True):
 
     service: str
     lists: bool
+    traces: ErasureTraces = field(default_factory=ErasureTraces)
 
 
 class Untold(Struct, frozen=True, kw_only=True):
@@ -53,6 +79,12 @@ class Waiting(Struct, frozen=True, kw_only=True):
 
 
 _COUNTED_MAX = 10_000
+
+
+def note_trace(telling: Telling | None, hmac: bytes) -> None:
+    """Note that the running task erases this: what the service is told of it is part of the same trace."""
+    if telling is not None:
+        telling.traces.note(hmac)
 
 
 async def note_deletions(connection: Connection, telling: Telling, hmac: bytes, seqs: Sequence[int]) -> None:

@@ -21,7 +21,7 @@ from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.settings import WebSettings
 from convo.store import logs
-from convo.store.intake import Accept, Committer, SentIn, Stored
+from convo.store.intake import Accept, Committer, Stored
 from convo.web.admission import Admission, Admitted
 from convo.web.description import views
 from convo.web.description.messages import Answer, Head, Read, encode, problem
@@ -265,7 +265,7 @@ def check_user(accept: Accept) -> None:
 
 def traced(accept: Accept, span: Span) -> Accept:
     """Return the conversation as one whose analysis is part of the trace of ``span``."""
-    return structs.replace(accept, sent_in=SentIn(trace=span.context.stored, since=trio.current_time()))
+    return structs.replace(accept, trace=span.context.stored)
 
 
 def _record_steps(span: Span, read: float, decode: float, commit: float, error: str = "") -> None:

@@ -173,6 +173,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
         limit, as_of = queries.limit_of(query, self.settings.web.list_rows_max), queries.as_of_query(query)
         wanted = ListFilter(
             user_id=queries.id_of(query, "user_id"),
+            user_prefix=queries.id_of(query, "user_prefix") or None,
             bot_id=queries.id_of(query, "bot_id"),
             state=queries.state_of(query),
             before=queries.cursor_of(query),

@@ -7,10 +7,11 @@ from datetime import timedelta
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from convo.conversation.tenant import Reach
 from convo.resilience.dependency import JobDependency
+from convo.runtime.identity import short_name
 from convo.store.job_sql import SUSPECT_AT
 from convo.store.jobs.cause import Standing, cause
 from convo.store.jobs.explain import Explained, read_explanation
@@ -39,7 +40,10 @@ class ExplainRoute(Struct, frozen=True, kw_only=True):
         row = found.row
         standing = {name: row[name] for name in _STANDING}
         left = [(one.name, "" if one.served else one.needs) for one in found.left]
-        because = cause(Standing(**standing, leased_by=row["holder"], served=found.served, suspect_at=SUSPECT_AT), left)
+        # Of one that has stopped, or that others take for dead, nobody knows the host any more.
+        holder = row["holder"] or short_name(row["leased_by"] or "")
+        because = cause(Standing(**standing, leased_by=holder, served=found.served, suspect_at=SUSPECT_AT), left)
+        because = structs.replace(because, by=row["leased_by"])
         ahead, rate = found.ahead, found.rate
         view = views.ExplainView(
             conversation_id=conversation_id,

@@ -80,7 +80,7 @@ class Sender:
         signature = signed(message.id, int(time.time()), message.body, [signing_key(key) for key in keys])
         try:
             with deadline("webhook.attempt", self._attempt_seconds):
-                headers = {"content-type": EVENT_CONTENT_TYPE, **signature, **tracing.trace_headers()}
+                headers = {"content-type": EVENT_CONTENT_TYPE, **signature}
                 answer = await self._client.post(url, message.body, headers)
         except (DeadlineExceeded, RemoteError) as failed:
             error = failed.detail

@@ -214,7 +214,7 @@ async def test_what_waits_for_long_is_a_warning_and_after_a_day_an_alert(databas
                     while not teller.warning:  # noqa: ASYNC110  (it sets no event)
                         await trio.sleep(0.05)
                 nursery.cancel_scope.cancel()
-            assert teller.warning.startswith("ERASURES_NOT_TOLD: 1 deletions wait for memory, the oldest for 11 min")
+            assert teller.warning.startswith("ERASURES_NOT_TOLD: 1 deletion waits for memory, the oldest for 11 min")
         shared = SharedState(postgres, AlertsSettings())
         await shift_clock(postgres, "25 hours")
         vitals = await shared.vitals()

@@ -23,7 +23,7 @@ from tests.support.tenants import ACME, OF_ACME, accept_of, make_tenants
 NAMES = {"audit_log_default", "conversation_default", "conversation_default_bot"}
 NAMES |= {"conversation_default_user", "job_default"}
 LISTS: tuple[dict[str, Any], ...] = (
-    *({}, {"bot_id": "bot-1"}, {"user_id": "user-1"}),
+    *({}, {"bot_id": "bot-1"}, {"user_id": "user-1"}, {"user_prefix": "user-"}),
     *({"state": state} for state in ("ready", "leased", "done", "dead", "parked")),
     *({"bot_id": "bot-1", "state": state} for state in ("ready", "dead", "done")),
 )

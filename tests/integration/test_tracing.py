@@ -54,6 +54,11 @@ def has(*names: str) -> Any:
     return lambda spans: set(names) <= {span.name for span in spans}
 
 
+def names_of(spans: Sequence[CollectedSpan]) -> set[str]:
+    """The names of spans, but for the waits for a client: those are there where it was slow."""
+    return {span.name for span in spans if not span.name.startswith("connection.")}
+
+
 def only(spans: Sequence[CollectedSpan], name: str) -> CollectedSpan:
     (found,) = [span for span in spans if span.name == name]
     return found
@@ -72,6 +77,11 @@ async def test_one_conversation_is_one_trace_from_the_request_to_the_call_of_the
             (call,) = [call for call in model.work if call.method == "POST"]
     assert {span.trace_id for span in spans} == {TRACE}
     assert {span.state for span in spans} == {"vendor=x"}
+    assert names_of(spans) == {
+        *(f"POST {END}", "read body", "decode", "commit", "wait for batch", "db.accept"),
+        *("db.lease", "job", "analysis.job", "part memories", "part questions, emotion", "chat m-7"),
+        *("job.ending", "job.costs", "db.costs", "db.settle"),
+    }
     by_id = {span.span_id: span for span in spans}
     request, job, chat = only(spans, f"POST {END}"), only(spans, "job"), only(spans, "chat m-7")
     assert (request.parent_id, request.kind) == (CALLER, "server")
@@ -88,7 +98,14 @@ async def test_one_conversation_is_one_trace_from_the_request_to_the_call_of_the
     assert job.attributes["convo.conversation_id"] == "talk-1"
     part = by_id[chat.parent_id]
     assert (part.name, part.parent_id) == ("part questions, emotion", job.span_id)
-    assert only(spans, "job.ending").parent_id == job.span_id
+    leased = only(spans, "db.lease")
+    assert (leased.parent_id, leased.attributes["convo.batch_rows"]) == (request.span_id, 1)
+    assert leased.ended_ns <= job.began_ns
+    for name in ("job.ending", "job.costs", "db.costs", "db.settle"):
+        assert only(spans, name).parent_id == job.span_id
+    assert [span.parent_id for span in spans if span.name == "wait for batch"] == [
+        *(request.span_id, job.span_id, job.span_id),
+    ]
     # The call passes the trace on, with its own id.
     assert call.headers["traceparent"] == f"00-{TRACE}-{chat.span_id}-01"
     assert call.headers["tracestate"] == "vendor=x"
@@ -127,6 +144,91 @@ async def test_what_its_sender_does_not_record_is_not_recorded_nor_passed_on(dat
     assert {span.attributes.get("convo.conversation_id") for span in spans if span.name == "job"} == {"talk-2"}
     assert TRACE not in {span.trace_id for span in spans}
     assert traced == [False, True]
+
+
+async def test_what_jobs_have_done_for_them_together_stands_in_the_trace_of_each(database: str, tmp_path: Path) -> None:
+    traces = [f"{number:032x}" for number in (7, 8, 9)]
+    with collecting_spans() as collector:
+        async with convo(tmp_path, database, collector, {"jobs.workers": "0"}) as client:
+            for trace in traces:
+                headers = {"traceparent": f"00-{trace}-{CALLER}-01"}
+                assert (await client.post(END, json=ended(f"talk-{trace[-1]}"), headers=headers)).status_code == 202
+            assert (await client.post(END, json=ended("talk-0"), headers=NOT_SAMPLED)).status_code == 202
+        # No log comes with its lease: each is read by its job.
+        async with convo(tmp_path, database, collector, {"jobs.workers": "4", "jobs.handover_bytes": "1"}):
+            spans = await collector.until(lambda found: sum(span.name == "job" for span in found) == 3)
+    assert {span.trace_id for span in spans} == set(traces)
+    for trace in traces:
+        mine = [span for span in spans if span.trace_id == trace]
+        job = only(mine, "job")
+        assert {only(mine, name).parent_id for name in ("db.take", "db.settle", "job.ending")} == {job.span_id}
+        # All four were leased by one statement.
+        assert only(mine, "db.lease").attributes["convo.batch_rows"] == 4
+        settled, ending = only(mine, "db.settle"), only(mine, "job.ending")
+        assert ending.began_ns <= settled.began_ns <= settled.ended_ns <= ending.ended_ns
+
+
+async def test_a_part_that_is_stored_by_itself_is_a_span_of_its_job(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_model() as model, fakes.open_memory() as memory:
+            # What the model found is stored before the memories are there.
+            memory.always = fakes.slow("1.0")
+            settings = {"llm.base_url": f"{model.url}/v1", "llm.model": "m-7", "memory.url": memory.url}
+            async with convo(tmp_path, database, collector, settings) as client:
+                await analysed(client, **SAMPLED)
+                spans = await collector.until(has("job"))
+    job, parts = only(spans, "job"), [span for span in spans if span.name == "db.part"]
+    assert len(parts) == sum(span.name == "job.part" for span in spans) >= 2
+    for part in parts:
+        assert part.parent_id == job.span_id
+        assert part.attributes["convo.batch_rows"] >= 1
+    assert names_of(spans) - {"part questions, emotion", "chat m-7", "job.costs", "db.costs"} == {
+        *(f"POST {END}", "read body", "decode", "commit", "wait for batch", "db.accept"),
+        *("db.lease", "job", "analysis.job", "part memories", "memory.extract", "job.part", "db.part"),
+        *("job.ending", "db.settle"),
+    }
+
+
+async def test_a_memory_service_is_told_of_an_erasure_in_the_trace_of_who_erased(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_memory() as memory:
+            settings = {"memory.dialect": "mem0", "memory.url": memory.url}
+            async with convo(tmp_path, database, collector, settings) as client:
+                said = [{"role": "user", "content": "I like tea."}, {"role": "assistant", "content": "Fine."}]
+                for name in ("talk-1", "talk-2"):
+                    answer = await client.post(END, json=ended(name, said, user_id=name))
+                    assert answer.status_code == 202
+                    await client.get(f"/v1/conversations/{name}", params={"wait": "20"})
+                answer = await client.delete("/v1/conversations/talk-1", headers=SAMPLED)
+                assert answer.status_code == 200, answer.text
+                await memory.until(lambda one: any(call.method == "DELETE" for call in one.calls))
+                spans = await collector.until(has("forget memory", "forget conversation"))
+                assert (await client.delete("/v1/conversations/talk-2", headers=NOT_SAMPLED)).status_code == 200
+                await memory.until(lambda one: sum(call.method == "DELETE" for call in one.calls) == 2)
+            sent = [call.headers.get("traceparent") for call in memory.calls if call.method == "DELETE"]
+    request, forget = only(spans, "DELETE /v1/conversations/<conversation_id>"), only(spans, "forget memory")
+    call = only(spans, "memory.forget")
+    assert (forget.trace_id, forget.parent_id, call.parent_id) == (TRACE, request.span_id, forget.span_id)
+    assert sent == [f"00-{TRACE}-{call.span_id}-01", None]
+
+
+async def test_what_is_found_again_is_part_of_the_trace_of_who_asked_for_it(database: str, tmp_path: Path) -> None:
+    with collecting_spans() as collector:
+        async with fakes.open_model() as model:
+            settings = {"llm.base_url": f"{model.url}/v1", "llm.model": "m-7"}
+            async with convo(tmp_path, database, collector, settings) as client:
+                await analysed(client)
+                again = {"part": "emotion"}
+                answer = await client.post("/v1/conversations/talk-1/reanalyse", json=again, headers=SAMPLED)
+                assert answer.status_code == 202, answer.text
+                spans = await collector.until(has("find emotion again"))
+            sent = [call.headers.get("traceparent") for call in model.work if call.method == "POST"]
+    request, found = (
+        only(spans, "POST /v1/conversations/<conversation_id>/reanalyse"),
+        only(spans, "find emotion again"),
+    )
+    assert (found.trace_id, found.parent_id) == (TRACE, request.span_id)
+    assert sent == [None, f"00-{TRACE}-{only(spans, 'chat m-7').span_id}-01"]
 
 
 async def test_a_trace_goes_on_after_a_restart(database: str, tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def lists(sample: Sample, limit: int) -> dict[str, tuple[str, Values]]:
         *({"state": state} for state in ("ready", "leased", "done", "dead", "parked")),
         *({"user_id": HEAVY, "state": state} for state in ("ready", "leased", "done", "dead", "parked")),
         *({"bot_id": "bot-3", "state": state} for state in ("ready", "leased", "done", "dead", "parked")),
+        *({"user_prefix": prefix} for prefix in (sample.user, HEAVY, "user-")),
+        {"user_prefix": HEAVY, "state": "dead"},
+        {"user_prefix": sample.user, "before": sample.done},
         {"user_id": HEAVY, "bot_id": "bot-rare"},
         {"user_id": HEAVY, "bot_id": "bot-nobody"},
         {"user_id": HEAVY, "bot_id": "bot-3", "state": "dead"},
@@ -69,7 +72,10 @@ def _caught(asked: Mapping[str, Any], limit: int) -> list[tuple[str, Values]]:
     class Catching:
         async def fetch(self, query: str, *values: object) -> list[Any]:
             caught.append((query, values))
-            return []
+            # Whose ids begin so: one user, or more than are read one by one.
+            begin = asked.get("user_prefix", "")
+            users = [f"{begin}{number}" for number in range(20)] if begin.endswith("-") else [begin]
+            return [{"user_id": user} for user in users] if "RECURSIVE" in query else []
 
         async def fetchval(self, query: str, *values: object) -> Any:
             caught.append((query, values))
@@ -618,6 +624,10 @@ NOT_COMPARED: Mapping[str, str] = {
             "convo.store.listing._search",
             "convo.store.listing._search 2",
             "convo.store.listing._search 3",
+            "convo.store.listing._search 4",
+            "convo.store.listing.users_statement",
+            "convo.store.listing.users_statement 2",
+            "convo.store.listing.users_statement 3",
         ),
         "made for each list: see lists",
     ),

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from convo.conversation.model import JobState
 from convo.dependencies import DEPENDENCIES, PART_PREFIX
+from convo.plural import plural
 
 CauseKind = Literal["done", "dead", "working", "overdue", "parked", "backoff", "suspect", "queued", "superseded"]
 
@@ -41,12 +42,16 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 class Cause(Struct, frozen=True, kw_only=True):
-    """Why a job is in its state, in one sentence; where known, since when, and the earliest time of a change."""
+    """Why a job is in its state, in one sentence; where known, since when, and the earliest time of a change.
+
+    ``by`` is the name of the process that works on it, None where none does.
+    """
 
     kind: CauseKind
     sentence: str
     since: datetime | None = None
     until: datetime | None = None
+    by: str | None = None
 
 
 def cause(row: Standing, left: Sequence[tuple[str, str]] = ()) -> Cause:
@@ -108,13 +113,12 @@ def _ready(row: Standing) -> Cause:
         )
         return Cause(kind="parked", sentence=sentence, since=row.parked_since, until=until)
     if row.delayed:
-        tries = f"after {row.attempts} attempt{'s' * (row.attempts != 1)}"
+        tries = f"after {row.attempts} {plural(row.attempts, 'attempt')}"
         sentence = f"backoff: {tries} it is due again at {_at(row.available_at)} ({_reason(row)})"
         return Cause(kind="backoff", sentence=sentence, until=until)
     if row.crashes >= row.suspect_at:
-        sentence = (
-            f"suspect: its process died {row.crashes} times with it; it waits until one process has no other work"
-        )
+        died = f"its process died {row.crashes} {plural(row.crashes, 'time')} with it"
+        sentence = f"suspect: {died}; it waits until one process has no other work"
         return Cause(kind="suspect", sentence=sentence, since=row.available_at)
     return Cause(kind="queued", sentence="queued: it waits for a worker to become free", since=row.available_at)
 

@@ -100,7 +100,7 @@ def _last_run(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 _ROW = f"""
 SELECT job.*, {QUEUED} AS queued, convo_now() AS now,
        CASE WHEN {QUEUED} THEN (SELECT fair_key FROM job AS open WHERE open.seq = job.seq) END AS fair_key,
-       coalesce((SELECT host || '/' || name FROM process WHERE name = leased_by), leased_by) AS holder
+       (SELECT host || '/' || pid FROM process WHERE name = leased_by) AS holder
 FROM every_job AS job JOIN conversation c USING (seq) WHERE seq = {SEQ} AND {reached("c", 2)}
 """
 _LEFT = "SELECT name, needs FROM part_job WHERE seq = $1 AND state = 'waiting' ORDER BY name"

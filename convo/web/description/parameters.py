@@ -216,6 +216,11 @@ TARGET_RATE = Parameter(
 CURSOR = Parameter(name="cursor", where="query", text="The `next_cursor` of the page before.", type=str)
 
 
+USER_PREFIX = Parameter(
+    name="user_prefix", where="query", text="Only those of users whose id begins so.", type=WITHOUT_NUL
+)
+
+
 def filter_by(name: str, kind: Any) -> Parameter:
     """Return the query parameter that filters a list by one field."""
     return Parameter(name=name, where="query", text=f"Only those with this `{name}`.", type=kind)

@@ -63,7 +63,7 @@ export function showConversations(main, { signal, query }) {
     else location.hash = target;
   } },
   field("conversation_id", t("filter.conversation_id"), "", { type: "search", class: "long" }),
-  field("user_id", t("filter.user_id"), query.user_id, { type: "search" }),
+  field("user_prefix", t("filter.user_prefix"), query.user_prefix, { type: "search" }),
   field("bot_id", t("filter.bot_id"), query.bot_id, { type: "search" }),
   choice("state", t("filter.state"), [["", t("filter.any")], ...STATES.map((one) => [one, word("state", one)])], query.state),
   el("button", { type: "submit", class: "primary", text: t("filter.search") }),

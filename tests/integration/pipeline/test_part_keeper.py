@@ -13,8 +13,12 @@ from convo.analysis.llm_usage import Tokens
 from convo.conversation.model import Answered, Conversation, Finding
 from convo.conversation.owed import DeclaredPart, owed_of
 from convo.errors import RemoteError, RemoteGarbage, RemoteUnavailable
+from convo.observe import tracing
+from convo.observe.traced_waits import record_wait
+from convo.observe.tracing import Recorder
 from convo.pipeline.part_keeper import PartKeeper
 from convo.pipeline.spending import Spending
+from convo.runtime.deadline import wait_observers
 from convo.settings import JobsSettings, Settings
 from convo.store.jobs.part_jobs import PartJobs
 from convo.store.owed_sets import OwedSets
@@ -70,6 +74,27 @@ async def test_what_was_left_is_found_once_from_the_stored_log(process: Process)
     assert not await keeper(process, asked).work()
     assert asked.said == ["What is the capital of France?"] * 2
     assert await left(process) == [("done", 1, "m/p1:one", None), ("done", 1, "m/p1:two", None)]
+
+
+async def test_what_is_found_later_is_part_of_the_trace_with_all_that_it_waited_for(process: Process) -> None:
+    recorder = Recorder(sample=1.0, spans_max=100)
+    with tracing.recording(recorder), wait_observers.adding(record_wait):
+        request = tracing.begin_span("request", "server")
+        assert request is not None
+        traced = f"UPDATE conversation SET trace = '{request.context.stored}' RETURNING 1"
+        await rows(process.postgres, f"WITH x AS ({traced}) SELECT count(*) FROM x")
+        recorder.take(100)
+        assert await keeper(process, Asked()).work()
+    *within, job = recorder.take(100)
+    assert (job.name, job.trace_id, job.parent_id) == ("part job", request.trace_id, request.span_id)
+    # The first is the statement that took both parts, when it was not known yet whose they are.
+    leased, *others = within
+    assert (leased.name, leased.parent_id, leased.attributes["convo.batch_rows"]) == (
+        *("db.part_jobs", request.span_id, 2),
+    )
+    names = [one.name for one in others if one.parent_id == job.span_id]
+    assert names.count("db.part_jobs") == 2
+    assert {"db.take", "analysis.decode", "analysis.job"} <= set(names)
 
 
 async def test_an_outage_spends_no_attempt_and_a_failure_of_its_own_is_tried_so_often(process: Process) -> None:

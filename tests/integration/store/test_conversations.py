@@ -145,6 +145,36 @@ async def test_a_page_looks_at_so_many_rows_and_the_next_one_goes_on_behind_them
     assert pages >= 2
 
 
+async def test_a_list_can_be_of_users_whose_ids_begin_alike(process: Process, reader: Reader) -> None:
+    users = ("ann", "ann-2", "anna", "an", "bob", "Ann", "ann\U0010ffff", "an\u043e", "ano")
+    for number, user in enumerate(users):
+        await process.accepted(f"talk-{number}", user_id=user)
+    for prefix in ("ann", "an", "ann-", "b", "anna", "annab", "A", "\U0010ffff", "ann\U0010ffff"):
+        found = [f"talk-{number}" for number, user in enumerate(users) if user.startswith(prefix)]
+        assert await listed(reader, user_prefix=prefix) == found[::-1], prefix
+    assert await listed(reader, user_prefix="ann", user_id="anna") == ["talk-2"]
+    assert await listed(reader, user_prefix="ann", user_id="bob") == []
+    assert await listed(reader, user_prefix="ann", state="done") == []
+
+
+@pytest.mark.parametrize("most", [1, 10])
+async def test_a_list_of_many_users_and_one_of_few_have_all_their_conversations(
+    process: Process, reader: Reader, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(listing, "USERS_MAX", most)
+    monkeypatch.setattr("convo.store.conversations.USERS_MAX", most)
+    monkeypatch.setattr(listing, "LOOKED_AT_MAX", 3)
+    for n in range(12):
+        await process.accepted(f"talk-{n}", user_id=("ann", "anna", "bob", "carl")[n % 4])
+    seen: list[str] = []
+    pages, before = 0, None
+    while not pages or before is not None:
+        found = await reader.many(WHOLE_DEFAULT, ListFilter(user_prefix="an", before=before), 2)
+        seen += [row["conversation_id"] for row in found.rows]
+        pages, before = pages + 1, found.next_before
+    assert seen == [f"talk-{n}" for n in reversed(range(12)) if n % 4 < 2]
+
+
 async def test_a_list_can_be_of_a_user_of_a_bot_and_of_a_state(process: Process, reader: Reader) -> None:
     for user, bot in (("ann", "b-1"), ("bob", "b-1"), ("ann", "b-2")):
         await process.accepted(f"{user}-{bot}", user_id=user, bot_id=bot)

@@ -31,8 +31,9 @@ from convo.errors import (
     Unavailable,
 )
 from convo.observe import tracing
-from convo.observe.tracing import Recorder
-from convo.runtime.deadline import deadline
+from convo.observe.traced_waits import record_wait
+from convo.observe.tracing import Recorder, Span
+from convo.runtime.deadline import deadline, wait_observers
 from convo.settings import IntakeSettings, Settings
 from convo.store import audit, ledger, migrate
 from convo.store.conversations import Reader
@@ -60,12 +61,13 @@ async def submit(process: Process, sent: Accept, outcomes: list[Outcome]) -> Non
         outcomes.append(error)
 
 
-async def submit_all(process: Process, batch: Sequence[Accept]) -> list[Outcome]:
-    """Submit these at the same time; return what came of each, in their order."""
+async def submit_all(process: Process, batch: Sequence[Accept], span: Span | None = None) -> list[Outcome]:
+    """Submit these at the same time, those with a trace within ``span``; return what came of each, in their order."""
     outcomes: list[list[Outcome]] = [[] for _ in batch]
     async with trio.open_nursery() as nursery:
         for sent, outcome in zip(batch, outcomes, strict=True):
-            nursery.start_soon(submit, process, sent, outcome)
+            with tracing.resumed_span(span if sent.trace else None):
+                nursery.start_soon(submit, process, sent, outcome)
             # Trio starts tasks in any order; few enough to wait for each come in the order of the batch.
             if len(batch) < 10:
                 await wait_all_tasks_blocked()
@@ -76,14 +78,16 @@ async def stored_ids(process: Process) -> list[str]:
     return [found for (found,) in await rows(process.postgres, "SELECT conversation_id FROM conversation ORDER BY seq")]
 
 
-async def submit_behind(process: Process, transactions: Transactions, batch: Sequence[Accept]) -> list[Outcome]:
+async def submit_behind(
+    process: Process, transactions: Transactions, batch: Sequence[Accept], span: Span | None = None
+) -> list[Outcome]:
     """Submit these while the transaction of another one is under way, so that they are the next batch."""
     transactions.before = [sleeping(0.3)]
     outcomes: list[Outcome] = []
     async with trio.open_nursery() as nursery:
         nursery.start_soon(submit, process, accept("first"), outcomes)
         await under_way(process)
-        behind = await submit_all(process, batch)
+        behind = await submit_all(process, batch, span)
     assert isinstance(outcomes[0], Stored)
     return behind
 
@@ -669,11 +673,11 @@ async def test_the_wait_for_a_batch_and_its_transaction_are_recorded_of_each_tha
     process: Process, transactions: Transactions
 ) -> None:
     recorder = Recorder(sample=1.0, spans_max=100)
-    with tracing.recording(recorder):
+    with tracing.recording(recorder), wait_observers.adding(record_wait):
         request = tracing.begin_span("request", "server")
         assert request is not None
         batch = [traced(accept("talk-1"), request), accept("talk-2")]
-        await submit_behind(process, transactions, batch)
+        await submit_behind(process, transactions, batch, span=request)
     waited, stored = recorder.take(100)
     assert (waited.name, stored.name) == ("wait for batch", "db.accept")
     assert {waited.parent_id, stored.parent_id} == {request.span_id}
@@ -688,10 +692,11 @@ async def test_a_transaction_that_failed_is_recorded_with_its_error_and_so_is_th
 ) -> None:
     recorder = Recorder(sample=1.0, spans_max=100)
     transactions.before = [ending]
-    with tracing.recording(recorder):
+    with tracing.recording(recorder), wait_observers.adding(record_wait):
         request = tracing.begin_span("request", "server")
         assert request is not None
-        await process.committer.accept(traced(accept("talk-1"), request))
+        with tracing.resumed_span(request):
+            await process.committer.accept(traced(accept("talk-1"), request))
     spans = recorder.take(100)
     assert [span.name for span in spans] == ["wait for batch", "db.accept"] * 2
     failed, stored = spans[1], spans[3]

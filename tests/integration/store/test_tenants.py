@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 
 from convo import erasure, retention, user_erasure
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT, Reach, Tenant, turn_prefix
@@ -181,6 +182,7 @@ async def test_every_list_is_of_one_tenant_and_as_long_as_if_it_were_alone(
     for asked in (
         {},
         {"user_id": "user-1"},
+        {"user_prefix": "user"},
         {"bot_id": "bot-1"},
         {"state": "ready"},
         {"bot_id": "bot-1", "state": "ready"},
@@ -205,8 +207,11 @@ async def test_a_key_of_some_bots_sees_what_belongs_to_these(process: Process, r
     listed = await reader.many(some, ListFilter(), 9)
     assert [row["conversation_id"] for row in listed.rows] == ["talk-4", "talk-2", "talk-0"]
     assert [row["seq"] for row in (await reader.many(some, ListFilter(bot_id="tom"), 9)).rows] == []
-    of_user = await reader.many(some, ListFilter(user_id="user-1", bot_id="pika"), 9)
-    assert [row["conversation_id"] for row in of_user.rows] == ["talk-2", "talk-0"]
+    for user in (ListFilter(user_id="user-1"), ListFilter(user_prefix="us")):
+        of_user = await reader.many(some, structs.replace(user, bot_id="pika"), 9)
+        assert [row["conversation_id"] for row in of_user.rows] == ["talk-2", "talk-0"]
+        every = await reader.many(some, user, 9)
+        assert [row["conversation_id"] for row in every.rows] == ["talk-4", "talk-2", "talk-0"]
     known = await reader.relationship(some, "user-1", before=None, limit=9)
     assert {row["bot_id"] for row in known.bots} == {"pika", "kim"}
     assert known.sums["total_conversations"] == 3

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import itertools
+import os
 import re
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -253,6 +255,18 @@ async def test_a_wait_that_is_over_answers_with_the_present_state(database: str,
             "error": None,
             "updated_at": None,
         }
+
+
+async def test_who_works_on_a_conversation_is_told_by_host_and_pid_and_by_its_whole_name(
+    database: str, tmp_path: Path
+) -> None:
+    async with waiting_room(database, tmp_path) as (client, model, _):
+        link = await accepted(client, "open-1")
+        await model.until(lambda one: bool(one.work))
+        cause = (await client.get(f"{link}/explain")).json()["cause"]
+    folder, _, incarnation = cause["by"].partition(".")
+    assert (cause["kind"], len(folder), len(incarnation)) == ("working", 32, 16)
+    assert cause["sentence"].startswith(f"working: {socket.gethostname()}/{os.getpid()} works on it since")
 
 
 async def test_a_wait_is_cut_to_the_budget_that_the_client_sends(database: str, tmp_path: Path) -> None:

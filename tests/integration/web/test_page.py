@@ -245,11 +245,11 @@ def _acknowledge(page: Page, shown: Scene, press: Callable[..., None]) -> None:
 def _retry_and_erase(page: Page, shown: Scene, press: Callable[..., None], state: Callable[[str], str]) -> None:
     page.open(f"{shown.url}/#/conversations")
     page.sees("talk-3")
-    page.run("document.querySelector('[name=user_id]').focus()")
+    page.run("document.querySelector('[name=user_prefix]').focus()")
     page.type("user-2")
     page.press("Enter", 13)
     page.wait("document.querySelectorAll('tbody tr').length === 3")
-    assert page.run("location.hash") == "#/conversations?user_id=user-2"
+    assert page.run("location.hash") == "#/conversations?user_prefix=user-2"
     page.run("document.querySelector('[name=conversation_id]').focus()")
     page.type("poor-0")
     page.press("Enter", 13)

@@ -16,6 +16,7 @@ from convo.commands.audit_drawing import AuditOverview, draw_audit_log
 from convo.commands.drawing import DeadOverview, Newest, RetriedMany
 from convo.conversation.score import Weights
 from convo.conversation.tenant import Reach, Tenant
+from convo.runtime.identity import short_name
 from convo.store.keys import ApiKey
 from convo.web.description import samples, views
 from tests.support.answers import ALL_FOUND, AT, NOTHING_YET, a_row, a_view
@@ -260,11 +261,15 @@ def test_a_list_shows_a_score_only_where_there_is_one_and_says_when_there_are_mo
 
 def test_an_explanation_shows_the_cause_the_place_and_every_run() -> None:
     view = msgspec.structs.replace(samples.EXPLAINED, ahead=7, done_per_second=2.0, seconds_left=4.0)
+    # The whole name of the process, 49 characters, is for machines.
     text = drawn(drawing.draw_explained(view))
+    assert view.runs[0].by not in text
+    assert short_name(view.runs[0].by) == "5f0c9a7e.1c2d3e4f"
     for shown in (
         "parked: it waits for llm",
         "its breaker is open",
         "7 before it, done in about 4 s",
         "llm.questions 0.031 s after 0.012 s, job.part 0.002 s",
+        "5f0c9a7e.1c2d3e4f",
     ):
         assert shown in text

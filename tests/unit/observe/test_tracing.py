@@ -4,14 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 import structlog.testing
-import trio
-import trio.testing
 from structlog.contextvars import get_contextvars
 
-from convo.errors import DeadlineExceeded, RemoteUnavailable
+from convo.errors import RemoteUnavailable
 from convo.observe import log_records, metrics, tracing
 from convo.observe.tracing import Recorder, Span
-from convo.runtime.deadline import deadline, wait_observers
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -20,7 +17,7 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 @pytest.fixture
 def recorder() -> Iterator[Recorder]:
     recorder = Recorder(sample=1.0, spans_max=100)
-    with tracing.recording(recorder), wait_observers.adding(tracing.record_wait):
+    with tracing.recording(recorder):
         yield recorder
 
 
@@ -83,52 +80,6 @@ def test_a_job_goes_on_with_a_stored_trace(recorder: Recorder) -> None:
     assert (job.trace_id, job.parent_id) == (request.trace_id, request.span_id)
     assert tracing.continued(None, "job", "consumer") is None
     assert tracing.continued("nonsense", "job", "consumer") is None
-
-
-async def test_every_named_wait_of_a_task_with_a_span_is_recorded(
-    recorder: Recorder, autojump_clock: trio.testing.MockClock
-) -> None:
-    with deadline("db.read", 1.0):
-        await trio.sleep(0.25)
-    assert len(recorder) == 0
-    # What passes on the virtual clock does not pass on the one of spans: it is as if this one had begun before.
-    span = tracing.begin_span("request", "server")
-    assert span is not None
-    span.began_seconds_ago(10.0)
-    with span:
-        with deadline("db.list", 1.0):
-            await trio.sleep(0.25)
-        with pytest.raises(DeadlineExceeded), deadline("db.log", 0.5):
-            await trio.sleep_forever()
-    found = ended(recorder)
-    assert found["db.list"].parent_id == found["request"].span_id
-    assert found["db.list"].ended_ns - found["db.list"].began_ns == pytest.approx(250_000_000, abs=1000)
-    assert (found["db.list"].error, found["db.log"].error) == ("", "the deadline db.log ran out")
-
-
-async def test_a_wait_that_a_span_stands_for_is_recorded_once(
-    recorder: Recorder, autojump_clock: trio.testing.MockClock
-) -> None:
-    with (
-        pytest.raises(DeadlineExceeded),
-        tracing.within_span(tracing.begin_span("request", "server")),
-        tracing.child_span("call", "client", wait="llm.parts"),
-        deadline("llm.parts", 0.5),
-    ):
-        await trio.sleep_forever()
-    names = [span.name for span in recorder.take(10)]
-    assert names == ["call", "request"]
-
-
-async def test_a_wait_has_an_exemplar_in_its_bucket(recorder: Recorder, autojump_clock: trio.testing.MockClock) -> None:
-    cell = metrics.wait_seconds.labels("db.read")
-    cell.exemplars.clear()
-    span = tracing.begin_span("request", "server")
-    assert span is not None
-    with span, deadline("db.read", 1.0):
-        await trio.sleep(0.3)
-    (noted,) = cell.exemplars.values()
-    assert (noted[0], noted[2:]) == (0.3, (span.trace_id, span.span_id))
 
 
 def test_an_error_is_noted_by_its_code(recorder: Recorder) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convo.errors import Refused
-from convo.runtime.identity import claim
+from convo.runtime.identity import claim, short_name
 
 _HOLD = """
 import sys, time
@@ -30,6 +30,13 @@ def test_a_folder_keeps_its_id_and_each_start_is_another_incarnation(tmp_path: P
         assert second.folder == first.folder
         assert second.incarnation != first.incarnation
         assert second.name == f"{first.folder}.{second.incarnation}"
+
+
+def test_a_short_name_still_tells_folders_and_starts_apart(tmp_path: Path) -> None:
+    with claim(tmp_path) as first:
+        folder, incarnation = first.folder, first.incarnation
+        assert short_name(first.name) == f"{folder[:8]}.{incarnation[:8]}"
+    assert short_name("") == ""
 
 
 def test_two_folders_have_two_ids(tmp_path: Path) -> None:

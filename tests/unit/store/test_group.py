@@ -13,6 +13,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.errors import BadRow, Conflict, ConvoError, DatabaseUnavailable, Draining, TransactionLost
+from convo.observe import tracing
+from convo.observe.traced_waits import PastWaits, record_wait
+from convo.observe.tracing import Recorder
+from convo.runtime.deadline import deadline, wait_observers
 from convo.store.group import Group
 
 Outcomes = dict[str, str | ConvoError]
@@ -36,6 +40,14 @@ class Ledger:
         if self.bad and any(item in self.bad for item in batch):
             raise BadRow("refused", sqlstate="23514")
         return [Conflict("taken") if item == "taken" else f"{item} stored" for item in batch]
+
+
+class NamedLedger(Ledger):
+    """Commits under a named deadline, as a unit of work does."""
+
+    async def commit(self, batch: Sequence[str]) -> list[str | ConvoError]:
+        with deadline("db.settle", 10.0):
+            return await super().commit(batch)
 
 
 @asynccontextmanager
@@ -327,3 +339,63 @@ async def test_an_error_holds_no_item_until_the_collector_comes(whose: str, auto
             nursery.cancel_scope.cancel()
     finally:
         gc.enable()
+
+
+# --- traces
+
+
+async def test_a_commit_stands_in_the_trace_of_each_caller_that_has_one(autojump_clock: MockClock) -> None:
+    ledger = NamedLedger()
+    recorder = Recorder(sample=1.0, spans_max=100)
+    with tracing.recording(recorder), wait_observers.adding(record_wait):
+        one, other = (tracing.begin_span(name, "server") for name in ("one", "other"))
+        assert one is not None
+        assert other is not None
+        async with at_work(ledger) as group, trio.open_nursery() as nursery:
+            nursery.start_soon(submit, group, "under way", {})
+            await wait_all_tasks_blocked()
+            for item, span in (("a", one), ("b", None), ("c", other)):
+                with tracing.resumed_span(span):
+                    nursery.start_soon(submit, group, item, {})
+                await wait_all_tasks_blocked()
+    assert ledger.batches == [["under way"], ["a", "b", "c"]]
+    spans = recorder.take(100)
+    names = ["wait for batch", "db.settle"]
+    assert [(span.name, span.parent_id) for span in spans] == [
+        (name, span.span_id) for span in (one, other) for name in names
+    ]
+    assert {span.attributes.get("convo.batch_rows") for span in spans} == {None, 3}
+
+
+async def test_a_commit_that_was_lost_stands_there_with_its_error_and_before_the_next_try(
+    autojump_clock: MockClock,
+) -> None:
+    ledger = NamedLedger(TransactionLost("lost"))
+    recorder = Recorder(sample=1.0, spans_max=100)
+    with tracing.recording(recorder), wait_observers.adding(record_wait):
+        span = tracing.begin_span("one", "server")
+        async with at_work(ledger) as group:
+            with tracing.resumed_span(span):
+                assert await group.submit("a") == "a stored"
+    spans = recorder.take(100)
+    assert [one.name for one in spans] == ["wait for batch", "db.settle"] * 2
+    assert [one.attributes.get("error.type") for one in spans] == [None, "transaction_lost", None, None]
+    assert spans[2].began_ns >= spans[1].ended_ns
+
+
+async def test_nothing_is_gathered_where_nothing_is_recorded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[PastWaits] = []
+
+    def make() -> PastWaits:
+        made.append(PastWaits())
+        return made[-1]
+
+    monkeypatch.setattr("convo.store.group.PastWaits", make)
+    async with at_work(NamedLedger()) as group:
+        await group.submit("a")
+        assert made == []
+        with tracing.recording(Recorder(sample=1.0, spans_max=1)):
+            await group.submit("b")
+    assert len(made) == 1
