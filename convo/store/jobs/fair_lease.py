@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from convo.conversation.tenant import LAST_KEY, turn_bounds
 from convo.store.job_sql import DELAYED, DUE
-from convo.store.jobs.known_queues import KnownQueues
+from convo.store.jobs.known_queues import FIRST_TIME, KnownQueues
 from convo.store.jobs.runs import ASKED_BEFORE
 from convo.store.postgres import Connection
 from convo.store.reaching import REMOTE_PREFIX, TENANT_NAME
@@ -129,13 +129,14 @@ async def take(  # noqa: PLR0913  (who, how many, for how long, where the rounds
     ``allowed`` are the values of ``waits_for`` whose jobs may be leased, in the order in which a key's own jobs come.
     Where ``known`` knows where these stand, it is not searched for; where the search reads too much, it learns that.
     """
-    come = await connection.fetch(_COME_DUE, _COME_DUE_MAX)
-    learned = known is not None and known.learned
-    if known is not None and learned:
-        await known.add_new(connection, come[0]["now"])
-    look = _Look(owner=owner, lease_seconds=lease_seconds, allowed=allowed, known=known if learned else None)
+    at_work = known if known is not None and known.learned else None
+    come = await connection.fetch(_COME_DUE, _COME_DUE_MAX, at_work.new_since if at_work else FIRST_TIME)
+    all_due = any(row["count"] < _COME_DUE_MAX for row in come)
+    if at_work is not None:
+        await at_work.add_new(connection, come[0]["now"], all_due=all_due)
+    look = _Look(owner=owner, lease_seconds=lease_seconds, allowed=allowed, known=at_work)
     taken = await _take(connection, count, look, rounds, several=any(row["several"] for row in come))
-    if known is not None and not learned and come:
+    if known is not None and at_work is None and all_due:
         await known.note_read(connection, look.entries - come[0]["entries"], come[0]["now"])
     return taken
 
@@ -194,7 +195,7 @@ _COME_DUE_MAX = 1_000
 # With it comes whether there are several tenants, and what is measured by, so that this costs no statement more.
 _COME_DUE = f"""
 WITH come AS (UPDATE job SET delayed = false WHERE seq = ANY(ARRAY(
-    SELECT seq FROM job WHERE {DELAYED} AND available_at <= convo_now()
+    SELECT seq FROM job WHERE {DELAYED} AND available_at >= $2 AND available_at <= convo_now()
     ORDER BY available_at LIMIT $1 FOR UPDATE SKIP LOCKED)) RETURNING 1)
 SELECT (SELECT number > 0 FROM tenant ORDER BY number DESC LIMIT 1) AS several, count(*),
        convo_now() AS now, {_ENTRIES}

@@ -10,6 +10,9 @@ they came. What comes meanwhile is new, and is found by its age.
 
 A job that comes back to a place before that (its lease was given up, or its transaction took long) is not seen until
 the queues are searched again, after ``KNOWN_SECONDS``. Without too many entries to read nothing of this happens.
+
+It is kept in the process: a row in the database that says how far the leases came would be changed by every lease, and
+under an old snapshot all its versions would be read, too.
 """
 
 from __future__ import annotations
@@ -27,10 +30,13 @@ KNOWN_SECONDS = 5.0
 """So long it is not searched. A job that came back waits so much longer for a lease at most, in each process."""
 
 ENTRIES_MAX = 1_000
-"""A lease that reads more entries of the index looks around. Without an old snapshot it reads a few for each key."""
+"""A lease that reads more entries of the index looks around. Without an old snapshot it reads a few for each key.
+
+PostgreSQL counts them only with ``track_counts``, without which there is no autovacuum either.
+"""
 
 KEYS_MAX = 1_000
-"""With more queues nothing is noted: then a lease meets some, whatever lies between them."""
+"""With more queues that wait for the same nothing is noted. A search reads over what lies between some of them only."""
 
 NEW_MAX = 1_000
 """So many new jobs are read in one lease; the next one goes on behind them."""
@@ -40,7 +46,8 @@ _LATE = timedelta(seconds=1)
 
 _Place = tuple[datetime, int]
 """``available_at`` and ``seq``: the order of a queue."""
-_FIRST_PLACE: _Place = (datetime.min.replace(tzinfo=UTC), 0)
+FIRST_TIME = datetime.min.replace(tzinfo=UTC)
+"""Before the time of every job."""
 
 
 class KnownQueues:
@@ -54,8 +61,8 @@ class KnownQueues:
         """Whether the queues are known."""
         # By key, and by what its jobs wait for.
         self._places: dict[str, dict[str, _Place]] = {}
-        # What is new is due since then, in the order of the jobs' age.
-        self._new: _Place = _FIRST_PLACE
+        # What is new stands behind this place in the order of the jobs' age.
+        self._new: _Place = (FIRST_TIME, 0)
 
     def begin(self, allowed: Sequence[str], now: float) -> None:
         """Forget what is too old at ``now``, by ``trio.current_time()``, or stands for other values of ``waits_for``.
@@ -68,6 +75,11 @@ class KnownQueues:
         self._allowed = tuple(allowed)
 
     # --- what a lease asks
+
+    @property
+    def new_since(self) -> datetime:
+        """All that was due before this time, by the database's clock, is known: none of it is delayed any more."""
+        return self._new[0]
 
     def keys(self, after: str, bounds: tuple[str, str]) -> list[str]:
         """List the keys with due jobs between these bounds, those behind ``after`` first."""
@@ -108,11 +120,15 @@ class KnownQueues:
                 if taken[key] < share:
                     del self._places[key]
 
-    async def add_new(self, connection: Connection, now: datetime) -> None:
-        """Add what is due since the last lease, at ``now`` by the database's clock."""
+    async def add_new(self, connection: Connection, now: datetime, *, all_due: bool) -> None:
+        """Add what is due since the last lease, at ``now`` by the database's clock.
+
+        Without ``all_due`` some delayed jobs, due since then too, are to be added in the next lease.
+        """
         rows = await connection.fetch(_NEW, *self._new, NEW_MAX)
         self._add(rows)
-        self._new = _place(rows[-1]) if len(rows) == NEW_MAX else max(self._new, _new_at(now))
+        if all_due:
+            self._new = _place(rows[-1]) if len(rows) == NEW_MAX else max(self._new, _new_at(now))
 
     async def note_read(self, connection: Connection, entries: int, now: datetime) -> None:
         """Look around if a lease, at ``now`` by the database's clock, read too many entries of the index."""

@@ -13,7 +13,7 @@ import trio
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable
 from convo.settings import JobsSettings
-from convo.store.jobs import known_queues, table
+from convo.store.jobs import fair_lease, known_queues, table
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection, Postgres
@@ -172,6 +172,27 @@ async def test_the_few_jobs_of_an_idle_installation_are_leased_without_reading_o
     assert found[1] <= found[0] + 4
 
 
+async def test_what_was_delayed_and_came_due_since_the_snapshot_is_not_read_over_either(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_queues, "KNOWN_SECONDS", 600.0)
+    counting = Counting(process.postgres)
+    jobs = Jobs(cast("Postgres", counting), JobsSettings(), "here/counting")
+    found = []
+    for _ in range(2):
+        await fill(process, 10_000, users=1)
+        await ask(process.postgres, "UPDATE job SET delayed = true, available_at = now() + interval '1 minute'")
+        await ask(process.postgres, "UPDATE job SET delayed = false, available_at = now() - interval '1 minute'")
+        await work_off(process, 10_000)
+        jobs.start_over()
+        assert await jobs.lease(8) == []
+        searching = counting.buffers
+        assert await jobs.lease(8) == []
+        assert counting.buffers * 20 < searching
+        found.append(counting.buffers)
+    assert found[1] <= found[0] + 4
+
+
 async def test_without_an_old_snapshot_every_lease_searches(database: str) -> None:
     async with open_process(database) as process:
         await fill(process, 6_000, users=3)
@@ -212,15 +233,32 @@ async def test_what_comes_while_the_queues_are_known_is_leased_in_turn_however_m
     assert names(found) == ["a-0", "a-1", "b-0", "a-2", "a-3", "a-4", "a-5", "a-6"]
 
 
+async def test_many_that_were_delayed_and_come_due_at_once_are_all_leased_in_their_order(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fair_lease, "_COME_DUE_MAX", 2)
+    await worked_off(process)
+    await knowing(process)
+    await accepted(process, a=5, b=1)
+    after = "(seq - (SELECT min(seq) FROM job)) * interval '1 ms'"
+    await ask(process.postgres, f"UPDATE job SET delayed = true, available_at = now() + {after}")
+    # Longer ago than what is looked for late.
+    await trio.sleep(1.5)
+    found = await leased(process.jobs, *[1] * 6)
+    assert sorted(names(found)) == ["a-0", "a-1", "a-2", "a-3", "a-4", "b-0"]
+    assert [name for name in names(found) if name != "b-0"] == ["a-0", "a-1", "a-2", "a-3", "a-4"]
+
+
 async def test_what_waits_for_a_dependency_goes_before_the_others_of_its_user(process: Process) -> None:
     await accepted(process, a=3)
     for lease in await leased(process.jobs, 2):
         await process.jobs.park(lease, "llm", "down")
     await worked_off(process)
     await accepted(process, b=2)
-    assert names(await leased(process.jobs, 1)) == ["b-0"]
+    process.jobs.start_over()
+    assert names(await leased(process.jobs, 1)) == ["a-0"]
     assert process.jobs._known.learned
-    assert names(await leased(process.jobs, 2, 2)) == ["a-0", "b-1", "a-1", "a-2"]
+    assert names(await leased(process.jobs, 2, 2)) == ["b-0", "a-1", "b-1", "a-2"]
 
 
 async def test_tenants_take_turns_as_they_did(process: Process) -> None:
