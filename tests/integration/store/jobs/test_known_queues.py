@@ -13,7 +13,7 @@ import trio
 from convo.conversation.tenant import DEFAULT, WHOLE_DEFAULT
 from convo.errors import DatabaseUnavailable
 from convo.settings import JobsSettings
-from convo.store.jobs import fair_lease, known_queues, table
+from convo.store.jobs import brought, fair_lease, known_queues
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
 from convo.store.postgres import Connection, Postgres
@@ -329,7 +329,7 @@ async def test_what_others_leased_meanwhile_is_passed_by_and_what_stands_behind_
 
 async def test_a_lease_that_fails_leaves_nothing_known(process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     await worked_off(process)
-    await accepted(process, a=3)
+    await accepted(process, a=4)
     assert names(await leased(process.jobs, 1)) == ["a-0"]
     assert process.jobs._known.learned
 
@@ -337,10 +337,10 @@ async def test_a_lease_that_fails_leaves_nothing_known(process: Process, monkeyp
         raise DatabaseUnavailable("the answer was lost")
 
     with monkeypatch.context() as patch:
-        patch.setattr(table.brought, "bring", fail)
+        patch.setattr(brought, "bring", fail)
         with pytest.raises(DatabaseUnavailable):
-            await process.jobs.lease(1)
-    assert names(await leased(process.jobs, 2)) == ["a-1", "a-2"]
+            await process.jobs.lease(2)
+    assert names(await leased(process.jobs, 3)) == ["a-1", "a-2", "a-3"]
 
 
 # --- what comes back
