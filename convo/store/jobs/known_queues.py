@@ -29,13 +29,13 @@ from convo.store.postgres import Connection
 KNOWN_SECONDS = 5.0
 """So long it is not searched. A job that came back waits so much longer for a lease at most, in each process."""
 
-ENTRIES_MAX = 1_000
+READ_OVER_MAX = 1_000
 """A lease that reads more entries of the index looks around. Without an old snapshot it reads a few for each key.
 
 PostgreSQL counts them only with ``track_counts``, without which there is no autovacuum either.
 """
 
-KEYS_MAX = 1_000
+QUEUES_MAX = 1_000
 """With more queues that wait for the same nothing is noted. A search reads over what lies between some of them only."""
 
 NEW_MAX = 1_000
@@ -132,11 +132,11 @@ class KnownQueues:
 
     async def note_read(self, connection: Connection, entries: int, now: datetime) -> None:
         """Look around if a lease, at ``now`` by the database's clock, read too many entries of the index."""
-        if entries <= ENTRIES_MAX or self._now < self._until:
+        if entries <= READ_OVER_MAX or self._now < self._until:
             return
         self._until = self._now + KNOWN_SECONDS
-        rows = await connection.fetch(_FIRST, list(self._allowed), KEYS_MAX)
-        if all(row["n"] <= KEYS_MAX for row in rows):
+        rows = await connection.fetch(_FIRST, list(self._allowed), QUEUES_MAX)
+        if all(row["n"] <= QUEUES_MAX for row in rows):
             self.learned, self._places, self._new = True, {}, _new_at(now)
             self._add(rows)
 
