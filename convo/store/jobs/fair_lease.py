@@ -256,12 +256,12 @@ FROM looked LEFT JOIN (taken JOIN conversation c USING (seq)) ON true
 _LEASE_KNOWN = f"""
 WITH due AS (
     SELECT mine.seq FROM unnest($5::text[], $6::integer[], $7::integer[]) AS keys (key, starts, ends), LATERAL (
-        SELECT one.seq FROM unnest(
+        SELECT found.seq FROM unnest(
             ($8::text[])[starts:ends], ($9::timestamptz[])[starts:ends], ($10::bigint[])[starts:ends]
         ) AS queue (waits_for, since, first), LATERAL (
             SELECT seq FROM job WHERE {DUE} AND job.waits_for = queue.waits_for AND fair_key = keys.key
               AND (available_at, seq) >= (queue.since, queue.first)
-            ORDER BY available_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED) AS one
+            ORDER BY available_at, seq LIMIT $4 FOR UPDATE SKIP LOCKED) AS found
         LIMIT $4) AS mine
     LIMIT $1
 ), taken AS ({TAKEN})
