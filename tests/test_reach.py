@@ -42,6 +42,7 @@ WHOLE: Mapping[str, str] = {
     "convo.store.jobs.counts": "gauges are the operator's: of_all",
     "convo.store.jobs.crashes": "what a dead process left, whosever it was",
     "convo.store.jobs.fair_lease": "workers are shared: who has a turn is decided by keys, which have the tenant",
+    "convo.store.jobs.known_queues": "workers are shared: as fair_lease",
     "convo.store.jobs.rescue": "what a silent process left, whosever it was",
     "convo.store.jobs.reruns": "a command on the database",
     "convo.store.jobs.suspects": "workers are shared",

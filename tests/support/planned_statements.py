@@ -307,10 +307,15 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.jobs.explain._RUNS": lambda s: (s.done, 100),
     "convo.store.jobs.explain._AHEAD": lambda s: (s.ready, FEW, *turn_bounds(s.user), 0),
     "convo.store.jobs.explain._RATE": (60.0, 0),
-    "convo.store.jobs.fair_lease._COME_DUE": (FEW // 10,),
+    "convo.store.jobs.fair_lease._COME_DUE": (FEW // 10, _EPOCH),
     "convo.store.jobs.fair_lease._LEASE": (8, "p1.x", 30.0, "user-5", ALLOWED, 8, "", LAST_KEY),
+    "convo.store.jobs.fair_lease._LEASE_KNOWN": lambda s: (
+        *(8, "p1.x", 30.0, 8, [s.user, HEAVY], [1, 2], [1, 2], ["", ""], [_EPOCH, _EPOCH], [0, 0]),
+    ),
     "convo.store.jobs.fair_lease._TURNS": (8, "", ALLOWED),
     "convo.store.jobs.giving_back._GIVE_BACK": lambda s: ([s.ready], [1], "llm", 5),
+    "convo.store.jobs.known_queues._FIRST": (ALLOWED, FEW // 10),
+    "convo.store.jobs.known_queues._NEW": (_EPOCH, 0, FEW // 10),
     "convo.store.jobs.lease._HOLD": lambda s: (list(s.leased), list(s.tokens)),
     "convo.store.jobs.memories._KNOWN": lambda s: ([s.done], [HEAVY], ["key-12"], [0]),
     "convo.store.jobs.memories._MERGE": lambda s: (

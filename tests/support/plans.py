@@ -1,4 +1,4 @@
-"""The plans that PostgreSQL makes for the queries of a unit of work, read through the product's own methods."""
+"""The plans and buffers of the queries of a unit of work, read through the product's own methods."""
 
 from __future__ import annotations
 
@@ -41,3 +41,27 @@ class _Connection:
     async def execute(self, query: str, *values: object) -> str:
         await self.fetch(query, *values)
         return ""
+
+
+class Counting:
+    """Stands for a ``Postgres``: counts how many buffers of ``job`` and its indexes the last unit of work touched."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self.buffers = 0
+        self._postgres = postgres
+
+    async def run(self, name: str, body: Callable[[Any], Awaitable[Any]], **options: Any) -> Any:
+        async def counted(connection: Any) -> Any:
+            before = await connection.fetchval(_BUFFERS)
+            found = await body(connection)
+            self.buffers = await connection.fetchval(_BUFFERS) - before
+            return found
+
+        return await self._postgres.run(name, counted, **options)
+
+
+# What a session has counted is not only of this transaction: hence the difference.
+_BUFFERS = """
+SELECT sum(pg_stat_get_xact_blocks_fetched(oid))::bigint FROM (
+    SELECT 'job'::regclass AS oid UNION ALL SELECT indexrelid FROM pg_index WHERE indrelid = 'job'::regclass) AS job
+"""

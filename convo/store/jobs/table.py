@@ -51,6 +51,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import trio
+
 from convo.conversation import digest as digests
 from convo.conversation.model import Finding, PartName
 from convo.conversation.owed import Owed
@@ -79,6 +81,7 @@ from convo.store.jobs.brought import Brought
 from convo.store.jobs.crashes import ComeBack
 from convo.store.jobs.dead_letters import DeadFilter, DeadReasons, RetriedBatch
 from convo.store.jobs.fair_lease import Rounds
+from convo.store.jobs.known_queues import KnownQueues
 from convo.store.jobs.lease import Lease, hold, hold_one, lost
 from convo.store.jobs.parts import PartRow, part_row
 from convo.store.jobs.rescue import Rescue
@@ -122,6 +125,7 @@ class Jobs:
         self._rounds = Rounds()
         # By dependency, the same for the jobs that find out whether it is back.
         self._probe_rounds: dict[str, Rounds] = {}
+        self._known = KnownQueues()
 
     def signed_in(self, entry: ProcessEntry) -> None:
         """Note under which name this process is registered; from now on it works under that name."""
@@ -132,10 +136,16 @@ class Jobs:
         """Begin the rounds anew."""
         self._rounds = Rounds()
         self._probe_rounds.clear()
+        self._known = KnownQueues()
 
     async def lease(self, count: int, *, out: Collection[str] = ()) -> list[Lease]:
         """Lease up to ``count`` due jobs in rounds, but none that waits for a dependency that is ``out``."""
-        leases, self._rounds = await self._lease(count, self._allowed(out), self._rounds)
+        allowed = self._allowed(out)
+        # Of a lease that fails nothing is known: it may have taken nothing.
+        known, self._known = self._known, KnownQueues()
+        known.begin(allowed, trio.current_time())
+        leases, self._rounds = await self._lease(count, allowed, self._rounds, known)
+        self._known = known
         return leases
 
     async def lease_probe(self, dependency: str) -> list[Lease]:
@@ -176,7 +186,9 @@ class Jobs:
 
         return await self._postgres.run("db.lease", body, begin=RELAXED)
 
-    async def _lease(self, count: int, allowed: Sequence[str], rounds: Rounds) -> tuple[list[Lease], Rounds]:
+    async def _lease(
+        self, count: int, allowed: Sequence[str], rounds: Rounds, known: KnownQueues | None = None
+    ) -> tuple[list[Lease], Rounds]:
         async def body(connection: Connection) -> tuple[list[Lease], Rounds]:
             taken = await fair_lease.take(
                 connection,
@@ -185,6 +197,7 @@ class Jobs:
                 lease_seconds=self._settings.lease_seconds,
                 rounds=rounds,
                 allowed=allowed,
+                known=known,
             )
             return await self._leases(connection, taken.rows), taken.rounds
 
