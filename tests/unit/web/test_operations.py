@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from convo.observe import metrics
+from convo.runtime.threads import OPERATIONS
 from convo.web.operations import SharedAnswer
 
 
@@ -19,7 +21,7 @@ async def test_all_who_ask_while_one_answer_is_made_get_the_next_one() -> None:
         made.append(b"%d" % len(made))
         return made[-1]
 
-    shared, answers = SharedAnswer(make), list[bytes]()
+    shared, answers = SharedAnswer(partial(OPERATIONS.call_behind, make)), list[bytes]()
 
     async def ask() -> None:
         answers.append(await shared.body())
@@ -43,7 +45,7 @@ async def test_where_one_is_cancelled_the_others_get_an_answer_all_the_same() ->
         may_end.acquire(timeout=10)
         return b"made"
 
-    shared, answers = SharedAnswer(make), list[bytes]()
+    shared, answers = SharedAnswer(partial(OPERATIONS.call_behind, make)), list[bytes]()
 
     async def ask() -> None:
         answers.append(await shared.body())
