@@ -66,7 +66,11 @@ async def test_where_one_is_cancelled_the_others_get_an_answer_all_the_same() ->
     assert answers == [b"made"]
 
 
-def test_a_scrape_may_pause_after_each_metric() -> None:
-    pauses = list[None]()
-    metrics.exposition(lambda: pauses.append(None))
-    assert len(pauses) == sum(1 for _ in metrics.registry.collect())
+def test_a_scrape_may_pause_after_each_metric_and_each_cell_of_one() -> None:
+    for number in range(50):
+        metrics.wait_seconds.labels(f"test.{number}").observe(0.1)
+    for exposition in (metrics.exposition, metrics.openmetrics_exposition):
+        pauses = list[None]()
+        text = exposition(lambda: pauses.append(None))  # noqa: B023  (called at once)
+        assert len(pauses) > sum(1 for _ in metrics.registry.collect())
+        assert text.count(b"\n") / len(pauses) < 20
