@@ -86,21 +86,35 @@ def span(ended: ConversationEnded) -> tuple[datetime | None, datetime | None]:
     return start, end
 
 
-def turns(
-    log: bytes, started_at: datetime, ended_at: datetime, after_some: Callable[[], None] = lambda: None
-) -> tuple[Turn, ...]:
-    """Read the turns of a log as it was sent, with a time each; call ``after_some`` after every few of them.
+def turns(log: bytes, started_at: datetime, ended_at: datetime) -> tuple[Turn, ...]:
+    """Read the turns of a log as it was sent, with a time each.
 
     A missing time is interpolated between its nearest known neighbours; a first turn without one was said at
     ``started_at``, a last one at ``ended_at``. Times that were sent stay as they are, in whatever order.
     """
+    return some_turns(log, started_at, ended_at)[0]
+
+
+def some_turns(  # noqa: PLR0913  (a log with its times, and which turns of it)
+    log: bytes,
+    started_at: datetime,
+    ended_at: datetime,
+    *,
+    begin: int = 0,
+    end: int | None = None,
+    after_some: Callable[[], None] = lambda: None,
+) -> tuple[tuple[Turn, ...], int]:
+    """Read the turns with an index from ``begin`` to below ``end``, as ``turns``; return besides how many there are.
+
+    ``after_some`` is called after every few items.
+    """
     kept = _in_slices(_kept(items_of(read_log(log))), after_some)
     times = _filled([_at(at, started_at) for _, _, at, _ in kept], started_at, ended_at)
-    every = (
+    wanted = (
         Turn(speaker=who, text=words, at=at, name=UNSET if name is None else name)
-        for (who, words, _, name), at in zip(kept, times, strict=True)
+        for (who, words, _, name), at in islice(zip(kept, times, strict=True), begin, end)
     )
-    return tuple(_in_slices(every, after_some))
+    return tuple(_in_slices(wanted, after_some)), len(kept)
 
 
 def _in_slices(every: Iterator[T], after_some: Callable[[], None]) -> list[T]:

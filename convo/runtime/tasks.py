@@ -21,7 +21,7 @@ from convo.runtime import deadline, stacks
 from convo.runtime.precedence import ACCEPTS
 
 # Looking at one costs about 0.1 ms, several times that where it stands deep in calls.
-_AT_ONCE = 4
+_AT_ONCE = 2
 # An accept has a step in each of some ten passes of the loop. If each of them had a slice in it, it would wait for all
 # of these. For so long one look waits for accepts, all in all: under steady accepts there is no moment without one.
 _PATIENCE_SECONDS = 1.0

@@ -50,10 +50,12 @@ def turns_of_log(found: FoundLog, packed: bytes, page: TurnsPage, after_some: Ca
         WrongLog: the stored log is another's.
     """
     row = found.row
-    turns = transcript.turns(sent_log(found, packed), row["started_at"], row["ended_at"], after_some)
-    end = page.start + page.limit
-    next_cursor = queries.cursor_after(end) if end < len(turns) else None
-    pieces: Any = tuple(_encoded(turns[page.start : end], after_some))
+    log, end = sent_log(found, packed), page.start + page.limit
+    turns, count = transcript.some_turns(
+        log, row["started_at"], row["ended_at"], begin=page.start, end=end, after_some=after_some
+    )
+    next_cursor = queries.cursor_after(end) if end < count else None
+    pieces: Any = tuple(_encoded(turns, after_some))
     return encode(views.LogView(conversation_id=row["conversation_id"], turns=pieces, next_cursor=next_cursor))
 
 
