@@ -198,6 +198,8 @@ class Postgres:
             "statement_timeout": backstop,
             "idle_in_transaction_session_timeout": backstop,
             "jit": "off",
+            # For units without a transaction of their own; the server's default may be another.
+            "default_transaction_isolation": "read committed",
         }
 
     def in_use(self) -> tuple[int, int]:
