@@ -307,7 +307,7 @@ async def test_a_request_rests_for_what_threads_have_worked_too() -> None:
     turns, began = Turns(accepts), trio.current_time()
     accepts.note_worked(0.010)
     async with turns.turn("10.0.0.1"):
-        assert trio.current_time() - began == pytest.approx(0.030, abs=0.003)
+        assert trio.current_time() - began >= 0.027
 
 
 @pytest.mark.usefixtures("autojump_clock", "loop_time")
@@ -323,4 +323,4 @@ async def test_a_request_that_has_rested_begins_though_others_have_worked_meanwh
     async with trio.open_nursery() as nursery:
         nursery.start_soon(work)
         async with turns.turn("10.0.0.1"):
-            assert trio.current_time() - began == pytest.approx(0.030, abs=0.003)
+            assert 0.027 <= trio.current_time() - began < 0.055, "and not only after the rests of both"
