@@ -50,7 +50,7 @@ class SharedAnswer:
             if self._made < least:
                 self._begun += 1
                 number = self._begun
-                self._body = await self._make()  # no deadline: the caller's
+                self._body = await self._make()
                 self._made = number
             return self._body
 
