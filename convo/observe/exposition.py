@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client.utils import floatToGoString
-
-# Below it Go writes a float as Python does.
-_PLAIN_MAX = 1_000_000
+_DIGITS_MAX = 6
 
 Exemplar = tuple[float, float, str, str]
 """A figure, when it was met (as ``time.time``), and the ids of the trace and the span in which it was."""
@@ -41,12 +38,12 @@ def head(name: str, text: str, kind: str, *, openmetrics: bool) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
-def count(name: str, labels: Labels, value: float) -> str:
+def count_line(name: str, labels: Labels, value: float) -> str:
     """Return the line of one count."""
     return f"{name}{labels.text} {_number(value)}\n"
 
 
-def distribution(
+def distribution_lines(
     name: str, labels: Labels, cumulative: Sequence[tuple[str, float]], total: float, exemplars: Mapping[int, Exemplar]
 ) -> str:
     """Return the lines of one distribution; ``exemplars`` are by the place of their bucket."""
@@ -77,7 +74,10 @@ def _escaped(text: str) -> str:
 
 
 def _number(value: float) -> str:
-    if 0 <= value < _PLAIN_MAX:
-        return repr(value)
-    # prometheus-client carries no types here.
-    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
+    """Write a number as Go does, which writes an exponent sooner than Python."""
+    text = repr(value)
+    dot = text.find(".")
+    if value <= 0 or dot <= _DIGITS_MAX:
+        return text
+    mantissa = f"{text[0]}.{text[1:dot]}{text[dot + 1 :]}".rstrip("0.")
+    return f"{mantissa}e+{dot - 1:02d}"

@@ -142,13 +142,13 @@ class Folding(Collector):
         for counts in self._counts:
             yield exposition_lines.head(counts.name, counts.text, "counter", openmetrics=openmetrics)
             for values, total in list(counts.cells.items()):
-                yield exposition_lines.count(counts.name, _labels_of(counts, values), total.value)
+                yield exposition_lines.count_line(counts.name, _labels_of(counts, values), total.value)
         for family in self._distributions:
             yield exposition_lines.head(family.name, family.text, "histogram", openmetrics=openmetrics)
             for values, cell in list(family.cells.items()):
                 exemplars = dict(cell.exemplars) if openmetrics else {}
                 labels = _labels_of(family, values)
-                yield exposition_lines.distribution(family.name, labels, cell.cumulative(), cell.total, exemplars)
+                yield exposition_lines.distribution_lines(family.name, labels, cell.cumulative(), cell.total, exemplars)
 
 
 def _labels_of(family: Family[Any], values: tuple[str, ...]) -> exposition_lines.Labels:
