@@ -219,6 +219,9 @@ CALLS: dict[Callable[..., object], list[Call]] = {
     transcript.check_log: [of_bodies(lambda body: transcript.check_log(received(body)))],
     transcript.span: [of_bodies(lambda body: transcript.span(received(body).ended))],
     transcript.turns: [of_bodies(lambda body: transcript.turns(received(body).sent.log, AT, AT + timedelta(hours=1)))],
+    transcript.some_turns: [
+        of_bodies(lambda body: transcript.some_turns(received(body).sent.log, AT, AT + timedelta(hours=1), begin=1))
+    ],
     **{
         function: [function]
         for function in (voices.bare, voices.voice_of, voices.is_silent_type, voices.is_call, voices.is_silent_event)

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -22,7 +22,11 @@ from convo.conversation.sent import PLAIN_TYPES, is_too_deep, items_of, read_log
 from convo.conversation.times import TIME_WANTED, Moment, moment
 from convo.conversation.voices import PLAIN_SPEAKERS
 
+T = TypeVar("T")
+
 UNREAD_MAX = 10
+# Of usual items, a tenth of a millisecond of work.
+_SLICE_ITEMS = 200
 
 _FIRST = datetime.min.replace(tzinfo=UTC)
 _LAST = datetime.max.replace(tzinfo=UTC)
@@ -88,12 +92,37 @@ def turns(log: bytes, started_at: datetime, ended_at: datetime) -> tuple[Turn, .
     A missing time is interpolated between its nearest known neighbours; a first turn without one was said at
     ``started_at``, a last one at ``ended_at``. Times that were sent stay as they are, in whatever order.
     """
-    kept = list(_kept(items_of(read_log(log))))
+    return some_turns(log, started_at, ended_at)[0]
+
+
+def some_turns(  # noqa: PLR0913  (a log with its times, and which turns of it)
+    log: bytes,
+    started_at: datetime,
+    ended_at: datetime,
+    *,
+    begin: int = 0,
+    end: int | None = None,
+    after_some: Callable[[], None] = lambda: None,
+) -> tuple[tuple[Turn, ...], int]:
+    """Read the turns with an index from ``begin`` to below ``end``, as ``turns``; return besides how many there are.
+
+    ``after_some`` is called after every few items.
+    """
+    kept = _in_slices(_kept(items_of(read_log(log))), after_some)
     times = _filled([_at(at, started_at) for _, _, at, _ in kept], started_at, ended_at)
-    return tuple(
+    wanted = (
         Turn(speaker=who, text=words, at=at, name=UNSET if name is None else name)
-        for (who, words, _, name), at in zip(kept, times, strict=True)
+        for (who, words, _, name), at in islice(zip(kept, times, strict=True), begin, end)
     )
+    return tuple(_in_slices(wanted, after_some)), len(kept)
+
+
+def _in_slices(every: Iterator[T], after_some: Callable[[], None]) -> list[T]:
+    found: list[T] = []
+    while some := list(islice(every, _SLICE_ITEMS)):
+        found += some
+        after_some()
+    return found
 
 
 # --- the items
@@ -210,7 +239,7 @@ def _moved(at: datetime, by: timedelta) -> datetime:
         return _FIRST if by < timedelta() else _LAST
 
 
-def _filled(times: list[datetime | None], started_at: datetime, ended_at: datetime) -> list[datetime]:
+def _filled(times: list[datetime | None], started_at: datetime, ended_at: datetime) -> Iterable[datetime]:
     known = [at for at in times if at is not None]
     if len(known) == len(times):
         return known
@@ -220,7 +249,7 @@ def _filled(times: list[datetime | None], started_at: datetime, ended_at: dateti
         filled[0] = min([started_at, *known[:1]])
     if filled[-1] is None:
         filled[-1] = max([ended_at, *known[-1:]])
-    return list(_interpolated(filled))
+    return _interpolated(filled)
 
 
 def _interpolated(times: Iterable[datetime | None]) -> Iterator[datetime]:

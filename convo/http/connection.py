@@ -258,6 +258,7 @@ class ClientConnection:
             content_length=request.length,
             request_timeout=field(b"request-timeout", b"").decode("latin-1"),
             authorization=authorization.decode("latin-1"),
+            accept=field(b"accept", b"").decode("latin-1") if target.takes_turns else "",
             host=field(b"host", b"").decode("latin-1"),
             origin=field(b"origin", b"").decode("latin-1"),
             sec_fetch_site=field(b"sec-fetch-site", b"").decode("latin-1"),

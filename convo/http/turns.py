@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from time import perf_counter, thread_time
+from time import thread_time
 from weakref import WeakValueDictionary
 
 import trio
@@ -31,13 +31,12 @@ _present: ContextVar[_Turn | None] = ContextVar("present_turn", default=None)
 
 
 class _Work:
-    """What the loop worked during turns, and until when it has no further turn for that."""
+    """Counts what the loop works during turns: all other work rests for it."""
 
     def __init__(self, accepts: Precedence) -> None:
         self._accepts = accepts
         self._turns = 0
         self._counted = 0.0
-        self._rests_until = 0.0
 
     def begin(self) -> None:
         if not self._turns:
@@ -47,14 +46,8 @@ class _Work:
     def end(self) -> None:
         self._turns -= 1
         now = thread_time()
-        rest = self._accepts.rest_seconds(now - self._counted)
+        self._accepts.note_worked(now - self._counted)
         self._counted = now
-        if rest:
-            self._rests_until = max(self._rests_until, perf_counter()) + rest
-
-    async def rest(self) -> None:
-        if (seconds := self._rests_until - perf_counter()) > 0:
-            await trio.sleep(seconds)
 
 
 class _Turn:
@@ -128,7 +121,8 @@ class Turns:
 
     async def _quiet(self) -> None:
         await self._last.over()
-        await self._work.rest()
+        if rest := self._accepts.rest_left():
+            await trio.sleep(rest)
         with trio.move_on_after(PATIENCE_SECONDS):
             while True:
                 with trio.move_on_after(_PATIENCE_SECONDS):

@@ -1,7 +1,7 @@
 """The metrics of this process and their exposition in Prometheus' text form; add one here to count something new.
 
-Counters and distributions that are written on every request are plain cells, folded into prometheus-client's
-families at the scrape: its own cells take a lock and search the labels anew at each call, ten times the price.
+Counters and distributions that are written on every request are plain cells: prometheus-client's own take a lock and
+search the labels anew at each call, ten times the price. ``exposition.py`` writes their lines.
 Cells are written from the loop's thread alone; what other threads count (``log_dropped_total``) is
 prometheus-client's own, with its lock.
 """
@@ -23,6 +23,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
+
+from convo.observe import exposition as exposition_lines
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """What ``exposition`` is written in."""
@@ -135,6 +137,23 @@ class Folding(Collector):
         for distributions in self._distributions:
             yield _fold_distributions(distributions)
 
+    def write(self, *, openmetrics: bool) -> Iterator[str]:
+        """Write every cell, the lines of one at a time, in either form; exemplars are OpenMetrics' alone."""
+        for counts in self._counts:
+            yield exposition_lines.head(counts.name, counts.text, "counter", openmetrics=openmetrics)
+            for values, total in list(counts.cells.items()):
+                yield exposition_lines.count_line(counts.name, _labels_of(counts, values), total.value)
+        for family in self._distributions:
+            yield exposition_lines.head(family.name, family.text, "histogram", openmetrics=openmetrics)
+            for values, cell in list(family.cells.items()):
+                exemplars = dict(cell.exemplars) if openmetrics else {}
+                labels = _labels_of(family, values)
+                yield exposition_lines.distribution_lines(family.name, labels, cell.cumulative(), cell.total, exemplars)
+
+
+def _labels_of(family: Family[Any], values: tuple[str, ...]) -> exposition_lines.Labels:
+    return exposition_lines.Labels(family.label_names, values)
+
 
 def _fold_counts(family: Family[Total]) -> CounterMetricFamily:
     metric = CounterMetricFamily(family.name, family.text, labels=family.label_names)
@@ -153,10 +172,13 @@ def _fold_distributions(family: Family[Distribution]) -> HistogramMetricFamily:
     return metric
 
 
-registry = CollectorRegistry()
 _folding = Folding()
+_others = CollectorRegistry()
+"""What is prometheus-client's own."""
+ProcessCollector(registry=_others)
+registry = CollectorRegistry()
 registry.register(_folding)
-ProcessCollector(registry=registry)
+registry.register(cast("Collector", _others))
 
 # --- requests
 requests_total = _folding.count("convo_requests_total", "Requests answered.", "route", "method", "status")
@@ -169,8 +191,8 @@ accept_seconds = _folding.distribution(
 
 # --- connections
 CONNECTION_PHASES = ("handshake", "idle", "head", "body", "handler", "write", "stream", "linger")
-connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=registry)
-event_streams = Gauge("convo_event_streams", "Open streams of events.", registry=registry)
+connections = Gauge("convo_connections", "Open client connections, by what they do.", ["phase"], registry=_others)
+event_streams = Gauge("convo_event_streams", "Open streams of events.", registry=_others)
 connection_ended_total = _folding.count("convo_connection_ended_total", "Client connections that ended.", "reason")
 
 # --- the keys of clients
@@ -184,21 +206,21 @@ for _reason in KEY_REFUSALS:
     keys_refused_total.labels(_reason)
 
 # --- admission
-intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=registry)
+intake_in_flight = Gauge("convo_intake_in_flight", "Accept requests under way.", registry=_others)
 intake_in_flight_bytes = Gauge(
-    "convo_intake_in_flight_bytes", "Bytes that the accept requests under way may hold.", registry=registry
+    "convo_intake_in_flight_bytes", "Bytes that the accept requests under way may hold.", registry=_others
 )
 
-reads_in_flight = Gauge("convo_reads_in_flight", "Reads under way.", registry=registry)
+reads_in_flight = Gauge("convo_reads_in_flight", "Reads under way.", registry=_others)
 reads_in_flight_bytes = Gauge(
     "convo_reads_in_flight_bytes",
     "Bytes that the reads under way and their unsent answers hold.",
-    registry=registry,
+    registry=_others,
 )
 
 # --- the audit log
 audit_rows_waiting = Gauge(
-    "convo_audit_rows_waiting", "Rows of the audit log that are not stored yet.", registry=registry
+    "convo_audit_rows_waiting", "Rows of the audit log that are not stored yet.", registry=_others
 )
 
 # --- retention
@@ -221,7 +243,7 @@ old_logs_read_total = _folding.count(
 local_log_bytes = Gauge(
     "convo_local_log_bytes",
     "Bytes of logs in PostgreSQL, where logs.local_bytes_max is set and this process moves logs.",
-    registry=registry,
+    registry=_others,
 )
 
 # --- events
@@ -258,7 +280,7 @@ deadline_exceeded_total = _folding.count("convo_deadline_exceeded_total", "Named
 
 # --- the database
 database_connections = Gauge(
-    "convo_database_connections", "Pooled connections in use, by purpose.", ["purpose"], registry=registry
+    "convo_database_connections", "Pooled connections in use, by purpose.", ["purpose"], registry=_others
 )
 database_failures_total = _folding.count(
     "convo_database_failures_total", "Units of database work that failed because of the database, by code.", "code"
@@ -292,33 +314,33 @@ llm_unpriced_calls_total = _folding.count(
     "convo_llm_unpriced_calls_total", "Answered model calls that count as free because nothing is priced.", "server"
 )
 llm_spent_today = Gauge(
-    "convo_llm_spent_today", "What all processes have spent since 00:00 UTC, as last read.", registry=registry
+    "convo_llm_spent_today", "What all processes have spent since 00:00 UTC, as last read.", registry=_others
 )
-breaker_open = Gauge("convo_breaker_open", "1 while the breaker is open.", ["dependency"], registry=registry)
+breaker_open = Gauge("convo_breaker_open", "1 while the breaker is open.", ["dependency"], registry=_others)
 
 # --- jobs and their parts
-jobs = Gauge("convo_jobs", "Jobs by state, sampled.", ["state"], registry=registry)
+jobs = Gauge("convo_jobs", "Jobs by state, sampled.", ["state"], registry=_others)
 oldest_ready_job_age_seconds = Gauge(
-    "convo_oldest_ready_job_age_seconds", "Age of the oldest job that is ready and due, sampled.", registry=registry
+    "convo_oldest_ready_job_age_seconds", "Age of the oldest job that is ready and due, sampled.", registry=_others
 )
 part_seconds = _folding.distribution("convo_part_seconds", "One attempt at one part.", "part", "outcome")
 local_analysis_seconds_total = _folding.count(
     "convo_local_analysis_seconds_total", "Seconds for which the embedded analyst had the interpreter."
 ).labels()
 analyses_share = Gauge(
-    "convo_analyses_share", "The share of the interpreter that analyses may have, besides accepts.", registry=registry
+    "convo_analyses_share", "The share of the interpreter that analyses may have, besides accepts.", registry=_others
 )
 jobs_ended_total = _folding.count("convo_jobs_ended_total", "Endings of leased jobs.", "ending")
 leases_rescued_total = _folding.count("convo_leases_rescued_total", "Leases whose holder was gone.").labels()
-ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that differ from the ledger's.", registry=registry)
+ledger_gaps = Gauge("convo_ledger_gaps", "Figures of a day that differ from the ledger's.", registry=_others)
 handover_total = _folding.count(
     "convo_handover_total", "Logs that a worker found in memory (hit) or had to read (miss).", "outcome"
 )
 
 # --- alerts, and the canary
-alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=registry)
+alerts_active = Gauge("convo_alerts_active", "Conditions that last, by level.", ["level"], registry=_others)
 alert_conditions = Gauge(
-    "convo_alert_conditions", "Conditions that last, by the type of their alert.", ["type"], registry=registry
+    "convo_alert_conditions", "Conditions that last, by the type of their alert.", ["type"], registry=_others
 )
 alerts_delivered_total = _folding.count("convo_alerts_delivered_total", "Messages that a sink accepted.", "sink")
 alerts_dropped_total = _folding.count(
@@ -354,7 +376,7 @@ for _reason in SPANS_DROPPED:
 load_ratio = Gauge(
     "convo_load_ratio",
     "How full this process is, 1 being full: the largest of convo_load_share. NaN without capacity.sample_seconds.",
-    registry=registry,
+    registry=_others,
 )
 # Not 0: that would be an idle process, and an autoscaler would take it away.
 load_ratio.set(float("nan"))
@@ -362,7 +384,7 @@ load_share = Gauge(
     "convo_load_share",
     "How full a resource of this process is, as a smooth mean; workers up to 2, by the age of the oldest due job.",
     ["resource"],
-    registry=registry,
+    registry=_others,
 )
 
 # --- this process
@@ -371,9 +393,9 @@ loop_pass_seconds = _folding.distribution(
 ).labels()
 loop_blocked_total = _folding.count("convo_loop_blocked_total", "Passes over observe.loop_block_seconds.", "cause")
 log_dropped_total = prometheus_client.Counter(
-    "convo_log_dropped_total", "Lines of the log and of standard output that could not be written.", registry=registry
+    "convo_log_dropped_total", "Lines of the log and of standard output that could not be written.", registry=_others
 )
-build_info = Gauge("convo_build_info", "Always 1; the labels show what runs.", ["version", "python"], registry=registry)
+build_info = Gauge("convo_build_info", "Always 1; the labels show what runs.", ["version", "python"], registry=_others)
 
 
 def set_build_info(version: str) -> None:
@@ -429,9 +451,9 @@ def _nothing() -> None:
     """Do nothing after a metric was written."""
 
 
-def exposition(after_each: Callable[[], None] = _nothing) -> bytes:
-    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says; call ``after_each`` metric."""
-    return _written(generate_latest, after_each)
+def exposition(after_some: Callable[[], None] = _nothing) -> bytes:
+    """Write every metric in Prometheus' text form, as ``CONTENT_TYPE`` says; call ``after_some`` after a few lines."""
+    return _written(generate_latest, after_some, openmetrics=False)
 
 
 def takes_openmetrics(accept: str) -> bool:
@@ -443,16 +465,21 @@ def takes_openmetrics(accept: str) -> bool:
     )
 
 
-def openmetrics_exposition(after_each: Callable[[], None] = _nothing) -> bytes:
+def openmetrics_exposition(after_some: Callable[[], None] = _nothing) -> bytes:
     """Write every metric in OpenMetrics' form, with the traces in which figures were met (``OPENMETRICS_TYPE``)."""
-    return _written(_one_in_openmetrics, after_each) + _EOF
+    return _written(_one_in_openmetrics, after_some, openmetrics=True) + _EOF
 
 
-def _written(write: Callable[[CollectorRegistry], bytes], after_each: Callable[[], None]) -> bytes:
+def _written(
+    write: Callable[[CollectorRegistry], bytes], after_some: Callable[[], None], *, openmetrics: bool
+) -> bytes:
     parts = []
-    for metric in registry.collect():
+    for lines in _folding.write(openmetrics=openmetrics):
+        parts.append(lines.encode())
+        after_some()
+    for metric in _others.collect():
         parts.append(write(cast("CollectorRegistry", _OneMetric(metric))))
-        after_each()
+        after_some()
     return b"".join(parts)
 
 

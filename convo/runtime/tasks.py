@@ -18,9 +18,13 @@ from msgspec import Meta, Struct
 
 from convo.observe import log_records
 from convo.runtime import deadline, stacks
+from convo.runtime.precedence import ACCEPTS
 
 # Looking at one costs about 0.1 ms, several times that where it stands deep in calls.
-_AT_ONCE = 4
+_AT_ONCE = 2
+# An accept has a step in each of some ten passes of the loop. If each of them had a slice in it, it would wait for all
+# of these. For so long one look waits for accepts, all in all: under steady accepts there is no moment without one.
+_PATIENCE_SECONDS = 1.0
 # Several who ask at once must not share the loop's time among them until none has an answer in time.
 _one_look = trio.Lock()
 _TRIO_CORE = f"{trio.__path__[0]}/_core/"
@@ -88,15 +92,22 @@ async def log_tasks() -> None:
 
 
 class _Slices:
-    """Lets other tasks run after every few that were looked at."""
+    """Lets other tasks run after every few that were looked at, and accepts end."""
 
     def __init__(self) -> None:
         self._count = 0
+        self._patience = _PATIENCE_SECONDS
 
     async def give_way(self) -> None:
         self._count += 1
-        if not self._count % _AT_ONCE:
-            await trio.lowlevel.checkpoint()
+        if self._count % _AT_ONCE:
+            return
+        await trio.lowlevel.checkpoint()
+        if ACCEPTS.under_way and self._patience > 0:
+            began = trio.current_time()
+            with trio.move_on_after(self._patience):
+                await ACCEPTS.none_under_way()
+            self._patience -= trio.current_time() - began
 
 
 async def _seen(task: trio.lowlevel.Task, slices: _Slices) -> TaskView:

@@ -46,6 +46,8 @@ SLICE_SECONDS = 0.001
 SHARE_FLOOR = 0.25
 """The least share of a thread that gives way. What starts is paced more strictly (``runtime.pace``)."""
 
+_LOOK_SECONDS = 0.001
+
 _slice = threading.local()
 
 
@@ -71,11 +73,21 @@ def timed(function: Callable[[*Arguments], T], *args: *Arguments) -> tuple[T, fl
     return function(*args), thread_time() - began
 
 
-class ThreadBehindAccepts:
-    """A thread for work that takes milliseconds in single calls into C: once begun, it cannot give way.
+def _timed_in_slices(function: Callable[[*Arguments], T], *args: *Arguments) -> tuple[T, float]:
+    """As ``timed``; of what the function did not note by ``give_way`` itself, other work rests, too."""
+    began = _slice.began = thread_time()
+    try:
+        return function(*args), thread_time() - began
+    finally:
+        ACCEPTS.note_worked(thread_time() - _slice.began)
 
-    So one such call comes after the other, each begins while no accept is under way, or after a moment of waiting for
-    that, and the thread rests between two of them as its share says, and for as long as accepts ask of others.
+
+class ThreadBehindAccepts:
+    """A thread for work of milliseconds that clients of little hurry wait for.
+
+    One call comes after the other. Each begins while no accept is under way, or after a moment of waiting for that, and
+    the thread rests between two of them as its share says, and for as long as accepts ask of others. A call that takes
+    long gives way by itself (``give_way``); a single call into C cannot.
     """
 
     def __init__(self) -> None:
@@ -88,13 +100,13 @@ class ThreadBehindAccepts:
         """Call a function in the thread; it is abandoned when the caller is cancelled, who holds the deadline."""
         async with self._one:
             # No clock of Trio: each run has its own, and this thread is used by every run of a process.
-            await trio.sleep(max(0.0, self._rests_until - perf_counter()))
+            await trio.sleep(max(self._rests_until - perf_counter(), ACCEPTS.rest_left()))
             with trio.move_on_after(PATIENCE_SECONDS):
                 await ACCEPTS.none_under_way()
             result, seconds = await trio.to_thread.run_sync(
-                timed, function, *args, abandon_on_cancel=True, limiter=self._limiter
+                _timed_in_slices, function, *args, abandon_on_cancel=True, limiter=self._limiter
             )
-            self._rests_until = perf_counter() + max(pause_seconds(seconds), ACCEPTS.rest_seconds(seconds))
+            self._rests_until = perf_counter() + pause_seconds(seconds)
         return result
 
 
@@ -111,7 +123,8 @@ MOVES = ThreadBehindAccepts()
 def give_way(*, to_accepts: bool = False) -> None:
     """Sleep in this thread once its slice is used up; call it often in work that takes long.
 
-    ``to_accepts``: sleep for as long as accepts ask of work that is neither an accept nor an analysis, too.
+    ``to_accepts``: sleep also for as long as accepts ask of work that is neither an accept nor an analysis, and then
+    until none is under way, or for a moment.
     """
     now = thread_time()
     worked = now - getattr(_slice, "began", now)
@@ -120,10 +133,21 @@ def give_way(*, to_accepts: bool = False) -> None:
         return
     pause = pause_seconds(worked)
     if to_accepts:
-        pause = max(pause, ACCEPTS.rest_seconds(worked))
+        ACCEPTS.note_worked(worked)
+        pause = max(pause, ACCEPTS.rest_left())
     if pause:
         sleep(pause)
+    if to_accepts:
+        _await_none_under_way()
     _slice.began = thread_time()
+
+
+def _await_none_under_way() -> None:
+    # A thread cannot be woken as a task can, but an accept takes some of these looks only.
+    for _ in range(round(PATIENCE_SECONDS / _LOOK_SECONDS)):
+        if not ACCEPTS.under_way:
+            return
+        sleep(_LOOK_SECONDS)
 
 
 class _Refusal(Struct, frozen=True):

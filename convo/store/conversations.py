@@ -22,7 +22,7 @@ from convo.store.logs import LogStore, sizes_of
 from convo.store.lookup import SEQ, absent, absent_revision, revision_of
 from convo.store.outcomes import PARTS_OF_JOB, OutcomeDetails, PartRecord, read_parts, unpack_details
 from convo.store.owed_sets import OwedSets
-from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.postgres import SINGLE, Connection, Postgres
 from convo.store.reaching import in_tenant, memory_reached, reached
 from convo.store.relationship_history import FoundHistory, HistoryPlace, read_history_page
 
@@ -106,7 +106,7 @@ class Reader:
             await self._owed_sets.load(connection, [number])
             return row, details, await connection.fetchval(_PART_JOBS, row["seq"]), cost_rows
 
-        row, details, part_jobs, cost_rows = await self._postgres.run("db.read", body, begin=RELAXED)
+        row, details, part_jobs, cost_rows = await self._postgres.run("db.read", body, begin=SINGLE)
         records = read_parts(row["parts"]) if details is None else details.parts
         return FoundConversation(
             row=row,
@@ -127,7 +127,7 @@ class Reader:
         async def body(connection: Connection) -> ConversationRow:
             return await _found(connection, _TIMES, reach, conversation_id, revision)
 
-        row = await self._postgres.run("db.read", body, begin=RELAXED)
+        row = await self._postgres.run("db.read", body, begin=SINGLE)
         if row["log_retired"]:
             raise Expired(f"the log of conversation {conversation_id!r} has expired: it is no longer stored")
         packed_bytes, unpacked_bytes = _there(sizes_of(row["packed_bytes"], row["log_head"]), conversation_id)
@@ -158,7 +158,7 @@ class Reader:
             last = await connection.fetchval(statements.last, *statements.last_values)
             return FoundPage(rows=rows, next_before=last)
 
-        return await self._postgres.run("db.list", body, begin=RELAXED)
+        return await self._postgres.run("db.list", body, begin=SINGLE)
 
     async def relationship(self, reach: Reach, user_id: str, *, before: int | None, limit: int) -> FoundRelationship:
         """Read a user's relationship: its sums, and up to ``limit`` bots, the one with the newest conversation first.
@@ -177,7 +177,7 @@ class Reader:
                 await _unless_unknown(connection, reach, user_id, ())
             return FoundRelationship(sums=rows[0], bots=[row for row in rows if row["bot_id"] is not None])
 
-        return await self._postgres.run("db.read", body, begin=RELAXED)
+        return await self._postgres.run("db.read", body, begin=SINGLE)
 
     async def history(
         self, reach: Reach, user_id: str, bot_id: str | None, *, place: HistoryPlace | None, limit: int
@@ -196,7 +196,7 @@ class Reader:
                 await _unless_unknown(connection, reach, user_id, ())
             return found
 
-        return await self._postgres.run("db.read", body, begin=RELAXED)
+        return await self._postgres.run("db.read", body, begin=SINGLE)
 
     async def memories(
         self, reach: Reach, user_id: str, *, before: int | None, limit: int
@@ -213,7 +213,7 @@ class Reader:
             rows = await connection.fetch(_MEMORIES, user_id, before, limit, *reach.values)
             return await _unless_unknown(connection, reach, user_id, rows)
 
-        return await self._postgres.run("db.read", body, begin=RELAXED)
+        return await self._postgres.run("db.read", body, begin=SINGLE)
 
     async def ping(self) -> None:
         """Run a query that reads nothing, to see that the database answers."""
@@ -221,7 +221,7 @@ class Reader:
         async def body(connection: Connection) -> None:
             await connection.fetchval("SELECT 1")
 
-        await self._postgres.run("db.ping", body, begin=RELAXED)
+        await self._postgres.run("db.ping", body, begin=SINGLE)
 
 
 async def _with_users(

@@ -21,7 +21,7 @@ from convo.errors import LogsUnavailable, RemoteError, RemoteUnavailable, WrongL
 from convo.observe import log_records, metrics
 from convo.store.log_refs import LogRef, parse_ref
 from convo.store.months import DROPPED_LOG
-from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.postgres import SINGLE, Connection, Postgres
 
 # Level 1 costs two thirds of level 3 on real conversations and packs nearly as well (stack notes, fact 8).
 _LEVEL = 1
@@ -202,7 +202,7 @@ class LogStore:
         async def body(connection: Connection) -> Mapping[str, Any] | None:
             return await connection.fetchrow(_READ, seq)
 
-        return await self._postgres.run(name, body, begin=RELAXED)
+        return await self._postgres.run(name, body, begin=SINGLE)
 
     async def _in_object(self, seq: int, ref: LogRef) -> bytes | None:
         if self._read_object is None:

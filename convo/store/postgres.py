@@ -36,8 +36,9 @@ LOCAL = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = lo
 """Durable on this server, without a wait for its standbys: for what a start writes, since no receipt depends on it."""
 
 SINGLE = ""
-"""No transaction around it: for a body whose one writing statement is a transaction by itself, on a connection whose
-session commits as it must. It saves two of three round trips to the server."""
+"""No transaction around it: for a body that only reads, since in READ COMMITTED each statement sees its own moment
+anyway; and for one whose only writing statement is a transaction by itself, on a connection whose session commits as it
+must. It saves two round trips to the server, of three for a single statement."""
 
 _APPLICATION = "convo"
 # A rollback after a cancellation sends a cancel request to the server. A frozen server never answers it.
@@ -197,6 +198,8 @@ class Postgres:
             "statement_timeout": backstop,
             "idle_in_transaction_session_timeout": backstop,
             "jit": "off",
+            # For units without a transaction of their own; the server's default may be another.
+            "default_transaction_isolation": "read committed",
         }
 
     def in_use(self) -> tuple[int, int]:
@@ -288,8 +291,10 @@ async def _transact(connection: Any, begin: str, body: Unit[T]) -> T:
         outcome = await body(connection)
         if begin:
             await connection.execute("COMMIT")
-    except BaseException:
-        await _undo(connection)  # noqa: ASYNC102  (asyncio's side of the bridge)
+    except BaseException as error:
+        # A refusal of the body's own leaves nothing to undo without a transaction: the server would warn in its log.
+        if begin or not isinstance(error, ConvoError):
+            await _undo(connection)  # noqa: ASYNC102  (asyncio's side of the bridge)
         raise
     return outcome
 

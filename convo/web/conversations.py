@@ -35,7 +35,7 @@ from convo.web.conversation_costs import cost_view
 from convo.web.description import views
 from convo.web.description.messages import Answer, encode
 from convo.web.log_pages import TURNS_WEIGHT, TurnsPage, sent_log, turns_of_log
-from convo.web.reads import Reads, ReadUnderWay
+from convo.web.reads import AfterSome, Reads, ReadUnderWay
 from convo.web.shared_answers import SharedAnswers
 
 # What is kept of a request's time for writing the answer after a wait.
@@ -85,7 +85,7 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
     ) -> Answer:
         bytes_ = sum(len(part.result) for part in found.parts.values()) + len(found.row["metadata"] or "")
         read.hold(2 * bytes_)
-        return await read.answer(lambda: _tagged(encode(self._view(found, revision)), if_none_match), bytes_)
+        return await read.answer(lambda _: _tagged(encode(self._view(found, revision)), if_none_match), bytes_)
 
     async def _until_ended(self, found: FoundConversation, until: float, reach: Reach, revision: int | None) -> None:
         end_turn()
@@ -150,8 +150,8 @@ class ReadRoutes(Struct, frozen=True, kw_only=True):
             read.hold(found.packed_bytes + found.unpacked_bytes * (1 if as_sent else TURNS_WEIGHT))
             packed = await self.reader.packed_log(found)
 
-            def make() -> Answer:
-                body = sent_log(found, packed) if as_sent else turns_of_log(found, packed, page)
+            def make(after_some: AfterSome) -> Answer:
+                body = sent_log(found, packed) if as_sent else turns_of_log(found, packed, page, after_some)
                 return _tagged(body, if_none_match)
 
             answer = await read.answer(make, max(found.packed_bytes, found.unpacked_bytes))
@@ -306,7 +306,7 @@ async def _page(read: ReadUnderWay, rows: Sequence[ConversationRow], view: Calla
     """Answer with the view of a page of rows."""
     bytes_ = len(rows) * _BYTES_OF_ROW + sum(len(row.get(name) or "") for row in rows for name in _LONG)
     read.hold(2 * bytes_)
-    return await read.answer(lambda: _ok(view()), bytes_)
+    return await read.answer(lambda _: _ok(view()), bytes_)
 
 
 # What a row holds besides its long texts, as JSON. The largest page of usual rows takes a millisecond: no thread.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -15,6 +15,7 @@ from convo.alerts.delivery import SinkQueue
 from convo.alerts.keeper import Alerts
 from convo.alerts.rules import KINDS
 from convo.errors import ConvoError, Forbidden, Invalid
+from convo.http.turns import end_turn
 from convo.observe import metrics
 from convo.runtime import tasks, threads
 from convo.runtime.deadline import deadline
@@ -34,7 +35,7 @@ _RETRY_AFTER = "1"
 class SharedAnswer:
     """Makes one answer for all who wait for one: whoever asks while one is made gets the next."""
 
-    def __init__(self, make: Callable[[], bytes]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[bytes]]) -> None:
         self._make = make
         self._one = trio.Lock()
         self._begun = self._made = 0
@@ -43,20 +44,38 @@ class SharedAnswer:
     async def body(self) -> bytes:
         """Return an answer that was begun after this call."""
         least = self._begun + 1
+        if self._one.locked():
+            end_turn()
         async with self._one:
             if self._made < least:
                 self._begun += 1
                 number = self._begun
-                # no deadline: the caller's
-                self._body = await threads.OPERATIONS.call_behind(self._make)
+                self._body = await self._make()
                 self._made = number
             return self._body
 
 
+async def _in_thread(make: Callable[[], bytes]) -> bytes:
+    # What the thread works has an account of its own, and accepts are answered meanwhile.
+    end_turn()
+    return await threads.OPERATIONS.call_behind(make)  # no deadline: the caller's
+
+
 # Some 20 ms of work each, in slices: each step of the loop would wait for a thread that works.
 _give_way = partial(threads.give_way, to_accepts=True)
-_write_metrics = partial(metrics.exposition, _give_way)
-_write_openmetrics = partial(metrics.openmetrics_exposition, _give_way)
+_write_metrics = partial(_in_thread, partial(metrics.exposition, _give_way))
+_write_openmetrics = partial(_in_thread, partial(metrics.openmetrics_exposition, _give_way))
+
+
+async def _write_tasks() -> bytes:
+    root = await tasks.tree()
+
+    def make() -> bytes:
+        count = sum(1 for _ in tasks.flat(root))
+        return encode(service_views.TasksView(pid=os.getpid(), tasks=count, root=root))
+
+    with deadline("web.tasks", _TASKS_SECONDS):
+        return await _in_thread(make)
 
 
 class OperationsRoutes(Struct, frozen=True, kw_only=True):
@@ -73,6 +92,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
     learnt: Mapping[str, Callable[[], str]] = {}
     exposition: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_metrics))
     openmetrics: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_openmetrics))
+    every_task: SharedAnswer = msgspec.field(default_factory=lambda: SharedAnswer(_write_tasks))
 
     async def livez(self) -> Answer:
         """Answer that the process runs; that it answers at all shows that its loop runs."""
@@ -117,15 +137,7 @@ class OperationsRoutes(Struct, frozen=True, kw_only=True):
         """
         if peer is not None and not _is_here(peer):
             raise Forbidden(f"/debug is for this machine's own addresses, not for {peer or 'an unknown one'}")
-        root = await tasks.tree()
-
-        def make() -> bytes:
-            count = sum(1 for _ in tasks.flat(root))
-            return encode(service_views.TasksView(pid=os.getpid(), tasks=count, root=root))
-
-        with deadline("web.tasks", _TASKS_SECONDS):
-            body = await threads.OPERATIONS.call_behind(make)
-        return Answer(status=200, body=body)
+        return Answer(status=200, body=await self.every_task.body())
 
     async def show_alerts(self) -> Answer:
         """Answer with the active and the recent alerts of this process."""

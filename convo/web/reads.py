@@ -8,12 +8,17 @@ from __future__ import annotations
 import random as dice
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Self
 
+import trio
+
 from convo.errors import Overloaded
+from convo.http.turns import end_turn
 from convo.observe import metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
+from convo.runtime.precedence import ACCEPTS, PATIENCE_SECONDS
 from convo.settings import WebSettings
 from convo.web.description.messages import Answer
 
@@ -21,6 +26,17 @@ _AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 # A read takes milliseconds, so there is room again soon. Readers that were refused together must not return together.
 _RETRY_SECONDS, _RETRY_SPREAD_SECONDS = 1.0, 2.0
+# To make an answer out of so much takes a tenth of a millisecond: an accept under way is let past first.
+_NOTICED_BYTES = 8 << 10
+
+AfterSome = Callable[[], None]
+"""Is called in the middle of long work, where other work may come in between."""
+
+_give_way = partial(threads.give_way, to_accepts=True)
+
+
+def _go_on() -> None:
+    """Do nothing: a thread can rest, the loop cannot."""
 
 
 class _Unsent:
@@ -61,18 +77,25 @@ class ReadUnderWay:
         reads.bytes += bytes_
         self._bytes += bytes_
 
-    async def answer(self, make: Callable[[], Answer], bytes_: int) -> Answer:
+    async def answer(self, make: Callable[[AfterSome], Answer], bytes_: int) -> Answer:
         """Make an answer out of about ``bytes_``, in a thread where that would hold the loop.
+
+        ``make`` gets what it calls after each piece of its work.
 
         Raises:
             DeadlineExceeded: the thread did not end within the request's time.
         """
         settings = self._reads.settings
-        if bytes_ < settings.offload_bytes:
-            answer = make()
-        else:
+        if bytes_ >= settings.offload_bytes:
+            # What the thread works has an account of its own, and accepts are answered meanwhile.
+            end_turn()
             with deadline("web.encode", settings.request_seconds):
-                answer = await threads.READS.call_behind(make)
+                answer = await threads.READS.call_behind(make, _give_way)
+        else:
+            if bytes_ >= _NOTICED_BYTES:
+                with trio.move_on_after(PATIENCE_SECONDS):
+                    await ACCEPTS.none_under_way()
+            answer = make(_go_on)
         self._reads.keep_unsent(len(answer.body))
         return answer
 

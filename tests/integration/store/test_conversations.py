@@ -16,7 +16,7 @@ from convo.store import listing
 from convo.store.conversations import Reader
 from convo.store.listing import ListFilter
 from convo.store.logs import unpack
-from convo.store.postgres import SINGLE, Connection
+from convo.store.postgres import DURABLE, SINGLE, Connection
 from tests.support.making import THREE, Process, accept, ask, mood, open_process, remembering, store_part
 from tests.support.plans import Planning
 
@@ -386,3 +386,25 @@ async def test_a_list_reads_one_index_and_never_a_whole_table(
     plan = await planned(process, asked)
     assert index in plan
     assert "Seq Scan" not in plan
+
+
+async def test_a_read_is_one_round_trip_to_the_server_for_each_of_its_statements(
+    process: Process, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await process.accepted("talk-1")
+    begun: list[tuple[str, str]] = []
+    run = process.postgres.run
+
+    async def noting(name: str, body: Callable[[Connection], Awaitable[object]], *, begin: str = DURABLE) -> object:
+        begun.append((name, begin))
+        return await run(name, body, begin=begin)
+
+    monkeypatch.setattr(process.postgres, "run", noting)
+    await reader.one(WHOLE_DEFAULT, "talk-1")
+    await reader.packed_log(await reader.log_sizes(WHOLE_DEFAULT, "talk-1"))
+    await reader.many(WHOLE_DEFAULT, ListFilter(), 10)
+    await reader.relationship(WHOLE_DEFAULT, "user-1", before=None, limit=10)
+    await reader.history(WHOLE_DEFAULT, "user-1", None, place=None, limit=10)
+    await reader.memories(WHOLE_DEFAULT, "user-1", before=None, limit=10)
+    names = ["db.read", "db.read", "db.log", "db.list", "db.read", "db.read", "db.read"]
+    assert begun == [(name, SINGLE) for name in names]

@@ -17,13 +17,14 @@ from trio.testing import wait_all_tasks_blocked
 from convo.errors import (
     DatabaseDeadlineExceeded,
     DatabaseUnavailable,
+    NotFound,
     PoolExhausted,
     Refused,
     TransactionLost,
 )
 from convo.settings import DatabaseSettings
 from convo.store import keys
-from convo.store.postgres import RELAXED, Connection, Postgres
+from convo.store.postgres import DURABLE, RELAXED, SINGLE, Connection, Postgres
 from tests.support.making import ask, open_dedicated, open_process, open_store
 
 _ASLEEP = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()"
@@ -268,7 +269,33 @@ async def test_a_unit_runs_at_read_committed_whatever_the_servers_default(empty_
         await ask(postgres, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation ="
                             " serializable', current_database()); END $$")  # fmt: skip
     async with open_store(empty_database) as postgres:
-        assert await ask(postgres, "SHOW transaction_isolation") == "read committed"
+
+        async def body(connection: Connection) -> str:
+            shown: str = await connection.fetchval("SHOW transaction_isolation")
+            return shown
+
+        assert await postgres.run("db.show", body) == "read committed"
+        assert await postgres.run("db.show", body, begin=SINGLE) == "read committed"
+
+
+async def test_a_unit_without_a_transaction_sends_its_statements_and_nothing_else(postgres: Postgres) -> None:
+    sent = list[str]()
+
+    async def body(connection: Any) -> None:
+        connection.add_query_logger(lambda record: sent.append(record.query))
+        await connection.fetchval("SELECT 2")
+
+    async def refusing(connection: Any) -> None:
+        await connection.fetchval("SELECT 1")
+        raise NotFound
+
+    await postgres.run("db.read", body, begin=SINGLE)
+    with pytest.raises(NotFound):
+        await postgres.run("db.read", refusing, begin=SINGLE)
+    assert sent == ["SELECT 2", "SELECT 1"]
+    with pytest.raises(NotFound):
+        await postgres.run("db.read", refusing)
+    assert sent[2:] == [DURABLE, "SELECT 1", "ROLLBACK"]
 
 
 async def test_a_line_opens_again_after_its_connection_was_ended(postgres: Postgres) -> None:

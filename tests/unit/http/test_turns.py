@@ -247,7 +247,6 @@ def loop_time(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     worked = [0.0]
     monkeypatch.setattr(turns_module, "thread_time", lambda: worked[0])
     # Of the virtual clock, for the rest is slept by it.
-    monkeypatch.setattr(turns_module, "perf_counter", trio.current_time)
     monkeypatch.setattr(precedence, "perf_counter", trio.current_time)
     return worked
 
@@ -293,3 +292,28 @@ async def test_where_no_conversation_comes_in_nobody_rests(autojump_clock: MockC
         loop_time[0] += 1.0
     async with turns.turn("10.0.0.2"):
         assert trio.current_time() - began == pytest.approx(0, abs=0.003)
+
+
+@pytest.mark.usefixtures("autojump_clock", "loop_time")
+async def test_a_request_rests_for_what_threads_have_worked_too() -> None:
+    accepts = with_an_accept(0.25)
+    turns, began = Turns(accepts), trio.current_time()
+    accepts.note_worked(0.010)
+    async with turns.turn("10.0.0.1"):
+        assert trio.current_time() - began >= 0.027
+
+
+@pytest.mark.usefixtures("autojump_clock", "loop_time")
+async def test_a_request_that_has_rested_begins_though_others_have_worked_meanwhile() -> None:
+    accepts = with_an_accept(0.25)
+    turns, began = Turns(accepts), trio.current_time()
+    accepts.note_worked(0.010)
+
+    async def work() -> None:
+        await trio.sleep(0.020)
+        accepts.note_worked(0.010)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        async with turns.turn("10.0.0.1"):
+            assert 0.027 <= trio.current_time() - began < 0.055, "and not only after the rests of both"

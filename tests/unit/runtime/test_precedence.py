@@ -65,3 +65,23 @@ def test_others_rest_while_conversations_come_in_and_for_a_second_after(monkeypa
     assert accepts.rest_seconds(60) == 0.25
     now[0] += 0.2
     assert accepts.rest_seconds(0.01) == 0
+
+
+def test_all_other_work_has_one_account_of_its_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [50.0]
+    monkeypatch.setattr(precedence, "perf_counter", lambda: now[0])
+    accepts = Precedence()
+    accepts.others_share = 0.2
+    accepts.note_worked(0.01)
+    assert accepts.rest_left() == 0, "no conversation comes in"
+    accepts.begin()
+    accepts.note_worked(0.01)
+    accepts.note_worked(0.005)
+    assert accepts.rest_left() == pytest.approx(0.06)
+    now[0] += 0.05
+    assert accepts.rest_left() == pytest.approx(0.01)
+    for _ in range(10):
+        accepts.note_worked(0.05)
+    assert accepts.rest_left() == pytest.approx(0.25), "no rest is longer, however many have worked"
+    now[0] += 0.3
+    assert accepts.rest_left() == 0

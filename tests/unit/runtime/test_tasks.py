@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from contextvars import Context
+from typing import Any
+
+import pytest
 import trio
 from structlog.testing import capture_logs
 from trio.testing import wait_all_tasks_blocked
@@ -7,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 from convo.observe import log_records
 from convo.runtime import tasks
 from convo.runtime.deadline import deadline
+from convo.runtime.precedence import ACCEPTS
 from convo.runtime.tasks import TaskView
 
 
@@ -128,3 +133,35 @@ async def test_those_who_ask_at_once_are_answered_one_after_the_other() -> None:
                 await trio.lowlevel.checkpoint()
                 assert ended in ([], [1], [1, 2])
         idle.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_a_look_lets_accepts_past_but_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = list[float]()
+    deadlines = tasks._deadlines
+
+    def noting(context: Context) -> Any:
+        looked_at.append(trio.current_time())
+        return deadlines(context)
+
+    monkeypatch.setattr(tasks, "_deadlines", noting)
+
+    async def end_after(seconds: float) -> None:
+        await trio.sleep(seconds)
+        ACCEPTS.end()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(trio.sleep_forever)
+        for ends in (0.2, 3600.0):
+            ACCEPTS.begin()
+            nursery.start_soon(end_after, ends)
+            began = trio.current_time()
+            looked_at.clear()
+            await tasks.tree()
+            # A few are looked at before the first pause; from the end of the patience on, all.
+            waited = [at - began for at in looked_at if at > began + 0.1]
+            assert len(waited) > len(looked_at) - 4
+            assert waited == pytest.approx([min(ends, 1.0)] * len(waited), abs=0.09)
+        nursery.cancel_scope.cancel()
+    ACCEPTS.end()

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -191,3 +191,73 @@ async def test_a_call_that_was_abandoned_goes_on_and_the_next_one_waits_for_its_
         assert order == []
         may_end.set()
     assert order == ["first", "second"]
+
+
+# --- giving way
+
+
+@pytest.fixture
+def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
+    return Thread(monkeypatch)
+
+
+class Thread:
+    """This thread, of which the test says how long it works; it notes how long it sleeps."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.worked = 0.0
+        self.slept = list[float]()
+        self.when_slept: Callable[[], object] = int
+        monkeypatch.setattr(threads, "thread_time", lambda: self.worked)
+        monkeypatch.setattr(threads, "sleep", self.sleep)
+        monkeypatch.setattr(ACCEPTS, "others_share", 1.0)
+        monkeypatch.setattr(threads._slice, "began", 0.0, raising=False)
+        threads.set_share(1.0)
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.when_slept()
+
+    def work(self, seconds: float) -> None:
+        self.worked += seconds
+        threads.give_way(to_accepts=True)
+
+
+@pytest.mark.usefixtures("accept_under_way")
+def test_after_each_slice_a_thread_lets_the_accept_under_way_past(thread: Thread) -> None:
+    thread.when_slept = lambda: ACCEPTS.end() if len(thread.slept) == 3 else None
+    thread.work(0.0009)
+    assert thread.slept == []
+    thread.work(0.0002)
+    assert thread.slept == [0.001] * 3
+    thread.work(0.0011)
+    assert thread.slept == [0.001] * 3, "none is under way"
+
+
+@pytest.mark.usefixtures("accept_under_way")
+def test_where_an_accept_is_always_under_way_a_thread_goes_on_after_a_moment(thread: Thread) -> None:
+    thread.work(0.002)
+    assert sum(thread.slept) == pytest.approx(PATIENCE_SECONDS)
+
+
+@pytest.mark.usefixtures("accept_under_way")
+def test_for_the_slice_of_a_thread_all_other_work_rests(thread: Thread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ACCEPTS, "others_share", 0.2)
+    ACCEPTS.end()
+    before = ACCEPTS.rest_left()
+    thread.work(0.010)
+    assert thread.slept == [pytest.approx(before + 0.040, abs=0.010)]
+    assert ACCEPTS.rest_left() == pytest.approx(before + 0.040, abs=0.015)
+
+
+async def test_what_a_call_worked_without_giving_way_is_noted_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = list[float]()
+    monkeypatch.setattr(ACCEPTS, "note_worked", noted.append)
+
+    def work() -> None:
+        until = time.thread_time() + 0.005
+        while time.thread_time() < until:
+            pass
+
+    await ThreadBehindAccepts().call_behind(work)
+    assert sum(noted) == pytest.approx(0.005, abs=0.004)

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import msgspec
 import pytest
 
+from convo.conversation import transcript
 from convo.errors import WrongLog
 from convo.store import logs
 from convo.store.conversations import FoundLog
-from convo.web import queries
+from convo.web import log_pages, queries
 from convo.web.description.views import LogView
 from convo.web.log_pages import TurnsPage, sent_log, turns_of_log
 from tests.support.making import AT
@@ -23,8 +25,13 @@ def found(log_hash: bytes | None = logs.hash_of(PACKED)) -> FoundLog:
     return FoundLog(row=row, packed_bytes=len(PACKED), unpacked_bytes=len(LOG))
 
 
+def nothing() -> None:
+    pass
+
+
 def page(start: int, limit: int) -> LogView:
-    return msgspec.json.decode(turns_of_log(found(), PACKED, TurnsPage(start=start, limit=limit)), type=LogView)
+    body = turns_of_log(found(), PACKED, TurnsPage(start=start, limit=limit), nothing)
+    return msgspec.json.decode(body, type=LogView)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 9, 10, 11, 1000])
@@ -57,4 +64,27 @@ def test_another_ones_log_is_neither_shown_nor_sent() -> None:
     with pytest.raises(WrongLog):
         sent_log(other, PACKED)
     with pytest.raises(WrongLog):
-        turns_of_log(other, PACKED, TurnsPage(start=0, limit=1))
+        turns_of_log(other, PACKED, TurnsPage(start=0, limit=1), nothing)
+
+
+def test_other_work_may_come_in_between_at_each_step_of_a_long_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    for module, name in ((transcript, "_kept"), (transcript, "Turn"), (log_pages, "encode")):
+        monkeypatch.setattr(module, name, noting(steps, getattr(module, name)))
+    log = msgspec.json.encode([{"role": "user", "content": "why?"}] * 2_000)
+    packed = logs.pack(log)
+    row: dict[str, Any] = {"conversation_id": "talk-1", "log_hash": None, "started_at": AT, "ended_at": AT}
+    one = FoundLog(row=row, packed_bytes=len(packed), unpacked_bytes=len(log))
+    turns_of_log(one, packed, TurnsPage(start=0, limit=2_000), lambda: steps.append("pause"))
+    longest = max(len(list(group)) for what, group in groupby(steps) if what != "pause")
+    assert steps.count("Turn") == 2_000
+    assert longest <= 400
+    assert steps.index("pause") < steps.index("Turn"), "while the items are read, too"
+
+
+def noting(steps: list[str], function: Any) -> Any:
+    def noted(*args: Any, **named: Any) -> Any:
+        steps.append(function.__name__)
+        return function(*args, **named)
+
+    return noted

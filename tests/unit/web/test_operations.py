@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from convo.observe import metrics
+from convo.runtime.threads import OPERATIONS
 from convo.web.operations import SharedAnswer
 
 
@@ -19,7 +21,7 @@ async def test_all_who_ask_while_one_answer_is_made_get_the_next_one() -> None:
         made.append(b"%d" % len(made))
         return made[-1]
 
-    shared, answers = SharedAnswer(make), list[bytes]()
+    shared, answers = SharedAnswer(partial(OPERATIONS.call_behind, make)), list[bytes]()
 
     async def ask() -> None:
         answers.append(await shared.body())
@@ -43,7 +45,7 @@ async def test_where_one_is_cancelled_the_others_get_an_answer_all_the_same() ->
         may_end.acquire(timeout=10)
         return b"made"
 
-    shared, answers = SharedAnswer(make), list[bytes]()
+    shared, answers = SharedAnswer(partial(OPERATIONS.call_behind, make)), list[bytes]()
 
     async def ask() -> None:
         answers.append(await shared.body())
@@ -64,7 +66,11 @@ async def test_where_one_is_cancelled_the_others_get_an_answer_all_the_same() ->
     assert answers == [b"made"]
 
 
-def test_a_scrape_may_pause_after_each_metric() -> None:
-    pauses = list[None]()
-    metrics.exposition(lambda: pauses.append(None))
-    assert len(pauses) == sum(1 for _ in metrics.registry.collect())
+def test_a_scrape_may_pause_after_each_metric_and_each_cell_of_one() -> None:
+    for number in range(50):
+        metrics.wait_seconds.labels(f"test.{number}").observe(0.1)
+    for exposition in (metrics.exposition, metrics.openmetrics_exposition):
+        pauses = list[None]()
+        text = exposition(lambda: pauses.append(None))  # noqa: B023  (called at once)
+        assert len(pauses) > sum(1 for _ in metrics.registry.collect())
+        assert text.count(b"\n") / len(pauses) < 20
