@@ -212,14 +212,21 @@ class AsyncClient:
             await anyio.sleep(max(0.0, began + _WAIT_PAUSE_SECONDS - anyio.current_time()))
 
     def conversations(
-        self, *, user_id: str | None = None, bot_id: str | None = None, state: str | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        user_prefix: str | None = None,
+        bot_id: str | None = None,
+        state: str | None = None,
     ) -> AsyncIterator[answers.ConversationSummary]:
         """Yield conversations, newest first, page by page; a filter that is None lets all through.
+
+        ``user_prefix`` is the beginning of the ids of the users who are looked for.
 
         Raises:
             ProblemError, NotReached, NotConvo: as ``post``.
         """
-        filters = {"user_id": user_id, "bot_id": bot_id, "state": state}
+        filters = {"user_id": user_id, "user_prefix": user_prefix, "bot_id": bot_id, "state": state}
         params = {name: value for name, value in filters.items() if value is not None}
         return self._rows("/v1/conversations", answers.ConversationPage, lambda page: page.conversations, params)
 

@@ -89,10 +89,17 @@ class Client:
         return self._run(self._client.wait, conversation_id, seconds)
 
     def conversations(
-        self, *, user_id: str | None = None, bot_id: str | None = None, state: str | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        user_prefix: str | None = None,
+        bot_id: str | None = None,
+        state: str | None = None,
     ) -> Iterator[answers.ConversationSummary]:
         """Yield conversations, newest first. Raises: as ``AsyncClient.conversations``."""
-        return self._each(self._client.conversations(user_id=user_id, bot_id=bot_id, state=state))
+        return self._each(
+            self._client.conversations(user_id=user_id, user_prefix=user_prefix, bot_id=bot_id, state=state)
+        )
 
     def turns(self, conversation_id: str) -> Iterator[answers.Turn]:
         """Yield the turns of a conversation in order. Raises: as ``AsyncClient.turns``."""

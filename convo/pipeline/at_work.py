@@ -32,7 +32,7 @@ class JobAtWork:
     step of its trace that ends with the job, None where that is not recorded.
     """
 
-    __slots__ = ("_last", "_missing", "calls", "found", "lease", "left", "span", "waits")
+    __slots__ = ("_last", "_missing", "_storing", "calls", "found", "lease", "left", "span", "waits")
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class JobAtWork:
         """Parts that the score does not wait for and that failed: each gets a job of its own with the settle."""
         self._missing = set(missing)
         self._last: trio.Event | None = None
+        self._storing = trio.Lock()
 
     def note(self, name: PartName, by: str, finding: Finding) -> None:
         """Note what one part found: from now on it goes along with the ending of the job."""
@@ -82,11 +83,13 @@ class JobAtWork:
             ConvoError: what else ``store`` raised; what was not stored still goes along with the ending.
         """
         refused: BadRow | None = None
-        for name, (by, finding) in list(self.found.items()):
-            try:
-                await store(self.lease, name, by, finding)
-            except BadRow as error:
-                refused = error
-            self.found.pop(name, None)
+        # Each part that was slow comes here: one after the other, so that what one stores is not stored by the next.
+        async with self._storing:
+            for name, (by, finding) in list(self.found.items()):
+                try:
+                    await store(self.lease, name, by, finding)
+                except BadRow as error:
+                    refused = error
+                self.found.pop(name, None)
         if refused is not None:
             raise refused

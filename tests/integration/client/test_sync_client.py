@@ -144,6 +144,8 @@ def test_a_conversation_is_posted_awaited_and_read_in_every_way(convo: Running) 
         assert [bot.conversations for bot in client.bots("client-user")] == [1]
         assert all(memory.conversation_id == "client-1" for memory in client.memories("client-user"))
         assert [row.conversation_id for row in client.conversations(user_id="client-user")] == ["client-1"]
+        assert [row.conversation_id for row in client.conversations(user_prefix="client-us")] == ["client-1"]
+        assert list(client.conversations(user_prefix="lient-us")) == []
         with pytest.raises(NotFound):
             client.relationship("nobody-at-all")
         with pytest.raises(ProblemError, match="not_dead"):

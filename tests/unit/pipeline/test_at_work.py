@@ -62,6 +62,19 @@ async def test_a_part_is_stored_by_itself_when_another_one_is_slow(autojump_cloc
     assert (shelf.stored, one.found) == (["emotion"], {})
 
 
+async def test_parts_that_were_slow_together_are_stored_once_each(autojump_clock: MockClock) -> None:
+    one, shelf = job("emotion", "memories", "questions"), Shelf()
+
+    async def find(name: PartName) -> None:
+        one.note(name, "m/1", THREE[name])
+        await one.store_if_others_are_slow(shelf.store)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(find, "emotion")
+        nursery.start_soon(find, "memories")
+    assert (sorted(shelf.stored), one.found) == (["emotion", "memories"], {})
+
+
 async def test_what_the_database_refuses_is_dropped_and_the_rest_is_stored() -> None:
     one, shelf = job("emotion", "memories"), Shelf(emotion=BadRow("22P05"))
     for name in ("emotion", "memories"):
