@@ -46,10 +46,12 @@ class Clients:
         self.odd_erasures: list[str] = []
 
     @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        """Have a client for the block."""
+    async def opened(self, transport: httpx.AsyncBaseTransport | None = None) -> AsyncIterator[None]:
+        """Have a client for the block; a test gives what answers it."""
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self._convo.url, timeout=GATEWAY_SECONDS, limits=limits) as self._http:
+        async with httpx.AsyncClient(
+            base_url=self._convo.url, timeout=GATEWAY_SECONDS, limits=limits, transport=transport
+        ) as self._http:
             yield
 
     async def _asked(self, method: str, path: str, **more: Any) -> tuple[str, httpx.Response | None, bool]:
@@ -150,12 +152,13 @@ class Clients:
 
     async def _read_patiently(self, path: str) -> tuple[str, httpx.Response | None]:
         """Read as a client does, which comes again after ``Retry-After``; each refusal is counted."""
+        came, answer, _ = await self._asked("GET", path)
         for _ in range(_ASKED_AGAIN):
-            came, answer, _ = await self._asked("GET", path)
             if answer is None or "Retry-After" not in answer.headers:
                 break
             self.again[f"{came}: {answer.json().get('detail', '')}"] += 1
             await trio.sleep(float(answer.headers["Retry-After"]))
+            came, answer, _ = await self._asked("GET", path)
         return came, answer
 
     async def read_all(self) -> tuple[Mapping[str, Sequence[str]], int]:
