@@ -44,6 +44,8 @@ _WAIT_SECONDS = 900.0
 _STOP_SECONDS = 40.0
 # A write that takes so long hangs; it may take two seconds and more.
 _HANGS_SECONDS = 0.3
+# Logs for an object have to come first, and a breaker has to close: a short outage may become longer by that.
+_PACKS_SECONDS = 30.0
 # Only what fills an object moves: what is left is less than one of them.
 _PACK_BYTES = 8_192
 _LOGS = {"pack_after_seconds": "1", "pack_bytes": str(_PACK_BYTES), "local_bytes_max": "0", "cache_bytes": "0"}
@@ -65,7 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--per-second", type=float, default=20.0, help="conversations posted throughout")
     parser.add_argument("--first-seconds", type=float, default=20.0, help="how long all is well at first, at least")
-    parser.add_argument("--away-seconds", type=float, default=600.0, help="how long S3 is away")
+    parser.add_argument("--away-seconds", type=float, default=600.0, help="how long S3 is away, at least")
     parser.add_argument("--kills", type=int, default=5, help="how often convo is killed meanwhile, at least once")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="convo-objects-away-") as name:
@@ -172,7 +174,7 @@ class Run:
                 readers.start_soon(self._clients.read, moved)
             self._say("S3 hangs")
             self._s3.signal(signal.SIGSTOP)
-            await self._kill_packing(seconds / 2)
+            await self._kill_packing(max(seconds / 2, _PACKS_SECONDS))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._erase, "during", ERASED_EACH // 2)
                 nursery.start_soon(self._close, began + seconds / 2)
