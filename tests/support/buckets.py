@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -139,19 +140,36 @@ class S3Server:
             self.ask("PUT", f"/{name}?versioning=", _VERSIONING)
         return name
 
-    def keys(self, bucket: str) -> list[str]:
+    def keys(self, bucket: str, *, page: int = 1000) -> list[str]:
         """List what is in a bucket."""
-        return _texts(self.ask("GET", f"/{bucket}?list-type=2&max-keys=1000"), "Key")
+        pages = self._listed(f"/{bucket}?list-type=2&max-keys={page}", _NEXT_KEY)
+        return [key for body in pages for key in _texts(body, "Key")]
 
     def version_count(self, bucket: str) -> int:
         """Count the versions in a bucket, and the marks of deletions."""
-        return len(_texts(self.ask("GET", f"/{bucket}?versions="), "VersionId"))
+        return len(self.versions(bucket))
+
+    def versions(self, bucket: str, *, page: int = 1000) -> list[tuple[str, str]]:
+        """List the versions in a bucket, and the marks of deletions: each with its key and its id."""
+        pages = self._listed(f"/{bucket}?versions=&max-keys={page}", _NEXT_VERSION)
+        return [one for body in pages for one in zip(_texts(body, "Key"), _texts(body, "VersionId"), strict=True)]
+
+    def _listed(self, path: str, following: Mapping[str, str]) -> Iterator[bytes]:
+        """Ask for one page of a listing after the other; ``following`` are the parameters that ask for the next."""
+        behind = ""
+        while True:
+            body = self.ask("GET", path + behind)
+            yield body
+            if _texts(body, "IsTruncated") != ["true"]:
+                return
+            behind = "".join(
+                f"&{name}={quote(text, safe='')}" for name, told in following.items() for text in _texts(body, told)
+            )
 
     def bodies(self, bucket: str) -> dict[str, bytes]:
         """Read every object of a bucket, and every older version that it keeps."""
         found = {key: self.ask("GET", f"/{bucket}/{key}") for key in self.keys(bucket)}
-        listed = self.ask("GET", f"/{bucket}?versions=")
-        for key, version in zip(_texts(listed, "Key"), _texts(listed, "VersionId"), strict=True):
+        for key, version in self.versions(bucket):
             if version == "null":
                 continue
             with suppress(Answered):  # a mark of a deletion has no body
@@ -183,6 +201,9 @@ class S3Server:
         shutil.rmtree(self._folder / "data", ignore_errors=True)
 
 
+# What asks for the next page of a listing, and where the page before says it.
+_NEXT_KEY = {"continuation-token": "NextContinuationToken"}
+_NEXT_VERSION = {"key-marker": "NextKeyMarker", "version-id-marker": "NextVersionIdMarker"}
 _VERSIONING = (
     b'<VersioningConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Status>Enabled</Status>'
     b"</VersioningConfiguration>"

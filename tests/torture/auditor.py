@@ -132,8 +132,8 @@ async def audit(world: World, record: Record, calm: Calm, *, garbage: bool) -> l
         finding("dead without a true reason", _dead_wrongly(views, garbage=garbage)),
         finding("dead as poison", [name for name, one in views.items() if "poison" in (one["last_error"] or "")]),
         finding("relationship is not the sum (GET)", await _wrong_sums(world, views)),
-        finding("relationship is not the sum (SQL)", [tuple(row) for row in await world.ask(_SUMS)]),
-        finding("settled twice, or not once (SQL)", [tuple(row) for row in await world.ask(_SETTLED)]),
+        finding("relationship is not the sum (SQL)", [tuple(row) for row in await world.ask(SUMS)]),
+        finding("settled twice, or not once (SQL)", [tuple(row) for row in await world.ask(SETTLED)]),
         finding("paid twice without a fault", await _paid_twice(world, calm)),
         finding("leases at the end, or orphans (SQL)", [tuple(row) for row in await world.ask(_LEFT)]),
         finding("convo audit complains", [] if code == 0 else output.splitlines()),
@@ -382,7 +382,7 @@ def _fetch(url: str) -> Any:
 
 _ROWS = "SELECT conversation_id, digest FROM conversation LEFT JOIN receipt USING (seq)"
 _MEMORIES = "SELECT conversation_id, text FROM memory JOIN conversation USING (seq)"
-_SUMS = """
+SUMS = """
 SELECT user_id, bot_id, r.score, s.score AS sum FROM relationship r
 FULL JOIN (SELECT user_id, bot_id, sum(score) AS score, count(*) AS n
            FROM conversation JOIN every_job USING (seq) WHERE state = 'done' GROUP BY user_id, bot_id) AS s
@@ -394,7 +394,7 @@ _RETIRED = """
 SELECT user_id, sum(retired_score)::bigint AS score, sum(retired_conversations)::bigint AS conversations
 FROM relationship WHERE retired_conversations > 0 GROUP BY user_id
 """
-_SETTLED = """
+SETTLED = """
 SELECT 'done, and open', seq FROM outcome JOIN job USING (seq)
 UNION ALL SELECT 'not done', seq FROM run WHERE ending = 'settle'
 """

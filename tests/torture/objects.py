@@ -23,7 +23,7 @@ from tests.torture.load import body
 from tests.torture.world import GATEWAY_SECONDS, World, convo_command
 
 # All logs move within seconds, also those of jobs that have not ended; small objects, so that there are many.
-_SETTINGS = {
+SETTINGS = {
     "pack_after_seconds": "3",
     "pack_bytes": "4096",
     "local_bytes_max": "1",
@@ -49,12 +49,12 @@ class ObjectsOutside:
     @property
     def settings(self) -> dict[str, str]:
         """What the processes of the world are started with besides."""
-        return variables(f"http://127.0.0.1:{self.network.port}", self.bucket, **_SETTINGS)
+        return variables(f"http://127.0.0.1:{self.network.port}", self.bucket, **SETTINGS)
 
     async def until_moved(self, world: World) -> None:
         """Wait until nothing moves any more, and nothing waits to be erased."""
         with trio.move_on_after(_SETTLED_SECONDS):
-            while await world.ask(_LEFT):  # noqa: ASYNC110  (a database rings no bell)
+            while await world.ask(LEFT):  # noqa: ASYNC110  (a database rings no bell)
                 await trio.sleep(0.5)
 
     async def audit(self, world: World, outcome: Outcome) -> list[Finding]:
@@ -64,7 +64,7 @@ class ObjectsOutside:
         code, text = await convo_command(world, "audit", "--objects", settings=self.settings)
         stands = inflated(list((await trio.to_thread.run_sync(self.server.bodies, self.bucket)).values())).decode()
         gone = outcome.erased | outcome.expired
-        left = [tuple(row) for row in await world.ask(_LEFT)]
+        left = [tuple(row) for row in await world.ask(LEFT)]
         return [
             finding("logs that cannot be read, or are others", odd),
             finding("convo audit --objects", [text] if code else []),
@@ -157,7 +157,7 @@ async def s3_slow(world: World, seconds: float) -> None:
         world.objects.network.heal()
 
 
-_LEFT = """
+LEFT = """
 SELECT name, state AS what, at, convo_now() AS now FROM log_object
 WHERE state <> 'stored' AND at < convo_now() + interval '10 minutes'
 UNION ALL SELECT name, 'erased ' || seq || CASE WHEN urgent THEN ', urgent' ELSE '' END, at, convo_now() FROM erased_log

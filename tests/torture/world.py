@@ -340,10 +340,15 @@ def signal_all(pids: Sequence[int], number: int) -> None:
 
 async def convo_command(world: World, *arguments: str, settings: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Run a command of convo on the database itself; return its exit code and its output."""
-    line = [sys.executable, "-m", "convo", *arguments, "--data-dir", str(world.folder / "commands")]
-    run = partial(
-        subprocess.run, line, env=environment(world.database, settings), cwd=ROOT, capture_output=True, text=True
-    )
+    return await command_on(world.database, world.folder, *arguments, settings=settings)
+
+
+async def command_on(
+    database: str, folder: Path, *arguments: str, settings: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run a command of convo on a database; return its exit code and its output."""
+    line = [sys.executable, "-m", "convo", *arguments, "--data-dir", str(folder / "commands")]
+    run = partial(subprocess.run, line, env=environment(database, settings), cwd=ROOT, capture_output=True, text=True)
     done = await trio.to_thread.run_sync(partial(run, check=False, timeout=120))
     return done.returncode, (done.stdout + done.stderr).strip()
 
