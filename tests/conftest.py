@@ -75,17 +75,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: next((place for place, name in enumerate(_SLOW) if item.nodeid.startswith(name)), 9))
     for item in items:
-        _check_clock(item)
         if item.get_closest_marker("trio") and not item.get_closest_marker("blocks_loop"):
             item.add_marker(pytest.mark.trio(run=run_watched), append=False)
 
 
-def _check_clock(item: pytest.Item) -> None:
-    """Refuse a test whose virtual clock would not run it: pytest-trio looks for one among the test's own arguments."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that asks for a virtual clock and would not have it: pytest-trio looks for it among the arguments."""
     if not isinstance(item, pytest.Function) or not item.get_closest_marker("trio"):
         return
     if unused := _CLOCKS.intersection(item.fixturenames).difference(item._fixtureinfo.argnames):
-        raise pytest.UsageError(f"{item.nodeid} asks for {unused}, but not as an argument: it would run on real time")
+        pytest.fail(f"it asks for {unused}, but not as an argument: it would run on real time")
 
 
 def run_watched(

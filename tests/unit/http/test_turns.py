@@ -294,8 +294,8 @@ async def test_where_no_conversation_comes_in_nobody_rests(autojump_clock: MockC
         assert trio.current_time() - began == pytest.approx(0, abs=0.003)
 
 
-@pytest.mark.usefixtures("autojump_clock", "loop_time")
-async def test_a_request_rests_for_what_threads_have_worked_too() -> None:
+@pytest.mark.usefixtures("loop_time")
+async def test_a_request_rests_for_what_threads_have_worked_too(autojump_clock: MockClock) -> None:
     accepts = with_an_accept(0.25)
     turns, began = Turns(accepts), trio.current_time()
     accepts.note_worked(0.010)
@@ -303,8 +303,10 @@ async def test_a_request_rests_for_what_threads_have_worked_too() -> None:
         assert trio.current_time() - began >= 0.027
 
 
-@pytest.mark.usefixtures("autojump_clock", "loop_time")
-async def test_a_request_that_has_rested_begins_though_others_have_worked_meanwhile() -> None:
+@pytest.mark.usefixtures("loop_time")
+async def test_a_request_that_has_rested_begins_though_others_have_worked_meanwhile(
+    autojump_clock: MockClock,
+) -> None:
     accepts = with_an_accept(0.25)
     turns, began = Turns(accepts), trio.current_time()
     accepts.note_worked(0.010)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 from structlog.testing import capture_logs
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.observe import log_records
 from convo.runtime import tasks
@@ -135,8 +135,9 @@ async def test_those_who_ask_at_once_are_answered_one_after_the_other() -> None:
         idle.cancel_scope.cancel()
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_look_lets_accepts_past_but_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_lets_accepts_past_but_does_not_wait_for_ever(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looked_at = list[float]()
     deadlines = tasks._deadlines
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from convo.errors import Overloaded
 from convo.http.turns import Turns
@@ -135,8 +135,9 @@ async def made_beside(bytes_: int) -> tuple[int, float]:
     return seen[0]
 
 
-@pytest.mark.usefixtures("accept_under_way", "autojump_clock")
+@pytest.mark.usefixtures("accept_under_way")
 async def test_an_accept_under_way_is_let_past_before_an_answer_is_made_or_for_a_moment(
+    autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     beside, seconds = await made_beside(8 << 10)
@@ -171,7 +172,6 @@ async def test_in_a_thread_an_answer_gives_way_and_in_the_loop_it_never_sleeps(m
     assert gave_way == [True]
 
 
-@pytest.mark.usefixtures("autojump_clock")
 async def test_a_turn_ends_where_a_thread_makes_the_answer() -> None:
     turns, may_end, seen = Turns(Precedence()), threading.Event(), list[str]()
 
