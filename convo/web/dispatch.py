@@ -161,8 +161,10 @@ def direct_targets(api: Api) -> Mapping[bytes, DirectTarget]:
 def _direct(api: Api, route: Route, function: RouteFunction) -> DirectTarget:
     settings, pass_on, rule, browsers = api.settings, api.door.pass_on, route.rule, api.door.browsers
 
-    async def answer(head: Head, read: Read, next_piece: NextPiece, bound: Bound) -> Answer:
+    async def answer(head: Head, read: Read, next_piece: NextPiece, bound: Bound | None) -> Answer:
         request = RouteRequest(head=head, read=read, next_piece=next_piece)
+        # Only an accept is in such a hurry that its time has no name in what waits.
+        bound = bound if route.takes_conversation else None
         answer = await answered(rule, head, settings, lambda: pass_on(route, request, function), bound)
         return browsers.shared(head, answer) if browsers.shares else answer
 

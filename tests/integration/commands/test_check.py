@@ -162,7 +162,7 @@ async def model_checked(server: FakeServer, data_dir: Path, **settings: str) -> 
     ("fault", "said"),
     [
         (listing("m-0", "m-1"), "reachable; m-1 is among the 2 models it lists"),
-        (listing("m-0"), "reachable, but m-1 is NOT among the 1 models it lists"),
+        (listing("m-0"), "reachable, but m-1 is NOT among the 1 model it lists"),
         (listing(), "reachable; it lists no models (GET /models answered 200)"),
         (fakes.garbage, "it lists no models (GET /models answered 200)"),
         (fakes.huge, "too long to read"),

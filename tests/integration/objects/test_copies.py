@@ -143,7 +143,7 @@ def test_the_commands_say_which_objects_there_are(
     monkeypatch.setenv("CONVO_DATABASE__URL", database)
     file = str(tmp_path / "backup")
     assert main(["backup", file, "--with-objects", "--data-dir", str(tmp_path)]) == 0
-    assert "it needs 1 objects of logs" in capsys.readouterr().out
+    assert "it needs 1 object of logs" in capsys.readouterr().out
     assert main(["audit", "--objects", "--data-dir", str(tmp_path)]) == 0
     assert "and the objects with the tables" in capsys.readouterr().out
     s3.ask("DELETE", f"/{bucket}/{s3.keys(bucket)[0]}")
