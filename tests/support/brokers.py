@@ -85,17 +85,20 @@ class Client:
         await self.do(make)
 
     async def taken(self, queue: str) -> list[Got]:
-        """Take all that a queue holds now."""
+        """Take all that a queue holds now, a thousand at a time: on a busy machine each costs milliseconds."""
 
         async def take(channel: Any) -> list[Got]:
             found = await channel.get_queue(queue)
-            got = []
-            while (message := await found.get(fail=False)) is not None:
+            some: list[Got] = []
+            while len(some) < 1_000 and (message := await found.get(fail=False)) is not None:
                 await message.ack()
-                got.append(Got(message))
-            return got
+                some.append(Got(message))
+            return some
 
-        return list(await self.do(take))
+        got: list[Got] = []
+        while some := await self.do(take):
+            got += some
+        return got
 
     async def sent(self, queue: str, *bodies: bytes, **properties: Any) -> None:
         """Put messages into a queue, each confirmed."""
