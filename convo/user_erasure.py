@@ -138,10 +138,11 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
 
     async def erase(self, postgres: Postgres) -> tuple[list[int], bool]:
         """Erase it; return which conversations went, and whether nothing is left."""
+        batch = await postgres.run("db.erase", self._put_on_list)
+        if batch:
+            await await_accepts(postgres)
 
         async def body(connection: Connection) -> tuple[list[int], bool]:
-            rows = await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS, self.tenant.number)
-            batch = [row["seq"] for row in rows]
             await outcomes.lock_jobs(connection, batch)
             # Another request, or retention, may have removed some of them while this one waited.
             found = await connection.fetch(_LEFT, batch)
@@ -161,6 +162,23 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
 
         return await postgres.run("db.erase", body)
 
+    async def _put_on_list(self, connection: Connection) -> list[int]:
+        """Put the ids of the next conversations on the list; return the ``seq`` of each.
+
+        Before they are erased, and not with it: one that is sent again meanwhile, without saying when it ended, ended
+        after its user was put on the list, and its accept sees nothing of what is not committed.
+        """
+        rows = await connection.fetch(_BATCH, self.user_id, self.begun_at, _BATCH_ROWS, self.tenant.number)
+        if rows:
+            key = await read_installation_key(connection)
+            ids = sorted({row["conversation_id"] for row in rows})
+            await erasures.note_conversations(
+                connection,
+                [key.hmac_of("conversation", self.tenant.own(one)) for one in ids],
+                [key.hmac_of_hash(self.tenant.id_hash(one)) for one in ids],
+            )
+        return [row["seq"] for row in rows]
+
     async def _erase_conversations(self, connection: Connection, found: Sequence[Mapping[str, Any]]) -> ErasedCounts:
         key = await read_installation_key(connection)
         hashes = {row["seq"]: row["id_hash"] for row in found}
@@ -172,12 +190,6 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
         counts = await erase_conversations(connection, self.tenant, list(of_receipts), list(of_receipts.values()))
         if self.in_objects:
             await log_erasing.note_erased(connection, self.hmac, list(of_receipts))
-        gone = {row["conversation_id"]: self.tenant.id_hash(row["conversation_id"]) for row in found}
-        await erasures.note_conversations(
-            connection,
-            [key.hmac_of("conversation", self.tenant.own(one)) for one in gone],
-            [key.hmac_of_hash(hashed) for hashed in gone.values()],
-        )
         return _of_batch(counts)
 
     def _is_newest(self, row: Mapping[str, Any]) -> bool:
@@ -249,7 +261,7 @@ SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1 AND tenant = $2)
 """
 # conversation_by_user
 _BATCH = """
-SELECT c.seq FROM conversation c
+SELECT c.seq, c.conversation_id FROM conversation c
 WHERE c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
 """
 _LEFT = """

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,6 +31,7 @@ from tests.support.making import (
     shift_clock,
     store_part,
 )
+from tests.support.running import holding
 
 CALLER = Caller(key_id="5f0c9a7e3b1d", address="192.0.2.7")
 ALL_OF_ONE = {"conversation": 1, "conversation_log": 1, "job": 1, "memory": 1, "part": 3, "relationship": 1, "run": 1}
@@ -79,6 +82,38 @@ async def test_an_erased_user_leaves_nothing_and_the_books_balance(process: Proc
     ]
     assert sorted(process.ended) == [1, 2, 3, 5]
     assert await differences(process) == []
+
+
+async def test_what_is_sent_again_while_its_user_is_erased_is_not_stored_anew(process: Process, database: str) -> None:
+    await settled(process, "tom-1", user_id="tom")
+    await erase_user(process, "tom")
+    # From now on each accept looks on the list.
+    await settled(process, "mia-1", user_id="mia")
+
+    async def send_again() -> None:
+        # A replay, or refused: it says of no time that it ended.
+        with suppress(Erased):
+            await process.accepted("mia-1", user_id="mia")
+        sent.set()
+
+    async def waiting(kind: str) -> bool:
+        return bool(await rows(process.postgres, f"SELECT FROM pg_locks WHERE NOT granted AND locktype = '{kind}'"))
+
+    sent = trio.Event()
+    # What an erasure does last waits: all else of it is done and not committed.
+    async with trio.open_nursery() as nursery, holding(database, "LOCK TABLE audit_log IN SHARE MODE"):
+        nursery.start_soon(erase_user, process)
+        await eventually_here(partial(waiting, "relation"))
+        nursery.start_soon(send_again)
+        while not sent.is_set() and not await waiting("transactionid"):  # noqa: ASYNC110  (as below)
+            await trio.sleep(0.01)
+    assert await rows(process.postgres, "SELECT conversation_id FROM conversation") == []
+    assert await differences(process) == []
+
+
+async def eventually_here(true: Callable[[], Awaitable[bool]]) -> None:
+    while not await true():  # noqa: ASYNC110  (what becomes true does so in the database)
+        await trio.sleep(0.01)
 
 
 async def test_what_ended_before_the_erasure_of_its_user_is_refused_and_what_ends_later_is_stored(
