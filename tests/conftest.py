@@ -29,6 +29,7 @@ from httpx._transports import default
 from convo.observe import log_records
 from convo.runtime.bridge import open_bridge
 from convo.runtime.loop_watch import LoopBlock, LoopWatch
+from convo.runtime.precedence import ACCEPTS
 from convo.settings import DatabaseSettings
 from convo.store.migrate import migrate
 from convo.store.postgres import open_postgres
@@ -114,6 +115,15 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def accept_under_way() -> Iterator[None]:
+    """Have an accept under way, until the test ends it or has ended."""
+    ACCEPTS.begin()
+    yield
+    if ACCEPTS.under_way:
+        ACCEPTS.end()
 
 
 @pytest.fixture(autouse=True)

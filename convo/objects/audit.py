@@ -12,6 +12,7 @@ from functools import partial
 from convo.objects.copies import sizes_in
 from convo.objects.joining import damaged_in
 from convo.objects.s3 import Bucket, ObjectMissing
+from convo.plural import plural
 from convo.runtime.deadline import deadline
 from convo.settings import LogsSettings
 from convo.store import log_erasing, log_objects
@@ -54,12 +55,12 @@ async def audit_objects(postgres: Postgres, bucket: Bucket, settings: LogsSettin
     folder = folder_of(settings.prefix, fingerprint)
     damaged = [named for one in sample for named in await _damaged(postgres, bucket, settings, folder, one)]
     return [
-        f"{len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}"
-        for what, names in (
-            ("objects that logs refer to are not in the bucket", missing),
-            ("objects have another size than was written", sizes),
-            ("objects in the bucket are not known to the database", sorted(set(there) - known)),
-            ("logs are not in their object as they were put there", damaged),
+        f"{len(names)} {plural(len(names), noun)} {what}: {', '.join(names[:_NAMES_SHOWN])}"
+        for noun, what, names in (
+            ("object", "that logs refer to, missing in the bucket", missing),
+            ("object", "with another size than was written", sizes),
+            ("object", "in the bucket, unknown to the database", sorted(set(there) - known)),
+            ("log", "that an object does not hold as it was put there", damaged),
         )
         if names
     ]

@@ -11,7 +11,14 @@ from convo.plural import plural
 from tests.support.source_tree import modules
 
 # Where counts are shown to people.
-_SHOWN = ("convo.commands", "convo.capacity", "convo.store.jobs.cause", "convo.store.contents", "convo.telling")
+_SHOWN = (
+    "convo.commands",
+    "convo.capacity",
+    "convo.store.jobs.cause",
+    "convo.store.contents",
+    "convo.telling",
+    "convo.objects",
+)
 _NOUNS = re.compile(
     r" (?:dead )?(answer|attempt|call|connection|conversation|day|deletion|endpoint|event|file|job|letter|line|log"
     r"|memorie|message|model|object|part|point|processe|reading|recipient|row|rung|score|session|time|token|turn|user"

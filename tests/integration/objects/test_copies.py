@@ -103,10 +103,10 @@ async def test_the_audit_of_objects_finds_what_is_missing_damaged_cut_short_or_n
     s3.ask("PUT", f"/{bucket}/{folder}/0123456789abcdef.logs", b"x")
     found = await audit_bucket(settings)
     assert [one.partition(":")[0] for one in found] == [
-        "1 objects that logs refer to are not in the bucket",
-        "1 objects have another size than was written",
-        "1 objects in the bucket are not known to the database",
-        "1 logs are not in their object as they were put there",
+        "1 object that logs refer to, missing in the bucket",
+        "1 object with another size than was written",
+        "1 object in the bucket, unknown to the database",
+        "1 log that an object does not hold as it was put there",
     ]
 
 

@@ -7,6 +7,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,12 @@ async def test_a_line_has_the_pools_settings_and_its_own(postgres: Postgres) -> 
         assert await dedicated.run("db.show", body) == ["convo test", "7MB", "off"]
 
 
+async def shown(connection: Connection, name: str) -> str:
+    """Return a setting as a unit of work sees it."""
+    value: str = await connection.fetchval(f"SHOW {name}")
+    return value
+
+
 @pytest.mark.parametrize("default", ["on", "off"])
 async def test_a_unit_commits_durably_or_not_as_it_says_whatever_the_servers_default(
     empty_database: str, default: str
@@ -255,11 +262,7 @@ async def test_a_unit_commits_durably_or_not_as_it_says_whatever_the_servers_def
         await ask(postgres, f"DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET synchronous_commit = {default}',"
                             " current_database()); END $$")  # fmt: skip
     async with open_store(empty_database) as postgres:
-
-        async def body(connection: Connection) -> str:
-            shown: str = await connection.fetchval("SHOW synchronous_commit")
-            return shown
-
+        body = partial(shown, name="synchronous_commit")
         assert await postgres.run("db.durable", body) == "on"
         assert await postgres.run("db.relaxed", body, begin=RELAXED) == "off"
 
@@ -269,11 +272,7 @@ async def test_a_unit_runs_at_read_committed_whatever_the_servers_default(empty_
         await ask(postgres, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation ="
                             " serializable', current_database()); END $$")  # fmt: skip
     async with open_store(empty_database) as postgres:
-
-        async def body(connection: Connection) -> str:
-            shown: str = await connection.fetchval("SHOW transaction_isolation")
-            return shown
-
+        body = partial(shown, name="transaction_isolation")
         assert await postgres.run("db.show", body) == "read committed"
         assert await postgres.run("db.show", body, begin=SINGLE) == "read committed"
 

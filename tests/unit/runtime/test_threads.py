@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -136,14 +136,6 @@ async def test_one_call_behind_accepts_is_at_work_at_a_time() -> None:
         for _ in range(4):
             nursery.start_soon(behind.call_behind, side.work)
     assert side.most == 1
-
-
-@pytest.fixture
-def accept_under_way() -> Iterator[None]:
-    ACCEPTS.begin()
-    yield
-    if ACCEPTS.under_way:
-        ACCEPTS.end()
 
 
 @pytest.mark.usefixtures("accept_under_way")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -112,14 +111,6 @@ async def test_the_metrics_show_both() -> None:
         shown = metrics.exposition()
     assert b"convo_reads_in_flight 1.0\n" in shown
     assert b"convo_reads_in_flight_bytes 321.0\n" in shown
-
-
-@pytest.fixture
-def accept_under_way() -> Iterator[None]:
-    ACCEPTS.begin()
-    yield
-    if ACCEPTS.under_way:
-        ACCEPTS.end()
 
 
 async def made_beside(bytes_: int) -> tuple[int, float]:

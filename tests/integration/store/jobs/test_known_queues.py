@@ -116,10 +116,15 @@ async def knowing(process: Process) -> Jobs:
     return process.jobs
 
 
+def counted(process: Process) -> tuple[Counting, Jobs]:
+    """Make another process's jobs, whose statements are counted."""
+    counting = Counting(process.postgres)
+    return counting, Jobs(cast("Postgres", counting), JobsSettings(), "here/counting")
+
+
 async def buffers(process: Process, *, leases: int = 6) -> tuple[int, int]:
     """Return the buffers that a process touches in its first lease, and at most in one of the next ones."""
-    counting = Counting(process.postgres)
-    jobs = Jobs(cast("Postgres", counting), JobsSettings(), "here/counting")
+    counting, jobs = counted(process)
     assert await jobs.lease(8)
     first, found = counting.buffers, []
     for _ in range(leases):
@@ -154,8 +159,7 @@ async def test_the_few_jobs_of_an_idle_installation_are_leased_without_reading_o
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_queues, "KNOWN_SECONDS", 600.0)
-    counting = Counting(process.postgres)
-    jobs = Jobs(cast("Postgres", counting), JobsSettings(), "here/counting")
+    counting, jobs = counted(process)
     found = []
     for done in (10_000, 20_000):
         await fill(process, 10_000, users=10_000)
@@ -176,8 +180,7 @@ async def test_what_was_delayed_and_came_due_since_the_snapshot_is_not_read_over
     process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known_queues, "KNOWN_SECONDS", 600.0)
-    counting = Counting(process.postgres)
-    jobs = Jobs(cast("Postgres", counting), JobsSettings(), "here/counting")
+    counting, jobs = counted(process)
     found = []
     for _ in range(2):
         await fill(process, 10_000, users=1)
