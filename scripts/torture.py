@@ -3,6 +3,7 @@
 
     .venv/bin/python scripts/torture.py --seed 1 [--conversations 3000] [--processes 3] [--workers 8]
                                                  [--memory-away] [--short] [--events] [--objects] [--only WORDS ...]
+                                                 [--keep]
 
 The seed decides what is sent and what goes wrong when: the same seed, the same schedule (``--plan`` shows it). First
 each fault comes alone, and the time is taken until a new conversation is accepted and done again; then they come mixed.
@@ -13,12 +14,15 @@ an S3 server, which fails as well: each must be read again, and of what was eras
 everything is healed, the backlog is waited for, and the auditor compares its own record with what it can see from
 outside. Last a disk is filled twice over: once so that no table can grow, once so that the database's log cannot and
 the server ends itself. Exit code 0: lost 0, twice 0, stuck 0, late 0.
+
+With ``--keep`` the folder of a run that found something stays: the database, the logs of all processes, the receipts.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -65,6 +69,7 @@ _LANES = {
     "S3": "S3",
 }
 _DATABASE = "database"
+_GOOD = "good"
 _MIXED = "all of them mixed"
 _MEMORY = "memory service away"
 _MEMORY_ALL = f"{_MEMORY}, the whole run"
@@ -187,14 +192,11 @@ _SHORT_OBJECTS = {
 }
 # A database that goes back refers to objects that were written anew since, as a backup does without its objects.
 _NOT_WITH_OBJECTS = ("database taken back",)
-# A database that goes back gives its numbers again, and what has expired has no conversation any more.
-_NOT_WITH_EVENTS = ("database taken back", "retention")
 
 
 def with_events(form: Form) -> Form:
     """Return the form in which events are looked at."""
-    kept = {name: how for name, how in form.faults.items() if not name.startswith(_NOT_WITH_EVENTS)}
-    return structs.replace(form, faults=kept | (_LONG_EVENTS if form.alone else _SHORT_EVENTS))
+    return structs.replace(form, faults=form.faults | (_LONG_EVENTS if form.alone else _SHORT_EVENTS))
 
 
 def with_objects(form: Form) -> Form:
@@ -221,7 +223,7 @@ def main() -> int:
         for doing in (*alone, *mixed):
             print(f"{doing.at:7.1f} s  {doing.fault}, {doing.seconds:.1f} s")
         return 0
-    with _folder() as folder:
+    with _folder(keep=asked.keep) as folder:
         torture = Torture(folder, asked.seed, memory_away=asked.memory_away)
         try:
             found = trio.run(torture.run, asked, form, (alone, mixed))
@@ -229,7 +231,10 @@ def main() -> int:
             torture.close()
         console.print(torture.faults_table(asked.seed))
         console.print(torture.verdict_table(found))
-    return 0 if not any(one.count for one in found) else 1
+        odd = any(one.count for one in found)
+        if not odd:
+            (folder / _GOOD).touch()
+    return 1 if odd else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -243,6 +248,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--memory-away", action="store_true", help="the memory service is away until all is healed")
     parser.add_argument("--short", action="store_true", help="about a minute: fewer of everything, nothing alone")
     parser.add_argument("--only", nargs="+", metavar="WORDS", help="only the faults whose names hold one of these")
+    parser.add_argument("--keep", action="store_true", help="keep the folder of a run that found something")
     parser.add_argument("--plan", action="store_true", help="print the schedule, and do nothing")
     asked = parser.parse_args()
     asked.conversations = asked.conversations or (300 if asked.short else 3000)
@@ -250,11 +256,20 @@ def _arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder that the database's own user can reach too, in memory where that is possible."""
+def _folder(*, keep: bool) -> Iterator[Path]:
+    """Make a folder that the database's own user can reach too, in memory where that is possible.
+
+    With ``keep`` it goes only where the run has left its mark that all was good.
+    """
     memory = Path("/dev/shm")  # noqa: S108  (a folder of its own is made there)
-    with tempfile.TemporaryDirectory(prefix="convo-torture-", dir=memory if memory.is_dir() else None) as folder:
-        yield Path(folder)
+    folder = Path(tempfile.mkdtemp(prefix="convo-torture-", dir=memory if memory.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        if keep and not (folder / _GOOD).exists():
+            console.print(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def plan(seed: int, form: Form) -> tuple[list[Doing], list[Doing]]:

@@ -9,7 +9,8 @@ Whoever holds the lock on the counter's row numbers. A process that dies or hang
 latest after ``idle_in_transaction_session_timeout``, which is a few seconds; then the next one numbers. Two can never
 number at once, so nothing else has to be fenced.
 
-Of one user, numbers rise as things happened: what follows from a commit is appended after it.
+Of one user, numbers rise as things happened: what follows from a commit is appended after it. They rise also where the
+database went back: then they go on far behind those that receivers may have seen (``begins_behind``).
 """
 
 from __future__ import annotations
@@ -75,25 +76,27 @@ async def number_events(postgres: Postgres) -> tuple[int, int]:
         row = await connection.fetchrow(_LOOK) or {}
         return row["last_sequence"], row["waiting"]
 
-    async def number(connection: Connection) -> int:
+    async def number(connection: Connection) -> tuple[int, int]:
         # Two statements: the second one has a view of the database that began when the lock was held.
         last = await connection.fetchval(_LOCK)
         if last is None:
-            return 0
-        count: int = await connection.fetchval(_NUMBER, last, _BATCH_ROWS)
-        return count
+            return 0, 0
+        given: int = await connection.fetchval(_NUMBER, last, _BATCH_ROWS) or 0
+        return last, given
 
     last, waiting = await postgres.run("db.events", look, begin=RELAXED)
+    if not waiting:
+        return last, 0
     # Durable: a number that a receiver has seen must not be given again after a crash of the database.
-    count = await postgres.run("db.events", number, begin=DURABLE) if waiting else 0
-    return last + count, count
+    before, count = await postgres.run("db.events", number, begin=DURABLE)
+    return (before + count if count else last), count
 
 
 # The first entry of event_unnumbered.
 _LOOK = """
 SELECT last_sequence, EXISTS (SELECT FROM event WHERE sequence IS NULL) AS waiting FROM event_counter
 """
-_LOCK = "SELECT last_sequence FROM event_counter FOR UPDATE SKIP LOCKED"
+_LOCK = "SELECT greatest(last_sequence, begins_behind) FROM event_counter FOR UPDATE SKIP LOCKED"
 _NUMBER = """
 WITH fresh AS MATERIALIZED (
     SELECT number, row_number() OVER (ORDER BY number) AS place
@@ -101,6 +104,6 @@ WITH fresh AS MATERIALIZED (
 ), numbered AS (
     UPDATE event SET sequence = $1::bigint + place FROM fresh WHERE event.number = fresh.number
 )
-UPDATE event_counter SET last_sequence = $1::bigint + (SELECT count(*) FROM fresh)
+UPDATE event_counter SET last_sequence = $1::bigint + (SELECT count(*) FROM fresh) WHERE EXISTS (SELECT FROM fresh)
 RETURNING last_sequence - $1::bigint
 """

@@ -12,6 +12,9 @@ from convo.store.event_rows import EVENT_COLUMNS, LAST_SEQUENCE, EventPage, stor
 from convo.store.postgres import RELAXED, Connection, Postgres
 from convo.store.reaching import reached
 
+_PASSED_OVER_ROWS = 10_000
+_COUNTED_ROWS = 20_000
+
 
 class StreamFilter(Struct, frozen=True, kw_only=True):
     """What a client wants to get: events within its reach, of these types, of this user and this bot; None is all."""
@@ -42,14 +45,16 @@ async def last_sequence(postgres: Postgres) -> int:
 
 
 async def read_of_types(
-    postgres: Postgres, after: int, until: int, types: Collection[EventType], rows: int
+    postgres: Postgres, after: int, last: int, types: Collection[EventType], rows: int
 ) -> EventPage:
-    """Read the next events of these types behind ``after``, up to ``until``, of all tenants: at most ``rows``.
+    """Read the next events of these types behind ``after``, up to ``last``, of all tenants: at most ``rows``.
 
-    What is of another type is neither sent by the database nor made an event of.
+    What is of another type is neither sent by the database nor made an event of, and of those, 10,000 numbers are
+    passed over at most.
     """
 
     async def body(connection: Connection) -> EventPage:
+        until = await connection.fetchval(_UNTIL, after, last, _PASSED_OVER_ROWS)
         found = await connection.fetch(_OF_TYPES, after, until, list(types), rows)
         events = [stored_event(row) for row in found]
         return EventPage(events=events, looked_to=events[-1].sequence if len(events) == rows else until)
@@ -57,16 +62,20 @@ async def read_of_types(
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
-async def count_changes(postgres: Postgres, after: int, until: int, reaches: Collection[Reach]) -> Sequence[EventCount]:
-    """Count the events behind ``after``, up to ``until``, of the tenants of these reaches, by type.
+async def count_changes(
+    postgres: Postgres, after: int, last: int, reaches: Collection[Reach]
+) -> tuple[Sequence[EventCount], int]:
+    """Count the events behind ``after``, up to ``last``, of the tenants of these reaches, by type.
 
-    Those of bots that one of them is bound to are counted by themselves; of the others ``bot_id`` is None.
+    Those of bots that one of them is bound to are counted by themselves; of the others ``bot_id`` is None. At most
+    20,000 numbers are looked at: up to which one is returned as well.
     """
     tenants = sorted({reach.tenant.number for reach in reaches})
     bots = sorted({bot for reach in reaches for bot in reach.bots or ()})
 
-    async def body(connection: Connection) -> Sequence[EventCount]:
-        return [EventCount(**row) for row in await connection.fetch(_COUNTS, after, until, tenants, bots)]
+    async def body(connection: Connection) -> tuple[Sequence[EventCount], int]:
+        until = await connection.fetchval(_UNTIL, after, last, _COUNTED_ROWS)
+        return [EventCount(**row) for row in await connection.fetch(_COUNTS, after, until, tenants, bots)], until
 
     return await postgres.run("db.stream", body, begin=RELAXED)
 
@@ -84,7 +93,13 @@ async def read_missed(postgres: Postgres, wanted: StreamFilter, after: int, rows
     return await postgres.run("db.stream", body, begin=RELAXED)
 
 
-# event_by_sequence; the caller bounds how many numbers lie between the two.
+# event_by_sequence. From the next number that there is: behind those that were given before a database went back
+# there are billions that never will be.
+_UNTIL = """
+SELECT least($2, $3::bigint - 1 + coalesce(
+    (SELECT sequence FROM event WHERE sequence > $1 ORDER BY sequence LIMIT 1), $2))::bigint
+"""
+# event_by_sequence; few numbers lie between the two.
 _OF_TYPES = f"""
 SELECT {EVENT_COLUMNS} FROM event
 WHERE sequence > $1 AND sequence <= $2 AND type = ANY($3::text[]) ORDER BY sequence LIMIT $4

@@ -14,7 +14,7 @@ from convo.errors import ConvoError, DeadlineExceeded
 from convo.observe import log_records
 from convo.runtime.bell import Bell
 from convo.runtime.deadline import deadline
-from convo.store.history import BEAT, FoundPoint, read_history
+from convo.store.history import BEAT, SKIP_EVENT_NUMBERS, FoundPoint, read_history
 from convo.store.postgres import DURABLE, RELAXED, Connection, Postgres
 from convo.store.receipts import GivenReceipts
 
@@ -79,8 +79,10 @@ class GoingBack:
         Raises:
             DatabaseUnavailable, DeadlineExceeded: it does not answer.
         """
-        found = await self._read(counting=False)
         reason = self._sessions.history.went_back
+        if reason:
+            await self._postgres.run("db.history", _skip_event_numbers)
+        found = await self._read(counting=False)
         if reason:
             asked, unknown = await self._receipts.missing(self._postgres)
             self._receipts.start_over(unknown)
@@ -111,3 +113,7 @@ class GoingBack:
                 await trio.to_thread.run_sync(self._sessions.history.save, abandon_on_cancel=True)
         except DeadlineExceeded as error:
             log_records.history_failed(reason=error.detail)
+
+
+async def _skip_event_numbers(connection: Connection) -> None:
+    await connection.execute(SKIP_EVENT_NUMBERS)

@@ -35,9 +35,22 @@ WITH beat AS (
 SELECT counter FROM beat
 """
 """Add one to the count."""
+SKIP_EVENT_NUMBERS = """
+UPDATE public.event_counter
+SET begins_behind = greatest(begins_behind, (extract(epoch FROM clock_timestamp()) * 1e6)::bigint)
+"""
+"""Number events from the time in microseconds on: after a database went back, no number is given a second time.
+
+Events would need to come faster than one a microsecond to have passed it. The number fits a double until the year 2255,
+so that every JSON reader takes it whole.
+"""
 RESTORED = f"""
 DO $convo$
 BEGIN
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.event_counter')
+                                          AND attname = 'begins_behind') THEN
+        {SKIP_EVENT_NUMBERS.strip()};
+    END IF;
     IF to_regclass('public.history') IS NOT NULL THEN
         UPDATE public.history SET generation = gen_random_uuid()::text, counter = counter + 1;
         INSERT INTO public.history_beat (counter, mark) SELECT counter, {_MARK} FROM public.history;

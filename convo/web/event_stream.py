@@ -48,8 +48,6 @@ STREAM_HEADERS = (("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
 _PERIOD_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _PAGE_ROWS = 500
-# Of those, numbers of events of other types are passed over by the database.
-_LOOKED_AT_ROWS = 10_000
 # What has been erased since it was read must not be sent any more: nothing is kept for longer.
 _KEPT_SECONDS = 5.0
 _KEPT_BYTES = 8 << 20
@@ -151,8 +149,7 @@ class EventStreams:
     async def _page(self, last: int, types: frozenset[EventType]) -> EventPage:
         if not types:
             return await read_events(self._postgres, self._to, _PAGE_ROWS, ())
-        until = min(last, self._to + _LOOKED_AT_ROWS)
-        return await event_stream.read_of_types(self._postgres, self._to, until, types, _PAGE_ROWS)
+        return await event_stream.read_of_types(self._postgres, self._to, last, types, _PAGE_ROWS)
 
     def _join(self, wanted: StreamFilter, last: int) -> None:
         """Read for one more stream of events; ``last`` is the number of the newest one."""

@@ -41,8 +41,6 @@ BUSY_EVENTS = 500
 _GATHER_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 1.0
-# So many numbers are looked at in one statement.
-_COUNTED_MAX = 20_000
 _OPENING = b"retry: 2000\nevent: live\ndata: %b\n\n"
 _FRAME = b"event: %b\ndata: %b\n\n"
 
@@ -122,9 +120,8 @@ class LiveStreams:
             self._to = last
         counts = list[EventCount]()
         while (after := self._to or 0) < last:
-            until = min(last, after + _COUNTED_MAX)
-            counts += await event_stream.count_changes(self._postgres, after, until, list(self._reaches))
-            self._to = until
+            found, self._to = await event_stream.count_changes(self._postgres, after, last, list(self._reaches))
+            counts += found
         for reach, types in changes_by_reach(self._reaches, counts).items():
             frame = _FRAME % (b"changes", encode(ChangesView(sequence=last, types=types)))
             self._changed[reach] = _Changed(last, frame)

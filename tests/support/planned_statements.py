@@ -141,6 +141,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.event_stream._OF_TYPES": lambda s: (
         *(s.newest // 2, s.newest // 2 + FEW, ["conversation.accepted"], FEW // 10),
     ),
+    "convo.store.event_stream._UNTIL": lambda s: (s.newest // 2, s.newest, 10_000),
     "convo.store.event_stream._COUNTS": lambda s: (s.newest // 2, s.newest // 2 + FEW, [0], ["bot-3"]),
     "convo.store.event_stream._MISSED": lambda s: (s.newest // 2, FEW // 10, 0, ["bot-3"], [], s.user, None),
     "convo.store.deliveries._ASIDE": ("wh_2", [1, 2, 3], FEW // 10),

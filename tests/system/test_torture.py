@@ -62,10 +62,10 @@ def test_the_same_seed_is_the_same_schedule_and_another_one_is_not() -> None:
     assert torture.plan(3, torture.LONG) != torture.plan(4, torture.LONG)
 
 
-def test_with_events_the_broker_restarts_five_times_and_no_database_goes_back() -> None:
+def test_with_events_the_broker_restarts_five_times_besides_all_other_faults() -> None:
     faults = [doing.fault for stage in torture.plan(1, torture.with_events(torture.LONG)) for doing in stage]
     assert faults.count("RabbitMQ is killed and restarts") == 5
-    assert [one for one in faults if one.startswith(("database taken back", "retention"))] == []
+    assert set(faults) >= torture.LONG.faults.keys()
 
 
 def test_with_objects_the_object_storage_fails_in_every_way_and_no_database_goes_back() -> None:

@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from convo.conversation.identity import id_hash
+from convo.store.event_rows import event_id
 from tests.support.faking import script
 from tests.torture.world import GATEWAY_SECONDS, LEASE_SECONDS, Convo, World, convo_command, family, signal_all
 
@@ -276,10 +277,13 @@ async def _restore(world: World, backup: str) -> None:
     while True:
         with suppress(*_AWAY):
             if not await world.ask(_SESSIONS):
-                known = await _ids(world)
+                known, numbers = await _ids(world), await _event_numbers(world)
                 code, _ = await convo_command(world, "restore", "--yes", backup)
                 if code == 0:
                     world.gone |= known - await _ids(world)
+                    left = await _event_numbers(world)
+                    world.gone_events |= numbers.keys() - left.keys()
+                    world.unnumbered_events |= {one for one, number in left.items() if number != numbers[one]}
                     world.network.heal()
                     return
         await trio.sleep(0.1)
@@ -293,6 +297,12 @@ async def _ids(world: World) -> set[str]:
     stored = {row["conversation_id"] for row in await world.ask("SELECT conversation_id FROM conversation")}
     receipts = {row["id_hash"] for row in await world.ask("SELECT id_hash FROM receipt WHERE state = 'x'")}
     return stored | {name for name in world.aged if id_hash(name) in receipts}
+
+
+async def _event_numbers(world: World) -> dict[str, int | None]:
+    """Read the events of the outbox, each with its number in the order."""
+    rows = await world.ask("SELECT number, salt, sequence FROM event")
+    return {event_id(row["number"], row["salt"]): row["sequence"] for row in rows}
 
 
 def _times_back(convo: Convo) -> int:

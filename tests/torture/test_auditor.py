@@ -137,3 +137,11 @@ def event(sequence: int, *, number: int = 0, user: str | None = "mia") -> Delive
 def test_what_a_receiver_of_events_got_is_compared_with_the_outbox(got: list[Delivered], odd: dict[str, int]) -> None:
     found = {one.what.removesuffix(" (me)"): one.count for one in audit_events("me", got, ROWS)}
     assert {what: count for what, count in found.items() if count} == odd
+
+
+def test_what_a_database_lost_was_an_event_and_what_it_numbers_again_is_one_event() -> None:
+    got = [event(1), event(2), event(3), event(4), event(5, number=2)]
+    found = audit_events("me", got, ROWS, {event(4).id}, {event(2).id})
+    assert [one.what for one in found if one.count] == []
+    found = audit_events("me", got, ROWS)
+    assert [one.count for one in found] == [0, 1, 1, 0]

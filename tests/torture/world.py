@@ -181,6 +181,9 @@ class World:
         self.departed: list[Convo] = []
         # What the database lost when it was taken back.
         self.gone: set[str] = set()
+        # The same of events, by id; and those that it still has, but not their numbers in the order.
+        self.gone_events: set[str] = set()
+        self.unnumbered_events: set[str] = set()
         # Conversations that a process said it has erased, and those that were made old, so that retention takes them.
         self.erased: set[str] = set()
         self.aged: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -308,6 +309,54 @@ def test_nothing_went_back_in_restarts_crashes_and_failovers_that_lose_nothing(t
         accepted(client, "three")
         until_it_counts(pair.standby.url)
         assert "database_went_back" not in started.output
+
+
+def test_events_have_higher_numbers_than_those_that_the_database_lost(database: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    settings = {"events.types": '["conversation.accepted"]', "jobs.workers": "0"}
+
+    def last() -> int:
+        found: int = query(database, "SELECT coalesce(max(sequence), 0) FROM event")[0][0]
+        return found
+
+    def stream(client: httpx.Client, after: int) -> list[str]:
+        """Read what a client gets that comes back, until there is no more."""
+        with client.stream("GET", "/v1/events", headers={"Last-Event-ID": str(after)}, timeout=30) as answer:
+            subjects = []
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    subjects.append(json.loads(line.removeprefix("data: "))["subject"])
+                if line.startswith(": heartbeat"):
+                    return subjects
+        pytest.fail("the stream ended")
+
+    with process(tmp_path / "one", database, settings) as (_, client):
+        accepted(client, "before")
+        until(lambda: last() == 1)
+        assert convo("backup", copy, database).returncode == 0
+        accepted(client, "lost-1")
+        accepted(client, "lost-2")
+        until(lambda: last() == 3)
+    assert convo("restore", copy, database).returncode == 0
+    assert last() == 1
+    # It signs in to a database that went back by other means, too: that no number comes again does not rest on restore.
+    query(database, "UPDATE event_counter SET begins_behind = 0")
+    with process(tmp_path / "one", database, {**settings, "events.heartbeat_seconds": "1"}) as (_, client):
+        accepted(client, "after-1")
+        accepted(client, "after-2")
+        until(lambda: query(database, "SELECT count(sequence) FROM event")[0][0] == 3)
+        assert last() > 1_000_000_000_000_000
+        assert stream(client, 3) == ["after-1", "after-2"]
+        assert stream(client, 1) == ["after-1", "after-2"]
+
+
+def test_a_restore_itself_lets_no_number_come_again(database: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with process(tmp_path / "one", database, {"jobs.workers": "0"}):
+        pass
+    assert convo("backup", copy, database).returncode == 0
+    assert convo("restore", copy, database).returncode == 0
+    assert query(database, "SELECT begins_behind FROM event_counter")[0][0] > 1_000_000_000_000_000
 
 
 # --- a restore is exclusive

@@ -17,6 +17,7 @@ from convo.event_types import EVENT_TYPES
 from convo.settings import EventsSettings, Settings
 from convo.store.audit_log import NO_CALLER
 from convo.store.event_numbers import number_events
+from convo.store.history import SKIP_EVENT_NUMBERS
 from convo.store.intake import insert_statements
 from tests.support.making import THREE, Process, ask, open_process, rows, settled, shift_clock
 
@@ -276,6 +277,22 @@ async def test_a_numberer_that_hangs_is_replaced_when_its_session_is_ended(proce
                 await trio.sleep(0.05)
     finally:
         await hung("CLOSE")  # noqa: ASYNC102  (it only closes a socket)
+
+
+async def test_numbers_go_on_behind_those_that_a_database_lost_when_it_went_back(process: Process) -> None:
+    await process.accepted("talk-1")
+    assert await number_events(process.postgres) == (1, 1)
+    before = await ask(process.postgres, "SELECT (extract(epoch FROM clock_timestamp()) * 1e6)::bigint")
+    await ask(process.postgres, SKIP_EVENT_NUMBERS)
+    # Nothing has happened yet: whoever waits for a higher number than the last one waits.
+    assert await number_events(process.postgres) == (1, 0)
+    await process.accepted("talk-2", "talk-3")
+    last, count = await number_events(process.postgres)
+    assert count == 2
+    assert last > before + 1
+    assert [sequence for _, sequence in await numbers(process)] == [1, last - 1, last]
+    await process.accepted("talk-4")
+    assert await number_events(process.postgres) == (last + 1, 1)
 
 
 async def test_the_clock_decides_no_number(process: Process) -> None:

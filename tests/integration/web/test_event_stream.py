@@ -14,6 +14,7 @@ import trio
 from convo.event_types import EVENT_TYPES
 from convo.store import keys
 from convo.store.couriers import read_events
+from convo.store.history import SKIP_EVENT_NUMBERS
 from convo.web import event_stream
 from tests.support.both_doors import at_both
 from tests.support.making import ask, open_store
@@ -433,4 +434,20 @@ async def test_what_no_stream_wants_is_not_read_and_a_stream_of_other_types_miss
         await posted(client, "talk-3")
         assert await every.got(2) == ["talk-2", "talk-3"]
         assert dead.events == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_numbers_that_were_never_given_are_not_looked_through(database: str, tmp_path: Path) -> None:
+    async with convo(tmp_path, database, ACCEPTED) as client, trio.open_nursery() as nursery:
+        accepted, every = Reader(), Reader()
+        nursery.start_soon(accepted.read, client, "?types=conversation.accepted")
+        await accepted.opened.wait()
+        await posted(client, "before")
+        assert await accepted.got(1) == ["before"]
+        async with open_store(database) as postgres:
+            await ask(postgres, SKIP_EVENT_NUMBERS)
+        await posted(client, "after")
+        assert await accepted.got(2) == ["before", "after"]
+        nursery.start_soon(every.read, client, "", {"Last-Event-ID": "1"})
+        assert await every.got(1) == ["after"]
         nursery.cancel_scope.cancel()

@@ -10,10 +10,11 @@ import pytest
 import trio
 
 from convo.store import keys
+from convo.store.history import SKIP_EVENT_NUMBERS
 from convo.web import conversations
 from convo.web.conversations import ReadRoutes
 from tests.integration.web.test_event_stream import ACCEPTED, END, convo, numbered, posted
-from tests.support.making import open_store
+from tests.support.making import ask, open_store
 from tests.support.running import ended
 
 FIGURES = {**ACCEPTED, "page.sample_seconds": "0.2"}
@@ -208,3 +209,17 @@ async def test_without_figures_and_without_events_there_is_no_live_stream(databa
             nursery.start_soon(viewer.look, client)
             assert await viewer.got("live", 1) == [first]
             nursery.cancel_scope.cancel()
+
+
+async def test_a_viewer_hears_of_what_happens_after_a_database_went_back(database: str, tmp_path: Path) -> None:
+    async with convo(tmp_path, database, ACCEPTED) as client, trio.open_nursery() as nursery:
+        viewer = Viewer()
+        nursery.start_soon(viewer.look, client)
+        await viewer.got("live", 1)
+        async with open_store(database) as postgres:
+            await ask(postgres, SKIP_EVENT_NUMBERS)
+        await posted(client, "after")
+        (changes,) = await viewer.got("changes", 1)
+        assert changes["types"] == {"conversation.accepted": 1}
+        assert changes["sequence"] > 1_000_000_000_000_000
+        nursery.cancel_scope.cancel()

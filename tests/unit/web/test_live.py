@@ -54,12 +54,12 @@ class Events:
         self.away = False
         patch.setattr(event_stream, "count_changes", self._count)
 
-    async def _count(self, _postgres: Any, after: int, until: int, _reaches: Any) -> Sequence[EventCount]:
+    async def _count(self, _postgres: Any, after: int, last: int, _reaches: Any) -> tuple[Sequence[EventCount], int]:
         await trio.lowlevel.checkpoint()
         self.asked.append(trio.current_time())
         if self.away:
             raise DatabaseUnavailable("away")
-        return [count(until - after)]
+        return [count(last - after)], last
 
 
 @pytest.fixture
