@@ -67,6 +67,7 @@ SINGLE: Mapping[str, str] = {
     ),
     "convo.store.deliveries._ERASED": "of events that were read for an endpoint of their tenant",
     "convo.store.outbox.APPEND_ACCEPTED": "a piece of accept's, which has the column where it is another tenant",
+    "convo.store.event_stream._UNTIL": "up to which number is looked, and nothing else",
     "convo.store.webhooks._IS_OLD": "when a number was given, and nothing else",
     "convo.store.listing._done": "a piece of others: each that is found is checked by its conversation",
     "convo.store.listing._search": "a piece of others",
