@@ -144,8 +144,9 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
 
         async def body(connection: Connection) -> tuple[list[int], bool]:
             await outcomes.lock_jobs(connection, batch)
-            # Another request, or retention, may have removed some of them while this one waited.
-            found = await connection.fetch(_LEFT, batch)
+            # Another request, or retention, may have removed some of them while this one waited. In a database that went
+            # back meanwhile, such a number may be that of another user's conversation.
+            found = await connection.fetch(_LEFT, self.user_id, self.begun_at, batch, self.tenant.number)
             seqs = [row["seq"] for row in found]
             if self.telling is not None:
                 await untold.note_user(connection, self.telling, self.hmac, self.tenant, self.user_id, seqs=seqs)
@@ -259,14 +260,12 @@ SELECT EXISTS (SELECT FROM conversation WHERE user_id = $1 AND tenant = $2)
     OR EXISTS (SELECT FROM relationship WHERE user_id = $1 AND tenant = $2)
     OR EXISTS (SELECT FROM receipt WHERE user_hmac = $3)
 """
+_UNTIL_THEN = "c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2)"
 # conversation_by_user
-_BATCH = """
-SELECT c.seq, c.conversation_id FROM conversation c
-WHERE c.user_id = $1 AND c.tenant = $4 AND (c.ended_at <= $2 OR c.received_at <= $2) ORDER BY c.seq LIMIT $3
-"""
-_LEFT = """
+_BATCH = f"SELECT c.seq, c.conversation_id FROM conversation c WHERE {_UNTIL_THEN} ORDER BY c.seq LIMIT $3"
+_LEFT = f"""
 SELECT seq, c.conversation_id, r.id_hash FROM conversation c JOIN receipt r USING (seq)
-WHERE seq = ANY($1::bigint[]) ORDER BY seq
+WHERE seq = ANY($3::bigint[]) AND {_UNTIL_THEN} ORDER BY seq
 """
 _BATCH_AFTER = """
 SELECT c.seq FROM conversation c WHERE c.user_id = $1 AND c.tenant = $4 AND c.seq > $2 ORDER BY c.seq LIMIT $3

@@ -19,7 +19,7 @@ from convo.store.audit_log import Caller
 from convo.store.conversations import Reader
 from convo.store.installation_key import read_installation_key
 from convo.store.jobs.lease import Lease
-from convo.store.postgres import Connection
+from convo.store.postgres import Connection, Postgres
 from tests.support.making import (
     THREE,
     Process,
@@ -108,6 +108,27 @@ async def test_what_is_sent_again_while_its_user_is_erased_is_not_stored_anew(pr
         while not sent.is_set() and not await waiting("transactionid"):  # noqa: ASYNC110  (as below)
             await trio.sleep(0.01)
     assert await rows(process.postgres, "SELECT conversation_id FROM conversation") == []
+    assert await differences(process) == []
+
+
+async def test_a_number_that_is_another_users_since_the_database_went_back_is_not_erased(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await settled(process, "mia-1", user_id="mia")
+    times = 0
+
+    async def goes_back(postgres: Postgres) -> None:
+        nonlocal times
+        times += 1
+        if times == 2:
+            # Mia's conversation is put on the list. Restored meanwhile, and its number given to what Tom sent.
+            moved = "WITH moved AS (UPDATE {} SET user_id = 'tom' RETURNING 1) SELECT count(*) FROM moved"
+            for table in ("conversation", "relationship", "memory"):
+                assert await ask(postgres, moved.format(table)) == 1
+
+    monkeypatch.setattr(user_erasure, "await_accepts", goes_back)
+    await erase_user(process)
+    assert await rows(process.postgres, "SELECT seq, user_id FROM conversation") == [(1, "tom")]
     assert await differences(process) == []
 
 

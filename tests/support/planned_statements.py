@@ -261,7 +261,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.erase._USERS": lambda s: ([s.done],),
     "convo.erase._LOCK_RELATIONSHIPS": lambda s: ([s.user], 0),
     "convo.erasure._STORED": lambda s: (id_hash(s.conversation_id),),
-    "convo.user_erasure._LEFT": lambda s: ([s.done],),
+    "convo.user_erasure._LEFT": lambda s: (s.user, _EPOCH, [s.done], 0),
     "convo.erasure._LOCK_RECEIPTS": lambda s: ([s.done],),
     "convo.erasure._REACHED": lambda s: (id_hash(s.conversation_id), 0, None),
     "convo.erasure._USER": lambda s: (s.done,),
