@@ -144,8 +144,8 @@ class _UserBatch(Struct, frozen=True, kw_only=True):
 
         async def body(connection: Connection) -> tuple[list[int], bool]:
             await outcomes.lock_jobs(connection, batch)
-            # Another request, or retention, may have removed some of them while this one waited. In a database that went
-            # back meanwhile, such a number may be that of another user's conversation.
+            # Another request, or retention, may have removed some of them while this one waited. In a database that
+            # went back meanwhile, such a number may be that of another user's conversation.
             found = await connection.fetch(_LEFT, self.user_id, self.begun_at, batch, self.tenant.number)
             seqs = [row["seq"] for row in found]
             if self.telling is not None:
