@@ -25,7 +25,8 @@ Fault = Callable[[World, float], Awaitable[None]]
 
 HEALTHY = ("scattered", "0.02")
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
-_NOTICED_SECONDS = 30.0
+# The database may be away meanwhile, on a busy machine for a minute.
+_NOTICED_SECONDS = 90.0
 _BACKLOG_SECONDS = 2.0
 
 
