@@ -306,24 +306,35 @@ def test_the_reader_sees_a_wait_wherever_it_stands(text: str, seen: int) -> None
 def _takers() -> dict[str, int]:
     """The functions that pass a name on to ``deadline``: their last word, and its place among their arguments."""
     takers = {"deadline": 0}
+    # Looked through again and again: each function once with its texts and its calls.
+    givers = [found for tree in modules().values() for found in map(_texts_and_calls, _functions(tree)) if found]
     while True:
         found = dict(takers)
-        for tree in modules().values():
-            for function in ast.walk(tree):
-                if isinstance(function, Function):
-                    place = _passes_on(function, takers)
-                    if place is not None:
-                        found[function.name] = place
+        for name, texts, calls in givers:
+            place = _passes_on(texts, calls, takers)
+            if place is not None:
+                found[name] = place
         if found == takers:
             return takers
         takers = found
 
 
-def _passes_on(function: Function, takers: dict[str, int]) -> int | None:
+def _functions(tree: ast.Module) -> list[Function]:
+    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+
+
+def _texts_and_calls(function: Function) -> tuple[str, dict[str, int], list[tuple[str, ast.Call]]] | None:
+    """Return the arguments of a function that are texts, each with its place, and its calls; None without a text."""
     given = [argument for argument in function.args.args if argument.arg != "self"]
     texts = {argument.arg: place for place, argument in enumerate(given) if _is_text(argument)}
-    for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
-        argument = _name_in(call, takers)
+    if not texts:
+        return None
+    return function.name, texts, [(_word(node), node) for node in ast.walk(function) if isinstance(node, ast.Call)]
+
+
+def _passes_on(texts: dict[str, int], calls: list[tuple[str, ast.Call]], takers: dict[str, int]) -> int | None:
+    for word, call in calls:
+        argument = _argument(call, takers.get(word))
         if isinstance(argument, ast.Name) and argument.id in texts:
             return texts[argument.id]
     return None
@@ -334,7 +345,14 @@ def _is_text(argument: ast.arg) -> bool:
 
 
 def _name_in(call: ast.Call, takers: dict[str, int]) -> ast.expr | None:
-    place = takers.get(ast.unparse(call.func).rpartition(".")[2])
+    return _argument(call, takers.get(_word(call)))
+
+
+def _word(call: ast.Call) -> str:
+    return ast.unparse(call.func).rpartition(".")[2]
+
+
+def _argument(call: ast.Call, place: int | None) -> ast.expr | None:
     return call.args[place] if place is not None and place < len(call.args) else None
 
 

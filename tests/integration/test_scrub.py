@@ -207,6 +207,7 @@ def test_what_is_left_is_expected_by_what_was_measured() -> None:
     assert scrub.expected_seconds(sizes, [done]) == 15.0
 
 
+@pytest.mark.long
 async def test_the_command_asks_shows_its_progress_and_says_what_remains(tmp_path: Path) -> None:
     with roomy_folder() as folder:
         await database.new_key(settings_of(folder), "shop", ["read"], 0.0, "never")

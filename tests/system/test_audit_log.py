@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.audit_rows import audit_rows
 from tests.support.running import ROOT, ended, environment, running
@@ -59,6 +60,7 @@ def test_a_kill_loses_no_row_that_was_stored_and_stores_none_twice(database: str
     assert len(audit_rows(database, "log_read")) == 2
 
 
+@pytest.mark.long
 def test_the_command_shows_the_log_by_the_ids_themselves(database: str, tmp_path: Path) -> None:
     with running(tmp_path, database) as server, httpx.Client(base_url=server.url) as client:
         for number in (1, 2):

@@ -16,7 +16,10 @@ from tests.support.running import Running, ended, query, running, until_ended
 END = "/v1/conversations/end"
 BODY = ended("crash-1")
 QUICK = {"jobs.backoff_seconds": "0.1", "shutdown.workers_seconds": "0.5"}
-LATER = {f"{unit}.after_commit" for unit in ("lease", "part", "release")}
+LATER = {
+    *(f"{unit}.after_commit" for unit in ("lease", "part", "release")),
+    *("accept.before_insert", "release.before_commit"),
+}
 
 
 def post(convo: Running) -> httpx.Response | None:

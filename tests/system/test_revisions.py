@@ -59,6 +59,7 @@ def test_a_revision_moves_the_relationship_once_where_its_process_is_killed(
     assert query(database, "SELECT count(*) FROM conversation WHERE conversation_id = 'talk-1'") == [(2,)]
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_before_the_revision_came_counts_nothing(database: str, tmp_path: Path) -> None:
     wanted = score_alone(tmp_path, database)
     with running(tmp_path, database, ON, program=("tests.support.crash", "settle.before_commit")) as convo:

@@ -105,6 +105,7 @@ def test_leases_of_different_lengths_are_no_fault_of_the_clock(database: str, tm
     assert query(database, "SELECT count(*) FROM run WHERE ending IN ('rescue', 'crash')")[0][0] == 0
 
 
+@pytest.mark.long
 def test_a_delay_lasts_whatever_the_longest_backoff_of_another_process(database: str, tmp_path: Path) -> None:
     patient = {"jobs.backoff_seconds": "300", "jobs.backoff_max_seconds": "3600"}
     hasty = {"jobs.backoff_seconds": "0.1", "jobs.backoff_max_seconds": "0.5", "jobs.workers": "0"}
@@ -219,6 +220,7 @@ def test_a_process_that_only_accepts_is_bound_only_by_what_accepting_needs(datab
 # --- what a job waits for
 
 
+@pytest.mark.long
 def test_a_process_without_a_model_leaves_the_jobs_that_wait_for_it(database: str, tmp_path: Path) -> None:
     with fake("model", "failing", "503") as model:
         calls = {"llm.base_url": model, "llm.model": "one", "llm.attempts": "1", "llm.breaker_open_seconds": "1"}

@@ -48,6 +48,7 @@ async def test_a_backup_of_one_folder_is_restored_into_an_empty_one_with_the_lis
         assert (other / "postgres").is_dir()
 
 
+@pytest.mark.long
 async def test_a_restore_without_erasures_is_said_loudly_and_noted(tmp_path: Path) -> None:
     file = tmp_path / "convo.backup"
     with roomy_folder() as one, roomy_folder() as other:

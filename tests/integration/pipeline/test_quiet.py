@@ -4,6 +4,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import trio
 
 from convo.analysis.analyze import Analyst, Analysts
@@ -99,6 +100,7 @@ async def test_suspects_run_one_at_a_time_with_nothing_beside_them_while_the_oth
     assert len(during) >= SUSPECTS * WORKERS
 
 
+@pytest.mark.long
 async def test_a_process_alone_on_its_database_lets_the_others_in_after_each_suspect(database: str) -> None:
     suspects, others = suspects_and_others(await work_off(database, ("here/one",)))
     assert not [one for one in others if any(overlap(one, suspect) for suspect in suspects)]

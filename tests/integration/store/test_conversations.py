@@ -203,7 +203,9 @@ async def test_a_list_of_the_parked_has_those_that_wait_for_a_dependency_and_no_
 ROWS = 200_000
 
 
-@pytest.mark.parametrize("parked", [1, 1000, ROWS])
+@pytest.mark.parametrize(
+    "parked", [pytest.param(1, marks=pytest.mark.long), 1000, pytest.param(ROWS, marks=pytest.mark.long)]
+)
 async def test_at_200_000_rows_a_list_of_the_parked_reads_few_of_them(database: str, parked: int) -> None:
     database_settings = msgspec.structs.replace(Settings().database, statement_seconds=120.0)
     async with open_process(database, msgspec.structs.replace(Settings(), database=database_settings)) as process:

@@ -240,6 +240,7 @@ def test_a_key_is_made_listed_and_revoked_from_the_terminal(empty_database: str,
         assert secret not in server.output
 
 
+@pytest.mark.long
 def test_a_key_that_expires_is_replaced_from_the_terminal_while_a_server_runs(
     empty_database: str, tmp_path: Path
 ) -> None:

@@ -164,7 +164,7 @@ FIELDS = st.fixed_dictionaries(
 def test_every_log_is_refused_or_gets_done(client: httpx.Client) -> None:
     accepted: dict[str, int] = {}
 
-    @settings(FIXED, max_examples=400)
+    @settings(FIXED, max_examples=200)
     @given(fields=FIELDS)
     def post(fields: dict[str, Any]) -> None:
         body = {**ended(f"fuzz-{next(_numbers)}", log=[]), **fields}

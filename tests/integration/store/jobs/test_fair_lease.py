@@ -233,7 +233,7 @@ def crowded(request: pytest.FixtureRequest, postgres_url: str, crowds: Callable[
         yield url
 
 
-@pytest.mark.parametrize("crowded", [1, 1000, MANY], indirect=True)
+@pytest.mark.parametrize("crowded", [pytest.param(1, marks=pytest.mark.long), 1000, MANY], indirect=True)
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
 async def test_at_200_000_ready_rows_a_lease_neither_sorts_nor_scans(crowded: str, plans: str) -> None:
     async with open_process(crowded, PATIENT) as process:

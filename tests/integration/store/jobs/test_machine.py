@@ -309,7 +309,7 @@ UNION ALL SELECT 'attempts' FROM every_job WHERE attempts > 4
 
 
 FIXED = settings(
-    max_examples=15,
+    max_examples=10,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -180,7 +180,7 @@ async def told_in_order(process: Process, talks: Sequence[Facts], order: Sequenc
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
