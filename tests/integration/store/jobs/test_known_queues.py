@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 import msgspec
@@ -54,13 +55,18 @@ async def old_snapshot(database: str) -> AsyncIterator[None]:
 async def fill(process: Process, jobs: int, *, users: int) -> None:
     """Insert so many ready jobs, of each user one after the other, and all older than what is accepted then."""
 
-    async def body(connection: Connection) -> None:
+    async def body(connection: Connection, count: int) -> None:
         before = await connection.fetchval("SELECT coalesce(max(seq), 0) FROM conversation")
-        await connection.execute(_CONVERSATIONS, before, jobs, users)
+        await connection.execute(_CONVERSATIONS, before, count, users)
         await connection.execute(RECEIPTS.replace("ORDER BY", f"WHERE seq > {before} ORDER BY"))
         await connection.execute(_JOBS, before)
 
-    await process.postgres.run("test.fill", body)
+    # A unit of work has a few seconds, also on a busy machine.
+    for first in range(0, jobs, _FILLED_AT_ONCE):
+        await process.postgres.run("test.fill", partial(body, count=min(_FILLED_AT_ONCE, jobs - first)))
+
+
+_FILLED_AT_ONCE = 10_000
 
 
 _CONVERSATIONS = """
