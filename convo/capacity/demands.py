@@ -16,13 +16,15 @@ Covariance = tuple[tuple[float, ...], ...]
 class CpuDemands(Struct, frozen=True, kw_only=True):
     """Processor seconds: ``idle`` a second without work, and for each accept, transaction of accepts and analysis.
 
-    ``apart``: whether the loads that were seen tell accepts and analyses apart. ``covariance`` is of the four figures.
+    ``settle`` is of a transaction in which analyses end, with all that is done once for several of them. ``apart``:
+    whether the loads that were seen tell accepts and analyses apart. ``covariance`` is of the five figures.
     """
 
     idle: float = 0.0
     accept: float = 0.0
     commit: float = 0.0
     analysis: float = 0.0
+    settle: float = 0.0
     apart: bool = True
     covariance: Covariance = ()
 
@@ -79,6 +81,7 @@ class Demands(Struct, frozen=True, kw_only=True):
     analysed_most: float = 0.0
     others: float = 0.0
     waits: WaitDemands = WaitDemands()
+    settle_seconds: float = 0.0
     job_seconds: float = 0.0
     tokens_in: float = 0.0
     tokens_out: float = 0.0

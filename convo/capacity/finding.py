@@ -28,6 +28,10 @@ PRIOR_ACCEPT = BOOKKEEPING_SECONDS / 10
 """What an accept without its transaction takes of the interpreter, beside what a job takes. It is as unsure as it is
 large, and counts only beside analyses: they often come one with each accept."""
 
+PRIOR_SETTLE, PRIOR_SETTLE_ERROR = BOOKKEEPING_SECONDS, BOOKKEEPING_SECONDS
+"""What is done once for several analyses that end together takes of the interpreter. At a low rate each ends alone, and
+then it counts with each."""
+
 PRIOR_CALL = 0.002
 """What a call of a model or of another service takes of the interpreter, give or take half of it."""
 
@@ -53,11 +57,12 @@ _OTHERS_MAX = 0.6
 class Known(Struct, frozen=True, kw_only=True):
     """What is known beforehand of processor time: of an analysis, give or take ``error``, and of a transaction.
 
-    ``commit_error`` is how unsure ``PRIOR_COMMIT`` is.
+    ``commit_error`` is how unsure ``PRIOR_COMMIT`` is, and ``settle_error`` what a settle takes.
     """
 
     analysis: float
     error: float
+    settle_error: float = PRIOR_SETTLE_ERROR
     commit_error: float = PRIOR_COMMIT_ERROR
 
     def with_others(self) -> Known:
@@ -65,6 +70,7 @@ class Known(Struct, frozen=True, kw_only=True):
         return Known(
             analysis=1.5 * self.analysis,
             error=self.error + self.analysis / 2,
+            settle_error=2 * self.settle_error,
             commit_error=2 * self.commit_error,
         )
 
@@ -103,6 +109,7 @@ def find_demands(readings: Sequence[Usage], cores: float) -> Demands | None:
         analysed_most=max((level.done.analysed / level.done.at for level in levels), default=0.0),
         others=others,
         waits=waits,
+        settle_seconds=whole.settle_seconds / max(whole.settles, 1.0),
         job_seconds=whole.job_seconds / analysed,
         tokens_in=whole.tokens_in / analysed,
         tokens_out=whole.tokens_out / analysed,
@@ -129,7 +136,8 @@ def _cpu(
         done, total = level.done, used(level.done)
         worked = max(total - idle * done.at, total / 10)
         error = hypot(_error(worked, level.readings), flicker * done.at, _SEEN_LEAST * done.at)
-        sums.append(Sum(counts=(done.at, done.accepted, done.commits, done.analysed), total=total, error=error))
+        counts = (done.at, done.accepted, done.commits, done.analysed, done.settles)
+        sums.append(Sum(counts=counts, total=total, error=error))
     accepted, commits, analysed = (
         sum(getattr(level.done, name) for level in levels) for name in ("accepted", "commits", "analysed")
     )
@@ -138,19 +146,23 @@ def _cpu(
     seen = hypot(worked / 10, flicker * sum(level.done.at for level in levels))
     rough = max(worked - known.analysis * analysed, seen) / (accepted + PRIOR_COMMIT * commits) if accepted else 1.0
     error = known.commit_error * max(rough, 1e-6)
-    sums.append(Sum(counts=(0.0, -PRIOR_COMMIT, 1.0, 0.0), total=0.0, error=error))
-    sums.append(Sum(counts=(0.0, 0.0, 0.0, 1.0), total=known.analysis if analysed else 0.0, error=known.error))
+    sums.append(Sum(counts=(0.0, -PRIOR_COMMIT, 1.0, 0.0, 0.0), total=0.0, error=error))
+    sums.append(Sum(counts=(0.0, 0.0, 0.0, 1.0, 0.0), total=known.analysis if analysed else 0.0, error=known.error))
+    settles = any(level.done.settles for level in levels)
+    settle, error = (PRIOR_SETTLE, known.settle_error) if settles else (0.0, 1e-9)
+    sums.append(Sum(counts=(0.0, 0.0, 0.0, 0.0, 1.0), total=settle, error=error))
     if not accepted:
-        sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0), total=0.0, error=1e-9))
+        sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0, 0.0), total=0.0, error=1e-9))
     elif analysed:
-        sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0), total=PRIOR_ACCEPT, error=PRIOR_ACCEPT))
+        sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0, 0.0), total=PRIOR_ACCEPT, error=PRIOR_ACCEPT))
     fit = fit_sums(sums)
-    idle, accept, commit, analysis_cost = fit.costs
+    idle, accept, commit, analysis_cost, settle_cost = fit.costs
     return CpuDemands(
         idle=idle,
         accept=accept,
         commit=commit,
         analysis=analysis_cost,
+        settle=settle_cost,
         apart=not (accepted and analysed) or _varies(levels),
         covariance=fit.covariance,
     )
@@ -159,7 +171,7 @@ def _cpu(
 def _idle_sum(
     rates: Sequence[float], flicker: float, levels: Sequence[LoadLevel], used: Callable[[Usage], float]
 ) -> Sum:
-    counts = (1.0, 0.0, 0.0, 0.0)
+    counts = (1.0, 0.0, 0.0, 0.0, 0.0)
     if rates:
         found = mean(rates)
         return Sum(counts=counts, total=found, error=max(hypot(found / 10, flicker / sqrt(len(rates))), 1e-6))

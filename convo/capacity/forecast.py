@@ -156,7 +156,7 @@ def _conversation(demands: Demands | None, stored: StoredBytes) -> ConversationD
     analysed = bool(demands.analysed)
     process = demands.process
     return ConversationDemand(
-        processor_seconds=process.accept + process.commit + process.analysis,
+        processor_seconds=process.accept + process.commit + process.analysis + process.settle,
         job_seconds=demands.job_seconds if analysed else None,
         calls={name: figure for name, figure in demands.calls.items() if figure},
         call_seconds={name: figure for name, figure in demands.call_seconds.items() if figure},

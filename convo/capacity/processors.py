@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from convo.capacity.demands import CpuDemands, WaitDemands
 from convo.capacity.fitting import variance
 from convo.plural import plural
+from convo.runtime.pace import SETTLE_GATHER_SECONDS, SETTLED_ROWS_MAX
 
 Work = Literal["accepts", "analyses", "both"]
 """What needs a resource: taking conversations in, analysing them, or both."""
@@ -29,7 +30,7 @@ in 24 steps that convo did not keep up with, 0.80 on average. Beside analyses it
 
 NEVER_WAITS = WaitDemands()
 
-# How many rows share a transaction at the end is known within a factor of about two.
+# How many rows, or analyses, share a transaction at the end is known within a factor of about two.
 _ROWS_ERROR = 0.5
 # Who else wants the processors changes: of what is waited for at the end, the loads below it say all but so much.
 _WAITS_ERROR = 0.5
@@ -59,11 +60,15 @@ class Room(Struct, frozen=True, kw_only=True):
 
 
 class FullLoad(Struct, frozen=True, kw_only=True):
-    """What fills the processors: ``limits``, with transactions of up to ``rows_max`` that take ``commit_seconds``."""
+    """What fills the processors: ``limits``, with transactions of up to ``rows_max`` that take ``commit_seconds``.
+
+    Those in which analyses end take ``settle_seconds``.
+    """
 
     limits: Work
     rows_max: int
     commit_seconds: float
+    settle_seconds: float = 0.0
 
 
 def find_loop_room(cpu: CpuDemands, load: FullLoad, waits: WaitDemands) -> Room:
@@ -87,12 +92,23 @@ def find_room(
     rows = _rows(free, accept + analysis, commit, load.rows_max, held)
     shared = f"a transaction / {rows} {plural(rows, 'row')}"
     costs = {"an accept": accept, shared: commit / rows, "an analysis": analysis}
+    settle = 0.0 if load.limits == "accepts" else cpu.settle
+    ends = 1
+    if settle:
+        each = accept + commit / rows + analysis
+        ends = _rows(free, each, settle, SETTLED_ROWS_MAX, load.settle_seconds + SETTLE_GATHER_SECONDS)
+        costs[f"a settle / {ends} {'analysis' if ends == 1 else 'analyses'}"] = settle / ends
     cost = sum(costs.values())
     if not cost:
         return Room(free=free, rows=rows, costs=costs, relative=0.0)
     # How the logarithm of free / cost moves with each figure of the fits.
-    moves = (-1 / free, *(-part / cost for part in (bool(accept), bool(commit) / rows, bool(analysis))))
-    relative = variance(cpu.covariance, moves) + (_ROWS_ERROR * commit / rows / cost) ** 2
+    parts = (bool(accept), bool(commit) / rows, bool(analysis), bool(settle) / ends)
+    moves = (-1 / free, *(-part / cost for part in parts))
+    relative = (
+        variance(cpu.covariance, moves)
+        + (_ROWS_ERROR * commit / rows / cost) ** 2
+        + (_ROWS_ERROR * settle / ends / cost) ** 2
+    )
     relative += (_WAITS_ERROR * (waits.slowed - 1) / waits.slowed) ** 2
     relative += variance(waits.covariance, (-cores / waits.slowed / free, -had / waits.slowed / free))
     return Room(free=free, rows=rows, costs=costs, relative=relative)

@@ -34,6 +34,8 @@ def read_usage(outside: Usage) -> Usage:
         commits=float(sum(metrics.intake_commit_seconds.counts)),
         commit_seconds=metrics.intake_commit_seconds.total,
         analysed=_total(metrics.jobs_ended_total.cells.get(("settle",))),
+        settles=_count("db.settle"),
+        settle_seconds=_seconds(["db.settle"]),
         job_seconds=_seconds(["analysis.job"]),
         analyst_seconds=metrics.local_analysis_seconds_total.value,
         tokens_in=_tokens("in"),
@@ -48,6 +50,11 @@ def read_usage(outside: Usage) -> Usage:
 
 def _total(cell: metrics.Total | None) -> float:
     return 0.0 if cell is None else cell.value
+
+
+def _count(name: str) -> float:
+    found: Distribution | None = metrics.wait_seconds.cells.get((name,))
+    return 0.0 if found is None else float(sum(found.counts))
 
 
 def _seconds(names: Collection[str]) -> float:

@@ -126,7 +126,12 @@ def _resource(  # noqa: PLR0913  (all that a resource is made of)
 
 
 def _processors(demands: Demands, allowed: Allowance, limits: Work) -> Iterator[Resource]:
-    load = FullLoad(limits=limits, rows_max=allowed.batch_rows, commit_seconds=demands.commit.each)
+    load = FullLoad(
+        limits=limits,
+        rows_max=allowed.batch_rows,
+        commit_seconds=demands.commit.each,
+        settle_seconds=demands.settle_seconds,
+    )
     process, machine, waits = demands.process, demands.machine, demands.waits
     if machine is not None:
         room = find_room(machine, load, allowed.cores)

@@ -24,6 +24,11 @@ FLOOR = 0.1
 BOOKKEEPING_SECONDS = 0.0015
 """What a job takes of the interpreter besides its analysts (scripts/bench/jobs.py: 1.0 to 1.3 ms with 8 workers)."""
 
+SETTLED_ROWS_MAX = 64
+"""So many jobs are settled in one transaction at most."""
+SETTLE_GATHER_SECONDS = 0.02
+"""For so long jobs gather that are settled together."""
+
 # With accepts under way for so much of the time, analyses have the floor. At 500 requests/s it is two thirds.
 _BUSY = 0.6
 # One accept counts for so long at most: on a slow disk it waits for longer, and needs no interpreter meanwhile. Where

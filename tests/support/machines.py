@@ -12,19 +12,25 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from convo.capacity.usage import Usage
+from convo.runtime.pace import SETTLE_GATHER_SECONDS
 
 # Nobody keeps up with more than this share of a processor; with accepts alone, the loop waits for transactions besides.
 _KEEPS_UP, _ACCEPTS_KEEP_UP = 0.93, 0.83
 
 
 class Moment(Struct, frozen=True, kw_only=True):
-    """What a machine does at one rate, each second: in cores, transactions, and rows of one of them."""
+    """What a machine does at one rate, each second: in cores, transactions, and rows of one of them.
+
+    ``settled`` is how many analyses end in one transaction.
+    """
 
     loop: float
     queued: float
     machine: float
     rows: float
     transaction_seconds: float
+    settled: float
+    settle_seconds: float
 
 
 class SyntheticMachine(Struct, frozen=True, kw_only=True):
@@ -38,6 +44,7 @@ class SyntheticMachine(Struct, frozen=True, kw_only=True):
     accept: float = 0.00015
     commit: float = 0.00045
     analysis: float = 0.0
+    settle: float = 0.0
     database_row: float = 0.00004
     database_commit: float = 0.0003
     client: float = 0.00005
@@ -49,10 +56,10 @@ class SyntheticMachine(Struct, frozen=True, kw_only=True):
 
     def at(self, rate: float) -> Moment:
         """Return what goes on at so many conversations a second."""
-        rows, loop, machine, queued, seconds = 1.0, 0.0, 0.0, 0.0, 0.0
+        rows, loop, machine, queued, seconds, settled, settle_seconds = 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0
         # What is done depends on how many rows share a transaction, which depends on how long it takes.
         for _ in range(60):
-            loop = self.idle + rate * (self.accept + self.commit / rows + self.analysis)
+            loop = self.idle + rate * (self.accept + self.commit / rows + self.analysis + self.settle / settled)
             database = rate * (self.database_row + self.database_commit / rows + self.client)
             machine = loop + database + self.others
             # All cores are busy with others.
@@ -61,7 +68,17 @@ class SyntheticMachine(Struct, frozen=True, kw_only=True):
             stretched = 1 / max(0.1, 1 - min(0.9, (loop + queued) ** 4))
             seconds = self.disk + (self.commit + self.database_commit + rows * self.database_row) * stretched
             rows += (min(max(1.0, rate * seconds), self.rows_max) - rows) / 2
-        return Moment(loop=loop, queued=queued, machine=machine, rows=rows, transaction_seconds=seconds)
+            settle_seconds = self.disk + self.settle * stretched
+            settled += (max(1.0, rate * (settle_seconds + SETTLE_GATHER_SECONDS)) - settled) / 2
+        return Moment(
+            loop=loop,
+            queued=queued,
+            machine=machine,
+            rows=rows,
+            transaction_seconds=seconds,
+            settled=settled,
+            settle_seconds=settle_seconds,
+        )
 
     def keeps_up(self, rate: float) -> bool:
         """Return whether so many conversations a second can be done for ever."""
@@ -94,6 +111,7 @@ class SyntheticMachine(Struct, frozen=True, kw_only=True):
         accepted = float(round(rate * chance.gauss(1, 0.03)))
         commits = float(max(1, round(accepted / found.rows))) if accepted else 0.0
         analysed = accepted if self.analysis else 0.0
+        settles = round(analysed / found.settled) if self.settle else 0.0
         noise, others = chance.lognormvariate(0, 0.07), self.others * chance.gauss(1, 0.1)
         return Usage(
             at=1.0,
@@ -105,6 +123,8 @@ class SyntheticMachine(Struct, frozen=True, kw_only=True):
             commits=commits,
             commit_seconds=commits * found.transaction_seconds * chance.lognormvariate(0, 0.3),
             analysed=analysed,
+            settles=settles,
+            settle_seconds=settles * found.settle_seconds,
             job_seconds=analysed * self.job_seconds,
             analyst_seconds=analysed * max(0.0, self.analysis - 0.002),
             calls={"llm": analysed} if self.places else {},
@@ -125,5 +145,6 @@ KNOWN_MACHINES = {
     "the core": (SyntheticMachine(cores=1.0, database_row=0.00015, database_commit=0.0006, client=0.0001), "machine"),
     "the disk": (SyntheticMachine(disk=0.08, rows_max=64), "committer"),
     "the loop, with analyses": (SyntheticMachine(analysis=0.005), "interpreter"),
+    "the loop, with analyses that end together": (SyntheticMachine(analysis=0.005, settle=0.003), "interpreter"),
     "the model": (SyntheticMachine(analysis=0.004, job_seconds=0.4, places=16), "llm"),
 }

@@ -19,6 +19,7 @@ from convo.analysis.scoring import Score, score
 from convo.conversation.model import Finding, PartName
 from convo.conversation.score import Weights
 from convo.errors import ConvoError, DatabaseUnavailable
+from convo.runtime.pace import SETTLE_GATHER_SECONDS, SETTLED_ROWS_MAX
 from convo.store import ledger
 from convo.store.group import Group
 from convo.store.job_sql import NOT_PARKED, UNLEASED
@@ -32,9 +33,6 @@ from convo.store.outbox import NO_EVENTS, NewPart, Outbox, UserKey
 from convo.store.outcomes import OutcomeDetails, PartRecord, pack_details
 from convo.store.postgres import Connection, Postgres
 
-_ROWS_MAX = 64
-# Each settle is six round trips to the server, whatever it holds, and no worker waits for it (pipeline/settling.py).
-_GATHER_SECONDS = 0.02
 FoundParts = Mapping[PartName, tuple[str, Finding]]
 NO_PARTS: FoundParts = {}
 LeftParts = Mapping[PartName, tuple[str, str]]
@@ -54,11 +52,12 @@ class Settler:
         self._outbox = outbox
         self._group: Group[_Item, Score] = Group(
             self._commit,
-            rows_max=_ROWS_MAX,
-            bytes_max=_ROWS_MAX,
+            rows_max=SETTLED_ROWS_MAX,
+            bytes_max=SETTLED_ROWS_MAX,
             unit_seconds=postgres.unit_seconds,
             item_bytes=lambda _: 1,
-            gather_seconds=_GATHER_SECONDS,
+            # Each settle is six round trips to the server, whatever it holds, and no worker waits for it.
+            gather_seconds=SETTLE_GATHER_SECONDS,
         )
         self._moves = False
 

@@ -70,7 +70,7 @@ def test_processes_need_so_many_machines() -> None:
 
 
 def test_a_plan_by_a_range_says_how_many_processes_it_may_take() -> None:
-    covariance = ((0.0,) * 4, (0.0, 0.0005**2, 0.0, 0.0), (0.0,) * 4, (0.0,) * 4)
+    covariance = ((0.0,) * 5, (0.0, 0.0005**2, 0.0, 0.0, 0.0), *[(0.0,) * 5] * 3)
     cpu = structs.replace(DEMANDS.process, covariance=covariance)
     plan = report(structs.replace(DEMANDS, process=cpu), target=500.0).plan
     assert plan is not None

@@ -88,7 +88,7 @@ def test_how_unsure_a_demand_is_makes_a_range() -> None:
     sure = of(alone, "interpreter", "accepts")
     assert sure.low < sure.per_second < sure.high < 1.1 * sure.per_second
     # An accept costs 0.2 ms, give or take a fifth: nine times in ten it is within a third of that.
-    covariance = ((0.0,) * 4, (0.0, 0.00004**2, 0.0, 0.0), (0.0,) * 4, (0.0,) * 4)
+    covariance = ((0.0,) * 5, (0.0, 0.00004**2, 0.0, 0.0, 0.0), *[(0.0,) * 5] * 3)
     unsure = structs.replace(alone, process=structs.replace(alone.process, covariance=covariance))
     found = of(unsure, "interpreter", "accepts")
     assert found.per_second == sure.per_second
@@ -97,7 +97,7 @@ def test_how_unsure_a_demand_is_makes_a_range() -> None:
 
 
 def test_a_machine_of_which_too_little_is_seen_is_no_resource() -> None:
-    covariance = ((0.0,) * 4, (0.0, 0.0004**2, 0.0, 0.0), (0.0,) * 4, (0.0,) * 4)
+    covariance = ((0.0,) * 5, (0.0, 0.0004**2, 0.0, 0.0, 0.0), *[(0.0,) * 5] * 3)
     unsure = structs.replace(DEMANDS, machine=CpuDemands(idle=0.5, accept=0.0005, covariance=covariance))
     assert {one.name for one in find_resources(unsure, ALLOWED)} == {"interpreter", "committer"}
 
