@@ -122,6 +122,18 @@ _BY_SEQ = {
         SELECT seq::text AS name FROM job
         WHERE job.seq > $1 AND job.seq <= $2
           AND EXISTS (SELECT FROM outcome o WHERE o.seq = job.seq AND o.seq > $1 AND o.seq <= $2)""",
+    # As the trigger job_rules (0040) keeps it of updates. Beside older programs, done jobs may stand here (0019).
+    "jobs in a state that cannot be": """
+        SELECT seq::text AS name FROM job
+        WHERE job.seq > $1 AND job.seq <= $2
+          AND (state NOT IN ('ready', 'leased', 'done', 'dead', 'superseded')
+               OR (state = 'leased') <> (lease_token IS NOT NULL)
+               OR (state IN ('done', 'dead')) <> (ended_at IS NOT NULL)
+               OR (reviewed_at IS NOT NULL AND state <> 'dead')
+               OR (waits_for <> '' AND parked_since IS NULL))""",
+    "receipts in a state that there is not": """
+        SELECT seq::text AS name FROM receipt r
+        WHERE r.seq > $1 AND r.seq <= $2 AND r.state NOT IN ('', 'x', 'e')""",
     "logs that are stored and count as expired": """
         SELECT conversation_id AS name FROM conversation c
         WHERE c.seq > $1 AND c.seq <= $2 AND c.log_retired

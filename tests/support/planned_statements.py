@@ -110,7 +110,7 @@ CASES: Mapping[str, Values | Callable[[Sample], Values]] = {
     "convo.store.open_alerts._LIST": (300.0,),
     "convo.store.open_alerts._OPEN": ("DEAD_LETTER", "jobs", "", 300.0),
     **dict.fromkeys(
-        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 17)))],
+        [f"convo.store.audit._BY_SEQ{number}" for number in ("", *(f" {n}" for n in range(2, 19)))],
         lambda s: (s.done - 5 * FEW, s.done),
     ),
     "convo.store.audit_pages._ALL": lambda s: (0, s.done, 11),

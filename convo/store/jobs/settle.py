@@ -263,8 +263,11 @@ async def _relate(connection: Connection, done: Sequence[_Done], replaced: Mappi
     await connection.execute(_RELATE, users, bots, *columns, tenants)
 
 
-# Since migration 19 a job that is done cannot stay in its table.
-_MOVES = "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'job'::regclass AND conname = 'job_open')"
+# Since migration 19 a job that is done cannot stay in its table: its check says so, and the trigger after it (0040).
+_MOVES = """
+SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'job'::regclass AND conname = 'job_open')
+       OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'job'::regclass AND tgname = 'job_rules')
+"""
 _MOVE = f"""
 WITH done AS (
     SELECT * FROM unnest($1::bigint[], $2::integer[], $3::text[], $4::bytea[]) AS t (seq, score, emotion, details)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from convo.errors import BadRow
 from convo.store import audit
 from convo.store.postgres import DedicatedConnection
 from tests.support.making import Process, ask, deleted, open_dedicated, open_process, settled
@@ -130,3 +131,41 @@ async def test_a_conversation_without_its_own_receipt_is_found(
     found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
     assert found.pop("conversations without their receipt") == ("talk-2",)
     assert found == ({"receipts without a conversation": ("9",)} if "SET seq" in wrong else {})
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"state": "'lost'"},
+        {"state": "'leased'"},
+        {"lease_token": "7"},
+        {"state": "'dead'"},
+        {"ended_at": "now()"},
+        {"reviewed_at": "now()"},
+        {"waits_for": "'llm'"},
+    ],
+)
+async def test_a_job_that_came_in_with_a_state_that_cannot_be_is_found(
+    process: Process, dedicated: DedicatedConnection, columns: dict[str, str]
+) -> None:
+    await process.accepted("talk-1", "talk-2")
+    assert await audit.anomalies(dedicated) == []
+    await deleted(process, "job", "talk-1")
+    names, values = ", ".join(columns), ", ".join(columns.values())
+    await ask(process.postgres, f"INSERT INTO job (seq, fair_key, {names}) VALUES (1, 'user-1', {values})")
+    found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
+    assert found == {"jobs in a state that cannot be": ("1",)}
+
+
+async def test_a_receipt_in_no_known_state_cannot_be_made_of_one_and_is_found_where_it_came_in(
+    process: Process, dedicated: DedicatedConnection
+) -> None:
+    await process.accepted("talk-1")
+    with pytest.raises(BadRow):
+        await ask(process.postgres, "UPDATE receipt SET state = 'q'")
+    await ask(
+        process.postgres,
+        "INSERT INTO receipt (seq, received_at, turns, state, id_hash, digest) VALUES (7, now(), 1, 'q', 'h', 'd')",
+    )
+    found = {odd.what: odd.examples for odd in await audit.anomalies(dedicated)}
+    assert found == {"receipts in a state that there is not": ("7",)}

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from convo.conversation.tenant import WHOLE_DEFAULT
+from convo.errors import BadRow
 from convo.store import audit, ledger
 from convo.store.ledger import Gap
 from convo.store.postgres import Connection, DedicatedConnection
@@ -31,6 +32,16 @@ async def dedicated(process: Process) -> AsyncIterator[DedicatedConnection]:
 
 
 # --- booking
+
+
+@pytest.mark.parametrize("kind", ["accepted", "done", "dead", "retired", "superseded", "ready"])
+async def test_the_ledger_takes_the_kinds_that_there_are_and_no_other(process: Process, kind: str) -> None:
+    insert = f"WITH made AS (INSERT INTO ledger (day, kind, n) VALUES (now(), '{kind}', 1)) SELECT 1"
+    if kind != "ready":
+        await ask(process.postgres, insert)
+        return
+    with pytest.raises(BadRow):
+        await ask(process.postgres, insert)
 
 
 async def test_every_accept_settle_burial_and_retry_is_booked_under_the_day_of_receipt(process: Process) -> None:

@@ -676,7 +676,8 @@ async def test_the_contract_step_ends_the_time_of_older_programs(
     assert await ask(postgres, "SELECT to_regclass('conversation_by_id') IS NULL")
     assert await rows(postgres, "SELECT tgname FROM pg_trigger WHERE tgrelid = 'conversation'::regclass") == []
     left = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND proname ~ '^convo_'"
-    functions = ["convo_id_hash", "convo_make_month", "convo_note_erased_log", "convo_now"]
+    functions = ["convo_id_hash", "convo_is_entry_kind", "convo_make_month", "convo_note_erased_log", "convo_now"]
+    functions += ["convo_refuse_job", "convo_refuse_receipt"]
     assert sorted(await rows(postgres, left)) == [(name,) for name in functions]
 
 

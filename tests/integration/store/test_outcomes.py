@@ -19,7 +19,7 @@ from convo.store import audit, ledger, migrate
 from convo.store.conversations import FoundConversation, Reader
 from convo.store.jobs.explain import Explained, read_explanation
 from convo.store.listing import ListFilter
-from convo.store.migrations import migrations
+from convo.store.migrations import migrations, number_of
 from convo.store.outcomes import OutcomeDetails, PartRecord, lock_jobs, pack_details, unpack_details
 from convo.store.postgres import Connection, Postgres
 from tests.support.making import (
@@ -37,6 +37,7 @@ from tests.support.many_rows import packed_details
 
 KNOWN = migrations()
 MOVE = next(one for one in KNOWN if one.number == 19)
+CHECKS = next(one for one in KNOWN if one.number == number_of("checks"))
 DETAILS = OutcomeDetails(
     by="folder.start",
     waits={"llm.questions": 1.5},
@@ -84,7 +85,7 @@ async def kept_in_job(database: str) -> AsyncIterator[Process]:
     """Open a process on the schema that stands beside an older program: done jobs stay in their table."""
     async with open_store(database) as postgres:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(migrate, "migrations", lambda: [one for one in KNOWN if one is not MOVE])
+            patch.setattr(migrate, "migrations", lambda: [one for one in KNOWN if one not in (MOVE, CHECKS)])
             async with open_dedicated(postgres) as dedicated:
                 await migrate.migrate(dedicated)
     async with open_process(database) as process:
@@ -205,6 +206,22 @@ async def test_what_is_settled_while_done_jobs_move_goes_to_its_outcome_at_once(
         assert await run_step(process.postgres, 1) == (True, 1 + 3)
         await run_step(process.postgres, 2)
         assert await ask(process.postgres, "SELECT count(*) FROM outcome") == 4
+        assert await is_whole(process)
+
+
+async def test_where_the_checks_of_jobs_go_before_done_jobs_move_these_move_from_then_on(empty_database: str) -> None:
+    async with kept_in_job(empty_database) as process:
+        await worked(process)
+
+        async def body(connection: Connection) -> None:
+            for step in CHECKS.steps:
+                assert await migrate.run_step(connection, step)
+
+        await process.postgres.run("test.step", body)
+        await settled(process, 1)
+        assert await rows(process.postgres, "SELECT seq FROM outcome") == [(5,)]
+        await move_all(process.postgres)
+        assert await ask(process.postgres, "SELECT count(*) FROM outcome") == 1 + 3
         assert await is_whole(process)
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import trio
 
+from convo.errors import BadRow
 from convo.store import processes
 from convo.store.jobs.lease import Lease
 from convo.store.jobs.table import Jobs
@@ -32,6 +33,33 @@ async def process(database: str) -> AsyncIterator[Process]:
 
 async def names(process: Process, jobs: Jobs, count: int) -> list[str]:
     return [one.conversation_id for one in await jobs.lease(count)]
+
+
+# --- what a row may be
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("state = 'done', ended_at = now()", "job_open"),
+        ("state = 'lost'", "job_state"),
+        ("state = 'leased'", "job_lease"),
+        ("lease_token = 7", "job_lease"),
+        ("state = 'dead'", "job_end"),
+        ("ended_at = now()", "job_end"),
+        ("reviewed_at = now()", "job_review"),
+        ("waits_for = 'llm'", "job_wait"),
+    ],
+)
+async def test_an_update_that_breaks_a_rule_of_the_states_is_refused_by_its_name(
+    process: Process, change: str, rule: str
+) -> None:
+    await process.accepted("talk-1")
+    with pytest.raises(BadRow) as refused:
+        await ask(process.postgres, f"UPDATE job SET {change}")
+    assert refused.value.sqlstate == "23514"
+    assert f"breaks the rule {rule}: " in str(refused.value.__cause__)
+    assert await process.state() == ("ready", 0)
 
 
 # --- leasing
