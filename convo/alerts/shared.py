@@ -81,7 +81,7 @@ async def _read_unserved(connection: Connection) -> tuple[tuple[str, ...], tuple
     return tuple(names), tuple(ids)
 
 
-# job_queued; job_unreviewed, at most $2 of it; job_not_ready, for the few that are leased; the few rows of the ledger;
+# job_queued; job_unreviewed, at most $2 of it; job_apart, for the few that are leased; the few rows of the ledger;
 # the newest conversation by the primary key, past canaries; what is untold, mostly nothing, and the first of it.
 _VITALS = f"""
 SELECT extract(epoch FROM convo_now())::float8 AS at,

@@ -176,7 +176,7 @@ _BY_SEQ = {
         WHERE run.seq > $1 AND run.seq <= $2
           AND NOT EXISTS (SELECT FROM conversation c WHERE c.seq = run.seq AND c.seq > $1 AND c.seq <= $2)""",
 }
-# The days are found by one probe of conversation_by_time each; of job_not_ready the few leased rows are read.
+# The days are found by one probe of conversation_by_time each; of job_apart the few leased rows are read.
 _WHOLE = {
     "days with conversations that were never booked": """
         WITH RECURSIVE days (day) AS (

@@ -24,7 +24,7 @@ DELAYED = "state = 'ready' AND delayed"
 SUSPECT = f"state = 'ready' AND NOT delayed AND crashes >= {SUSPECT_AT}"
 """A due job that is leased only alone (index job_suspect)."""
 PARKED = "state = 'ready' AND waits_for <> ''"
-"""A job that waits for a dependency, delayed or not (index job_parked_by_seq, which has those at work, too)."""
+"""A job that waits for a dependency, delayed or not (index job_apart)."""
 PARKED_SINCE = "state = 'ready' AND parked_since IS NOT NULL"
 """The same jobs, by the time of their parking (index job_parked_since)."""
 

@@ -83,7 +83,7 @@ async def _blame(connection: Connection, dead: Mapping[str, datetime | None]) ->
     return len(freed)
 
 
-# Leases of programs before 0.2 are named HOST/FOLDER. Of job_not_ready the few leased rows are read.
+# Leases of programs before 0.2 are named HOST/FOLDER. Of job_apart the few leased rows are read.
 _HOLDERS = """
 SELECT DISTINCT leased_by FROM job
 WHERE state = 'leased' AND leased_by <> $2 AND (starts_with(leased_by, $1 || '.') OR split_part(leased_by, '/', 2) = $1)

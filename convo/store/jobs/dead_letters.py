@@ -189,7 +189,7 @@ _IS_WANTED = f"""
     AND ($3::text IS NULL OR c.user_id = $3) AND ($4::text IS NULL OR c.bot_id = $4)
     AND c.user_id <> '{CANARY_USER}' AND {reached("c", 5)}
 """
-# Each twice: of the default tenant by job_by_state, of the others by job_of_tenant.
+# Each twice: of the default tenant by job_apart, of the others by job_of_tenant.
 _DEAD = ("state = 'dead' AND tenant = {}", "state = 'dead' AND tenant > 0 AND tenant = {}")
 _GROUP = tuple(
     f"""

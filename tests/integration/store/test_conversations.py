@@ -375,10 +375,10 @@ SELECT seq, now(), 1, 1, 0, '{}' FROM conversation WHERE seq % 10 <> 1
         ({}, "conversation_pkey"),
         ({"user_id": "user-7"}, "conversation_by_user"),
         ({"bot_id": "bot-7"}, "conversation_by_bot"),
-        ({"state": "dead"}, "job_not_ready"),
+        ({"state": "dead"}, "job_apart"),
         ({"state": "done"}, "outcome_pkey"),
         ({"state": "ready"}, "job_pkey"),
-        ({"state": "parked"}, "job_parked_by_seq"),
+        ({"state": "parked"}, "job_apart"),
         ({"user_id": "user-7", "bot_id": "bot-8"}, "conversation_by_user"),
     ],
 )
