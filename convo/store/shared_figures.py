@@ -67,7 +67,7 @@ async def read_shared_figures(postgres: Postgres) -> SharedFigures:
 
 
 # Never by counting the rows that wait (as jobs/counts.py). job_leased: as many as there are workers. job_parked_since
-# and job_delayed: so many rows ($1) at most; of more, the index has an estimate. job_queued: its first row.
+# and job_not_due: so many rows ($1) at most; of more, the index has an estimate. job_queued: its first row.
 _FIGURES = f"""
 WITH books AS MATERIALIZED ({BOOKED}), at_work AS MATERIALIZED (
     SELECT leased_by, count(*) AS jobs FROM job WHERE state = 'leased' GROUP BY leased_by
@@ -81,7 +81,7 @@ WITH books AS MATERIALIZED ({BOOKED}), at_work AS MATERIALIZED (
            CASE WHEN parked < $1 THEN parked ELSE greatest(parked, (
                SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_parked_since')))::bigint END AS parked,
            CASE WHEN looked_at < $1 THEN delayed ELSE greatest(delayed, delayed * (
-               SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_delayed')) / looked_at)::bigint
+               SELECT reltuples FROM pg_class WHERE oid = to_regclass('job_not_due')) / looked_at)::bigint
                END AS delayed
     FROM books, waiting, later
 ), leader AS MATERIALIZED (

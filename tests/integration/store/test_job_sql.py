@@ -30,8 +30,8 @@ async def planned(process: Process, query: str) -> str:
     [
         (job_sql.DUE, "waits_for, fair_key, available_at, seq", "job_due"),
         (job_sql.QUEUED, "waits_for, fair_key, available_at, seq", "job_due"),
-        (job_sql.DELAYED, "available_at", "job_delayed"),
-        (job_sql.SUSPECT, "available_at, seq", "job_suspect"),
+        (job_sql.DELAYED, "available_at", "job_not_due"),
+        (job_sql.SUSPECT, "available_at, seq", "job_not_due"),
         (job_sql.QUEUED, "available_at, seq", "job_queued"),
         (job_sql.PARKED_SINCE, "parked_since", "job_parked_since"),
     ],
