@@ -16,7 +16,7 @@ Covariance = tuple[tuple[float, ...], ...]
 class CpuDemands(Struct, frozen=True, kw_only=True):
     """Processor seconds: ``idle`` a second without work, and for each accept, transaction of accepts and analysis.
 
-    ``settle`` is of a transaction in which analyses end, with all that is done once for several of them. ``apart``:
+    ``upkeep`` is of a transaction of jobs, a lease or a settle, with what the loop does once for each. ``apart``:
     whether the loads that were seen tell accepts and analyses apart. ``covariance`` is of the five figures.
     """
 
@@ -24,7 +24,7 @@ class CpuDemands(Struct, frozen=True, kw_only=True):
     accept: float = 0.0
     commit: float = 0.0
     analysis: float = 0.0
-    settle: float = 0.0
+    upkeep: float = 0.0
     apart: bool = True
     covariance: Covariance = ()
 

@@ -28,9 +28,9 @@ PRIOR_ACCEPT = BOOKKEEPING_SECONDS / 10
 """What an accept without its transaction takes of the interpreter, beside what a job takes. It is as unsure as it is
 large, and counts only beside analyses: they often come one with each accept."""
 
-PRIOR_SETTLE, PRIOR_SETTLE_ERROR = BOOKKEEPING_SECONDS, BOOKKEEPING_SECONDS
-"""What is done once for several analyses that end together takes of the interpreter. At a low rate each ends alone, and
-then it counts with each."""
+PRIOR_UPKEEP, PRIOR_UPKEEP_ERROR = 0.22, 0.1
+"""Of what a conversation takes besides its analyst, a transaction of jobs takes this share: a lease, or a settle. At a
+low rate there are three for each, as one of two leases finds nothing (scripts/bench/load_test.py: 2.0 ms of 8.4)."""
 
 PRIOR_CALL = 0.002
 """What a call of a model or of another service takes of the interpreter, give or take half of it."""
@@ -57,12 +57,14 @@ _OTHERS_MAX = 0.6
 class Known(Struct, frozen=True, kw_only=True):
     """What is known beforehand of processor time: of an analysis, give or take ``error``, and of a transaction.
 
-    ``commit_error`` is how unsure ``PRIOR_COMMIT`` is, and ``settle_error`` what a settle takes.
+    Of that, ``analyst`` has nothing to do with jobs. ``commit_error`` is how unsure ``PRIOR_COMMIT`` is, and
+    ``upkeep_error`` ``PRIOR_UPKEEP``.
     """
 
     analysis: float
     error: float
-    settle_error: float = PRIOR_SETTLE_ERROR
+    analyst: float
+    upkeep_error: float = PRIOR_UPKEEP_ERROR
     commit_error: float = PRIOR_COMMIT_ERROR
 
     def with_others(self) -> Known:
@@ -70,7 +72,8 @@ class Known(Struct, frozen=True, kw_only=True):
         return Known(
             analysis=1.5 * self.analysis,
             error=self.error + self.analysis / 2,
-            settle_error=2 * self.settle_error,
+            analyst=self.analyst,
+            upkeep_error=2 * self.upkeep_error,
             commit_error=2 * self.commit_error,
         )
 
@@ -89,7 +92,8 @@ def find_demands(readings: Sequence[Usage], cores: float) -> Demands | None:
     waits = _waits(levels)
     analysis = whole.analyst_seconds / analysed + BOOKKEEPING_SECONDS
     guessed = BOOKKEEPING_SECONDS + PRIOR_CALL * sum(whole.calls.values()) / analysed
-    known = Known(analysis=whole.analyst_seconds / analysed + guessed, error=guessed / 2)
+    analyst = whole.analyst_seconds / analysed + guessed - BOOKKEEPING_SECONDS
+    known = Known(analysis=analyst + BOOKKEEPING_SECONDS, error=guessed / 2, analyst=analyst)
     process = _cpu(quiet, levels, lambda step: step.process_seconds, known)
     others = mean(step.machine_seconds / step.at for step in quiet) if quiet else 0.0
     machine = None
@@ -136,7 +140,7 @@ def _cpu(
         done, total = level.done, used(level.done)
         worked = max(total - idle * done.at, total / 10)
         error = hypot(_error(worked, level.readings), flicker * done.at, _SEEN_LEAST * done.at)
-        counts = (done.at, done.accepted, done.commits, done.analysed, done.settles)
+        counts = (done.at, done.accepted, done.commits, done.analysed, done.settles + done.leases)
         sums.append(Sum(counts=counts, total=total, error=error))
     accepted, commits, analysed = (
         sum(getattr(level.done, name) for level in levels) for name in ("accepted", "commits", "analysed")
@@ -148,21 +152,22 @@ def _cpu(
     error = known.commit_error * max(rough, 1e-6)
     sums.append(Sum(counts=(0.0, -PRIOR_COMMIT, 1.0, 0.0, 0.0), total=0.0, error=error))
     sums.append(Sum(counts=(0.0, 0.0, 0.0, 1.0, 0.0), total=known.analysis if analysed else 0.0, error=known.error))
-    settles = any(level.done.settles for level in levels)
-    settle, error = (PRIOR_SETTLE, known.settle_error) if settles else (0.0, 1e-9)
-    sums.append(Sum(counts=(0.0, 0.0, 0.0, 0.0, 1.0), total=settle, error=error))
+    counted = analysed if any(level.done.leases or level.done.settles for level in levels) else 0.0
+    besides = max(worked - known.analyst * counted, seen) / counted if counted else 0.0
+    error = max(known.upkeep_error * besides, 1e-9)
+    sums.append(Sum(counts=(0.0, 0.0, 0.0, 0.0, 1.0), total=PRIOR_UPKEEP * besides, error=error))
     if not accepted:
         sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0, 0.0), total=0.0, error=1e-9))
     elif analysed:
         sums.append(Sum(counts=(0.0, 1.0, 0.0, 0.0, 0.0), total=PRIOR_ACCEPT, error=PRIOR_ACCEPT))
     fit = fit_sums(sums)
-    idle, accept, commit, analysis_cost, settle_cost = fit.costs
+    idle, accept, commit, analysis_cost, upkeep = fit.costs
     return CpuDemands(
         idle=idle,
         accept=accept,
         commit=commit,
         analysis=analysis_cost,
-        settle=settle_cost,
+        upkeep=upkeep,
         apart=not (accepted and analysed) or _varies(levels),
         covariance=fit.covariance,
     )

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct
 from convo.capacity.ceilings import Ceiling, find_ceiling
 from convo.capacity.demands import Demands
 from convo.capacity.planning import ConversationDemand, Plan, StoredBytes, Surroundings, make_plan
+from convo.capacity.processors import UPKEEP_ALONE
 from convo.capacity.resources import Allowance, Resource, find_resources
 from convo.plural import plural
 
@@ -156,7 +157,7 @@ def _conversation(demands: Demands | None, stored: StoredBytes) -> ConversationD
     analysed = bool(demands.analysed)
     process = demands.process
     return ConversationDemand(
-        processor_seconds=process.accept + process.commit + process.analysis + process.settle,
+        processor_seconds=process.accept + process.commit + process.analysis + UPKEEP_ALONE * process.upkeep,
         job_seconds=demands.job_seconds if analysed else None,
         calls={name: figure for name, figure in demands.calls.items() if figure},
         call_seconds={name: figure for name, figure in demands.call_seconds.items() if figure},

@@ -28,6 +28,9 @@ LOOP_FULL: Mapping[Work, float] = {"accepts": 0.8, "both": 0.95, "analyses": 0.9
 Accepts wait for transactions besides. Where they alone filled the loop, scripts/bench/load_test.py found 0.60 to 0.94
 in 24 steps that convo did not keep up with, 0.80 on average. Beside analyses it found 0.94 to 0.99 in 15 steps."""
 
+UPKEEP_ALONE = 3
+"""So many transactions of jobs a conversation has at a low rate: its lease, one that finds nothing more, its settle."""
+
 NEVER_WAITS = WaitDemands()
 
 # How many rows, or analyses, share a transaction at the end is known within a factor of about two.
@@ -92,22 +95,23 @@ def find_room(
     rows = _rows(free, accept + analysis, commit, load.rows_max, held)
     shared = f"a transaction / {rows} {plural(rows, 'row')}"
     costs = {"an accept": accept, shared: commit / rows, "an analysis": analysis}
-    settle = 0.0 if load.limits == "accepts" else cpu.settle
-    ends = 1
-    if settle:
-        each = accept + commit / rows + analysis
-        ends = _rows(free, each, settle, SETTLED_ROWS_MAX, load.settle_seconds + SETTLE_GATHER_SECONDS)
-        costs[f"a settle / {ends} {'analysis' if ends == 1 else 'analyses'}"] = settle / ends
+    upkeep, each_end = 0.0 if load.limits == "accepts" else cpu.upkeep, 0.0
+    if upkeep:
+        # At the end each lease finds something, and a settle is for all that end within a moment.
+        each = accept + commit / rows + analysis + upkeep
+        ends = _rows(free, each, upkeep, SETTLED_ROWS_MAX, load.settle_seconds + SETTLE_GATHER_SECONDS)
+        each_end = 1 + 1 / ends
+        costs[f"a lease, and a settle / {ends}"] = upkeep * each_end
     cost = sum(costs.values())
     if not cost:
         return Room(free=free, rows=rows, costs=costs, relative=0.0)
     # How the logarithm of free / cost moves with each figure of the fits.
-    parts = (bool(accept), bool(commit) / rows, bool(analysis), bool(settle) / ends)
+    parts = (bool(accept), bool(commit) / rows, bool(analysis), bool(upkeep) * each_end)
     moves = (-1 / free, *(-part / cost for part in parts))
     relative = (
         variance(cpu.covariance, moves)
         + (_ROWS_ERROR * commit / rows / cost) ** 2
-        + (_ROWS_ERROR * settle / ends / cost) ** 2
+        + (_ROWS_ERROR * max(0.0, each_end - 1) * upkeep / cost) ** 2
     )
     relative += (_WAITS_ERROR * (waits.slowed - 1) / waits.slowed) ** 2
     relative += variance(waits.covariance, (-cores / waits.slowed / free, -had / waits.slowed / free))

@@ -36,6 +36,7 @@ def read_usage(outside: Usage) -> Usage:
         analysed=_total(metrics.jobs_ended_total.cells.get(("settle",))),
         settles=_count("db.settle"),
         settle_seconds=_seconds(["db.settle"]),
+        leases=_count("db.lease"),
         job_seconds=_seconds(["analysis.job"]),
         analyst_seconds=metrics.local_analysis_seconds_total.value,
         tokens_in=_tokens("in"),

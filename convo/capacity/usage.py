@@ -14,10 +14,10 @@ class Usage(Struct, frozen=True, kw_only=True):
     container. ``loop_seconds`` is that of the loop's thread, ``queued_seconds`` how long it could run and had no
     processor. ``accepted`` are conversations stored in ``commits`` transactions of ``commit_seconds`` together;
     ``accept_busy_seconds`` are those in which any accept was under way. ``analysed`` are jobs that were settled, in
-    ``settles`` transactions of ``settle_seconds`` together; ``job_seconds`` is how long all jobs were at work, and
-    ``analyst_seconds`` what the embedded analyst had of the interpreter. ``pace_seconds`` is the share of the
-    interpreter that analyses were allowed, times its time. ``calls`` and ``call_seconds`` are attempts to call each
-    dependency, by its name.
+    ``settles`` transactions of ``settle_seconds`` together, and taken in ``leases``; ``job_seconds`` is how long all
+    jobs were at work, and ``analyst_seconds`` what the embedded analyst had of the interpreter. ``pace_seconds`` is the
+    share of the interpreter that analyses were allowed, times its time. ``calls`` and ``call_seconds`` are attempts to
+    call each dependency, by its name.
     """
 
     at: float = 0.0
@@ -32,6 +32,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     analysed: float = 0.0
     settles: float = 0.0
     settle_seconds: float = 0.0
+    leases: float = 0.0
     job_seconds: float = 0.0
     analyst_seconds: float = 0.0
     pace_seconds: float = 0.0

@@ -16,6 +16,7 @@ def test_what_the_process_counts_is_what_is_read() -> None:
     metrics.wait_seconds.labels("analysis.job").observe(1.5)
     metrics.wait_seconds.labels("db.settle").observe(0.02)
     metrics.wait_seconds.labels("db.settle").observe(0.03)
+    metrics.wait_seconds.labels("db.lease").observe(0.01)
     metrics.wait_seconds.labels("llm.parts").observe(0.5)
     metrics.wait_seconds.labels("llm.bulkhead").observe(100.0)
     metrics.wait_seconds.labels("part.call").observe(0.3)
@@ -30,7 +31,7 @@ def test_what_the_process_counts_is_what_is_read() -> None:
     step = read_usage(Usage(at=12.0, accept_busy_seconds=1.5, machine_seconds=6.5)).since(before)
     assert (step.at, step.accept_busy_seconds, step.machine_seconds) == (2.0, 0.5, 1.5)
     assert (step.accepted, step.commits, step.analysed) == (3.0, 1.0, 2.0)
-    assert (step.settles, step.settle_seconds) == pytest.approx((2.0, 0.05))
+    assert (step.settles, step.settle_seconds, step.leases) == pytest.approx((2.0, 0.05, 1.0))
     assert (step.commit_seconds, step.job_seconds) == pytest.approx((0.004, 1.5))
     assert (step.tokens_in, step.tokens_out, step.price) == pytest.approx((700.0, 40.0, 0.25))
     # A fallback is the model, too; the wait for a place is no call; the parts share one wait by their calls.
