@@ -35,7 +35,10 @@ UNBOUND: Mapping[str, str] = {
     "convo.store.log_objects._GIVE_UP_ABANDONED": "at most twenty objects are planned and not referred to",
     "convo.store.history.BEAT": "one row is counted up, and one old mark goes",
     "convo.store.history.RESTORED": "the one row of the history",
-    "convo.store.history.SKIP_EVENT_NUMBERS": "the one row of the counter",
+    **dict.fromkeys(
+        [f"convo.store.history.{name}" for name in ("SKIP_EVENT_NUMBERS", "_SKIP_WHERE_COUNTED", "PROMOTED")],
+        "the one row of the counter",
+    ),
     "convo.store.jobs.crashes._FORGET_EARLIER": "each start on a folder removes those before it, so there are few",
     "convo.store.jobs.crashes._GIVE_BACK": "the crashes of one start, which had at most jobs.workers leases",
     **dict.fromkeys(

@@ -92,10 +92,10 @@ def find_room(
     analysis = 0.0 if load.limits == "accepts" else cpu.analysis
     # What is busy with accepts alone makes them wait for each other; beside analyses, accepts come first.
     held = load.commit_seconds / (1 - LOOP_FULL["accepts"]) if load.limits == "accepts" else load.commit_seconds
-    rows = _rows(free, accept + analysis, commit, load.rows_max, held)
+    upkeep, each_end = 0.0 if load.limits == "accepts" else cpu.upkeep, 0.0
+    rows = _rows(free, accept + analysis + upkeep, commit, load.rows_max, held)
     shared = f"a transaction / {rows} {plural(rows, 'row')}"
     costs = {"an accept": accept, shared: commit / rows, "an analysis": analysis}
-    upkeep, each_end = 0.0 if load.limits == "accepts" else cpu.upkeep, 0.0
     if upkeep:
         # At the end each lease finds something, and a settle is for all that end within a moment.
         each = accept + commit / rows + analysis + upkeep

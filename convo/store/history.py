@@ -44,13 +44,28 @@ SET begins_behind = greatest(begins_behind, (extract(epoch FROM clock_timestamp(
 Events would need to come faster than one a microsecond to have passed it. The number fits a double until the year 2255,
 so that every JSON reader takes it whole.
 """
-RESTORED = f"""
-DO $convo$
-BEGIN
+_SKIP_WHERE_COUNTED = f"""
     IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.event_counter')
                                           AND attname = 'begins_behind') THEN
         {SKIP_EVENT_NUMBERS.strip()};
     END IF;
+"""
+PROMOTED = f"""
+BEGIN;
+SET LOCAL synchronous_commit = local;
+DO $convo$
+BEGIN
+{_SKIP_WHERE_COUNTED}
+END
+$convo$;
+COMMIT
+"""
+"""For the first session on a server that was promoted, before it numbers anything: it may have lagged. It waits for no
+standby, as whatever is numbered then does."""
+RESTORED = f"""
+DO $convo$
+BEGIN
+{_SKIP_WHERE_COUNTED}
     IF to_regclass('public.history') IS NOT NULL THEN
         UPDATE public.history SET generation = gen_random_uuid()::text, counter = counter + 1;
         INSERT INTO public.history_beat (counter, mark) SELECT counter, {_MARK} FROM public.history;

@@ -17,7 +17,7 @@ import asyncpg
 
 from convo.errors import DatabaseUnavailable, Refused
 from convo.runtime.bridge import in_thread, together
-from convo.store.history import FoundPoint, Point, SeenHistory, read_history, share_restore_lock
+from convo.store.history import PROMOTED, FoundPoint, Point, SeenHistory, read_history, share_restore_lock
 from convo.store.timeline import ASK, DatabaseServer, NewestTimeline, address_of, split_hosts
 
 CONFIRM = "SELECT pg_logical_emit_message(true, 'convo', '')"
@@ -99,6 +99,7 @@ class Sessions:
             if self._newest.note(server):
                 self.generation += 1
                 # Its standby may have lagged.
+                await connection.execute(PROMOTED)
                 self.suspect()
             if self._newest.unsaved:
                 # Before anything is acknowledged on this timeline.
