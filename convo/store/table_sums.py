@@ -17,10 +17,12 @@ from convo.store.backup import split_password
 _SECONDS = 24 * 3600.0
 # A backup leaves out who is at work and who is signed in, and its restore counts the history on.
 _LEFT_OUT = "'process', 'session', 'history', 'history_beat'"
+# A restore lets the numbers of events go on at its own time; the last number given is moved as it was.
+_SUMMED = "CASE relname WHEN 'event_counter' THEN 't.last_sequence' ELSE 't' END"
 # The text of a row and SHA-256 are the same in every version of the server; the order of the rows does not matter.
 _SUMS = rf"""
-SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || encode(substr(sha256(convert_to(t::text, ''UTF8'')), 1, 7),'
-              ' ''hex''))::bit(56)::bigint), 0) FROM public.%I AS t', relname, relname)
+SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || encode(substr(sha256(convert_to((%s)::text, ''UTF8'')), 1, 7),'
+              ' ''hex''))::bit(56)::bigint), 0) FROM public.%I AS t', relname, {_SUMMED}, relname)
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname NOT IN ({_LEFT_OUT})
 ORDER BY relname COLLATE "C" \gexec
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public' ORDER BY sequencename COLLATE "C";

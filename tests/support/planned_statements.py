@@ -468,6 +468,8 @@ NOT_COMPARED: Mapping[str, str] = {
             *(f"convo.store.couriers.{name}" for name in ("_LEASE", "_RELEASE", "_MOVE")),
             *(f"convo.store.webhooks.{name}" for name in ("_MAKE", "_LIST", "_READ", "_CHANGE", "_ROTATE", "_DELETE")),
             "convo.store.history.RESTORED",
+            "convo.store.history.PROMOTED",
+            "convo.store.history._SKIP_WHERE_COUNTED",
             "convo.store.installation_key._READ",
             "convo.store.history._READ",
             "convo.store.jobs.suspects.RELEASE_CLAIM",

@@ -62,6 +62,7 @@ async def test_a_hundred_thousand_are_kept_and_asked_for_a_thousand_at_a_time() 
     given, postgres = GivenReceipts(), KnowingPostgres()
     for batch in range(1001):
         given.note([f"{batch}-{n}" for n in range(100)], [])
+        await trio.lowlevel.checkpoint()
     asked, unknown = await given.missing(postgres)  # type: ignore[arg-type]
     assert (asked, unknown[0]) == (100_000, "1-0")
     assert postgres.asked == [1000] * 100
