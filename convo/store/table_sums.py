@@ -21,8 +21,8 @@ _LEFT_OUT = "'process', 'session', 'history', 'history_beat'"
 _SUMMED = "CASE relname WHEN 'event_counter' THEN 't.last_sequence' ELSE 't' END"
 # The text of a row and SHA-256 are the same in every version of the server; the order of the rows does not matter.
 _SUMS = rf"""
-SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || encode(substr(sha256(convert_to((%s)::text, ''UTF8'')), 1, 7),'
-              ' ''hex''))::bit(56)::bigint), 0) FROM public.%I AS t', relname, {_SUMMED}, relname)
+SELECT format('SELECT %L, count(*), coalesce(sum((''x'' || encode(substr(sha256(convert_to((%s)::text, ''UTF8'')), 1, '
+              '7), ''hex''))::bit(56)::bigint), 0) FROM public.%I AS t', relname, {_SUMMED}, relname)
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname NOT IN ({_LEFT_OUT})
 ORDER BY relname COLLATE "C" \gexec
 SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public' ORDER BY sequencename COLLATE "C";
