@@ -118,7 +118,7 @@ SELECT received_at < convo_now() - make_interval(hours => $3) AS is_over,
            AND NOT EXISTS (SELECT FROM conversation WHERE seq >= $1 AND seq < $2) AS is_empty
 FROM receipt WHERE seq >= $1 AND seq < $2 ORDER BY seq DESC LIMIT 1
 """
-# job_by_state
+# job_pkey
 _NOT_ANALYSED = """
 SELECT seq FROM job WHERE state IN ('ready', 'leased', 'dead') AND seq >= $1 AND seq < $2 LIMIT $3
 """

@@ -28,6 +28,15 @@ class _Body(ConversationEnded, frozen=True, kw_only=True, gc=False, forbid_unkno
     """A body of which all is kept."""
 
 
+class _Usual(_Body, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """The same, with ids that are not checked yet: a regular expression takes as long as all the rest."""
+
+    conversation_id: str
+    user_id: str
+    bot_id: str
+
+
+_USUAL_DECODER = msgspec.json.Decoder(_Usual)
 _DECODER = msgspec.json.Decoder(ConversationEnded)
 _WHOLE_DECODER = msgspec.json.Decoder(_Body)
 _FIELDS_DECODER = msgspec.json.Decoder(dict[str, Raw])
@@ -143,9 +152,9 @@ def _log_at_the_end(body: bytes) -> Received | None:
         return None
     start = key.end()
     try:
-        ended = _WHOLE_DECODER.decode(b"%bnull%b" % (body[:start], body[end:]))
+        ended = _USUAL_DECODER.decode(b"%bnull%b" % (body[:start], body[end:]))
         name = _SPELLINGS[key[1]]
-        if _LOGS(ended) != _CUT_OUT[name] or body[end:].strip() != b"}":
+        if _LOGS(ended) != _CUT_OUT[name] or body[end:].strip() != b"}" or not all(map(_is_usual_id, _OWN_IDS(ended))):
             return None
         sent_log = body[start:end]
         sent = _sent_log(name, sent_log, tree=False)
@@ -155,6 +164,11 @@ def _log_at_the_end(body: bytes) -> Received | None:
     msgspec.structs.force_setattr(ended, name, Raw(sent_log))
     omitted_bytes = len(sent_log) - len(sent.log) if sent.items else 0
     return Received(ended, sent, metadata_compared, (), len(body) - omitted_bytes)
+
+
+def _is_usual_id(text: str) -> bool:
+    """Return whether a text is an id for certain: none of its characters is a control character."""
+    return 0 < len(text) <= _ID_CHARACTERS_MAX and text.isprintable() and text not in _DOT_SEGMENTS
 
 
 def _decode(body: bytes) -> Received:
@@ -232,6 +246,9 @@ def _received(
     return Received(ended, sent, metadata_compared, ignored, body_bytes - omitted_bytes)
 
 
+_OWN_IDS = attrgetter(*_IDS)
+_ID_CHARACTERS_MAX = 255
+_DOT_SEGMENTS = frozenset({".", ".."})
 _LOGS = attrgetter(*LOG_NAMES)
 _NOTHING = SentLog(LOG_NAMES[0], b"[]", [], b"")
 

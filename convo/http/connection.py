@@ -32,6 +32,18 @@ _BACKSTOP_SECONDS = 0.25
 # than the accept route keeps for its answer (accept._ANSWER_SECONDS).
 _EARLY, _EARLY_SECONDS_MAX = 1 / 400, 0.02
 _NO_SCOPE = nullcontext()
+# The header fields that a route may ask for, if they were sent: most were not.
+_TEXTS = {
+    b"authorization": "authorization",
+    b"content-encoding": "content_encoding",
+    b"content-type": "content_type",
+    b"host": "host",
+    b"last-event-id": "last_event_id",
+    b"origin": "origin",
+    b"request-timeout": "request_timeout",
+    b"sec-fetch-site": "sec_fetch_site",
+}
+_observe_request = metrics.wait_seconds.labels("web.request").observe
 
 
 async def serve_connection(
@@ -72,8 +84,8 @@ class ClientConnection:
     """One client, from its first byte to its last."""
 
     __slots__ = (
-        "_body", "_connections", "_context", "_direct", "_ended", "_heads", "_last_answer", "_lingers", "_method",
-        "_now", "_refused", "_request", "_route", "_server", "_settings", "_stream", "_traces", "peer",
+        "_body", "_comes_first", "_connections", "_context", "_direct", "_ended", "_heads", "_last_answer", "_lingers",
+        "_method", "_now", "_refused", "_request", "_route", "_server", "_settings", "_stream", "_traces", "peer",
     )  # fmt: skip
 
     def __init__(self, context: ServerContext, wire: Wire, transport: trio.SocketStream) -> None:
@@ -91,7 +103,7 @@ class ClientConnection:
         port = context.settings.server.operations_port
         on_operations = bool(port) and self._server[1] == port
         self._direct = {} if on_operations else context.direct
-        self._lingers, self._refused = False, False
+        self._lingers, self._refused, self._comes_first = False, False, False
         self._last_answer, self._ended = b"", ""
         self._forget_request()
 
@@ -209,7 +221,12 @@ class ClientConnection:
         target = self._direct.get(path)
         direct = target if target is not None and request.method == target.method else None
         if direct is not None and not (direct.takes_turns or self._refused):
-            keep = await self._call_first(direct, request, query)
+            try:
+                keep = await self._call_direct(direct, request, query, self._read_first)
+            finally:
+                if self._comes_first:
+                    self._comes_first = False
+                    ACCEPTS.end()
         else:
             self._bound(self._context.settings.web.request_seconds + _BACKSTOP_SECONDS)
             async with self._context.turns.turn(self._client(request)):
@@ -224,52 +241,17 @@ class ClientConnection:
         self._forget_request()
         return keep
 
-    async def _call_first(self, target: DirectTarget, request: RequestHead, query: bytes) -> bool:
-        """Answer as ``_call_direct`` does, without a turn; once the body is here, other work waits for the answer."""
-        under_way = False
-
-        async def whole(grow: Callable[[int], None]) -> bytes:
-            nonlocal under_way
-            body = await self._body.whole(grow)
-            ACCEPTS.begin()
-            under_way = True
-            return body
-
-        try:
-            return await self._call_direct(target, request, query, whole)
-        finally:
-            if under_way:
-                ACCEPTS.end()
+    async def _read_first(self, grow: Callable[[int], None]) -> bytes:
+        """Read the body of a request that takes no turns; from now on other work waits for its answer."""
+        body = await self._body.whole(grow)
+        ACCEPTS.begin()
+        self._comes_first = True
+        return body
 
     async def _call_direct(self, target: DirectTarget, request: RequestHead, query: bytes, read: Read) -> bool:
         """Answer without the app, which ``read`` reads the body for; false when there cannot be another request."""
         self._route = target.path
-        field = request.fields.get
-        traceparent = field(b"traceparent", b"") if self._traces else b""
-        authorization = field(b"authorization", b"")
-        cookie = b"" if authorization else field(b"cookie", b"")
-        head = Head(
-            method=request.method,
-            path=target.path,
-            peer=self._client(request),
-            started=self._heads.started,
-            content_type=field(b"content-type", b"").decode("latin-1"),
-            content_encoding=field(b"content-encoding", b"").decode("latin-1"),
-            content_length=request.length,
-            request_timeout=field(b"request-timeout", b"").decode("latin-1"),
-            authorization=authorization.decode("latin-1"),
-            accept=field(b"accept", b"").decode("latin-1") if target.takes_turns else "",
-            host=field(b"host", b"").decode("latin-1"),
-            origin=field(b"origin", b"").decode("latin-1"),
-            sec_fetch_site=field(b"sec-fetch-site", b"").decode("latin-1"),
-            served_at=self._server[0],
-            query=query.decode("latin-1"),
-            last_event_id=field(b"last-event-id", b"").decode("latin-1"),
-            traceparent=traceparent.decode("latin-1"),
-            tracestate=field(b"tracestate", b"").decode("latin-1") if traceparent else "",
-            cookie=cookie.decode("latin-1") if cookie else "",
-            csrf_token=field(b"x-csrf-token", b"").decode("latin-1") if cookie else "",
-        )
+        head = self._head(target, request, query)
         answer = await target.answer(head, read, self._body.piece, self._bound)
         keep = self._keeps() and answer.stream is None
         if answer.stream is None:
@@ -278,9 +260,31 @@ class ClientConnection:
             await self._send_stream(answer, answer.stream)
         self._refused = 400 <= answer.status < 500
         seconds = self._now() - self._heads.started
-        metrics.wait_seconds.labels("web.request").observe(seconds)
+        _observe_request(seconds)
         self._log_access(answer.status, seconds)
         return keep
+
+    def _head(self, target: DirectTarget, request: RequestHead, query: bytes) -> Head:
+        fields = request.fields
+        texts = {_TEXTS[name]: value.decode("latin-1") for name, value in fields.items() if name in _TEXTS}
+        if target.takes_turns and b"accept" in fields:
+            texts["accept"] = fields[b"accept"].decode("latin-1")
+        if b"cookie" in fields and not texts.get("authorization"):
+            texts["cookie"] = fields[b"cookie"].decode("latin-1")
+            texts["csrf_token"] = fields.get(b"x-csrf-token", b"").decode("latin-1")
+        if self._traces and b"traceparent" in fields:
+            texts["traceparent"] = fields[b"traceparent"].decode("latin-1")
+            texts["tracestate"] = fields.get(b"tracestate", b"").decode("latin-1")
+        return Head(
+            method=request.method,
+            path=target.path,
+            peer=self._client(request),
+            started=self._heads.started,
+            content_length=request.length,
+            served_at=self._server[0],
+            query=query.decode("latin-1") if query else "",
+            **texts,
+        )
 
     async def _send_stream(self, answer: Answer, pieces: AnswerStream) -> None:
         """Write an answer that comes in pieces, each under a deadline of its own; the connection ends with it."""

@@ -199,7 +199,7 @@ def _checked(method: str, target: bytes, version: str, fields: _Fields) -> Reque
     host = found.get(b"host")
     if host is None and version == "1.1":
         raise BadRequest("an HTTP/1.1 request must have a Host")
-    if host and not _AUTHORITY.fullmatch(host):
+    if host and not _is_authority(host):
         raise BadRequest("the Host is not valid")
     length = _length(found, version)
     connection = found.get(b"connection", b"").lower()
@@ -213,6 +213,12 @@ def _checked(method: str, target: bytes, version: str, fields: _Fields) -> Reque
         keep_alive=_keeps_alive(connection, version) if connection or version == "1.0" else True,
         expects=version == "1.1" and found.get(b"expect", b"").lower() == b"100-continue",
     )
+
+
+# Clients send few different ones, and the same one each time.
+@lru_cache(maxsize=64)
+def _is_authority(host: bytes) -> bool:
+    return _AUTHORITY.fullmatch(host) is not None
 
 
 def _length(found: dict[bytes, bytes], version: str) -> int | None:

@@ -169,14 +169,11 @@ class PhasedStream:
         if self.gone:
             return
         try:
-            await self._send_all(data)
+            sent = self._wire.send_now(data)
+            if sent < len(data):
+                await self._send_rest(memoryview(data)[sent:])
         except ClientGone:
             self.gone = True
-
-    async def _send_all(self, data: bytes) -> None:
-        sent = self._wire.send_now(data)
-        if sent < len(data):
-            await self._send_rest(memoryview(data)[sent:])
 
     async def _send_rest(self, rest: memoryview) -> None:
         phase, until, began = self.phase, self._scope.deadline, self._now()
@@ -199,8 +196,9 @@ class PhasedStream:
         self.phase = "linger"
         with trio.CancelScope(deadline=self._now() + self._settings.linger_seconds):
             try:
-                if last:
-                    await self._send_all(last)
+                sent = self._wire.send_now(last)
+                if sent < len(last):
+                    await self._send_rest(memoryview(last)[sent:])
                 self._wire.finish()
                 while await self._wire.receive_remains():
                     pass

@@ -22,6 +22,7 @@ from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.runtime.idle import IdleMoments
+from convo.runtime.precedence import ACCEPTS
 from convo.settings import LogsSettings
 from convo.store import log_objects
 from convo.store.log_objects import LogObject, MovingLog, WaitingLog
@@ -29,12 +30,14 @@ from convo.store.log_refs import month_of
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
 _PAGE_ROWS = 1_000
-# The transaction that refers to an object takes longer the more logs are in it, and accepts notice that. So many are in
-# the next one as fit into this time.
-_REFER_SECONDS = 0.05
-_LOGS_FIRST, _LOGS_MIN, _LOGS_MAX = 500, 100, 4_000
+# The transaction that refers to an object takes longer the more logs are in it. So many are in the next one as fit into
+# this time; the first is while conversations come in: an accept that waits for it should not be noticed.
+_REFER_SECONDS_BESIDE, _REFER_SECONDS = 0.01, 0.05
+_LOGS_FIRST, _LOGS_MIN, _LOGS_MAX = 200, 100, 4_000
+# The share of the time in which the database is at work for it: while conversations come in, and otherwise.
+_SHARE_BESIDE, _SHARE = 0.1, 0.5
 _PAUSE_SECONDS_MIN = 0.01
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 128 << 10
 _JOIN_SECONDS = 60.0
 _WHOLE_SECONDS = 86_400.0
 # A log that has waited for others so long after its time moves with those that there are.
@@ -200,9 +203,11 @@ class Packer:
         found: list[MovingLog] = []
         for piece in _pieces(group):
             await self._moments.next_one()
+            began = trio.current_time()
             found += await self._postgres.run(
                 "db.pack", partial(log_objects.read_moving, seqs=[one.seq for one in piece]), begin=RELAXED
             )
+            await self._rest(began)
         return found
 
     async def _join(self, planned: LogObject, logs: Sequence[MovingLog]) -> JoinedLogs:
@@ -220,11 +225,21 @@ class Packer:
         if moved is None:
             raise Unavailable(f"the object {planned.name} took so long that it was given up")
         seconds = trio.current_time() - began
-        fit = int(len(joined.refs) * _REFER_SECONDS / max(seconds, 1e-6))
+        wanted = _REFER_SECONDS_BESIDE if self._gives_way else _REFER_SECONDS
+        fit = int(len(joined.refs) * wanted / max(seconds, 1e-6))
         self._logs_max = max(_LOGS_MIN, min(_LOGS_MAX, 2 * self._logs_max, fit))
-        # It gives way as long as it took.
-        await trio.sleep(max(seconds, _PAUSE_SECONDS_MIN))
+        await self._rest(began)
         return moved
+
+    @property
+    def _gives_way(self) -> bool:
+        # Where PostgreSQL has no room left, that comes first.
+        return ACCEPTS.come and not self._local.over
+
+    async def _rest(self, began: float) -> None:
+        """Rest after a step that the database has been at work for since ``began``."""
+        share = _SHARE_BESIDE if self._gives_way else _SHARE
+        await trio.sleep(max((trio.current_time() - began) * (1 / share - 1), _PAUSE_SECONDS_MIN))
 
     async def _give_up(self, planned: LogObject, later_seconds: float) -> None:
         give_up = partial(log_objects.give_up, name=planned.name, later_seconds=later_seconds)

@@ -119,13 +119,13 @@ class Group(Generic[Item, Outcome]):
         self._bell = Bell()
         self._closed = False
 
-    async def submit(self, item: Item, until: float | None = None) -> Outcome:
+    def submit(self, item: Item, until: float | None = None) -> Awaitable[Outcome]:
         """Commit ``item`` in one batch with other callers' items, and return its outcome; as ``enqueue`` and the wait.
 
         Raises:
             ConvoError: what the commit says of this item; Draining when the process stops.
         """
-        return await self.enqueue(item, until).outcome()
+        return self.enqueue(item, until).outcome()
 
     def enqueue(
         self, item: Item, until: float | None = None, then: Callable[[], None] | None = None

@@ -7,7 +7,7 @@ its receipt alone, which stays when the conversation has gone.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Protocol, cast
@@ -141,7 +141,7 @@ class Committer:
             item_bytes=lambda accept: len(accept.body),
         )
 
-    async def accept(self, accept: Accept, until: float | None = None) -> Stored:
+    def accept(self, accept: Accept, until: float | None = None) -> Awaitable[Stored]:
         """Store one conversation, its log and its job durably, or find that it is stored already.
 
         ``until`` is when the request's time is over, by ``trio.current_time()``, where the caller knows it.
@@ -152,7 +152,7 @@ class Committer:
             BadRow: the database refuses this very content.
             DatabaseUnavailable, DeadlineExceeded, Draining: nothing is known to be stored; send it again.
         """
-        return await self._group.submit(accept, until)
+        return self._group.submit(accept, until)
 
     def enqueue(self, accept: Accept, until: float, then: Callable[[], None]) -> Submitted[Accept, Stored]:
         """Have one conversation stored; ``outcome`` of what is returned waits for it, and raises as ``accept``.

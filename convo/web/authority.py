@@ -68,6 +68,8 @@ class Authority:
         self, settings: AuthSettings, postgres: Postgres, read_again: Callable[[], None] = lambda: None
     ) -> None:
         self._settings = settings
+        self.asks_no_key = not settings.keys
+        """Whether everybody is let in."""
         self._read_again = read_again
         self._postgres = postgres
         self._held: dict[str, _Held] = {}

@@ -82,10 +82,12 @@ class Clients:
             if own.requests_per_second
         }
         self._buckets = Buckets(len(rules), settings.tracked_max)
+        self.limits_addresses = bool(self._rules)
+        """Whether a client without a key has a limit."""
 
     def spend_at(self, address: str, bytes_: int) -> AnswerHeaders:
         """Take one request of ``bytes_`` from what the client at an address may send; as ``spend``."""
-        return self.spend(client_network(address), bytes_) if self._rules else ()
+        return self.spend(client_network(address), bytes_) if self.limits_addresses else ()
 
     def spend(self, client: str, bytes_: int, own_per_second: float = 0.0, tenant: str = "") -> AnswerHeaders:
         """Take one request of ``bytes_`` from the client's buckets; return the headers that report what is left.

@@ -5,7 +5,7 @@ Open this file after adding a row to ``description.routes``: the row's function 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from msgspec import Struct
 
@@ -161,13 +161,18 @@ def direct_targets(api: Api) -> Mapping[bytes, DirectTarget]:
 def _direct(api: Api, route: Route, function: RouteFunction) -> DirectTarget:
     settings, pass_on, rule, browsers = api.settings, api.door.pass_on, route.rule, api.door.browsers
 
-    async def answer(head: Head, read: Read, next_piece: NextPiece, bound: Bound | None) -> Answer:
+    def answer(head: Head, read: Read, next_piece: NextPiece, bound: Bound | None) -> Awaitable[Answer]:
         request = RouteRequest(head=head, read=read, next_piece=next_piece)
         # Only an accept is in such a hurry that its time has no name in what waits.
         bound = bound if route.takes_conversation else None
-        answer = await answered(rule, head, settings, lambda: pass_on(route, request, function), bound)
-        return browsers.shared(head, answer) if browsers.shares else answer
+        return answered(rule, head, settings, lambda: pass_on(route, request, function), bound)
+
+    async def shared(head: Head, read: Read, next_piece: NextPiece, bound: Bound | None) -> Answer:
+        return browsers.shared(head, await answer(head, read, next_piece, bound))
 
     return DirectTarget(
-        method=route.method.upper(), path=route.path, takes_turns=not route.takes_conversation, answer=answer
+        method=route.method.upper(),
+        path=route.path,
+        takes_turns=not route.takes_conversation,
+        answer=shared if browsers.shares else answer,
     )

@@ -69,8 +69,10 @@ class Door(Struct, frozen=True, kw_only=True):
     clients: Clients
     raw_bytes_max: int
 
-    async def pass_on(self, route: Route, request: RouteRequest, function: RouteFunction) -> Answer:
+    def pass_on(self, route: Route, request: RouteRequest, function: RouteFunction) -> Awaitable[Answer]:
         """Answer a request by its route function, if it passes the checks of its route.
+
+        What can be checked without waiting is checked by the call itself: each coroutine more is paid at every wait.
 
         Raises:
             UnknownHost, CrossSite: as ``Browsers.check``.
@@ -84,9 +86,14 @@ class Door(Struct, frozen=True, kw_only=True):
         if request.on_operations:
             if not route.on_operations:
                 raise NotFound(f"this address serves only {_ON_OPERATIONS}")
-            return await function(_with_query(route, request))
+            return function(_with_query(route, request))
         if route.needs_database:
             self.readiness.check()
+        if route.takes_conversation and self.authority.asks_no_key and not self.clients.limits_addresses:
+            return function(_with_query(route, request))
+        return self._pass_with_key(route, request, function)
+
+    async def _pass_with_key(self, route: Route, request: RouteRequest, function: RouteFunction) -> Answer:
         reach, headers = await self.let_in(route, request.head)
         if reach is not WHOLE_DEFAULT:
             request = structs.replace(request, reach=reach)
