@@ -35,7 +35,7 @@ _PAGE_ROWS = 1_000
 _REFER_SECONDS_BESIDE, _REFER_SECONDS = 0.01, 0.05
 _LOGS_FIRST, _LOGS_MIN, _LOGS_MAX = 200, 100, 4_000
 # The share of the time in which the database is at work for it: while conversations come in, and otherwise.
-_SHARE_BESIDE, _SHARE = 0.1, 0.5
+_SHARE_BESIDE, _SHARE = 0.03, 0.5
 _PAUSE_SECONDS_MIN = 0.01
 _PIECE_BYTES = 128 << 10
 _JOIN_SECONDS = 60.0
@@ -121,10 +121,12 @@ class Packer:
     async def _find(self) -> bool:
         """Find the next logs that may move; return whether there may be more behind them."""
         await self._moments.next_one()
+        began = trio.current_time()
         least = self._least_seconds()
         page, following = await self._postgres.run(
             "db.pack", partial(log_objects.read_movable, after=self._position, rows=_PAGE_ROWS), begin=RELAXED
         )
+        await self._rest(began)
         for one in page:
             if -_FUTURE_SECONDS < one.seconds < least:
                 return False

@@ -45,8 +45,9 @@ class Answered(Exception):
 class S3Server:
     """A SeaweedFS in a folder of its own, at ports of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, nice: int = 0) -> None:
         self._folder = folder
+        self._nice = nice
         self._process: subprocess.Popen[bytes] | None = None
         login = {"accessKey": KEY, "secretKey": SECRET}
         identity = {"name": "convo", "credentials": [login], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
@@ -79,6 +80,7 @@ class S3Server:
         with (self._folder / "out").open("ab") as out:
             self._process = subprocess.Popen(
                 [
+                    *("nice", "-n", str(self._nice)),
                     *(PROGRAM, "server", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *("-master.telemetry=false", "-master.volumeSizeLimitMB=64", "-volume.max=3000"),
                     *(
@@ -217,10 +219,10 @@ def _texts(body: bytes, name: str) -> list[str]:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server for a block."""
+def s3_server(folder: Path, nice: int = 0) -> Iterator[S3Server]:
+    """Run a server for a block, at this priority."""
     folder.mkdir(parents=True, exist_ok=True)
-    server = S3Server(folder)
+    server = S3Server(folder, nice)
     try:
         server.start()
         yield server
