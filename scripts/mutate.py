@@ -2,6 +2,7 @@
 """Plant defects in a copy of the tree, one at a time, and show which test notices each; a test must notice each.
 
     .venv/bin/python scripts/mutate.py [WORD …]      # only those whose description holds a WORD
+    .venv/bin/python scripts/mutate.py --jobs 2      # two at a time, each in a copy of its own
 
 The defects stand in ``mutants.toml``. Their tests must pass on the unchanged tree.
 Exit code 1: no test noticed one of them; 2: there is none with such a WORD.
@@ -9,6 +10,7 @@ Exit code 1: no test noticed one of them; 2: there is none with such a WORD.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import shutil
@@ -18,7 +20,10 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import Queue
 
 import msgspec
 from msgspec import Struct
@@ -54,21 +59,25 @@ class Book(Struct, frozen=True, forbid_unknown_fields=True):
     mutant: list[Mutant]
 
 
-def main(words: Sequence[str]) -> int:
+def main(words: Sequence[str], jobs: int = 1) -> int:
     """Plant the chosen ones, print the test that noticed each; return 1 when one survived."""
     chosen = [one for one in mutants() if not words or any(word in one.what for word in words)]
     if not chosen:
         console.print(f"no defect's description holds {' or '.join(words)}; they stand in scripts/mutants.toml")
         return 2
     with tempfile.TemporaryDirectory(prefix="convo-mutants-") as folder:
-        tree = _copied(Path(folder) / "tree")
+        trees = [_copied(Path(folder) / f"tree-{number}") for number in range(jobs)]
         tests = sorted({test for one in chosen for test in one.tests})
+        failed = _failing(trees[0], tests, jobs)
         # On a busy machine one of many may fail once.
-        killed_by = _run(tree, tests, _ALL_TESTS_SECONDS) and _run(tree, tests, _ALL_TESTS_SECONDS)
-        if killed_by is not None:
-            console.print(f"[red]without any defect this does not pass: {killed_by}")
+        if failed and (failed := _failing(trees[0], failed, 1)):
+            console.print(f"[red]without any defect this does not pass: {', '.join(failed)}")
             return 1
-        killers = {one.what: _killer(tree, one) for one in chosen}
+        free: Queue[Path] = Queue()
+        for tree in trees:
+            free.put(tree)
+        with ThreadPoolExecutor(jobs) as pool:
+            killers = dict(zip([one.what for one in chosen], pool.map(partial(_killer, free), chosen), strict=True))
     table = Table("planted", "in", "noticed by")
     for one in chosen:
         table.add_row(one.what, one.file, killers[one.what] or "[red]nobody: it survived")
@@ -134,7 +143,8 @@ def _copied(tree: Path) -> Path:
     return tree
 
 
-def _killer(tree: Path, one: Mutant) -> str | None:
+def _killer(free: Queue[Path], one: Mutant) -> str | None:
+    tree = free.get()
     path = tree / one.file
     text = path.read_text("utf-8")
     path.write_text(planted(text, one), "utf-8")
@@ -143,17 +153,30 @@ def _killer(tree: Path, one: Mutant) -> str | None:
         killer = _run(tree, one.tests)
     finally:
         path.write_text(text, "utf-8")
+        free.put(tree)
     console.print(f"[dim]{time.monotonic() - began:5.1f} s  {one.what}: {killer or 'SURVIVED'}")
     return killer
 
 
-def _run(tree: Path, tests: Iterable[str], seconds: float = _TEST_SECONDS) -> str | None:
+def _failing(tree: Path, tests: Iterable[str], jobs: int) -> list[str]:
+    """Run tests to their end; return those that fail."""
+    options = [option for option in _OPTIONS if option != "-x"] + (["-n", str(jobs)] if jobs > 1 else [])
+    line = [sys.executable, "-m", "pytest", *options, *tests]
+    try:
+        ran = subprocess.run(line, cwd=tree, capture_output=True, text=True, check=False, timeout=_ALL_TESTS_SECONDS)
+    except subprocess.TimeoutExpired:
+        return [f"the tests hang ({_ALL_TESTS_SECONDS:g} s)"]
+    failed = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", ran.stdout, re.MULTILINE)
+    return failed if failed or ran.returncode == 0 else [f"the run breaks off ({ran.returncode})"]
+
+
+def _run(tree: Path, tests: Iterable[str]) -> str | None:
     """Run tests until one fails; return which one did, None when all pass."""
     line = [sys.executable, "-m", "pytest", *_OPTIONS, *tests]
     try:
-        ran = subprocess.run(line, cwd=tree, capture_output=True, text=True, check=False, timeout=seconds)
+        ran = subprocess.run(line, cwd=tree, capture_output=True, text=True, check=False, timeout=_TEST_SECONDS)
     except subprocess.TimeoutExpired:
-        return f"the tests hang ({seconds:g} s)"
+        return f"the tests hang ({_TEST_SECONDS:g} s)"
     if ran.returncode == 0:
         return None
     failed = re.search(r"^(?:FAILED|ERROR) \S*?([^/\s]+?)(?:::(\S+?))?(?:\[.*)?(?: - .*)?$", ran.stdout, re.MULTILINE)
@@ -161,4 +184,8 @@ def _run(tree: Path, tests: Iterable[str], seconds: float = _TEST_SECONDS) -> st
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", metavar="WORD")
+    parser.add_argument("--jobs", type=int, default=1)
+    asked = parser.parse_args()
+    sys.exit(main(asked.words, asked.jobs))

