@@ -14,6 +14,7 @@ from convo.capacity.planning import Plan
 from convo.commands.output import add_row, make_table
 from convo.plural import plural
 
+_LIMITS = {"accepts": "accepts", "analyses": "analyses", "both": "accepts and analyses"}
 _STEPS = (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0))
 
 
@@ -26,6 +27,9 @@ def _parts(report: CapacityReport) -> Iterator[RenderableType]:
     yield Text(f"{report.measured.note}.", style="" if report.measured.enough else "yellow")
     if report.resources:
         yield _resources(report)
+        # Beneath the table: in a column of it they would make it wider than a terminal.
+        for one in report.resources:
+            yield Text(f"{one.name} ({_LIMITS[one.limits]}): {one.formula}", style="dim")
     yield _ceiling("taken in", report.accepts, report.processes)
     yield _ceiling("taken in and analysed", report.analyses, report.processes)
     if report.load_ratio is not None:
@@ -37,13 +41,12 @@ def _parts(report: CapacityReport) -> Iterator[RenderableType]:
 
 
 def _resources(report: CapacityReport) -> Table:
-    table = make_table("resource", "limits", "conversations/s", "formula")
+    table = make_table("resource", "limits", "conversations/s")
     worst = {one.bottleneck for one in (report.accepts, report.analyses) if one is not None}
     for one in report.resources:
         name = Text(one.name, style="bold red" if one.name in worst else "")
-        limits = {"accepts": "accepts", "analyses": "analyses", "both": "accepts and analyses"}[one.limits]
         span = f"{one.per_second:,.1f} ({one.low:,.1f} to {one.high:,.1f})"
-        add_row(table, name, limits, span, one.formula)
+        add_row(table, name, _LIMITS[one.limits], span)
     return table
 
 

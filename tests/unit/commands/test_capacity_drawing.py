@@ -11,8 +11,8 @@ from convo.commands.capacity_drawing import draw_capacity
 from convo.web.description import samples
 
 
-def drawn(report: CapacityReport) -> str:
-    console = Console(file=StringIO(), width=250)
+def drawn(report: CapacityReport, width: int = 250) -> str:
+    console = Console(file=StringIO(), width=width)
     console.print(draw_capacity(report))
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -27,6 +27,13 @@ def test_the_bottleneck_the_formulas_and_the_plan_are_shown() -> None:
     assert "jobs.workers of each" in text
     assert "tokens in a month, millions: in" in text
     assert "116,640.0" in text, "50/s x 30 days x 900 tokens"
+
+
+def test_the_table_of_the_resources_fits_a_terminal_of_80_columns() -> None:
+    text = drawn(samples.CAPACITY, width=80)
+    assert samples.CAPACITY.resources
+    for one in samples.CAPACITY.resources:
+        assert any(f" {one.name} " in line and f" {one.per_second:,.1f} (" in line for line in text.splitlines())
 
 
 def test_what_is_not_measured_is_called_so_and_several_processes_add_up() -> None:
