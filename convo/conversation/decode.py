@@ -167,7 +167,7 @@ def _log_at_the_end(body: bytes) -> Received | None:
 
 
 def _is_usual_id(text: str) -> bool:
-    """Return whether a text is an id for certain: none of its characters is a control character."""
+    """Return whether a text is an id for certain, as all but a few are: what is not is compared with the pattern."""
     return 0 < len(text) <= _ID_CHARACTERS_MAX and text.isprintable() and text not in _DOT_SEGMENTS
 
 

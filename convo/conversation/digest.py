@@ -83,9 +83,9 @@ def same(stored: str, fresh: str, ended: ConversationEnded) -> bool:
     raise errors.Unavailable(f"this conversation is stored with a digest of version {version!r}, not known here")
 
 
+_HASH_BYTES = 32
 # What a compact digest begins with: its version, or that the text itself follows.
 _COMPACT_VERSIONS = {str(version): bytes([version]) for version in range(1, 100)}
-_HASH_BYTES = 32
 _AS_TEXT = b"\0"
 
 

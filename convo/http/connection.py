@@ -84,7 +84,7 @@ class ClientConnection:
     """One client, from its first byte to its last."""
 
     __slots__ = (
-        "_body", "_comes_first", "_connections", "_context", "_direct", "_ended", "_heads", "_last_answer", "_lingers",
+        "_body", "_connections", "_context", "_direct", "_ended", "_heads", "_is_counted", "_last_answer", "_lingers",
         "_method", "_now", "_refused", "_request", "_route", "_server", "_settings", "_stream", "_traces", "peer",
     )  # fmt: skip
 
@@ -103,7 +103,7 @@ class ClientConnection:
         port = context.settings.server.operations_port
         on_operations = bool(port) and self._server[1] == port
         self._direct = {} if on_operations else context.direct
-        self._lingers, self._refused, self._comes_first = False, False, False
+        self._lingers, self._refused, self._is_counted = False, False, False
         self._last_answer, self._ended = b"", ""
         self._forget_request()
 
@@ -224,8 +224,8 @@ class ClientConnection:
             try:
                 keep = await self._call_direct(direct, request, query, self._read_first)
             finally:
-                if self._comes_first:
-                    self._comes_first = False
+                if self._is_counted:
+                    self._is_counted = False
                     ACCEPTS.end()
         else:
             self._bound(self._context.settings.web.request_seconds + _BACKSTOP_SECONDS)
@@ -245,7 +245,7 @@ class ClientConnection:
         """Read the body of a request that takes no turns; from now on other work waits for its answer."""
         body = await self._body.whole(grow)
         ACCEPTS.begin()
-        self._comes_first = True
+        self._is_counted = True
         return body
 
     async def _call_direct(self, target: DirectTarget, request: RequestHead, query: bytes, read: Read) -> bool:
@@ -269,10 +269,10 @@ class ClientConnection:
         texts = {_TEXTS[name]: value.decode("latin-1") for name, value in fields.items() if name in _TEXTS}
         if target.takes_turns and b"accept" in fields:
             texts["accept"] = fields[b"accept"].decode("latin-1")
-        if b"cookie" in fields and not texts.get("authorization"):
+        if fields.get(b"cookie") and not texts.get("authorization"):
             texts["cookie"] = fields[b"cookie"].decode("latin-1")
             texts["csrf_token"] = fields.get(b"x-csrf-token", b"").decode("latin-1")
-        if self._traces and b"traceparent" in fields:
+        if self._traces and fields.get(b"traceparent"):
             texts["traceparent"] = fields[b"traceparent"].decode("latin-1")
             texts["tracestate"] = fields.get(b"tracestate", b"").decode("latin-1")
         return Head(

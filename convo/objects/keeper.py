@@ -61,6 +61,7 @@ class LogsKeeper:
         self._failing_since: float | None = None
         self._failed: ConvoError | None = None
         self._is_behind = False
+        self._goes_on = False
 
     def ring(self) -> None:
         """Look now: something was erased."""
@@ -89,12 +90,12 @@ class LogsKeeper:
                 await self.look()
             else:
                 self._note_standing(None)
-            with trio.move_on_after(self._settings.look_seconds):
+            with trio.move_on_after(0.0 if self._goes_on else self._settings.look_seconds):
                 await self._bell.rung()
 
     async def look(self) -> int:
-        """Do all that is due, however long that takes; return how many logs have moved."""
-        self._failed = None
+        """Do all that is due, and pack for a while; return how many logs have moved."""
+        self._failed, self._goes_on = None, False
         moved = 0
         if await self._tried(self._inspect):
             # First what a person has asked for, last what saves room.
@@ -115,7 +116,11 @@ class LogsKeeper:
             return None
 
     async def _pack(self) -> int:
-        return await self._packer.pack() if await self._may_pack() else 0
+        if not await self._may_pack():
+            return 0
+        moved = await self._packer.pack()
+        self._goes_on = self._packer.has_more
+        return moved
 
     async def _inspect(self) -> bool:
         if self._is_due("inspect", _INSPECT_SECONDS):

@@ -17,12 +17,12 @@ import trio
 from convo.errors import ConvoError, Unavailable
 from convo.objects.joining import JoinedLogs, join_logs
 from convo.objects.local_logs import LocalLogs
+from convo.objects.pace import PackingPace
 from convo.objects.storage import ObjectStorage
 from convo.observe import log_records, metrics
 from convo.runtime import threads
 from convo.runtime.deadline import deadline
 from convo.runtime.idle import IdleMoments
-from convo.runtime.precedence import ACCEPTS
 from convo.settings import LogsSettings
 from convo.store import log_objects
 from convo.store.log_objects import LogObject, MovingLog, WaitingLog
@@ -30,14 +30,8 @@ from convo.store.log_refs import month_of
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
 _PAGE_ROWS = 1_000
-# The transaction that refers to an object takes longer the more logs are in it. So many are in the next one as fit into
-# this time; the first is while conversations come in: an accept that waits for it should not be noticed.
-_REFER_SECONDS_BESIDE, _REFER_SECONDS = 0.01, 0.05
-_LOGS_FIRST, _LOGS_MIN, _LOGS_MAX = 200, 100, 4_000
-# The share of the time in which the database is at work for it: while conversations come in, and otherwise.
-_SHARE_BESIDE, _SHARE = 0.03, 0.5
-_PAUSE_SECONDS_MIN = 0.01
-_PIECE_BYTES = 128 << 10
+# After so long other work on objects has its turn.
+_TURN_SECONDS = 30.0
 _JOIN_SECONDS = 60.0
 _WHOLE_SECONDS = 86_400.0
 # A log that has waited for others so long after its time moves with those that there are.
@@ -62,7 +56,9 @@ class Packer:
         self._groups: dict[tuple[int, int], list[WaitingLog]] = {}
         self._position = 0
         self._whole_at = 0.0
-        self._logs_max = _LOGS_FIRST
+        self._pace = PackingPace()
+        self.has_more = False
+        """Whether the last call of ``pack`` has left some for the next one."""
         self.oldest_seconds = 0.0
         """For how long the oldest log that should move by now has been stored; 0 where none should."""
 
@@ -88,26 +84,34 @@ class Packer:
         return self._moments.longest_seconds
 
     async def pack(self) -> int:
-        """Move all logs that may move now, until there are none; return how many did.
+        """Move the logs that may move now, until there are none or for a while; return how many did.
 
         Raises:
             RemoteError: an object could not be written.
             Unavailable: too many objects wait to be deleted.
             DatabaseUnavailable, DeadlineExceeded: the database does not answer.
         """
-        moved = 0
+        moved, until = 0, trio.current_time() + _TURN_SECONDS
+        front: float | None = None
+        self.has_more = False
         self._moments.begin()
         try:
             await self._local.look()
             self._note_whole()
-            more = True
-            while more:
+            while True:
+                self._pace.hurries = self._local.over
                 more = await self._find()
                 for group in list(self._full(more=more)):
+                    front = group[0].seconds
                     moved += await self._move(group)
+                if not more or trio.current_time() >= until:
+                    break
         finally:
             self._moments.end()
-        self.oldest_seconds = 0.0
+        self.has_more = more
+        self._pace.note_turn(front if more else None)
+        if not more:
+            self.oldest_seconds = 0.0
         return moved
 
     def _note_whole(self) -> None:
@@ -126,7 +130,8 @@ class Packer:
         page, following = await self._postgres.run(
             "db.pack", partial(log_objects.read_movable, after=self._position, rows=_PAGE_ROWS), begin=RELAXED
         )
-        await self._rest(began)
+        if page:
+            await self._rest(began)
         for one in page:
             if -_FUTURE_SECONDS < one.seconds < least:
                 return False
@@ -158,7 +163,7 @@ class Packer:
     def _count_of_full(self, group: Sequence[WaitingLog]) -> int:
         size = 0
         for count, one in enumerate(group):
-            if count and (size + one.bytes > self._settings.pack_bytes or count == self._logs_max):
+            if count and (size + one.bytes > self._settings.pack_bytes or count == self._pace.logs_max):
                 return count
             size += one.bytes
         return 0
@@ -203,7 +208,7 @@ class Packer:
 
     async def _bodies(self, group: Sequence[WaitingLog]) -> Sequence[MovingLog]:
         found: list[MovingLog] = []
-        for piece in _pieces(group):
+        for piece in _pieces(group, self._pace.piece_bytes):
             await self._moments.next_one()
             began = trio.current_time()
             found += await self._postgres.run(
@@ -226,33 +231,24 @@ class Packer:
         moved = await self._postgres.run("db.pack", refer, begin=DURABLE)
         if moved is None:
             raise Unavailable(f"the object {planned.name} took so long that it was given up")
-        seconds = trio.current_time() - began
-        wanted = _REFER_SECONDS_BESIDE if self._gives_way else _REFER_SECONDS
-        fit = int(len(joined.refs) * wanted / max(seconds, 1e-6))
-        self._logs_max = max(_LOGS_MIN, min(_LOGS_MAX, 2 * self._logs_max, fit))
+        self._pace.note_refer(len(joined.refs), trio.current_time() - began)
         await self._rest(began)
         return moved
 
-    @property
-    def _gives_way(self) -> bool:
-        # Where PostgreSQL has no room left, that comes first.
-        return ACCEPTS.come and not self._local.over
-
     async def _rest(self, began: float) -> None:
         """Rest after a step that the database has been at work for since ``began``."""
-        share = _SHARE_BESIDE if self._gives_way else _SHARE
-        await trio.sleep(max((trio.current_time() - began) * (1 / share - 1), _PAUSE_SECONDS_MIN))
+        await trio.sleep(self._pace.rest_seconds(trio.current_time() - began))
 
     async def _give_up(self, planned: LogObject, later_seconds: float) -> None:
         give_up = partial(log_objects.give_up, name=planned.name, later_seconds=later_seconds)
         await self._postgres.run("db.pack", give_up, begin=DURABLE)
 
 
-def _pieces(group: Sequence[WaitingLog]) -> Iterator[Sequence[WaitingLog]]:
+def _pieces(group: Sequence[WaitingLog], piece_bytes: int) -> Iterator[Sequence[WaitingLog]]:
     piece: list[WaitingLog] = []
     size = 0
     for one in group:
-        if piece and size + one.bytes > _PIECE_BYTES:
+        if piece and size + one.bytes > piece_bytes:
             yield piece
             piece, size = [], 0
         piece.append(one)

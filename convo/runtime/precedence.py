@@ -45,14 +45,9 @@ class Precedence:
         if not self.under_way:
             self._none.unpark_all()
 
-    @property
-    def come(self) -> bool:
-        """Whether conversations come in: an accept is under way, or was a moment ago."""
-        return self.under_way > 0 or perf_counter() - self._ended_at <= _LATELY_SECONDS
-
     def rest_seconds(self, worked_seconds: float) -> float:
         """Return how long other work rests after a step that took ``worked_seconds`` of the interpreter."""
-        if not self.come:
+        if not self.under_way and perf_counter() - self._ended_at > _LATELY_SECONDS:
             return 0.0
         return min(worked_seconds * (1 / self.others_share - 1), _REST_SECONDS_MAX)
 

@@ -91,9 +91,9 @@ class Door(Struct, frozen=True, kw_only=True):
             self.readiness.check()
         if route.takes_conversation and self.authority.asks_no_key and not self.clients.limits_addresses:
             return function(_with_query(route, request))
-        return self._pass_with_key(route, request, function)
+        return self._let_in_and_pass(route, request, function)
 
-    async def _pass_with_key(self, route: Route, request: RouteRequest, function: RouteFunction) -> Answer:
+    async def _let_in_and_pass(self, route: Route, request: RouteRequest, function: RouteFunction) -> Answer:
         reach, headers = await self.let_in(route, request.head)
         if reach is not WHOLE_DEFAULT:
             request = structs.replace(request, reach=reach)

@@ -8,6 +8,8 @@ import trio
 from msgspec import structs
 
 from convo.errors import RemoteError, Unavailable
+from convo.objects import packing
+from convo.objects.keeper import LogsKeeper
 from convo.objects.packing import Packer
 from convo.objects.storage import ObjectStorage
 from convo.observe import log_records
@@ -83,6 +85,25 @@ async def test_objects_are_of_one_tenant_and_one_month_and_of_so_many_bytes(
             assert size <= 1024
             assert own == sorted(own)
         assert len(found) == 2 * -(-sum(sizes) // 2 // 1024)
+
+
+async def test_after_a_while_other_work_on_objects_has_its_turn_and_then_the_rest_moves(
+    database: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(packing, "_PAGE_ROWS", 4)
+    async with open_old_logs(database, s3.endpoint, bucket, pack_bytes=1024, look_seconds=3600.0) as logs:
+        await over(logs, *(f"talk-{n}" for n in range(20)))
+        await logs.packer.pack()
+        assert logs.packer.has_more
+        assert len(await logs.here()) >= 16
+        keeper = LogsKeeper(logs.storage, logs.postgres, logs.settings, lambda: True)
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keeper.run)
+                while await logs.here():  # noqa: ASYNC110
+                    await trio.sleep(0.02)
+                nursery.cancel_scope.cancel()
 
 
 async def test_what_does_not_fill_an_object_waits_for_more_for_a_day(logs: OldLogs) -> None:
