@@ -30,8 +30,8 @@ from convo.store.log_refs import month_of
 from convo.store.postgres import DURABLE, RELAXED, Postgres
 
 _PAGE_ROWS = 1_000
-# After so long other work on objects has its turn.
-_TURN_SECONDS = 30.0
+# After so long other work on objects has its turn: erasures come first.
+_TURN_SECONDS = 5.0
 _JOIN_SECONDS = 60.0
 _WHOLE_SECONDS = 86_400.0
 # A log that has waited for others so long after its time moves with those that there are.
@@ -101,9 +101,13 @@ class Packer:
             while True:
                 self._pace.hurries = self._local.over
                 more = await self._find()
-                for group in list(self._full(more=more)):
+                for group in self._full(more=more):
                     front = group[0].seconds
                     moved += await self._move(group)
+                    if trio.current_time() >= until:
+                        # The others stay where they are, and are the first of the next turn.
+                        more = True
+                        break
                 if not more or trio.current_time() >= until:
                     break
         finally:
